@@ -1,0 +1,113 @@
+"""Command line: `python -m sandbox run FILE|-` and `python -m sandbox doctor`."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from . import TIERS, IsolationUnavailable, Limits, Result, Sandbox, SandboxError
+from .jail import find_bwrap
+
+OK, PROGRAM_FAILED, USAGE, SANDBOX_FAULT = 0, 1, 2, 3
+DOCTOR_RUNS = 20
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        return run(options) if options.command == "run" else doctor()
+    except SandboxError as error:
+        print(f"sandbox: {error}", file=sys.stderr)
+        return SANDBOX_FAULT
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    default = Limits()
+    parser = argparse.ArgumentParser(
+        prog="python -m sandbox",
+        description="Run untrusted Python programs in isolation.",
+        epilog="exit status: 0 the program ended well, 1 it failed, 2 usage, 3 the sandbox failed",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    run_parser = commands.add_parser("run", help="run one program")
+    run_parser.add_argument("file", help="the program, - for standard input")
+    add = run_parser.add_argument
+    add("--wall", type=float, default=default.wall_s, help="seconds of real time (%(default)s)")
+    add("--cpu", type=float, default=default.cpu_s, help="seconds of CPU time (%(default)s)")
+    add("--memory", type=int, default=default.memory_mb, help="MiB of memory (%(default)s)")
+    add("--output", type=int, default=default.output_bytes, help="bytes of output (%(default)s)")
+    add("--processes", type=int, default=default.processes, help="processes (%(default)s)")
+    add("--stdin", default="", metavar="TEXT", help="what the program reads from its input")
+    add("--allow-weak", action="store_true", help="run even where no isolation is to be had")
+    commands.add_parser("doctor", help="say what isolation this machine gives, and how fast")
+    options = parser.parse_args(arguments)
+    if options.command == "run":
+        try:
+            options.limits = Limits(
+                options.wall, options.cpu, options.memory, options.output, options.processes
+            )
+            options.code = read(options.file)
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
+    return options
+
+
+def read(file: str) -> str:
+    data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    return data.decode("utf-8")
+
+
+def run(options: argparse.Namespace) -> int:
+    with Sandbox(limits=options.limits, allow_weak=options.allow_weak) as sandbox:
+        result = sandbox.run(options.code, stdin=options.stdin)
+    show(result)
+    return OK if result.ok else PROGRAM_FAILED
+
+
+def show(result: Result) -> None:
+    for stream, text in ((sys.stdout, result.stdout), (sys.stderr, result.stderr)):
+        encoding = stream.encoding or "utf-8"
+        stream.write(text.encode(encoding, "replace").decode(encoding))
+        stream.flush()
+    sys.stderr.write(result.traceback)
+    if not result.ok and not result.traceback and not result.stderr:
+        print(f"the program ended with exit status {result.exit_code}", file=sys.stderr)
+
+
+def doctor() -> int:
+    bwrap, notes = find_bwrap()
+    for note in notes:
+        print(note)
+    if bwrap:
+        print(f"used: {bwrap}")
+    try:
+        sandbox = Sandbox()
+    except IsolationUnavailable as error:
+        print("tier: none")
+        print(error)
+        return SANDBOX_FAULT
+    with sandbox:
+        print(f"tier: {sandbox.tier} ({TIERS[sandbox.tier]})")
+        for line in sandbox.tried:
+            print(f"  not reached: {line}")
+        times_ms = [timed_ms(sandbox) for _ in range(DOCTOR_RUNS)]
+    print(
+        f"latency of {DOCTOR_RUNS} empty programs: median {statistics.median(times_ms):.1f} ms, "
+        f"fastest {min(times_ms):.1f} ms, slowest {max(times_ms):.1f} ms"
+    )
+    return OK
+
+
+def timed_ms(sandbox: Sandbox) -> float:
+    start = time.perf_counter()
+    result = sandbox.run("")
+    if not result.ok:
+        raise SandboxError(f"an empty program ended as {result.status}: {result.traceback}")
+    return (time.perf_counter() - start) * 1e3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

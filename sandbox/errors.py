@@ -1,0 +1,20 @@
+"""Exceptions of the sandbox.
+
+SandboxError            our own machinery failed; never the fault of the program that was run
+  IsolationUnavailable  this machine grants no isolation, and weak isolation was not allowed
+  WorkerFault           one worker broke; caught and retried by the pool, not seen by callers
+"""
+
+from __future__ import annotations
+
+
+class SandboxError(RuntimeError):
+    """The sandbox itself failed. Says nothing about the program that was to be run."""
+
+
+class IsolationUnavailable(SandboxError):
+    """No isolation is to be had here. The message lists what was tried, why it failed, the remedy."""
+
+
+class WorkerFault(SandboxError):
+    """One worker died, hung or broke the protocol. A fresh worker may well succeed."""

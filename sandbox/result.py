@@ -1,0 +1,86 @@
+"""What goes into an execution and what comes out of it: Limits, Status, Result."""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+
+
+class Status(enum.StrEnum):
+    """How an execution ended, as the kernel and the parent saw it."""
+
+    OK = "ok"  # exit status 0
+    ERROR = "error"  # uncaught exception, syntax error, non-zero exit status
+    TIMEOUT = "timeout"  # wall or CPU time used up
+    MEMORY = "memory"  # an uncaught MemoryError
+    OUTPUT = "output"  # wrote more than Limits.output_bytes to stdout or stderr
+    SIGNAL = "signal"  # killed by a signal that was not ours, such as SIGSEGV
+    INTERNAL = "internal"  # the sandbox failed; only in records, run() raises SandboxError instead
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Upper bounds for one execution.
+
+    wall_s        seconds of real time, from the program's first instruction on
+    cpu_s         seconds of CPU time of each process, rounded up to whole seconds by the kernel
+    memory_mb     MiB of address space of each process, on top of what the warm interpreter uses
+    output_bytes  bytes kept of stdout, and as many of stderr; one byte more stops the program
+    processes     processes and threads that may exist at the same time, the program included
+
+    Raises ValueError, naming the field, when a value is not a positive number (whole for
+    memory_mb, output_bytes and processes).
+    """
+
+    wall_s: float = 4.0
+    cpu_s: float = 4.0
+    memory_mb: int = 512
+    output_bytes: int = 16_384
+    processes: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("wall_s", "cpu_s"):
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not math.isfinite(value) or value <= 0:
+                raise ValueError(
+                    f"Limits.{name} must be a positive number of seconds, not {value!r}"
+                )
+        for name in ("memory_mb", "output_bytes", "processes"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+                raise ValueError(f"Limits.{name} must be a positive whole number, not {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The outcome of one execution.
+
+    stdout, stderr    text; bytes that are not UTF-8 are shown as U+FFFD; at most Limits.output_bytes
+    traceback         what Python prints for a script "main.py" that fails, shortened in the middle
+                      when very long; one line of the same form for a limit or a signal; else ""
+    error_class       "NameError", "SystemExit", "TimeoutError", "MemoryError", "OutputLimitExceeded",
+                      "SIGSEGV", ...; "" when ok or unknown (the program called os._exit)
+    exit_code         the exit status, or minus the number of the signal that ended the program
+    wall_s, cpu_s     seconds; CPU time counts the program and the children it waited for
+    tier              the isolation it really ran under, see `sandbox.TIERS`
+    stdout_truncated, stderr_truncated  more was written than is kept
+    """
+
+    status: Status
+    stdout: str = ""
+    stderr: str = ""
+    traceback: str = ""
+    error_class: str = ""
+    exit_code: int | None = None
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    tier: str = "none"
+    stdout_truncated: bool = False
+    stderr_truncated: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether the program ran to its end with exit status 0."""
+        return self.status is Status.OK

@@ -1,0 +1,306 @@
+"""One worker as the host sees it: a jail process, its socket, and one execution at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from codecs import getincrementaldecoder
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+from .errors import SandboxError, WorkerFault
+from .jail import ENVIRONMENT, Jail
+from .result import Limits, Result, Status
+
+START_S = 60.0  # preloading from a cold disk takes long
+SET_UP_S = 20.0  # from the request to the program's first instruction
+KILL_S = 10.0  # from the order to kill to the child's end
+REPORT_BYTES = 65_536
+CHUNK = 65_536
+
+
+class Stream:
+    """The host's end of one output of the program; keeps at most `limit` bytes."""
+
+    def __init__(self, limit: int):
+        self.read_fd, self.write_fd = os.pipe()
+        os.set_blocking(self.read_fd, False)
+        self.limit = limit
+        self.kept = bytearray()
+        self.truncated = False
+
+    def drain(self) -> bool:
+        """Read what is there; False once all writers are gone."""
+        while not self.truncated:
+            try:
+                data = os.read(self.read_fd, CHUNK)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            self.truncated = len(self.kept) + len(data) > self.limit
+            self.kept += data[: self.limit - len(self.kept)]
+        return False
+
+    def text(self) -> str:
+        # A character cut in two by the limit is dropped, not shown as an invalid one.
+        decoder = getincrementaldecoder("utf-8")(errors="replace")
+        return decoder.decode(bytes(self.kept), final=not self.truncated)
+
+    def close(self) -> None:
+        os.close(self.read_fd)
+        os.close(self.write_fd)
+
+
+class Ending:
+    """What the parent learns about an execution: why it was stopped, and what the kernel says."""
+
+    def __init__(self) -> None:
+        self.stopped: Status | None = None
+        self.wait_status: int | None = None
+        self.wall_s = 0.0
+        self.cpu_s = 0.0
+
+
+class Worker:
+    """A running jail. Not thread-safe: its owner lends it to one caller at a time.
+
+    Starting raises WorkerFault when the jail does not come up, SandboxError when a module to be
+    preloaded cannot be imported in it.
+    """
+
+    def __init__(self, jail: Jail, preload: Sequence[str], spawner: Executor):
+        self.jail = jail
+        self.runs = 0
+        self._scratch = None if jail.bwrap else tempfile.mkdtemp(prefix="sandbox-")
+        self._complaints = os.memfd_create("sandbox-stderr")
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.alive = True
+        try:
+            with theirs:
+                command = jail.command(theirs.fileno(), preload, self._scratch)
+                # --die-with-parent means the thread that started it, hence one that stays.
+                self.process = spawner.submit(
+                    start_process, command, theirs.fileno(), self._complaints
+                ).result()
+        except OSError as error:
+            self.alive = False
+            self._release()
+            raise WorkerFault(f"cannot start the jail: {error}") from error
+        try:
+            self._await_ready(preload)
+        except BaseException:
+            self.close()
+            raise
+
+    def _await_ready(self, preload: Sequence[str]) -> None:
+        message = self._receive(START_S)
+        if message["event"] == "ready":
+            return
+        if message["kind"] == "preload":
+            raise SandboxError(
+                f"cannot preload {', '.join(preload)} in the sandbox: {message['why']}. "
+                "Install the module in this interpreter's environment or leave it out of preload."
+            )
+        raise WorkerFault(message["why"])
+
+    def execute(self, code: str, stdin: str, limits: Limits) -> Result:
+        """Run one program to its end or its limits. Raises WorkerFault when the worker broke."""
+        self.runs += 1
+        streams = (
+            Stream(limits.output_bytes),
+            Stream(limits.output_bytes),
+            Stream(REPORT_BYTES),
+        )
+        try:
+            self._request(code, stdin, limits, streams)
+            ending = self._supervise(limits, streams)
+            return judge(ending, limits, streams, self.jail.tier)
+        except (OSError, ValueError, KeyError) as error:
+            self.close()
+            raise WorkerFault(f"lost the worker: {error}") from error
+        except BaseException:
+            self.close()  # the child may still run
+            raise
+        finally:
+            for stream in streams:
+                stream.close()
+
+    def _request(self, code: str, stdin: str, limits: Limits, streams: tuple[Stream, ...]) -> None:
+        request = {
+            "op": "run",
+            "id": self.runs,
+            "cpu_s": limits.cpu_s,
+            "memory_mb": limits.memory_mb,
+            "processes": limits.processes,
+        }
+        inputs = [sealed_file("code", code), sealed_file("stdin", stdin)]
+        try:
+            outputs = [stream.write_fd for stream in streams]
+            socket.send_fds(self.socket, [json.dumps(request).encode()], [*inputs, *outputs])
+        finally:
+            for fd in inputs:
+                os.close(fd)
+
+    def _supervise(self, limits: Limits, streams: tuple[Stream, ...]) -> Ending:
+        """Drain the outputs and hold the limits until the child is dead."""
+        ending = Ending()
+        if self._receive(SET_UP_S)["event"] != "started":
+            raise WorkerFault("the worker spoke out of turn")
+        deadline = time.monotonic() + limits.wall_s
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        for stream in streams:
+            poll.register(stream.read_fd, select.POLLIN)
+        while ending.wait_status is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                if ending.stopped:
+                    raise WorkerFault("a killed program did not end")
+                self._kill(ending, Status.TIMEOUT)
+                deadline = time.monotonic() + KILL_S
+                continue
+            ready = [fd for fd, _ in poll.poll(left * 1000 + 1)]
+            for stream in streams:
+                if stream.read_fd in ready and not stream.drain():
+                    poll.unregister(stream.read_fd)
+            if self.socket.fileno() in ready:
+                message = self._receive(0)
+                ending.wait_status = message["status"]
+                ending.wall_s, ending.cpu_s = message["wall_s"], message["cpu_s"]
+            elif not ending.stopped and (streams[0].truncated or streams[1].truncated):
+                self._kill(ending, Status.OUTPUT)
+                deadline = time.monotonic() + KILL_S
+        for stream in streams:
+            stream.drain()
+        return ending
+
+    def _kill(self, ending: Ending, why: Status) -> None:
+        ending.stopped = why
+        self.socket.send(json.dumps({"op": "kill", "id": self.runs}).encode())
+
+    def _receive(self, timeout_s: float) -> dict[str, Any]:
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        if not poll.poll(timeout_s * 1000):
+            raise WorkerFault(f"no answer from the worker in {timeout_s:g} s")
+        data = self.socket.recv(65_536)
+        if not data:
+            raise WorkerFault(f"the worker died{self._last_words()}")
+        message: dict[str, Any] = json.loads(data)
+        if message["event"] == "fault":
+            raise WorkerFault(message["why"])
+        return message
+
+    def _last_words(self) -> str:
+        size = os.lseek(self._complaints, 0, os.SEEK_END)
+        text = os.pread(self._complaints, 1000, max(0, size - 1000)).decode(errors="replace")
+        return f": {text.strip()}" if text.strip() else ""
+
+    def close(self) -> None:
+        """Kill the jail with everything in it. May be called twice and from another thread."""
+        if not self.alive:
+            return
+        self.alive = False
+        # The process group too: without bubblewrap nobody else kills the zygote's child.
+        for kill in (self.process.kill, lambda: os.killpg(self.process.pid, signal.SIGKILL)):
+            try:
+                kill()
+            except OSError:
+                continue
+        self.process.wait()
+        self._release()
+
+    def _release(self) -> None:
+        self.socket.close()
+        os.close(self._complaints)
+        if self._scratch:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def start_process(command: list[str], fd: int, stderr: int) -> subprocess.Popen[bytes]:
+    # A session of its own: Ctrl-C in the terminal is for the caller, who then closes us in order.
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=stderr,
+        pass_fds=(fd,),
+        env=ENVIRONMENT,
+        start_new_session=True,
+    )
+
+
+def sealed_file(name: str, text: str) -> int:
+    """Descriptor of an in-memory file that nobody can change any more."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    data = memoryview(text.encode("utf-8", "surrogatepass"))
+    while data:
+        data = data[os.write(fd, data) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    return fd
+
+
+def judge(ending: Ending, limits: Limits, streams: tuple[Stream, ...], tier: str) -> Result:
+    """The result. Whether it is ok depends on the kernel's exit status and our own stops alone."""
+    stdout, stderr, report = streams
+    assert ending.wait_status is not None
+    exit_code = os.waitstatus_to_exitcode(ending.wait_status)
+    status, error_class, traceback = classify(ending, exit_code, limits, streams)
+    if status is Status.ERROR:
+        head, _, traceback = report.text().partition("\n")
+        kind, _, error_class = head.partition(" ")
+        if kind not in ("error", "memory") or not error_class.isidentifier():
+            error_class = traceback = ""  # os._exit, or the program wrote into the report
+        elif kind == "memory":
+            status = Status.MEMORY
+    return Result(
+        status=status,
+        stdout=stdout.text(),
+        stderr=stderr.text(),
+        traceback=traceback,
+        error_class=error_class,
+        exit_code=exit_code,
+        wall_s=ending.wall_s,
+        cpu_s=ending.cpu_s,
+        tier=tier,
+        stdout_truncated=stdout.truncated,
+        stderr_truncated=stderr.truncated,
+    )
+
+
+def classify(
+    ending: Ending, exit_code: int, limits: Limits, streams: tuple[Stream, ...]
+) -> tuple[Status, str, str]:
+    """Status, error class and one line in the form of a traceback's last."""
+    status, name, text = Status.OK, "", ""
+    if streams[0].truncated or streams[1].truncated:
+        status, name = Status.OUTPUT, "OutputLimitExceeded"
+        text = f"the program wrote more than {limits.output_bytes} bytes"
+    elif exit_code == -signal.SIGKILL and ending.stopped is Status.TIMEOUT:
+        status, name = Status.TIMEOUT, "TimeoutError"
+        text = f"the program ran longer than {limits.wall_s:g} s"
+    elif exit_code == -signal.SIGKILL and ending.cpu_s >= limits.cpu_s * 0.95:
+        status, name = Status.TIMEOUT, "TimeoutError"
+        text = f"the program used more than {limits.cpu_s:g} s of CPU time"
+    elif exit_code < 0:
+        status = Status.SIGNAL
+        try:
+            name = signal.Signals(-exit_code).name
+        except ValueError:
+            name = f"SIG{-exit_code}"
+        text = "the program was killed by this signal"
+    elif exit_code:
+        status = Status.ERROR
+    return status, name, f"{name}: {text}\n" if text else ""
