@@ -7,21 +7,22 @@
 A worker is a bubblewrap jail with one warm interpreter in it. Every program runs in a fresh fork of
 that interpreter, as pid 1 of its own pid namespace.
 
-Covered, in tier "full": no network; of the files only the interpreter, its packages and the system's
-libraries, read-only; none of the host's environment variables; a /tmp, /dev/shm, /proc and working
-directory (below /tmp) of its own, 64 MiB each at most, gone afterwards; bounds on wall time, CPU
-time, address space, output, processes and open files; no capabilities and no way to get any back; no
-process survives; a program that fails, hangs, crashes or lies does not disturb the next one. Status
-comes from the kernel and from the parent's own clock and counters: what a program prints cannot
-change it. `os._exit(0)` is a normal end, so grade answers outside of the program.
+Covered, in tier "full": no network; of the files only the interpreter, its packages and the
+system's libraries, read-only; none of the host's environment variables; a /tmp, /dev/shm, /proc and
+working directory (below /tmp) of its own, 64 MiB each at most, gone afterwards; bounds on wall
+time, CPU time, address space, output, processes and open files; no capabilities and no way to get
+any back; no process survives; a program that fails, hangs, crashes or lies does not disturb the
+next one. Status comes from the kernel and from the parent's own clock and counters: what a program
+prints cannot change it. `os._exit(0)` is a normal end, so grade answers outside of the program.
 
 Not covered: there is no system call filter and no Landlock yet, so a bug in the kernel is within
-reach. Memory and CPU time are bounded for each process, not for their sum (times Limits.processes),
-and tmpfs files count besides. Time and content of system information (CPU model, load, kernel
-version) are visible, and so is what the interpreter's packages contain. Being pid 1, a program is
-not killed by signals that it sends to itself. On kernels before 5.14 `processes` is not enforced for
-a plain user. Tier "no-proc" has an empty /proc; in tier "jail" programs share the namespaces of
-their worker, which serves a single one. Tier "rlimits" isolates nothing.
+reach. Memory and CPU time are bounded for each process, not for their sum (times
+Limits.processes), and tmpfs files count besides. System information (CPU model, load, kernel
+version) is visible, and so is what the interpreter's packages contain. Being pid 1, a program is
+not killed by signals that it sends to itself. On kernels before 5.14 `processes` is not enforced
+for a plain user. In tier "no-proc" programs see an empty /proc, and under root `processes` may not
+bind; in tier "jail" they share the namespaces of their worker, which serves a single one. Tier
+"rlimits" isolates nothing.
 """
 
 from __future__ import annotations

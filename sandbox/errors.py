@@ -13,7 +13,7 @@ class SandboxError(RuntimeError):
 
 
 class IsolationUnavailable(SandboxError):
-    """No isolation is to be had here. The message lists what was tried, why it failed, the remedy."""
+    """No isolation is to be had. The message lists what was tried, why it failed, the remedy."""
 
 
 class WorkerFault(SandboxError):

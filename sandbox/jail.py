@@ -21,8 +21,13 @@ TIERS = {
     "rlimits": "resource limits only: programs can read files, use the network, signal processes",
 }
 
-ZYGOTE_SOURCE = Path(__file__).with_name("zygote.py")
-ZYGOTE_IN_JAIL = "/.sandbox/zygote.py"
+JAILED = Path(__file__).with_name("jailed")
+JAILED_INSIDE = "/.sandbox/jailed"
+# sys.argv[2] is the directory that holds the package `jailed`, on the path for this import only.
+START = (
+    "import sys; sys.path.insert(0, sys.argv[2]); from jailed.zygote import main; "
+    "del sys.path[0]; main()"
+)
 PRIVATE_DIRS = ("/tmp", "/dev/shm")
 SYSTEM_LIBRARIES = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64")
 SYSTEM_EXTRAS = (
@@ -89,8 +94,8 @@ class Jail:
             "drop_uid": drop_uid,
             "process_slack": self._process_slack(drop_uid),
         }
-        source = ZYGOTE_IN_JAIL if self.bwrap else str(ZYGOTE_SOURCE)
-        python = [sys.executable, *INTERPRETER_FLAGS, source, json.dumps(config)]
+        package = os.path.dirname(JAILED_INSIDE if self.bwrap else JAILED)
+        python = [sys.executable, *INTERPRETER_FLAGS, "-c", START, json.dumps(config), package]
         if self.bwrap is None:
             return python
         return [self.bwrap, *self._bwrap_arguments(drop_uid), "--", *python]
@@ -117,7 +122,7 @@ class Jail:
         arguments += ["--dev", "/dev", "--tmpfs", "/dev/shm", "--tmpfs", "/tmp"]
         arguments += ["--tmpfs" if self.tier == "no-proc" else "--proc", "/proc"]
         arguments += visible_files()
-        arguments += ["--ro-bind", str(ZYGOTE_SOURCE), ZYGOTE_IN_JAIL]
+        arguments += ["--ro-bind", str(JAILED), JAILED_INSIDE]
         return [*arguments, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
 
 
@@ -131,14 +136,14 @@ def candidate_jails(bwrap: str | None) -> Iterator[Jail]:
 def visible_files() -> list[str]:
     """bubblewrap arguments that show the interpreter and its libraries, read-only."""
     arguments = []
-    roots = interpreter_roots()
-    # Left to itself bubblewrap gives the directories above a bind the modes of their originals:
-    # below a closed one (/root) the uid that the zygote drops to would find nothing.
-    for path in sorted({str(parent) for root in roots for parent in Path(root).parents} - {"/"}):
+    seen = [*SYSTEM_LIBRARIES, *SYSTEM_EXTRAS, *interpreter_roots()]
+    seen = [path for path in seen if os.path.exists(path)]
+    # Left to itself bubblewrap gives the directories above a bind a mode that shuts out the uid the
+    # zygote drops to.
+    for path in sorted({str(parent) for path in seen for parent in Path(path).parents} - {"/"}):
         arguments += ["--perms", "0755", "--dir", path]
-    for path in (*SYSTEM_LIBRARIES, *SYSTEM_EXTRAS, *roots):
-        arguments += ["--ro-bind-try", path, path]
-    seen = (*SYSTEM_LIBRARIES, *SYSTEM_EXTRAS, *roots)
+    for path in seen:
+        arguments += ["--ro-bind", path, path]
     # Follow the links from the virtual environment's python to the binary, as Python itself does.
     path = sys.executable
     while os.path.islink(path):

