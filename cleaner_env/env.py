@@ -1,0 +1,303 @@
+"""CodeToolEnv: a problem, an assistant that may run Python programs, a reward for the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import gymnasium as gym
+
+from cleaner_env.completion import Completion
+from cleaner_env.episode import Episode, Turn
+from cleaner_env.interpreter import Limits, Sandbox
+from cleaner_env.observation import format_call_error, format_observation
+from cleaner_env.rewards import extract_boxed, score
+from cleaner_env.tasks import ReasoningGymTasks, Task, TaskList, TaskSource
+from cleaner_env.text_space import TextSpace
+from cleaner_env.toolcall import SYSTEM_PROMPT, HermesFormat
+from cleaner_env.transcript import transcript
+
+StepResult = tuple[str, float, bool, bool, dict[str, Any]]
+
+
+class CodeToolEnv(gym.Env[str, str]):
+    r"""Multi-turn problem solving with a sandboxed Python interpreter.
+
+    An action is the text of one assistant turn: a ``str``, or a ``Completion`` that also carries
+    the sampled tokens. A turn with a tool call is answered with what the program printed, or with
+    its error; a malformed call is an error that the agent sees. A turn without a call is the final
+    answer, expected in ``\boxed{}``; it ends the episode with reward 1 when the task's scorer gives
+    full marks, else 0. Budgets on turns and on length truncate the episode.
+
+    ``info`` after ``reset`` and ``step``:
+
+    =================  =============================================================================
+    ``messages``       the conversation so far, as ``{"role", "content"}``: what to show the agent
+    ``turn``           number of turns taken
+    ``call_ok``        True / False: the last turn's call succeeded / failed; None: it had no call
+    ``error_class``    of a failed call, such as ``"NameError"``; "" otherwise
+    ``family``         the task's family
+    ``remaining``      length left in the budget, None without a budget
+    ``answer``         the final answer, once there is one
+    ``score``          the scorer's verdict in [0, 1], once there is one
+    =================  =============================================================================
+
+    Args:
+        tasks: where problems come from: a source, a list of tasks or of ``{"prompt", "answer"}``
+            mappings; by default the ten or more reasoning-gym families of
+            ``cleaner_env.families``.
+        max_turns: turns after which the episode is truncated.
+        max_length: length of all turns and observations after which it is truncated; in tokens for
+            actions that carry tokens when ``measure`` counts tokens, else in characters.
+        measure: the length of a text; ``len`` by default.
+        max_observation_chars: longer tool output is cut in the middle with a visible mark.
+        system_prompt: first message; by default it explains the tool. None sends none.
+        sandbox: a sandbox to share between environments; by default each environment starts its
+            own at its first call, and closes it.
+        limits: of one program, for the environment's own sandbox.
+        allow_weak: let the environment's own sandbox run without isolation where there is none.
+        render_mode: ``"human"`` prints the transcript, ``"ansi"`` returns it.
+
+    Raises:
+        ValueError: an argument is out of range.
+        sandbox.SandboxError: from ``step``, when the sandbox itself is broken. The episode is then
+            as it was before the step, and the step may be tried again.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "ansi"]}
+
+    def __init__(
+        self,
+        tasks: TaskSource | Sequence[Task | Mapping[str, Any]] | None = None,
+        *,
+        max_turns: int = 16,
+        max_length: int | None = None,
+        measure: Callable[[str], int] = len,
+        max_observation_chars: int = 4096,
+        system_prompt: str | None = SYSTEM_PROMPT,
+        sandbox: Sandbox | None = None,
+        limits: Limits | None = None,
+        allow_weak: bool = False,
+        render_mode: str | None = None,
+    ) -> None:
+        if max_turns < 1:
+            raise ValueError(f"max_turns must be at least 1, not {max_turns}")
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"max_length must be at least 1, or None; not {max_length}")
+        if render_mode not in (None, "human", "ansi"):
+            raise ValueError(f"render_mode must be 'human', 'ansi' or None, not {render_mode!r}")
+        if sandbox is not None and (limits is not None or allow_weak):
+            raise ValueError(
+                "limits and allow_weak belong to the environment's own sandbox; "
+                "give them to the sandbox that you share instead"
+            )
+        self.observation_space = TextSpace()
+        self.action_space = TextSpace()
+        self.render_mode = render_mode
+        self.format = HermesFormat()
+        self.max_turns = max_turns
+        self.max_length = max_length
+        self._tasks = _task_source(tasks)
+        self._measure = measure
+        self._max_observation_chars = max_observation_chars
+        self._system_prompt = system_prompt
+        self._sandbox = sandbox
+        self._owns_sandbox = sandbox is None
+        self._limits = limits or Limits()
+        self._allow_weak = allow_weak
+        self._episode: Episode | None = None
+
+    @property
+    def episode(self) -> Episode:
+        """The current episode's buffer.
+
+        Raises:
+            gym.error.ResetNeeded: no episode has begun.
+        """
+        if self._episode is None:
+            raise gym.error.ResetNeeded("no episode yet: call reset() first")
+        return self._episode
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Begin an episode.
+
+        Args:
+            seed: restarts the draw of tasks; the same seed gives the same sequence of tasks.
+            options: ``{"task": {"prompt": ..., "answer": ...}}`` or a ``Task`` poses that problem;
+                ``{"index": i}`` poses the source's problem ``i``.
+
+        Raises:
+            ValueError: unknown options, or a task without prompt or answer.
+        """
+        super().reset(seed=seed)
+        task = self._choose_task(options or {})
+        self._episode = Episode(task, self.prompt(task))
+        return task.prompt, self._info()
+
+    def prompt(self, task: Task) -> list[dict[str, str]]:
+        """The messages that an episode on this task begins with."""
+        question = {"role": "user", "content": task.prompt}
+        if self._system_prompt is None:
+            return [question]
+        return [{"role": "system", "content": self._system_prompt}, question]
+
+    def step(self, action: str) -> StepResult:
+        """Take one assistant turn; run its call, or end the episode with its answer.
+
+        Raises:
+            gym.error.ResetNeeded: there is no running episode.
+            sandbox.SandboxError: the sandbox is broken; nothing has been recorded.
+        """
+        episode = self.episode
+        if episode.terminated or episode.truncated:
+            raise gym.error.ResetNeeded("the episode is over: call reset() first")
+        completion = Completion.of(action)
+        turn = Turn(completion, self.format.parse(completion))
+        if self.exceeds_budget(completion):
+            self._commit(turn)
+            return self.truncate()
+        if turn.parsed.has_call:
+            turn = self._execute(turn)
+            self._commit(turn)
+            out_of_budget = self._used() > (self.max_length or float("inf"))
+            if len(episode.turns) >= self.max_turns or out_of_budget:
+                return self.truncate()
+        else:
+            self._commit(turn)
+            self._grade(turn)
+        return self._step_result()
+
+    def _execute(self, turn: Turn) -> Turn:
+        """The turn with its program's result."""
+        if turn.parsed.error is not None:
+            observation = format_call_error(turn.parsed.error)
+            return replace(turn, observation=observation, ok=False, error_class="ToolCallError")
+        assert turn.code is not None, "a call without an error carries a program"
+        result = self._interpreter().run(turn.code)
+        return replace(
+            turn,
+            observation=format_observation(result, self._max_observation_chars),
+            ok=result.ok,
+            error_class="" if result.ok else result.error_class or result.status.value,
+        )
+
+    def _commit(self, turn: Turn) -> None:
+        raw = turn.completion.raw
+        raw_turn = turn
+        if raw is not turn.completion:
+            sent = Completion(str(raw), raw.tokens, truncated=raw.truncated, retry=turn.retry)
+            raw_turn = replace(turn, completion=sent, parsed=self.format.parse(raw))
+        self.episode.commit(turn, raw_turn)
+
+    def _grade(self, turn: Turn) -> None:
+        """End the episode with the reward of its final answer."""
+        episode = self.episode
+        episode.answer = extract_boxed(turn.text)
+        if episode.answer is not None:
+            episode.score = score(episode.answer, episode.task)
+        episode.reward = float(episode.correct)
+        episode.terminated = True
+
+    # What a rollback needs of an environment: see cleaner_env.saar.
+
+    def exceeds_budget(self, action: str) -> bool:
+        """True when the turn ran, or would run, into the length budget."""
+        completion = Completion.of(action)
+        if completion.truncated:
+            return True
+        return self.max_length is not None and self._used() + self._length(completion) > (
+            self.max_length
+        )
+
+    def retract(self) -> Turn:
+        """Take the last turn out of the history (it stays among the raw turns) and return it."""
+        return self.episode.turns.pop()
+
+    def annotate(self, note: str) -> None:
+        """Add a line to the last observation."""
+        turn = self.episode.turns[-1]
+        self.episode.turns[-1] = replace(turn, observation=f"{turn.observation}\n{note}")
+
+    def truncate(self) -> StepResult:
+        """End the episode without an answer, and return what ``step`` returns."""
+        self.episode.truncated = True
+        return self._step_result()
+
+    def _used(self) -> int:
+        """Length of the history after the prompt."""
+        return sum(
+            self._length(turn.completion)
+            + (0 if turn.observation is None else self._measure(turn.observation))
+            for turn in self.episode.turns
+        )
+
+    def _length(self, completion: Completion) -> int:
+        return self._measure(completion) if completion.tokens is None else len(completion.tokens)
+
+    def _step_result(self) -> StepResult:
+        episode = self.episode
+        observation = episode.turns[-1].observation or ""
+        if self.render_mode == "human" and (episode.terminated or episode.truncated):
+            self.render()
+        reward = episode.reward
+        return observation, reward, episode.terminated, episode.truncated, self._info()
+
+    def _info(self) -> dict[str, Any]:
+        episode = self.episode
+        last = episode.turns[-1] if episode.turns else None
+        info: dict[str, Any] = {
+            "messages": episode.messages,
+            "turn": len(episode.turns),
+            "call_ok": None if last is None else last.ok,
+            "error_class": "" if last is None else last.error_class,
+            "family": episode.task.family,
+            "remaining": None if self.max_length is None else self.max_length - self._used(),
+        }
+        if episode.terminated:
+            info |= {"answer": episode.answer, "score": episode.score}
+        return info
+
+    def _choose_task(self, options: Mapping[str, Any]) -> Task:
+        unknown = set(options) - {"task", "index"}
+        if unknown or len(options) > 1:
+            raise ValueError(f"options may have either 'task' or 'index'; got {sorted(options)}")
+        if "task" in options:
+            return Task.parse(options["task"])
+        if "index" in options:
+            return self._tasks[int(options["index"])]
+        return self._tasks[int(self.np_random.integers(2**31))]
+
+    def _interpreter(self) -> Sandbox:
+        if self._sandbox is None:
+            self._sandbox = Sandbox(limits=self._limits, allow_weak=self._allow_weak)
+        return self._sandbox
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """The episode so far as text: returned for ``"ansi"``, printed for ``"human"``."""
+        if self.render_mode is None:
+            gym.logger.warn('render() needs render_mode "human" or "ansi", given to gym.make')
+            return None
+        text = transcript(self.episode)
+        if self.render_mode == "ansi":
+            return text
+        print(text)
+        return None
+
+    def close(self) -> None:
+        """Stop the environment's own sandbox. A shared one is left to its owner."""
+        if self._owns_sandbox and self._sandbox is not None:
+            self._sandbox.close()
+            self._sandbox = None
+
+
+def _task_source(tasks: TaskSource | Sequence[Task | Mapping[str, Any]] | None) -> TaskSource:
+    if tasks is None:
+        return ReasoningGymTasks()
+    if isinstance(tasks, str):
+        raise ValueError(f"tasks must be a source or a list of tasks, not the string {tasks!r}")
+    if isinstance(tasks, Sequence):
+        return TaskList(tasks)
+    return tasks

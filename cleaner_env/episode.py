@@ -1,0 +1,262 @@
+"""Episode: the buffer of one episode, as sampled and purified, with its audit trail."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from cleaner_env.completion import Completion
+from cleaner_env.tasks import Task
+from cleaner_env.toolcall import ParsedTurn
+
+Outcome = Literal["recovered", "retry", "exhausted", "gave_up", "cut_off"]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of the assistant and what came of it.
+
+    Attributes:
+        completion: the assistant's text, with tokens when a model sampled it.
+        parsed: reasoning and call.
+        observation: the tool's answer; None when nothing was executed.
+        ok: whether the call succeeded; None when nothing was executed.
+        error_class: why it failed, such as ``NameError`` or ``ToolCallError``; "" otherwise.
+    """
+
+    completion: Completion
+    parsed: ParsedTurn
+    observation: str | None = None
+    ok: bool | None = None
+    error_class: str = ""
+
+    @property
+    def text(self) -> str:
+        """The whole turn."""
+        return str(self.completion)
+
+    @property
+    def reasoning(self) -> str:
+        """What stands before the call."""
+        return self.parsed.reasoning
+
+    @property
+    def code(self) -> str | None:
+        """The program; None without a call, or when the call could not be parsed."""
+        return self.parsed.code
+
+    @property
+    def failed(self) -> bool:
+        """True when a call was made and the program (or the parsing of the call) failed."""
+        return self.ok is False
+
+    @property
+    def retry(self) -> int:
+        """0 for a first attempt, k for a call that came from the k-th lookahead."""
+        return self.completion.retry
+
+    @property
+    def token_count(self) -> int:
+        """How many tokens were sampled for the turn; 0 for plain text."""
+        return 0 if self.completion.tokens is None else len(self.completion.tokens)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The turn as plain data for JSON."""
+        tokens = self.completion.tokens
+        data: dict[str, Any] = {
+            "text": self.text,
+            "code": self.code,
+            "observation": self.observation,
+            "ok": self.ok,
+            "error_class": self.error_class,
+            "retry": self.retry,
+        }
+        if tokens is not None:
+            data["token_ids"] = list(tokens.ids)
+            data["grafted"] = [int(flag) for flag in tokens.grafted]
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackRecord:
+    """What happened in one lookahead.
+
+    Attributes:
+        position: index of the turn in the purified history.
+        retry: which lookahead at this position, from 1.
+        failed: the failed turn that the agent was shown.
+        answer: the turn that it answered with, as sampled.
+        outcome: ``recovered`` (spliced, and the new call works), ``retry`` (spliced, failed again,
+            another lookahead follows), ``exhausted`` (spliced, failed again, no retries left),
+            ``gave_up`` (the answer has no call), ``cut_off`` (a length budget ended the episode).
+        purified: the spliced turn; None when nothing was spliced.
+        decision: ``shallow`` or ``deep``; None when nothing was spliced.
+        similarity: of the two calls; None when nothing was spliced.
+    """
+
+    position: int
+    retry: int
+    failed: Turn
+    answer: Turn
+    outcome: Outcome
+    purified: Turn | None = None
+    decision: Literal["shallow", "deep"] | None = None
+    similarity: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as plain data for JSON."""
+        return {
+            "position": self.position,
+            "retry": self.retry,
+            "outcome": self.outcome,
+            "decision": self.decision,
+            "similarity": self.similarity,
+            "error_class": self.failed.error_class,
+            "failed": self.failed.to_dict(),
+            "answer": self.answer.to_dict(),
+            "purified": None if self.purified is None else self.purified.to_dict(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeStats:
+    """Counts over one episode.
+
+    ``triggered == recovered + exhausted + gave_up + cut_off`` counts positions, while ``shallow``
+    and ``deep`` count splices, of which a position may have several. ``calls`` and ``failures``
+    count every call that was executed or refused, spliced ones included; token counts are zero for
+    agents that send plain text.
+    """
+
+    turns: int = 0
+    calls: int = 0
+    failures: int = 0
+    first_attempt_calls: int = 0
+    first_attempt_successes: int = 0
+    triggered: int = 0
+    recovered: int = 0
+    exhausted: int = 0
+    gave_up: int = 0
+    cut_off: int = 0
+    shallow: int = 0
+    deep: int = 0
+    tokens_sampled: int = 0
+    tokens_discarded: int = 0
+
+
+@dataclass(slots=True)
+class Episode:
+    """One episode's buffer. ``turns`` is the purified history that an agent is trained on.
+
+    Attributes:
+        task: the problem.
+        prompt: the messages before the first turn.
+        turns: the purified turns.
+        raw_turns: every turn as the agent sent it, in order, those that were spliced away included.
+        rollbacks: one record for each lookahead.
+        rollback: whether rollback was on when the episode began.
+        answer: the final answer, None as long as there is none or when it could not be found.
+        score: the scorer's verdict in [0, 1].
+        reward: the reward of the last step.
+        terminated: a turn without a call ended the episode.
+        truncated: a budget ended it.
+    """
+
+    task: Task
+    prompt: list[dict[str, str]]
+    turns: list[Turn] = field(default_factory=list)
+    raw_turns: list[Turn] = field(default_factory=list)
+    rollbacks: list[RollbackRecord] = field(default_factory=list)
+    rollback: bool = False
+    answer: str | None = None
+    score: float = 0.0
+    reward: float = 0.0
+    terminated: bool = False
+    truncated: bool = False
+
+    def commit(self, turn: Turn, raw: Turn) -> None:
+        """Append a turn to the history, and what the agent really sent to the raw turns."""
+        self.turns.append(turn)
+        self.raw_turns.append(raw)
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The history as chat messages: what the agent is shown next."""
+        messages = list(self.prompt)
+        for turn in self.turns:
+            messages.append({"role": "assistant", "content": turn.text})
+            if turn.observation is not None:
+                messages.append({"role": "tool", "content": turn.observation})
+        return messages
+
+    @property
+    def correct(self) -> bool:
+        """True when the scorer gave full marks."""
+        return self.score >= 1.0
+
+    @property
+    def first_call_failed(self) -> bool | None:
+        """Whether the first call of the episode failed; None when there was no call."""
+        for turn in self.raw_turns:
+            if turn.ok is not None:
+                return turn.failed
+        return None
+
+    @property
+    def stats(self) -> EpisodeStats:
+        """The episode's counts, taken from its turns and records."""
+        calls = [turn for turn in self.raw_turns if turn.ok is not None]
+        first = [turn for turn in calls if turn.retry == 0]
+        outcomes = Counter(record.outcome for record in self.rollbacks)
+        decisions = Counter(record.decision for record in self.rollbacks)
+        sampled = sum(turn.token_count for turn in self.raw_turns)
+        return EpisodeStats(
+            turns=len(self.turns),
+            calls=len(calls),
+            failures=sum(turn.failed for turn in calls),
+            first_attempt_calls=len(first),
+            first_attempt_successes=sum(not turn.failed for turn in first),
+            triggered=sum(record.retry == 1 for record in self.rollbacks),
+            recovered=outcomes["recovered"],
+            exhausted=outcomes["exhausted"],
+            gave_up=outcomes["gave_up"],
+            cut_off=outcomes["cut_off"],
+            shallow=decisions["shallow"],
+            deep=decisions["deep"],
+            tokens_sampled=sampled,
+            tokens_discarded=sampled - sum(turn.token_count for turn in self.turns),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The episode as plain data for JSON."""
+        return {
+            "task": {
+                "prompt": self.task.prompt,
+                "answer": self.task.answer,
+                "family": self.task.family,
+                "reward": self.task.reward,
+                "entry": _plain(self.task.entry),
+            },
+            "prompt": self.prompt,
+            "answer": self.answer,
+            "score": self.score,
+            "reward": self.reward,
+            "terminated": self.terminated,
+            "truncated": self.truncated,
+            "rollback": self.rollback,
+            "turns": [turn.to_dict() for turn in self.turns],
+            "raw_turns": [turn.to_dict() for turn in self.raw_turns],
+            "rollbacks": [record.to_dict() for record in self.rollbacks],
+            "stats": asdict(self.stats),
+        }
+
+
+def _plain(value: Any) -> Any:
+    """Values that JSON can hold; anything else by its repr."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else repr(value)

@@ -1,0 +1,86 @@
+"""Rewards: find the final answer in a turn and compare it with the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+
+from cleaner_env.tasks import Task, reasoning_gym_scorer
+
+Scorer = Callable[[str, Task], float]
+"""Answer and task in, score in [0, 1] out; 1 is right."""
+
+
+def extract_boxed(text: str) -> str | None:
+    r"""The content of the last complete ``\boxed{...}``, braces inside it balanced."""
+    marker = "\\boxed{"
+    start = text.rfind(marker)
+    while start >= 0:
+        begin = start + len(marker)
+        depth = 1
+        for end in range(begin, len(text)):
+            depth += {"{": 1, "}": -1}.get(text[end], 0)
+            if depth == 0:
+                return text[begin:end].strip()
+        start = text.rfind(marker, 0, start)
+    return None
+
+
+def exact_score(answer: str, task: Task) -> float:
+    """1.0 when the answer is the reference, spaces at both ends aside."""
+    return float(answer.strip() == task.answer.strip())
+
+
+def math_score(answer: str, task: Task) -> float:
+    """1.0 when both are the same number (``0.5``, ``1/2``, ``1,000``, ``$12``) or the same text."""
+    ours, theirs = _number(answer), _number(task.answer)
+    if ours is not None and theirs is not None:
+        return float(ours == theirs)
+    return float("".join(answer.split()).lower() == "".join(task.answer.split()).lower())
+
+
+def reasoning_gym_score(answer: str, task: Task) -> float:
+    """The score that reasoning-gym's own scorer of the family gives."""
+    return float(reasoning_gym_scorer(task.family)(answer, task.entry))
+
+
+SCORERS: dict[str, Scorer] = {
+    "exact": exact_score,
+    "math": math_score,
+    "reasoning_gym": reasoning_gym_score,
+}
+
+
+def score(answer: str, task: Task) -> float:
+    """The verdict of the task's scorer, in [0, 1].
+
+    Raises:
+        ValueError: the task names a scorer that does not exist.
+    """
+    if task.reward not in SCORERS:
+        raise ValueError(f"unknown reward {task.reward!r}; use one of {sorted(SCORERS)}")
+    return SCORERS[task.reward](answer, task)
+
+
+def overlong_penalty(length: int, limit: int, buffer: int, factor: float = 1.0) -> float:
+    """What a long response costs: 0 up to ``limit - buffer``, then linearly up to ``factor``.
+
+    Args:
+        length: tokens of the response.
+        limit: most tokens it may have.
+        buffer: how many tokens before the limit the penalty begins; 0 for no penalty.
+        factor: penalty at the limit.
+
+    Source: DAPO (2503.14476), soft overlong punishment.
+    """
+    if buffer <= 0:
+        return 0.0
+    return factor * min(1.0, max(0.0, (length - (limit - buffer)) / buffer))
+
+
+def _number(text: str) -> Fraction | None:
+    cleaned = text.strip().strip("$").replace(",", "").removesuffix("\\%").removesuffix("%")
+    try:
+        return Fraction("".join(cleaned.split()))
+    except (ValueError, ZeroDivisionError):
+        return None

@@ -1,0 +1,257 @@
+"""SAARWrapper: Similarity-Aware Adaptive Rollback on the episodes of an environment."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+
+from cleaner_env.completion import Completion
+from cleaner_env.env import StepResult
+from cleaner_env.episode import Episode, Outcome, RollbackRecord, Turn
+from cleaner_env.similarity import Similarity, resolve_similarity
+from cleaner_env.splice import Splice, splice
+from cleaner_env.toolcall import HermesFormat
+
+_DRAW = 0x5AA2
+"""Keeps the wrapper's random stream apart from the environment's under the same seed."""
+
+
+class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorArgs):
+    """Replace failed calls by the agent's own corrections while an episode is collected (CLEANER).
+
+    After a failed call the agent is shown the history, the failed turn and its error: the
+    *lookahead*. Its next turn is spliced over the failed one: at a similarity of at least ``gamma``
+    the failed turn keeps its reasoning and gets the new call (*shallow*), otherwise the new turn
+    replaces it whole (*deep*). The error leaves the history and the new call is executed at the
+    same position. A lookahead without a call, and ``max_retries`` failed splices, turn rollback off
+    for the rest of the episode; the failed turn and its error then stay. A lookahead that runs into
+    the length budget is thrown away and truncates the episode, the failed turn staying last.
+
+    ``info`` has, besides the environment's keys, ``lookahead``: True when the next turn answers a
+    lookahead. ``info["messages"]`` is always what the agent must be shown next. ``episode`` holds
+    purified turns, raw turns, one record per lookahead, and the statistics.
+
+    The environment must be a ``CodeToolEnv``, or offer what this wrapper calls on it: ``episode``,
+    ``format``, ``exceeds_budget(action)``, ``retract()``, ``annotate(note)`` and ``truncate()``.
+
+    Args:
+        env: the environment.
+        gamma: similarity threshold, in [0, 1].
+        max_retries: splices allowed at one position.
+        rollback_probability: share of episodes that have rollback at all, drawn at ``reset``.
+        similarity: ``"difflib"``, or a function of two strings that returns a number in [0, 1].
+        similarity_on: ``"code"`` compares the programs, as the paper says; ``"call"`` the whole
+            call blocks, as the authors' released code does. A call that cannot be parsed has no
+            program, and its block stands in for it.
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    Source: CLEANER, arXiv 2601.15141.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[str, str],
+        gamma: float = 0.5,
+        max_retries: int = 3,
+        rollback_probability: float = 1.0,
+        similarity: str | Similarity = "difflib",
+        similarity_on: Literal["code", "call"] = "code",
+    ) -> None:
+        gym.utils.RecordConstructorArgs.__init__(
+            self,
+            gamma=gamma,
+            max_retries=max_retries,
+            rollback_probability=rollback_probability,
+            similarity=similarity,
+            similarity_on=similarity_on,
+        )
+        super().__init__(env)
+        if not 0.0 <= gamma <= 1.0:
+            raise ValueError(f"gamma must lie in [0, 1], not {gamma}")
+        if not 0.0 <= rollback_probability <= 1.0:
+            raise ValueError(f"rollback_probability must lie in [0, 1], not {rollback_probability}")
+        if max_retries < 0:
+            raise ValueError(f"max_retries must not be negative, but is {max_retries}")
+        if similarity_on not in ("code", "call"):
+            raise ValueError(f"similarity_on must be 'code' or 'call', not {similarity_on!r}")
+        self.gamma = gamma
+        self.max_retries = max_retries
+        self.rollback_probability = rollback_probability
+        self.similarity_on = similarity_on
+        self._similarity = resolve_similarity(similarity)
+        self._draws = np.random.default_rng()
+        self._rollback = False
+        self._retries = 0
+        self._failed: Turn | None = None
+
+    @property
+    def episode(self) -> Episode:
+        """The current episode's buffer."""
+        episode: Episode = self.env.get_wrapper_attr("episode")
+        return episode
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Begin an episode and draw whether it has rollback; ``seed`` restarts the draws."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        if seed is not None:
+            self._draws = np.random.default_rng([seed, _DRAW])
+        self._rollback = bool(self._draws.random() < self.rollback_probability)
+        self._retries = 0
+        self._failed = None
+        self.episode.rollback = self._rollback
+        return observation, {**info, "lookahead": False}
+
+    def step(self, action: str) -> StepResult:
+        """Take one turn; in a lookahead, splice it over the failed turn."""
+        completion = Completion.of(action)
+        if self._failed is None:
+            result = self.env.step(completion)
+        else:
+            result = self._answer_lookahead(self._failed, completion)
+        return self._open_lookahead(result)
+
+    def _open_lookahead(self, result: StepResult) -> StepResult:
+        """Decide whether the turn just committed starts a lookahead."""
+        observation, reward, terminated, truncated, info = result
+        self._failed = None
+        if not self._rollback or terminated or truncated:
+            return observation, reward, terminated, truncated, {**info, "lookahead": False}
+        turn = self.episode.turns[-1]
+        if not turn.failed:
+            self._retries = 0
+        elif self._retries < self.max_retries:
+            self._failed = turn
+        return (
+            observation,
+            reward,
+            terminated,
+            truncated,
+            {
+                **info,
+                "lookahead": self._failed is not None,
+            },
+        )
+
+    def _answer_lookahead(self, failed: Turn, answer: Completion) -> StepResult:
+        """What the agent's answer to a failed turn leads to."""
+        self._retries += 1
+        if self._env_call("exceeds_budget", answer):
+            return self._cut_off(failed, answer)
+        if not self._format.parse(answer).has_call:
+            return self._give_up(failed, answer)
+        return self._replace(failed, answer)
+
+    def _cut_off(self, failed: Turn, answer: Completion) -> StepResult:
+        sent = Completion(str(answer), answer.tokens, truncated=True, retry=self._retries)
+        turn = Turn(sent, self._format.parse(sent))
+        self.episode.raw_turns.append(turn)
+        self._record(failed, turn, "cut_off")
+        self._rollback = False
+        result: StepResult = self._env_call("truncate")
+        return result
+
+    def _give_up(self, failed: Turn, answer: Completion) -> StepResult:
+        result = self.env.step(answer)
+        self._rollback = False
+        self._record(failed, self.episode.raw_turns[-1], "gave_up", position=-2)
+        return result
+
+    def _replace(self, failed: Turn, answer: Completion) -> StepResult:
+        """Splice the answer over the failed turn and execute its call at the same position."""
+        parsed = self._format.parse(answer)
+        spliced = splice(
+            failed.completion,
+            failed.parsed.call_start,
+            answer,
+            parsed.call_start,
+            similarity=self._similarity(
+                self._compared(failed.parsed.code, failed.parsed.call),
+                self._compared(parsed.code, parsed.call),
+            ),
+            gamma=self.gamma,
+            retry=self._retries,
+        )
+        self._env_call("retract")
+        try:
+            result = self.env.step(spliced.completion)
+        except Exception:
+            # The sandbox broke: put the failed turn back, so that the step can be tried again.
+            self.episode.turns.append(failed)
+            self._retries -= 1
+            raise
+        return self._after_splice(failed, spliced, result)
+
+    def _after_splice(self, failed: Turn, spliced: Splice, result: StepResult) -> StepResult:
+        observation, reward, terminated, truncated, info = result
+        turn = self.episode.turns[-1]
+        outcome: Outcome = "recovered"
+        if turn.failed and truncated:
+            outcome = "cut_off"
+        elif turn.failed and self._retries < self.max_retries:
+            outcome = "retry"
+        elif turn.failed:
+            outcome = "exhausted"
+        self._record(failed, self.episode.raw_turns[-1], outcome, spliced=spliced)
+        if outcome == "exhausted":
+            self._rollback = False
+            if self._retries >= 2:
+                self._env_call("annotate", exhausted_note(self._retries + 1))
+                observation = self.episode.turns[-1].observation or ""
+                info = {**info, "messages": self.episode.messages}
+        return observation, reward, terminated, truncated, info
+
+    def _record(
+        self,
+        failed: Turn,
+        answer: Turn,
+        outcome: Outcome,
+        *,
+        spliced: Splice | None = None,
+        position: int = -1,
+    ) -> None:
+        """Keep the audit record; ``position`` counts from the end of the history."""
+        self.episode.rollbacks.append(
+            RollbackRecord(
+                position=len(self.episode.turns) + position,
+                retry=self._retries,
+                failed=failed,
+                answer=answer,
+                outcome=outcome,
+                purified=None if spliced is None else self.episode.turns[-1],
+                decision=None if spliced is None else spliced.decision,
+                similarity=None if spliced is None else spliced.similarity,
+            )
+        )
+
+    def _compared(self, code: str | None, call: str | None) -> str:
+        """The part of a call that similarity is taken of."""
+        if self.similarity_on == "code" and code is not None:
+            return code
+        return call or ""
+
+    @property
+    def _format(self) -> HermesFormat:
+        format: HermesFormat = self.env.get_wrapper_attr("format")
+        return format
+
+    def _env_call(self, name: str, *args: Any) -> Any:
+        """Call one of the methods that a rollback needs of the environment."""
+        try:
+            method = self.env.get_wrapper_attr(name)
+        except AttributeError:
+            raise TypeError(
+                f"SAARWrapper needs {name}() on the environment it wraps, and "
+                f"{type(self.env.unwrapped).__name__} has none; see its docstring for the list"
+            ) from None
+        return method(*args)
+
+
+def exhausted_note(attempts: int) -> str:
+    """What the model is told when the retries at a position are used up."""
+    return f"This approach has failed {attempts} times. Try another approach."

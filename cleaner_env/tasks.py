@@ -1,0 +1,211 @@
+"""Tasks: a problem, its reference answer, and the sources that problems are drawn from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from cleaner_env.families import FAMILIES
+
+Split = Literal["train", "test"]
+
+TEST_SHARE = 10
+"""One question in this many belongs to the held-out split."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One problem.
+
+    Attributes:
+        prompt: the problem as the agent reads it.
+        answer: the reference answer.
+        family: what kind of problem it is; statistics are kept per family.
+        reward: the name of the scorer that compares answers (see ``cleaner_env.rewards``).
+        entry: whatever else that scorer needs.
+    """
+
+    prompt: str
+    answer: str
+    family: str = "custom"
+    reward: str = "math"
+    entry: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, value: Task | Mapping[str, Any]) -> Task:
+        """A task from its mapping form, ``{"prompt": ..., "answer": ...}``.
+
+        Raises:
+            ValueError: a key is missing or unknown.
+        """
+        if isinstance(value, Task):
+            return value
+        known = set(cls.__dataclass_fields__)
+        missing, unknown = {"prompt", "answer"} - set(value), set(value) - known
+        if missing or unknown:
+            raise ValueError(
+                f"a task needs 'prompt' and 'answer' and may have {sorted(known)}; "
+                f"missing: {sorted(missing)}, unknown: {sorted(unknown)}"
+            )
+        return cls(**{**value, "answer": str(value["answer"])})
+
+
+class TaskSource(Protocol):
+    """Anything that gives the task behind an index, the same one each time."""
+
+    def __getitem__(self, index: int) -> Task: ...
+
+
+class TaskList:
+    """A source that repeats the given tasks for ever."""
+
+    def __init__(self, tasks: Sequence[Task | Mapping[str, Any]]) -> None:
+        if not tasks:
+            raise ValueError("the list of tasks is empty; give at least one task")
+        self._tasks = [Task.parse(task) for task in tasks]
+
+    def __getitem__(self, index: int) -> Task:
+        return self._tasks[index % len(self._tasks)]
+
+
+def read_jsonl(path: Path) -> list[Task]:
+    """Tasks from a file of JSON objects with ``prompt`` and ``answer``, one a line.
+
+    Raises:
+        ValueError: the file cannot be read, is empty, or a row is not a task; says which row.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read tasks from {path}: {error}") from error
+    tasks = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError("a row must be a JSON object")
+            tasks.append(Task.parse(row))
+        except ValueError as error:
+            raise ValueError(f"{path}, row {number}: {error}") from error
+    if not tasks:
+        raise ValueError(f"{path} holds no tasks")
+    return tasks
+
+
+def load_tasks(spec: str, split: Split = "train", seed: int = 0) -> TaskSource:
+    """The task source behind a ``--tasks`` value.
+
+    Args:
+        spec: ``"reasoning-gym"`` (the families of ``cleaner_env.families``),
+            ``"reasoning-gym:gcd,lcm"``, or the path of a ``.jsonl`` file, of which a tenth, chosen
+            by a hash of the prompt, is held out.
+        split: which of the two splits.
+        seed: of generated tasks.
+
+    Raises:
+        ValueError: there is no such source, or it cannot be read.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind == "reasoning-gym":
+        names = [name.strip() for name in rest.split(",") if name.strip()]
+        return ReasoningGymTasks(names or FAMILIES, split, seed)
+    if not spec.endswith(".jsonl"):
+        raise ValueError(
+            f"unknown tasks {spec!r}; use 'reasoning-gym', 'reasoning-gym:FAMILY,FAMILY', "
+            "or the path of a .jsonl file with 'prompt' and 'answer' in every row"
+        )
+    tasks = [task for task in read_jsonl(Path(spec)) if split_of(task.prompt) == split]
+    if not tasks:
+        raise ValueError(f"{spec} has too few tasks for a {split} split; add more rows")
+    return TaskList(tasks)
+
+
+class ReasoningGymTasks:
+    """Endless tasks from reasoning-gym families, taken in turn, scored by the library's scorers.
+
+    The two splits share no question: a hash of the question's text decides where it belongs.
+
+    Args:
+        families: family names, or names with the configuration of reasoning-gym's generator.
+        split: ``"train"`` or the held-out ``"test"``.
+        seed: another seed gives other tasks of the same split.
+
+    Raises:
+        ValueError: reasoning-gym has no such family, or refuses its configuration.
+    """
+
+    def __init__(
+        self,
+        families: Mapping[str, Mapping[str, Any]] | Sequence[str] = FAMILIES,
+        split: Split = "train",
+        seed: int = 0,
+    ) -> None:
+        if split not in ("train", "test"):
+            raise ValueError(f"split must be 'train' or 'test', not {split!r}")
+        if not families:
+            raise ValueError("no families given; name at least one reasoning-gym family")
+        if not isinstance(families, Mapping):
+            families = {name: FAMILIES.get(name, {}) for name in families}
+        self._names = list(families)
+        self._datasets = [_dataset(name, dict(families[name])) for name in self._names]
+        self._split = split
+        self._seed = seed
+
+    def __getitem__(self, index: int) -> Task:
+        """Task ``index``: family ``index % len(families)``, the same task each time."""
+        turn, which = divmod(index, len(self._names))
+        dataset = self._datasets[which]
+        # Starts far apart, so that the walks of two tasks to the wanted split do not meet.
+        start = _hash(f"{self._seed}/{self._split}/{which}/{turn}")
+        for offset in range(1000):
+            entry = dataset[start + offset]
+            if split_of(entry["question"]) == self._split:
+                return Task(
+                    prompt=entry["question"].strip(),
+                    answer=str(entry["answer"]),
+                    family=self._names[which],
+                    reward="reasoning_gym",
+                    entry=entry,
+                )
+        raise ValueError(
+            f"family {self._names[which]!r} has too few questions for a {self._split} split; "
+            "make it more difficult or leave it out"
+        )
+
+
+def split_of(question: str) -> Split:
+    """The split that a question belongs to, by a hash of its text."""
+    return "test" if _hash(question.strip()) % TEST_SHARE == 0 else "train"
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
+
+
+def _dataset(name: str, config: dict[str, Any]) -> Any:
+    """The family's generator: an object that gives the entry behind any index."""
+    import reasoning_gym  # two seconds to import: only when tasks are really drawn from it
+
+    try:
+        return reasoning_gym.create_dataset(name, size=1, seed=0, **config)
+    except (ValueError, AssertionError, TypeError) as error:
+        raise ValueError(
+            f"reasoning-gym cannot make family {name!r} with {config}: {error}"
+        ) from error
+
+
+@cache
+def reasoning_gym_scorer(family: str) -> Callable[[str | None, Mapping[str, Any]], float]:
+    """reasoning-gym's own scorer of a family: answer and entry in, score in [0, 1] out."""
+    import reasoning_gym
+
+    scorer: Callable[[str | None, Mapping[str, Any]], float]
+    scorer = reasoning_gym.get_score_answer_fn(family)
+    return scorer

@@ -1,0 +1,1 @@
+"""The compact GRPO trainer: policy, sampling, rollout, packing, loss, training, evaluation."""

@@ -1,0 +1,27 @@
+"""Advantages: how much better an episode is than the others of its group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean, pstdev
+
+
+def group_advantages(rewards_G: Sequence[float], epsilon: float = 1e-6) -> list[float]:
+    """Rewards less their mean, over their standard deviation; they sum to zero (GRPO, 2402.03300).
+
+    Args:
+        rewards_G: rewards of the episodes that share a prompt, at least two.
+        epsilon: added to the standard deviation.
+
+    Returns:
+        [G] advantages; exactly zero for all when all rewards are the same.
+
+    Raises:
+        ValueError: the group has fewer than two episodes.
+    """
+    if len(rewards_G) < 2:
+        raise ValueError("a group needs at least two episodes to compare; raise group_size")
+    if max(rewards_G) == min(rewards_G):
+        return [0.0] * len(rewards_G)
+    mean, deviation = fmean(rewards_G), pstdev(rewards_G)
+    return [(reward - mean) / (deviation + epsilon) for reward in rewards_G]

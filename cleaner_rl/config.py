@@ -1,0 +1,223 @@
+"""TrainConfig: every setting of a training run, and the presets."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from cleaner_env.toolcall import SYSTEM_PROMPT
+from cleaner_rl.credit import CreditRule, GraftedTreatment
+from cleaner_rl.errors import CheckpointError, UserError
+from cleaner_rl.rollout import RolloutConfig
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """Train a policy to use a Python interpreter, by GRPO on episodes purified by SAAR."""
+
+    preset: str = "tiny"
+    """Where the other defaults come from: tiny, smollm2, qwen3-4b or qwen2.5-7b."""
+    model: str = "bundled"
+    """Policy to start from: bundled, smollm2, a Hugging Face directory, or a hub name."""
+    tasks: str = "reasoning-gym"
+    """Problems: reasoning-gym, reasoning-gym:FAMILY,FAMILY, or a .jsonl file with prompt and
+    answer in every row. A tenth is held out for evaluation."""
+    run_dir: str = ""
+    """Where the run is written; empty makes a new directory in runs/."""
+    resume: str = ""
+    """Run directory to continue, with its own settings; only --steps, --device and --workers may
+    be given beside it."""
+    seed: int = 0
+    """Of tasks, sampling and rollback draws."""
+    device: str = "auto"
+    """auto (CUDA when there is one), cpu, cuda, cuda:1, ..."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the forward pass; weights and optimiser stay in float32."""
+
+    steps: int = 60
+    """Training steps: each samples a batch of episodes and learns from it."""
+    prompts: int = 16
+    """Problems in a step."""
+    group_size: int = 8
+    """Episodes for each problem; they are compared with each other."""
+    minibatch_prompts: int = 16
+    """Problems in one optimiser update; smaller than --prompts gives several updates a step."""
+
+    saar: Literal["on", "off"] = "on"
+    """Similarity-aware rollback of failed calls; off is the plain GRPO baseline."""
+    gamma: float = 0.5
+    """Similarity of two calls from which on a splice keeps the failed turn's reasoning."""
+    max_retries: int = 3
+    """Lookaheads at one position."""
+    rollback_probability: float = 1.0
+    """Share of episodes that have rollback."""
+    similarity_on: Literal["code", "call"] = "code"
+    """Compare programs (the paper) or whole call blocks (the authors' released code)."""
+    credit: CreditRule = "purified"
+    """Which tokens take an episode's advantage; see cleaner_rl/credit.py."""
+    grafted: GraftedTreatment = "recompute"
+    """Grafted tokens: train on recomputed old log-probabilities, or leave them out."""
+
+    max_turns: int = 4
+    """Turns of an episode."""
+    max_prompt_tokens: int = 256
+    """Problems with longer prompts are skipped and counted."""
+    max_response_tokens: int = 512
+    """Tokens of an episode after its prompt."""
+    max_turn_tokens: int = 128
+    """Tokens of one turn."""
+    system_prompt: Literal["default", "none"] = "default"
+    """First message of an episode: how to use the tool, or nothing."""
+    temperature: float = 1.0
+    """Of sampling in training and evaluation."""
+    code_seconds: float = 4.0
+    """Wall time of one program."""
+    overlong_buffer: int = 0
+    """Last tokens of the response budget in which the reward falls off; 0 turns this off."""
+    overlong_factor: float = 1.0
+    """Penalty at the end of that buffer."""
+
+    learning_rate: float = 2e-4
+    """Of AdamW, after the warm-up."""
+    warmup_steps: int = 3
+    """Updates over which the learning rate rises from zero."""
+    weight_decay: float = 0.0
+    """Of AdamW."""
+    grad_clip: float = 1.0
+    """Largest norm of the gradient."""
+    clip_low: float = 0.2
+    """How far a token's probability ratio may fall below 1."""
+    clip_high: float = 0.28
+    """How far a token's probability ratio may rise above 1."""
+    dual_clip: float = 10.0
+    """Bound on the ratio of tokens with a negative advantage."""
+    pack_tokens: int = 8192
+    """Tokens in one packed forward and backward pass."""
+    sample_batch: int = 128
+    """Episodes that are decoded together."""
+
+    eval_tasks: int = 240
+    """Held-out problems for the evaluation before and after training; 0 for none."""
+    eval_samples: int = 1
+    """Episodes for each of them."""
+    save_every: int = 20
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    """Latest checkpoints that are kept."""
+    log_episodes: int = 8
+    """Episodes of each step that are written to the run directory, raw and purified."""
+    workers: int = 2
+    """Programs that run at the same time."""
+    allow_weak: bool = False
+    """Run programs without isolation where bubblewrap does not work."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "prompts", "minibatch_prompts", "pack_tokens", "workers"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1")
+        if self.group_size < 2:
+            raise UserError("--group-size must be at least 2: a group compares its episodes")
+        if self.minibatch_prompts > self.prompts:
+            raise UserError("--minibatch-prompts must not exceed --prompts")
+        if self.overlong_buffer > self.max_response_tokens:
+            raise UserError("--overlong-buffer must not exceed --max-response-tokens")
+
+    def rollout(self) -> RolloutConfig:
+        """What an episode is like."""
+        return RolloutConfig(
+            rollback=self.saar == "on",
+            gamma=self.gamma,
+            max_retries=self.max_retries,
+            rollback_probability=self.rollback_probability,
+            similarity_on=self.similarity_on,
+            max_turns=self.max_turns,
+            max_response_tokens=self.max_response_tokens,
+            max_turn_tokens=self.max_turn_tokens,
+            system_prompt=SYSTEM_PROMPT if self.system_prompt == "default" else None,
+            code_seconds=self.code_seconds,
+            workers=self.workers,
+            allow_weak=self.allow_weak,
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the configuration as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> TrainConfig:
+        """Read what ``save`` wrote.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, or has settings that do not exist.
+        """
+        try:
+            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"cannot read {path}: {error}; --resume wants a run directory"
+            ) from error
+        unknown = set(values) - {field.name for field in fields(cls)}
+        if unknown:
+            raise CheckpointError(f"{path} has settings that do not exist: {sorted(unknown)}")
+        return cls(**values)
+
+
+_QWEN3_4B = TrainConfig(
+    preset="qwen3-4b",
+    model="Qwen/Qwen3-4B",
+    dtype="float16",
+    steps=280,
+    prompts=128,
+    group_size=16,
+    minibatch_prompts=32,
+    max_turns=16,
+    max_prompt_tokens=2560,
+    max_response_tokens=20480,
+    max_turn_tokens=20480,
+    overlong_buffer=4096,
+    learning_rate=2e-6,
+    warmup_steps=20,
+    pack_tokens=32768,
+    workers=16,
+)
+
+PRESETS: dict[str, TrainConfig] = {
+    "tiny": TrainConfig(system_prompt="none", credit="contrastive"),
+    "smollm2": TrainConfig(
+        preset="smollm2",
+        model="smollm2",
+        steps=200,
+        prompts=32,
+        minibatch_prompts=16,
+        max_turns=6,
+        max_prompt_tokens=1024,
+        max_response_tokens=2048,
+        max_turn_tokens=512,
+        learning_rate=5e-6,
+        warmup_steps=10,
+        pack_tokens=16384,
+    ),
+    "qwen3-4b": _QWEN3_4B,
+    "qwen2.5-7b": replace(
+        _QWEN3_4B,
+        preset="qwen2.5-7b",
+        model="Qwen/Qwen2.5-7B-Instruct",
+        learning_rate=1e-6,
+        rollback_probability=0.7,
+    ),
+}
+"""Settings by name. The two Qwen presets are the recipe of CLEANER's authors; ``tiny`` runs on a
+CPU in minutes; ``smollm2`` is meant for one GPU."""
+
+
+def preset(name: str) -> TrainConfig:
+    """The preset of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in PRESETS:
+        raise UserError(f"unknown preset {name!r}; use one of: {', '.join(PRESETS)}")
+    return PRESETS[name]

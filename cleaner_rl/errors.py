@@ -1,0 +1,38 @@
+"""Errors that a user can mend. The commands print them as one line and exit with status 2.
+
+UserError
++-- PolicyError       the model cannot be loaded or cannot be used here
++-- CheckpointError   a run directory or checkpoint cannot be read or written
++-- OutageError       the sandbox failed, not the policy; the run was stopped and saved
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """What was wrong, where, and what to do about it."""
+
+
+class PolicyError(UserError):
+    """The model cannot be loaded, or cannot be used for multi-turn tool use."""
+
+
+class CheckpointError(UserError):
+    """A run directory or a checkpoint cannot be read or written."""
+
+
+class OutageError(UserError):
+    """The sandbox failed so often that results would measure it and not the policy."""
+
+
+def run_command(main: Callable[[], int]) -> None:
+    """Run a command's ``main`` and exit with its status; a ``UserError`` is one line, status 2."""
+    try:
+        status = main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    sys.exit(status)

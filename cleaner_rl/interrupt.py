@@ -1,0 +1,51 @@
+"""Interrupt: Ctrl-C and SIGTERM stop a run between two changes of the policy, never within one."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupt:
+    """Raises ``KeyboardInterrupt`` at a signal, at once or at the end of a protected block.
+
+    Use as a context manager around a run. Outside the main thread it changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self._protected = False
+        self._pending = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._protected:
+            self._pending = True
+        else:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def protected(self) -> Iterator[None]:
+        """A block that a signal does not interrupt; it takes effect when the block ends."""
+        self._protected = True
+        try:
+            yield
+        finally:
+            self._protected = False
+        if self._pending:
+            self._pending = False
+            raise KeyboardInterrupt

@@ -1,0 +1,70 @@
+"""Metrics of a set of episodes: what the log, the evaluation and the report all count alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from statistics import fmean
+
+from cleaner_env.episode import Episode
+
+
+def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Means over episodes.
+
+    Returns:
+        ``accuracy``: share answered correctly. ``answered``: share that ended with an answer.
+        ``failed_calls`` and ``calls``: per episode, every executed or refused call counted, those
+        that rollback took away included. ``first_call_failed``: share of the episodes with a call
+        whose first call failed. ``recovery``: share of failed calls after which the next call
+        worked. ``turns``, ``tokens_sampled``, ``tokens_discarded``, ``triggered``, ``recovered``,
+        ``exhausted``, ``shallow``, ``deep``: per episode. ``truncated``: share that ran
+        into a budget.
+    """
+    stats = [episode.stats for episode in episodes]
+    first = [e.first_call_failed for e in episodes if e.first_call_failed is not None]
+    recoveries = [flag for episode in episodes for flag in _recoveries(episode)]
+    return {
+        "accuracy": fmean(episode.correct for episode in episodes),
+        "answered": fmean(episode.terminated for episode in episodes),
+        "failed_calls": fmean(s.failures for s in stats),
+        "calls": fmean(s.calls for s in stats),
+        "first_call_failed": fmean(first) if first else 0.0,
+        "recovery": fmean(recoveries) if recoveries else 0.0,
+        "turns": fmean(s.turns for s in stats),
+        "tokens_sampled": fmean(s.tokens_sampled for s in stats),
+        "tokens_discarded": fmean(s.tokens_discarded for s in stats),
+        "triggered": fmean(s.triggered for s in stats),
+        "recovered": fmean(s.recovered for s in stats),
+        "exhausted": fmean(s.exhausted for s in stats),
+        "shallow": fmean(s.shallow for s in stats),
+        "deep": fmean(s.deep for s in stats),
+        "truncated": fmean(episode.truncated for episode in episodes),
+    }
+
+
+def by_family(episodes: Sequence[Episode]) -> dict[str, dict[str, float]]:
+    """``episode_metrics`` for each task family, in the order of their names."""
+    groups: dict[str, list[Episode]] = {}
+    for episode in episodes:
+        groups.setdefault(episode.task.family, []).append(episode)
+    return {family: episode_metrics(groups[family]) for family in sorted(groups)}
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Standard error of the mean of independent values; 0 for fewer than two."""
+    if len(values) < 2:
+        return 0.0
+    mean = fmean(values)
+    return sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+
+
+def _recoveries(episode: Episode) -> list[bool]:
+    """For each failed call, whether the next call worked (False when there was none)."""
+    calls = [turn for turn in episode.raw_turns if turn.ok is not None]
+    following = [*calls[1:], None]
+    return [
+        after is not None and not after.failed
+        for turn, after in zip(calls, following, strict=True)
+        if turn.failed
+    ]

