@@ -135,26 +135,38 @@ def candidate_jails(bwrap: str | None) -> Iterator[Jail]:
 
 def visible_files() -> list[str]:
     """bubblewrap arguments that show the interpreter and its libraries, read-only."""
-    arguments = []
-    seen = [*SYSTEM_LIBRARIES, *SYSTEM_EXTRAS, *interpreter_roots()]
-    seen = [path for path in seen if os.path.exists(path)]
+    shown = [*SYSTEM_LIBRARIES, *SYSTEM_EXTRAS, *interpreter_roots()]
+    shown = [path for path in shown if os.path.exists(path)]
+    links, binary = executable_links(shown)
+    for file in (binary, shared_libpython()):
+        if file and not is_below(file, shown):
+            shown.append(file)
     # Left to itself bubblewrap gives the directories above a bind a mode that shuts out the uid the
     # zygote drops to.
-    for path in sorted({str(parent) for path in seen for parent in Path(path).parents} - {"/"}):
+    parents = {str(parent) for path in (*shown, *links) for parent in Path(path).parents}
+    arguments = []
+    for path in sorted(parents - {"/"}):
         arguments += ["--perms", "0755", "--dir", path]
-    for path in seen:
+    for path in shown:
         arguments += ["--ro-bind", path, path]
-    # Follow the links from the virtual environment's python to the binary, as Python itself does.
+    for path, target in links.items():
+        arguments += ["--symlink", target, path]
+    return arguments
+
+
+def executable_links(shown: Sequence[str]) -> tuple[dict[str, str], str]:
+    """The links from sys.executable to the binary that are not shown yet, and the binary.
+
+    Python follows the same links to find its library from within a virtual environment.
+    """
+    links = {}
     path = sys.executable
     while os.path.islink(path):
         target = os.readlink(path)
-        if not is_below(path, seen):
-            arguments += ["--symlink", target, path]
+        if not is_below(path, shown):
+            links[path] = target
         path = os.path.normpath(os.path.join(os.path.dirname(path), target))
-    for file in (path, shared_libpython()):
-        if file and not is_below(file, seen):
-            arguments += ["--ro-bind", file, file]
-    return arguments
+    return links, path
 
 
 def interpreter_roots() -> list[str]:
@@ -190,6 +202,7 @@ def spare_uid() -> int | None:
     with open("/proc/self/uid_map") as file:
         ranges = [(int(line.split()[0]), int(line.split()[2])) for line in file]
     start, length = max(ranges, key=lambda pair: pair[1])
+    length = min(length, 1 << 31)  # many programs take an id for a signed number
     if length < 1000:
         return None
     for _ in range(100):

@@ -25,7 +25,7 @@ from .result import Limits, Result, Status
 
 START_S = 60.0  # preloading from a cold disk takes long
 SET_UP_S = 20.0  # from the request to the program's first instruction
-KILL_S = 10.0  # from the order to kill to the child's end
+KILL_S = 30.0  # from the order to kill to the child's end
 REPORT_BYTES = 65_536
 CHUNK = 65_536
 

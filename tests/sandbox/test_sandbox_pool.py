@@ -122,6 +122,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_copy_refuses() -> None:
     with Sandbox() as box:
         code = "print(1)"
