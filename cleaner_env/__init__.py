@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cleaner_env.interpreter import Limits, Sandbox, SandboxError
     from cleaner_env.saar import SAARWrapper
     from cleaner_env.similarity import difflib_similarity
-    from cleaner_env.splice import Splice, splice
+    from cleaner_env.splicing import Splice, splice
     from cleaner_env.tasks import ReasoningGymTasks, Task, TaskList, TaskSource
     from cleaner_env.toolcall import HermesFormat, ParsedTurn
 
@@ -60,14 +60,14 @@ _HOME = {
     "SAARWrapper": "saar",
     "Sandbox": "interpreter",
     "SandboxError": "interpreter",
-    "Splice": "splice",
+    "Splice": "splicing",
     "Task": "tasks",
     "TaskList": "tasks",
     "TaskSource": "tasks",
     "Tokens": "completion",
     "Turn": "episode",
     "difflib_similarity": "similarity",
-    "splice": "splice",
+    "splice": "splicing",
 }
 
 register_envs()

@@ -65,7 +65,7 @@ class CodeToolEnv(gym.Env[str, str]):
             as it was before the step, and the step may be tried again.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "ansi"]}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "ansi"], "render_fps": 1}
 
     def __init__(
         self,

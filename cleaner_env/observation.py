@@ -9,13 +9,6 @@ if TYPE_CHECKING:
 
 NO_OUTPUT = "(no output: print the result to see it)"
 
-_ENDINGS = {
-    "timeout": "TimeoutError: the program ran too long and was stopped",
-    "memory": "MemoryError: the program used too much memory",
-    "output": "OutputError: the program printed too much and was stopped",
-    "signal": "RuntimeError: the interpreter was killed by a signal",
-}
-
 
 def format_observation(result: Result, max_chars: int = 4096) -> str:
     """What the program printed, then its traceback or the reason why it was stopped.
@@ -24,19 +17,13 @@ def format_observation(result: Result, max_chars: int = 4096) -> str:
         result: of a program that ran. A fault of the sandbox is no observation; it is raised.
         max_chars: longer text is cut in the middle, with a mark that says how much is missing.
     """
-    parts = [result.stdout.rstrip("\n")]
+    output = result.stdout.rstrip("\n")
     if result.ok:
-        return clip(parts[0], max_chars) or NO_OUTPUT
-    if result.traceback:
-        parts.append(result.traceback.rstrip("\n"))
-    elif result.stderr:
-        parts.append(result.stderr.rstrip("\n"))
-    ending = _ENDINGS.get(result.status.value)
-    if ending is not None and not (result.status.value == "memory" and result.traceback):
-        parts.append(ending)
-    elif not any(parts):
-        parts.append(f"{result.error_class or 'Error'}: the program failed without a message")
-    return clip("\n".join(part for part in parts if part), max_chars)
+        return clip(output, max_chars) or NO_OUTPUT
+    reason = (result.traceback or result.stderr).rstrip("\n")
+    if not reason:
+        reason = f"{result.error_class or 'Error'}: the program failed without a message"
+    return clip(f"{output}\n{reason}" if output else reason, max_chars)
 
 
 def format_call_error(error: str) -> str:

@@ -40,8 +40,14 @@ def math_score(answer: str, task: Task) -> float:
 
 
 def reasoning_gym_score(answer: str, task: Task) -> float:
-    """The score that reasoning-gym's own scorer of the family gives."""
-    return float(reasoning_gym_scorer(task.family)(answer, task.entry))
+    """The score that reasoning-gym's own scorer of the family gives.
+
+    Some of its scorers raise at an answer that they cannot read; such an answer is wrong.
+    """
+    try:
+        return float(reasoning_gym_scorer(task.family)(answer, task.entry))
+    except Exception:
+        return 0.0
 
 
 SCORERS: dict[str, Scorer] = {

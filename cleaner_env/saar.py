@@ -11,11 +11,12 @@ from cleaner_env.completion import Completion
 from cleaner_env.env import StepResult
 from cleaner_env.episode import Episode, Outcome, RollbackRecord, Turn
 from cleaner_env.similarity import Similarity, resolve_similarity
-from cleaner_env.splice import Splice, splice
+from cleaner_env.splicing import Splice, splice
 from cleaner_env.toolcall import HermesFormat
 
 _DRAW = 0x5AA2
 """Keeps the wrapper's random stream apart from the environment's under the same seed."""
+_NEEDED = ("format", "exceeds_budget", "retract", "annotate", "truncate")
 
 
 class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorArgs):
@@ -48,6 +49,7 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
 
     Raises:
         ValueError: an argument is out of range.
+        TypeError: the environment offers no rollback.
 
     Source: CLEANER, arXiv 2601.15141.
     """
@@ -70,6 +72,12 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
             similarity_on=similarity_on,
         )
         super().__init__(env)
+        missing = [name for name in _NEEDED if not env.has_wrapper_attr(name)]
+        if missing:
+            raise TypeError(
+                f"SAARWrapper needs {', '.join(missing)} on the environment, and "
+                f"{type(env.unwrapped).__name__} has none; see SAARWrapper's docstring"
+            )
         if not 0.0 <= gamma <= 1.0:
             raise ValueError(f"gamma must lie in [0, 1], not {gamma}")
         if not 0.0 <= rollback_probability <= 1.0:
@@ -242,14 +250,7 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
 
     def _env_call(self, name: str, *args: Any) -> Any:
         """Call one of the methods that a rollback needs of the environment."""
-        try:
-            method = self.env.get_wrapper_attr(name)
-        except AttributeError:
-            raise TypeError(
-                f"SAARWrapper needs {name}() on the environment it wraps, and "
-                f"{type(self.env.unwrapped).__name__} has none; see its docstring for the list"
-            ) from None
-        return method(*args)
+        return self.env.get_wrapper_attr(name)(*args)
 
 
 def exhausted_note(attempts: int) -> str:

@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cleaner_env.toolcall import SYSTEM_PROMPT
 from cleaner_rl.credit import CreditRule, GraftedTreatment
 from cleaner_rl.errors import CheckpointError, UserError
-from cleaner_rl.rollout import RolloutConfig
+from cleaner_rl.rollout import RolloutConfig, SystemPrompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +67,9 @@ class TrainConfig:
     """Tokens of an episode after its prompt."""
     max_turn_tokens: int = 128
     """Tokens of one turn."""
-    system_prompt: Literal["default", "none"] = "default"
-    """First message of an episode: how to use the tool, or nothing."""
+    system_prompt: SystemPrompt = "auto"
+    """First message of an episode: how to use the tool (default) or nothing (none); auto leaves it
+    out for policies that know the tool from their cold start, such as the bundled one."""
     temperature: float = 1.0
     """Of sampling in training and evaluation."""
     code_seconds: float = 4.0
@@ -135,7 +135,7 @@ class TrainConfig:
             max_turns=self.max_turns,
             max_response_tokens=self.max_response_tokens,
             max_turn_tokens=self.max_turn_tokens,
-            system_prompt=SYSTEM_PROMPT if self.system_prompt == "default" else None,
+            system_prompt=self.system_prompt,
             code_seconds=self.code_seconds,
             workers=self.workers,
             allow_weak=self.allow_weak,
@@ -184,7 +184,7 @@ _QWEN3_4B = TrainConfig(
 )
 
 PRESETS: dict[str, TrainConfig] = {
-    "tiny": TrainConfig(system_prompt="none", credit="contrastive"),
+    "tiny": TrainConfig(credit="contrastive"),
     "smollm2": TrainConfig(
         preset="smollm2",
         model="smollm2",

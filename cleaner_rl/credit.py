@@ -23,7 +23,7 @@ from typing import Literal, get_args
 
 from cleaner_env.completion import Tokens
 from cleaner_env.episode import Episode, Turn
-from cleaner_env.splice import token_index
+from cleaner_env.splicing import token_index
 from cleaner_rl.samples import Sample
 
 CreditRule = Literal["purified", "positive", "contrastive"]

@@ -62,7 +62,7 @@ def standard_error(values: Sequence[float]) -> float:
 def _recoveries(episode: Episode) -> list[bool]:
     """For each failed call, whether the next call worked (False when there was none)."""
     calls = [turn for turn in episode.raw_turns if turn.ok is not None]
-    following = [*calls[1:], None]
+    following = [*calls[1:], None][: len(calls)]
     return [
         after is not None and not after.failed
         for turn, after in zip(calls, following, strict=True)

