@@ -6,8 +6,8 @@ import warnings
 
 import gymnasium as gym
 import pytest
-from conftest import call
 from gymnasium.utils.env_checker import check_env
+from scripted import call
 
 from cleaner_env import CodeToolEnv, Completion, Limits, SandboxError
 

@@ -2,7 +2,7 @@
 
 import gymnasium as gym
 import pytest
-from conftest import call, sampled
+from scripted import call, sampled
 
 from cleaner_env import CodeToolEnv, Completion, SAARWrapper
 from cleaner_env.saar import exhausted_note

@@ -1,0 +1,65 @@
+"""A toy policy: real architecture, real tokenizer, random weights, fast enough for every test."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from cleaner_rl.chat import ChatCodec
+from cleaner_rl.policy import Policy
+from cleaner_rl.samples import Sample
+from cleaner_rl.tokenizer import train_tokenizer
+
+CORPUS = ["What is 3 + 4? The answer is \\boxed{7}.", "import math\nprint(math.gcd(6, 4))"] * 4
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return train_tokenizer(CORPUS, 320)
+
+
+@pytest.fixture
+def toy_policy(tokenizer) -> Policy:
+    """New weights for every test, the same ones each time."""
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        intermediate_size=64,
+        max_position_embeddings=1024,
+        initializer_range=0.3,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    model = Qwen3ForCausalLM(config).eval()
+    return Policy(model, tokenizer, ChatCodec(tokenizer), "toy")
+
+
+def random_sample(
+    generator: torch.Generator, prompt: int, response: int, vocabulary: int
+) -> Sample:
+    """A sample with some of everything: prompt, counted and uncounted, grafted tokens."""
+    length = prompt + response
+    mask = [i >= prompt and i % 5 != 0 for i in range(length)]
+    ids = torch.randint(vocabulary, (length,), generator=generator).tolist()
+    values = torch.randn(length, generator=generator).tolist()
+    return Sample(
+        ids=tuple(ids),
+        mask=tuple(mask),
+        advantages=tuple(v if m else 0.0 for v, m in zip(values, mask, strict=True)),
+        sampled_logprobs=tuple(-1.0 if m else 0.0 for m in mask),
+        grafted=tuple(m and i % 3 == 0 for i, m in enumerate(mask)),
+    )
+
+
+@pytest.fixture
+def samples(toy_policy) -> list[Sample]:
+    """Eight samples of different lengths."""
+    generator = torch.Generator().manual_seed(1)
+    vocabulary = toy_policy.model.config.vocab_size
+    return [random_sample(generator, 3 + i, 4 + 5 * (i % 4), vocabulary) for i in range(8)]

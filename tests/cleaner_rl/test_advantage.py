@@ -1,0 +1,26 @@
+"""Group-relative advantages."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cleaner_rl.advantage import group_advantages
+
+
+def test_better_than_the_mean_is_positive():
+    assert group_advantages([1, 0, 0, 0], epsilon=0) == pytest.approx([3**0.5, *[-(3**-0.5)] * 3])
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=32))
+def test_they_sum_to_zero(rewards):
+    assert sum(group_advantages(rewards)) == pytest.approx(0, abs=1e-6 * len(rewards))
+
+
+@given(st.floats(-10, 10), st.integers(2, 8))
+def test_equal_rewards_give_exactly_zero(reward, size):
+    assert group_advantages([reward] * size) == [0.0] * size
+
+
+def test_group_of_one_is_refused():
+    with pytest.raises(ValueError, match="at least two"):
+        group_advantages([1.0])
