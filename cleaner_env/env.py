@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, SupportsFloat
 
 import gymnasium as gym
 
@@ -18,7 +18,7 @@ from cleaner_env.text_space import TextSpace
 from cleaner_env.toolcall import SYSTEM_PROMPT, HermesFormat
 from cleaner_env.transcript import transcript
 
-StepResult = tuple[str, float, bool, bool, dict[str, Any]]
+StepResult = tuple[str, SupportsFloat, bool, bool, dict[str, Any]]
 
 
 class CodeToolEnv(gym.Env[str, str]):
@@ -65,7 +65,10 @@ class CodeToolEnv(gym.Env[str, str]):
             as it was before the step, and the step may be tried again.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "ansi"], "render_fps": 1}
+    metadata = {  # noqa: RUF012 (Gymnasium declares it so)
+        "render_modes": ["human", "ansi"],
+        "render_fps": 1,
+    }
 
     def __init__(
         self,
@@ -275,7 +278,7 @@ class CodeToolEnv(gym.Env[str, str]):
             self._sandbox = Sandbox(limits=self._limits, allow_weak=self._allow_weak)
         return self._sandbox
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """The episode so far as text: returned for ``"ansi"``, printed for ``"human"``."""
         if self.render_mode is None:
             gym.logger.warn('render() needs render_mode "human" or "ansi", given to gym.make')
@@ -296,8 +299,6 @@ class CodeToolEnv(gym.Env[str, str]):
 def _task_source(tasks: TaskSource | Sequence[Task | Mapping[str, Any]] | None) -> TaskSource:
     if tasks is None:
         return ReasoningGymTasks()
-    if isinstance(tasks, str):
-        raise ValueError(f"tasks must be a source or a list of tasks, not the string {tasks!r}")
     if isinstance(tasks, Sequence):
         return TaskList(tasks)
     return tasks

@@ -65,8 +65,8 @@ class TaskList:
     """A source that repeats the given tasks for ever."""
 
     def __init__(self, tasks: Sequence[Task | Mapping[str, Any]]) -> None:
-        if not tasks:
-            raise ValueError("the list of tasks is empty; give at least one task")
+        if not tasks or isinstance(tasks, str):
+            raise ValueError(f"tasks must be a list of at least one task, not {tasks!r}")
         self._tasks = [Task.parse(task) for task in tasks]
 
     def __getitem__(self, index: int) -> Task:

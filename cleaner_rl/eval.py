@@ -97,13 +97,13 @@ def evaluate_command(config: EvalConfig) -> dict[str, Evaluation]:
 
 def table(results: dict[str, Evaluation]) -> str:
     """The results side by side."""
-    lines = ["rollback" + "".join(f"{mode:>18}" for mode in results)]
+    lines = [f"{'rollback':<18}" + "".join(f"{mode:>18}" for mode in results)]
     for key in next(iter(results.values())).metrics:
         cells = []
         for result in results.values():
             error = result.errors.get(key)
             cells.append(f"{result.metrics[key]:.3f}" + (f" ± {error:.3f}" if error else ""))
-        lines.append(f"{key:<20}" + "".join(f"{cell:>18}" for cell in cells)[12:])
+        lines.append(f"{key:<18}" + "".join(f"{cell:>18}" for cell in cells))
     return "\n".join(lines)
 
 

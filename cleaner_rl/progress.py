@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from types import TracebackType
 
@@ -23,7 +22,7 @@ class TrainingProgress:
     def __init__(self, first: int, steps: int, console: Console | None = None) -> None:
         self.console = console or Console()
         self._first, self._steps = first, steps
-        self._began = time.monotonic()
+        self._seconds = 0.0
         self._done = first
         self._phase = ""
         self._metrics: Mapping[str, float] = {}
@@ -55,6 +54,7 @@ class TrainingProgress:
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """A step is done."""
         self._done, self._metrics = step, metrics
+        self._seconds += metrics["step_seconds"]
         self.say(self._line())
         self._refresh()
 
@@ -70,8 +70,7 @@ class TrainingProgress:
 
     def _left(self) -> float:
         done = self._done - self._first
-        elapsed = time.monotonic() - self._began
-        return elapsed / done * (self._steps - self._done) if done else 0.0
+        return self._seconds / done * (self._steps - self._done) if done else 0.0
 
     def _refresh(self) -> None:
         if not self.console.is_terminal:

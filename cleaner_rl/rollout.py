@@ -179,7 +179,7 @@ class Rollout:
 
     def _limit(self, seat: _Seat, context: list[int]) -> int:
         """Tokens that the next turn may have."""
-        room = min(seat.info["remaining"], self.policy.context_length - len(context))
+        room = min(int(seat.info["remaining"]), self.policy.context_length - len(context))
         return max(1, min(room, self.config.max_turn_tokens))
 
     def _step(self, seat: _Seat, turn: Completion) -> bool:

@@ -42,13 +42,9 @@ class RunDirectory:
         Raises:
             CheckpointError: the directory cannot be written, or holds something already.
         """
+        cls.require_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
-                raise CheckpointError(
-                    f"{path} is not empty; continue that run with --resume {path}, or choose "
-                    "another --run-dir"
-                )
             (path / "episodes").mkdir()
             (path / "checkpoints").mkdir()
             config.save(path / "config.json")
@@ -57,6 +53,21 @@ class RunDirectory:
                 f"cannot write the run directory {path}: {error}; choose another with --run-dir"
             ) from error
         return cls(path)
+
+    @staticmethod
+    def require_free(path: Path) -> None:
+        """Check that nothing lies there yet.
+
+        Raises:
+            CheckpointError: the directory holds something, or the path is a file.
+        """
+        if path.is_dir() and any(path.iterdir()):
+            raise CheckpointError(
+                f"{path} is not empty; continue that run with --resume {path}, or choose another "
+                "--run-dir"
+            )
+        if path.exists() and not path.is_dir():
+            raise CheckpointError(f"{path} is a file; choose another --run-dir")
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,25 +35,43 @@ _MAY_CHANGE = ("steps", "device", "workers", "resume")
 """Settings that may differ when a run is resumed."""
 
 
-def train(config: TrainConfig, run: RunDirectory, progress: TrainingProgress) -> None:
-    """Train from the run's latest checkpoint, or from the start, to ``config.steps``.
+@dataclass(slots=True)
+class Session:
+    """What a training works on.
+
+    Attributes:
+        policy: to be trained.
+        updater: its optimiser.
+        source: of the problems.
+        step: the last step done.
+        run: where everything is written.
+    """
+
+    policy: Policy
+    updater: Updater
+    source: TaskSource
+    step: int
+    run: RunDirectory
+
+
+def train(config: TrainConfig, session: Session, progress: TrainingProgress) -> None:
+    """Train on from the session's step to ``config.steps``.
 
     Every step draws its tasks and its random numbers from the seed and its own number, so a resumed
     run goes on as the uninterrupted one would have.
 
     Raises:
         KeyboardInterrupt: after a signal; the state of the last whole step is saved.
-        UserError: the model, the tasks or the sandbox cannot be used.
+        UserError: the tasks or the sandbox cannot be used.
     """
-    source = _load_source(config, "train")
-    policy, updater, first = _start(config, run)
+    policy, updater, run = session.policy, session.updater, session.run
     with Interrupt() as interrupt, _rollout(policy, config) as rollout:
         whole = True  # the policy is that of the last logged step
         try:
             _evaluate_once(config, run, policy, progress, "before")
-            for step in range(first + 1, config.steps + 1):
+            for step in range(session.step + 1, config.steps + 1):
                 began = time.monotonic()
-                tasks, skipped = step_tasks(source, config, rollout, step)
+                tasks, skipped = step_tasks(session.source, config, rollout, step)
                 episodes = rollout.play(
                     [task for task in tasks for _ in range(config.group_size)],
                     seed=_step_seed(config.seed, step),
@@ -173,19 +191,24 @@ def _load_source(config: TrainConfig, split: Any) -> TaskSource:
         raise UserError(str(error)) from error
 
 
-def _start(config: TrainConfig, run: RunDirectory) -> tuple[Policy, Updater, int]:
-    """Policy, optimiser and number of the last step done, from a checkpoint when there is one."""
+def _open_session(config: TrainConfig) -> Session:
+    """Start a run or continue one. Nothing is written before everything needed is loaded."""
     settings = asdict(config)
-    update_config = UpdateConfig(**{name: settings[name] for name in UpdateConfig.__slots__})
-    if not config.resume:
-        policy = load_policy(config.model, config.device)
-        return policy, Updater(policy.model, update_config), 0
-    checkpoint, state = run.load_latest()
-    policy = load_policy(str(checkpoint), config.device)
-    updater = Updater(policy.model, update_config)
-    updater.load_state(state["updater"])
-    run.forget_after(state["step"])
-    return policy, updater, state["step"]
+    update = UpdateConfig(**{name: settings[name] for name in UpdateConfig.__slots__})
+    source = _load_source(config, "train")
+    if config.resume:
+        run = RunDirectory.open(Path(config.resume))
+        checkpoint, state = run.load_latest()
+        policy = load_policy(str(checkpoint), config.device)
+        updater = Updater(policy.model, update)
+        updater.load_state(state["updater"])
+        run.forget_after(state["step"])
+        return Session(policy, updater, source, state["step"], run)
+    path = Path(config.run_dir or f"runs/{config.preset}-{time.strftime('%Y%m%d-%H%M%S')}")
+    RunDirectory.require_free(path)
+    policy = load_policy(config.model, config.device)
+    run = RunDirectory.create(path, config)
+    return Session(policy, Updater(policy.model, update), source, 0, run)
 
 
 def _rollout(policy: Policy, config: TrainConfig) -> Rollout:
@@ -280,23 +303,17 @@ def _option(arguments: Sequence[str], name: str) -> str | None:
     return None
 
 
-def _open_run(config: TrainConfig) -> RunDirectory:
-    if config.resume:
-        return RunDirectory.open(Path(config.resume))
-    path = config.run_dir or f"runs/{config.preset}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return RunDirectory.create(Path(path), config)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 when the training reached its end, 130 when it was interrupted."""
     config = parse_args(sys.argv[1:] if arguments is None else arguments)
     torch.manual_seed(config.seed)
-    run = _open_run(config)
+    session = _open_session(config)
+    run = session.run
     resume = f"python -m cleaner_rl.train --resume {run.path}"
-    with TrainingProgress(_steps_done(run), config.steps) as progress:
+    with TrainingProgress(session.step, config.steps) as progress:
         progress.say(f"run directory: {run.path}")
         try:
-            train(config, run, progress)
+            train(config, session, progress)
         except KeyboardInterrupt:
             progress.say(f"stopped; everything up to the last step is saved. Resume: {resume}")
             return 130

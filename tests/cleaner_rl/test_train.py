@@ -1,0 +1,228 @@
+"""The training command: its results, its resumption, and what it says to bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cleaner_rl.config import PRESETS
+from cleaner_rl.errors import CheckpointError, PolicyError, UserError
+from cleaner_rl.train import main, parse_args
+
+SMALL = [
+    *("--prompts", "4", "--minibatch-prompts", "2", "--group-size", "4"),
+    *("--eval-tasks", "0", "--save-every", "1"),
+]
+
+
+def train(run, *arguments):
+    return main(["--run-dir", str(run), *SMALL, *arguments])
+
+
+def weights(run, step):
+    return load_file(run / "checkpoints" / f"step-{step:06d}" / "model.safetensors")
+
+
+def metrics(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+TIMED = {"tokens_per_second", "sample_seconds", "step_seconds"}
+
+
+def untimed(row):
+    return {key: value for key, value in row.items() if key not in TIMED}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Three steps in one go."""
+    directory = tmp_path_factory.mktemp("runs") / "whole"
+    assert train(directory, "--steps", "3", "--keep-checkpoints", "3") == 0
+    return directory
+
+
+@pytest.mark.slow
+def test_a_run_leaves_everything_behind(run):
+    names = {path.name for path in run.iterdir()}
+    assert {"config.json", "metrics.jsonl", "episodes", "checkpoints", "report.md"} <= names
+    assert "curves.png" in names
+    assert [row["step"] for row in metrics(run)] == [1, 2, 3]
+    episode = json.loads((run / "episodes" / "step-000001.jsonl").read_text().splitlines()[0])
+    assert {"turns", "raw_turns", "rollbacks", "stats"} <= set(episode)
+
+
+@pytest.mark.slow
+def test_training_changes_the_policy(run):
+    first, last = weights(run, 1), weights(run, 3)
+    assert any(not torch.equal(first[name], last[name]) for name in first)
+
+
+@pytest.mark.slow
+def test_sampler_and_trainer_agree_on_the_logprobs(run):
+    assert all(row["sampled_gap"] < 1e-3 for row in metrics(run))
+
+
+@pytest.mark.slow
+def test_resuming_gives_the_same_next_steps(run, tmp_path):
+    resumed = tmp_path / "resumed"
+    assert train(resumed, "--steps", "1") == 0
+    assert main(["--resume", str(resumed), "--steps", "3"]) == 0
+    assert [untimed(row) for row in metrics(resumed)] == [untimed(row) for row in metrics(run)]
+    whole, again = weights(run, 3), weights(resumed, 3)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+@pytest.mark.slow
+def test_resuming_forgets_steps_after_the_checkpoint(run, tmp_path):
+    resumed = tmp_path / "resumed"
+    assert train(resumed, "--steps", "1") == 0
+    with (resumed / "metrics.jsonl").open("a") as stream:
+        stream.write(json.dumps({**metrics(resumed)[0], "step": 2, "reward": 99.0}) + "\n")
+        stream.write('{"step": 3, "rew')
+    assert main(["--resume", str(resumed), "--steps", "2"]) == 0
+    assert [row["reward"] for row in metrics(resumed)] == [
+        row["reward"] for row in metrics(run)[:2]
+    ]
+
+
+@pytest.mark.slow
+def test_resuming_from_a_truncated_checkpoint_is_refused(tmp_path):
+    run = tmp_path / "run"
+    assert train(run, "--steps", "1") == 0
+    file = run / "checkpoints" / "step-000001" / "trainer_state.pt"
+    file.write_bytes(file.read_bytes()[:100])
+    before = sorted(p.name for p in run.rglob("*"))
+    with pytest.raises(CheckpointError, match=r"trainer_state\.pt is damaged"):
+        main(["--resume", str(run), "--steps", "2"])
+    assert sorted(p.name for p in run.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_interrupt_saves_and_says_how_to_resume(tmp_path, capsys, monkeypatch):
+    from cleaner_rl.run_directory import RunDirectory
+
+    log = RunDirectory.log_metrics
+
+    def interrupted(self, row):
+        log(self, row)
+        if row["step"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(RunDirectory, "log_metrics", interrupted)
+    run = tmp_path / "run"
+    assert train(run, "--steps", "5", "--save-every", "100") == 130
+    assert f"--resume {run}" in capsys.readouterr().out
+    assert (run / "checkpoints" / "step-000002").is_dir()
+    assert threading.current_thread() is threading.main_thread()
+
+
+@pytest.mark.slow
+def test_saar_off_is_the_plain_baseline(tmp_path):
+    run = tmp_path / "run"
+    assert train(run, "--steps", "1", "--saar", "off") == 0
+    (row,) = metrics(run)
+    assert row["triggered"] == row["tokens_discarded"] == row["grafted_share"] == 0
+
+
+def test_unknown_preset_lists_the_presets():
+    with pytest.raises(UserError, match="unknown preset 'small'; use one of: tiny, smollm2"):
+        parse_args(["--preset", "small"])
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_parse_and_take_overrides(name):
+    config = parse_args(["--preset", name, "--learning-rate", "0.5"])
+    assert (config.preset, config.learning_rate) == (name, 0.5)
+
+
+def test_qwen3_preset_has_the_papers_values():
+    c = PRESETS["qwen3-4b"]
+    assert (c.learning_rate, c.warmup_steps, c.prompts, c.group_size) == (2e-6, 20, 128, 16)
+    assert (c.minibatch_prompts, c.max_prompt_tokens, c.max_response_tokens) == (32, 2560, 20480)
+    assert (c.max_turns, c.temperature, c.gamma, c.max_retries) == (16, 1.0, 0.5, 3)
+    assert (c.rollback_probability, c.code_seconds, c.dtype) == (1.0, 4.0, "float16")
+    assert (c.clip_low, c.clip_high, c.dual_clip, c.credit) == (0.2, 0.28, 10.0, "purified")
+    assert (c.overlong_buffer, c.overlong_factor) == (4096, 1.0)
+
+
+def test_missing_model_directory(tmp_path):
+    with pytest.raises(PolicyError, match=r"there is no directory .*nowhere"):
+        train(tmp_path / "run", "--model", str(tmp_path / "nowhere"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_directory_without_a_model(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PolicyError, match=r"no config\.json"):
+        train(tmp_path / "run", "--model", str(tmp_path / "empty"))
+
+
+def test_model_without_a_chat_template(tmp_path, toy_policy):
+    toy_policy.model.save_pretrained(tmp_path / "model")
+    template, toy_policy.tokenizer.chat_template = toy_policy.tokenizer.chat_template, None
+    try:
+        toy_policy.tokenizer.save_pretrained(tmp_path / "model")
+    finally:
+        toy_policy.tokenizer.chat_template = template
+    with pytest.raises(PolicyError, match="no chat template"):
+        train(tmp_path / "run", "--model", str(tmp_path / "model"))
+
+
+def test_run_directory_in_use_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"not empty.*--run-dir"):
+        train(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_unwritable_run_directory(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot write the run directory"):
+        train(tmp_path / "file" / "run")
+
+
+def test_resume_without_a_run(tmp_path):
+    with pytest.raises(CheckpointError, match="--resume wants a run directory"):
+        main(["--resume", str(tmp_path)])
+
+
+def test_resume_with_another_setting_is_refused(tmp_path):
+    PRESETS["tiny"].save(tmp_path / "config.json")
+    with pytest.raises(UserError, match="leave out: --learning-rate"):
+        main(["--resume", str(tmp_path), "--learning-rate", "1"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_missing_cuda_is_said(tmp_path):
+    with pytest.raises(PolicyError, match="torch sees no CUDA device"):
+        train(tmp_path / "run", "--device", "cuda")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--group-size", "1"], "--group-size must be at least 2"),
+        (["--steps", "0"], "--steps must be at least 1"),
+        (["--prompts", "2", "--minibatch-prompts", "4"], "--minibatch-prompts"),
+    ],
+)
+def test_bad_values_are_refused(arguments, part):
+    with pytest.raises(UserError, match=part):
+        parse_args(arguments)
+
+
+def test_errors_are_one_line_on_the_command_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "cleaner_rl.train", "--preset", "small"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: unknown preset")

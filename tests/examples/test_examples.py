@@ -1,0 +1,48 @@
+"""Every example runs and does what it says."""
+
+import importlib.util
+import math
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_all_examples_are_tested():
+    tested = {"drive_env", "watch_rollback", "foreign_agent", "train_two_steps"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
+
+
+def test_drive_env(capsys):
+    assert load("drive_env").main() == 1.0
+    assert "the tool answers: 10000" in capsys.readouterr().out
+
+
+def test_watch_rollback(capsys):
+    episode = load("watch_rollback").main()
+    assert [turn.code for turn in episode.turns[:1]] == [
+        "from math import comb\nprint(comb(10, 3))"
+    ]
+    assert "shallow splice" in capsys.readouterr().out
+
+
+def test_foreign_agent():
+    episode = load("foreign_agent").main()
+    assert episode.reward == 1.0
+    assert episode.stats.recovered == 1
+
+
+@pytest.mark.slow
+def test_train_two_steps(tmp_path, capsys):
+    metrics = load("train_two_steps").main(tmp_path / "run")
+    assert [row["step"] for row in metrics] == [1, 2]
+    assert all(math.isfinite(row["loss"]) for row in metrics)
+    assert (tmp_path / "run" / "report.md").is_file()
