@@ -1,0 +1,51 @@
+"""The evaluation command."""
+
+import json
+
+import pytest
+
+from cleaner_rl.errors import PolicyError, UserError
+from cleaner_rl.eval import main
+
+
+@pytest.fixture
+def arguments(toy_policy, tmp_path):
+    toy_policy.save(tmp_path / "model")
+    return [
+        *("--model", str(tmp_path / "model"), "--num-tasks", "3", "--samples", "2"),
+        *("--max-turn-tokens", "8", "--system-prompt", "none"),
+    ]
+
+
+def test_both_modes_stand_side_by_side(arguments, tmp_path, capsys):
+    assert main([*arguments, "--rollback", "both", "--out", str(tmp_path / "out")]) == 0
+    header = capsys.readouterr().out.splitlines()[0].split()
+    assert header == ["rollback", "off", "on"]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert set(summary["results"]) == {"off", "on"}
+    episodes = (tmp_path / "out" / "episodes.jsonl").read_text().splitlines()
+    assert len(episodes) == 2 * 3 * 2
+
+
+def test_summary_can_be_recomputed_from_the_episodes(arguments, tmp_path):
+    main([*arguments, "--out", str(tmp_path / "out")])
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())["results"]["off"]
+    rows = map(json.loads, (tmp_path / "out" / "episodes.jsonl").read_text().splitlines())
+    tokens = [row["stats"]["tokens_sampled"] for row in rows]
+    assert summary["metrics"]["tokens_sampled"] == pytest.approx(sum(tokens) / len(tokens))
+
+
+def test_output_directory_in_use_is_left_alone(arguments, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty"):
+        main([*arguments, "--out", str(tmp_path)])
+
+
+def test_missing_model_is_said(tmp_path):
+    with pytest.raises(PolicyError, match="there is no directory"):
+        main(["--model", str(tmp_path / "nowhere")])
+
+
+def test_unknown_tasks_are_said(arguments):
+    with pytest.raises(UserError, match="unknown tasks 'gsm8k'"):
+        main([*arguments, "--tasks", "gsm8k"])

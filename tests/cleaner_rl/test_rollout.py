@@ -1,0 +1,140 @@
+"""Rollout with a scripted policy: what it is shown at each turn, in tokens."""
+
+import pytest
+from scripted import call
+
+from cleaner_env import Completion, SandboxError, Task
+from cleaner_rl.errors import OutageError
+from cleaner_rl.rollout import Rollout, RolloutConfig
+
+TASK = Task("What is 6*7?", "42")
+ANSWER = r"The answer is \boxed{42}."
+BUG, FIX = call("print(6 * y)", "First.\n"), call("print(6 * 7)", "Second.\n")
+
+
+class ScriptedSampler:
+    """Writes the given turns, the same ones for every episode, and notes what it was shown."""
+
+    def __init__(self, policy, turns):
+        self.policy, self.turns = policy, list(turns)
+        self.shown: list[list[str]] = []
+        self.limits: list[list[int]] = []
+
+    def reseed(self, seed):
+        pass
+
+    def sample(self, contexts, limits):
+        self.shown.append([self.policy.decode(context) for context in contexts])
+        self.limits.append(list(limits))
+        text = self.turns[len(self.shown) - 1]
+        ids = [*self.policy.tokenizer(text)["input_ids"], self.policy.tokenizer.eos_token_id]
+        return [
+            Completion.from_tokens(ids, [-1.0] * len(ids), self.policy.decode, stop_length=1)
+            for _ in contexts
+        ]
+
+
+def play(policy, turns, tasks=(TASK,), **config):
+    sampler = ScriptedSampler(policy, turns)
+    with Rollout(policy, sampler, RolloutConfig(system_prompt="none", **config)) as rollout:
+        return rollout.play(list(tasks), seed=0), sampler
+
+
+PROMPT = "<|im_start|>user\nWhat is 6*7?<|im_end|>\n<|im_start|>assistant\n"
+END = "<|im_end|>\n"
+NEXT = "\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
+
+
+def tool(text):
+    return f"<|im_start|>user\n<tool_response>\n{text}{NEXT}"
+
+
+def test_a_conversation_grows_by_turn_and_observation(toy_policy):
+    (episode,), sampler = play(toy_policy, [FIX, ANSWER])
+    assert sampler.shown == [[PROMPT], [PROMPT + FIX + END + tool("42")]]
+    assert episode.correct
+
+
+def test_lookahead_shows_the_error_and_what_follows_does_not(toy_policy):
+    (episode,), sampler = play(toy_policy, [BUG, FIX, ANSWER])
+    assert sampler.shown[1][0].startswith(PROMPT + BUG + END)
+    assert "NameError" in sampler.shown[1][0]
+    purified = FIX.replace("Second.", "First.")
+    assert sampler.shown[2] == [PROMPT + purified + END + tool("42")]
+    assert episode.stats.shallow == 1
+
+
+def test_rollback_off_keeps_failure_and_error(toy_policy):
+    (episode,), sampler = play(toy_policy, [BUG, FIX, ANSWER], rollback=False)
+    assert "NameError" in sampler.shown[2][0]
+    assert [turn.text for turn in episode.turns] == [BUG, FIX, ANSWER]
+
+
+def test_finished_episodes_leave_the_batch(toy_policy):
+    class Uneven(ScriptedSampler):
+        def sample(self, contexts, limits):
+            turns = super().sample(contexts, limits)
+            if len(self.shown) == 1:
+                ids = [*self.policy.tokenizer(ANSWER)["input_ids"], 2]
+                turns[0] = Completion.from_tokens(
+                    ids, [0.0] * len(ids), self.policy.decode, stop_length=1
+                )
+            return turns
+
+    sampler = Uneven(toy_policy, [FIX, ANSWER])
+    with Rollout(toy_policy, sampler, RolloutConfig(system_prompt="none")) as rollout:
+        episodes = rollout.play([TASK, TASK, TASK], seed=0)
+    assert [len(shown) for shown in sampler.shown] == [3, 2]
+    assert all(episode.correct for episode in episodes)
+
+
+def test_limits_shrink_with_the_budget(toy_policy):
+    _, sampler = play(toy_policy, [FIX, ANSWER], max_response_tokens=300, max_turn_tokens=290)
+    used = len(toy_policy.tokenizer(sampler.shown[1][0].removeprefix(PROMPT))["input_ids"])
+    assert sampler.limits[0] == [290]
+    assert sampler.limits[1][0] == pytest.approx(300 - used, abs=1)
+
+
+def test_environments_are_used_again(toy_policy):
+    sampler = ScriptedSampler(toy_policy, [ANSWER, ANSWER])
+    with Rollout(toy_policy, sampler, RolloutConfig(system_prompt="none")) as rollout:
+        (first,) = rollout.play([TASK], seed=0)
+        (second,) = rollout.play([Task("What is 1+1?", "2")], seed=1)
+    assert first.correct and not second.correct
+    assert first.task is TASK
+
+
+def test_a_fault_of_the_sandbox_is_tried_again_and_costs_nothing(toy_policy, monkeypatch):
+    sampler = ScriptedSampler(toy_policy, [FIX, ANSWER])
+    with Rollout(toy_policy, sampler, RolloutConfig(system_prompt="none")) as rollout:
+        run, faults = rollout.sandbox.run, [SandboxError("worker died")]
+
+        def flaky(code):
+            if faults:
+                raise faults.pop()
+            return run(code)
+
+        monkeypatch.setattr(rollout.sandbox, "run", flaky)
+        (episode,) = rollout.play([TASK], seed=0)
+    assert episode.correct and episode.stats.failures == 0
+
+
+def test_an_outage_stops_the_rollout_and_says_so(toy_policy, monkeypatch):
+    sampler = ScriptedSampler(toy_policy, [FIX, ANSWER])
+    with Rollout(toy_policy, sampler, RolloutConfig(system_prompt="none")) as rollout:
+
+        def broken(code):
+            raise SandboxError("no worker starts")
+
+        monkeypatch.setattr(rollout.sandbox, "run", broken)
+        with pytest.raises(OutageError, match="sandbox doctor"):
+            rollout.play([TASK], seed=0)
+
+
+def test_system_prompt_explains_the_tool_to_policies_that_do_not_know_it(toy_policy):
+    _, sampler = play(toy_policy, [ANSWER])
+    assert "<tools>" not in sampler.shown[0][0]
+    sampler = ScriptedSampler(toy_policy, [ANSWER])
+    with Rollout(toy_policy, sampler, RolloutConfig(system_prompt="auto")) as rollout:
+        rollout.play([TASK], seed=0)
+    assert "<tools>" in sampler.shown[0][0]
