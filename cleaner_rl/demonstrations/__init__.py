@@ -1,0 +1,31 @@
+"""Demonstrations for the cold start: tool-use episodes whose programs were really executed."""
+
+from cleaner_rl.demonstrations.episodes import (
+    Demonstration,
+    DemonstrationError,
+    DemonstrationMix,
+    Turn,
+    generate_demonstrations,
+    write_demonstration,
+)
+from cleaner_rl.demonstrations.examples import (
+    IGNORED,
+    Example,
+    collate,
+    encode_demonstration,
+    length_batches,
+)
+
+__all__ = [
+    "IGNORED",
+    "Demonstration",
+    "DemonstrationError",
+    "DemonstrationMix",
+    "Example",
+    "Turn",
+    "collate",
+    "encode_demonstration",
+    "generate_demonstrations",
+    "length_batches",
+    "write_demonstration",
+]

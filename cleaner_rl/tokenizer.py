@@ -1,0 +1,125 @@
+"""The small tokenizer of the bundled policy: byte-level BPE, digits apart, Hermes chat template.
+
+Any Unicode text survives encoding and decoding, because the alphabet of the merges is all 256
+bytes. Every digit is a token of its own, so that copying a number is copying its digits. The
+special tokens and the chat template are those of the Qwen2.5 family. The template is
+prefix-preserving: a longer conversation never changes what an earlier message was rendered to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+__all__ = ["CHAT_TEMPLATE", "train_tokenizer"]
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+TOOL_TOKENS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
+BOILERPLATE = (
+    '\n{"name": "code_interpreter", "arguments": {"code": "',
+    '"}}\n',
+    'Traceback (most recent call last):\n  File "main.py", line ',
+    '  File "main.py", line ',
+    ", in <module>\n",
+    "The answer is \\boxed{",
+)
+"""Texts that every episode repeats, each one ordinary (not special) token. None holds a digit."""
+
+_PIECES = Regex(
+    r"\\n *"  # a line break escaped in JSON, and the indentation after it
+    r"| ?[\p{L}_]+"
+    r"|\p{N}"
+    r'| ?(?:\\"|[^\s\p{L}\p{N}\\_])+ ?'  # punctuation; an escaped quotation mark counts as one
+    r"|\\."
+    r"|\s+"
+)
+"""Pieces within which BPE may merge. What no branch matches is a piece of its own: no loss."""
+
+CHAT_TEMPLATE = r"""
+{%- set system = messages[0].content if messages and messages[0].role == 'system' else '' -%}
+{%- if tools -%}
+    {{- '<|im_start|>system\n' -}}
+    {%- if system -%}{{- system + '\n\n' -}}{%- endif -%}
+    {{- '# Tools\n\nYou may call one or more functions to assist with the user query.\n\n' -}}
+    {{- 'You are provided with function signatures within <tools></tools> XML tags:\n<tools>' -}}
+    {%- for tool in tools -%}
+        {{- '\n' + (tool | tojson) -}}
+    {%- endfor -%}
+    {{- '\n</tools>\n\nFor each function call, return a json object with function name and ' -}}
+    {{- 'arguments within <tool_call></tool_call> XML tags:\n<tool_call>\n' -}}
+    {{- '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call><|im_end|>\n' -}}
+{%- elif system -%}
+    {{- '<|im_start|>system\n' + system + '<|im_end|>\n' -}}
+{%- endif -%}
+{%- for message in messages -%}
+    {%- set content = message.content or '' -%}
+    {%- if message.role == 'tool' -%}
+        {{- '<|im_start|>user\n<tool_response>\n' + content -}}
+        {{- '\n</tool_response><|im_end|>\n' -}}
+    {%- elif message.role == 'assistant' -%}
+        {{- '<|im_start|>assistant\n' + content -}}
+        {%- for call in message.tool_calls or [] -%}
+            {%- set call = call.function or call -%}
+            {%- if content or not loop.first -%}{{- '\n' -}}{%- endif -%}
+            {{- '<tool_call>\n{"name": "' + call.name + '", "arguments": ' -}}
+            {{- call.arguments if call.arguments is string else (call.arguments | tojson) -}}
+            {{- '}\n</tool_call>' -}}
+        {%- endfor -%}
+        {{- '<|im_end|>\n' -}}
+    {%- elif not (message.role == 'system' and loop.first) -%}
+        {{- '<|im_start|>' + message.role + '\n' + content + '<|im_end|>\n' -}}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{- '<|im_start|>assistant\n' -}}
+{%- endif -%}
+""".strip()
+"""ChatML with Hermes tools; prefix-preserving, because each tool message is a block of its own."""
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> PreTrainedTokenizerFast:
+    """Learns the merges; returns a tokenizer that ``AutoTokenizer`` can load once it is saved.
+
+    Args:
+        texts: plain texts (questions, assistant turns, tool answers), without special tokens.
+        vocab_size: size of the vocabulary, the 256 bytes and all added tokens included.
+    """
+    added = [*SPECIAL_TOKENS, *TOOL_TOKENS, *BOILERPLATE]
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(_PIECES, behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(added),
+        min_frequency=2,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    core.train_from_iterator(_without_added_tokens(texts), trainer)
+    core.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIAL_TOKENS])
+    core.add_tokens(
+        [AddedToken(token, normalized=False, special=False) for token in TOOL_TOKENS + BOILERPLATE]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
+        model_max_length=1024,
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def _without_added_tokens(texts: Iterable[str]) -> Iterable[str]:
+    """Cuts the added tokens out, so that no merge is spent on what is one token already."""
+    for text in texts:
+        for token in (*TOOL_TOKENS, *sorted(BOILERPLATE, key=len, reverse=True)):
+            text = text.replace(token, "\0")
+        yield from filter(None, text.split("\0"))
