@@ -42,20 +42,11 @@ from cleaner_rl.demonstrations import (
 from cleaner_rl.errors import UserError, run_command
 from cleaner_rl.evaluation import Evaluation, evaluate
 from cleaner_rl.policy import load_policy
+from cleaner_rl.progress import format_seconds
 from cleaner_rl.rollout import RolloutConfig
 from cleaner_rl.tokenizer import train_tokenizer
 
-__all__ = [
-    "ModelArgs",
-    "SftArgs",
-    "SftError",
-    "assistant_loss",
-    "build_model",
-    "build_policy",
-    "main",
-    "save_policy",
-    "train_on_examples",
-]
+__all__ = ["ModelArgs", "SftArgs", "SftError", "build_policy", "main", "train_on_examples"]
 
 
 class SftError(UserError):
@@ -179,7 +170,7 @@ def train_on_examples(
     smoothed = math.nan
     for step, batch in enumerate(batches):
         loss = assistant_loss(model, *collate(batch))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -197,8 +188,8 @@ def save_policy(model: Any, tokenizer: Any, build: dict[str, Any], out: Path) ->
     """
     scratch = out.with_name(f".{out.name}.writing")
     replaced = out.with_name(f".{out.name}.replaced")
-    for leftover in (scratch, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
     model.half().save_pretrained(scratch)
     model.float()
     config = json.loads((scratch / "config.json").read_text())
@@ -207,6 +198,8 @@ def save_policy(model: Any, tokenizer: Any, build: dict[str, Any], out: Path) ->
     )
     tokenizer.save_pretrained(scratch)
     _write_build(build, scratch)
+    for path in scratch.iterdir():
+        path.chmod(0o644)  # safetensors writes files that only their owner can read
     if out.exists():
         out.rename(replaced)
     scratch.rename(out)
@@ -270,10 +263,10 @@ class Progress:
             return
         self._last = now
         elapsed = now - self._start
-        left = elapsed / max(1, done) * (self._total - done)
-        line = f"{self._label}: {done}/{self._total}{note}, {elapsed:.0f} s, {left:.0f} s left"
-        ends_with = "\n" if finished or not self._live else ""
-        print(f"\r\x1b[2K{line}" if self._live else line, end=ends_with, flush=True)
+        left = format_seconds(elapsed / max(1, done) * (self._total - done))
+        line = f"{self._label}: {done}/{self._total}{note}, {left} left"
+        end = "\n" if finished or not self._live else ""
+        print(f"\r\x1b[2K{line}" if self._live else line, end=end, flush=True)
 
 
 def make_demonstrations(args: SftArgs) -> list[Demonstration]:
@@ -290,13 +283,12 @@ def make_demonstrations(args: SftArgs) -> list[Demonstration]:
     return demonstrations
 
 
-def demonstration_texts(demonstrations: Sequence[Demonstration]) -> Iterator[str]:
+def _texts(demonstrations: Sequence[Demonstration]) -> Iterator[str]:
     """Every text of the demonstrations, for the tokenizer to learn from."""
     for demonstration in demonstrations:
         yield demonstration.prompt
         for turn in demonstration.turns:
-            yield turn.text
-            yield turn.observation or ""
+            yield from (turn.text, turn.observation or "")
 
 
 def build_policy(args: SftArgs) -> dict[str, Any]:
@@ -304,7 +296,7 @@ def build_policy(args: SftArgs) -> dict[str, Any]:
     check_out(args.out, args.overwrite)
     started = time.monotonic()
     demonstrations = make_demonstrations(args)
-    tokenizer = train_tokenizer(demonstration_texts(demonstrations), args.model.vocab_size)
+    tokenizer = train_tokenizer(_texts(demonstrations), args.model.vocab_size)
     codec = ChatCodec(tokenizer)
     examples = [encode_demonstration(demonstration, codec) for demonstration in demonstrations]
     model = build_model(tokenizer, args.model, args.seed)
@@ -376,14 +368,13 @@ def summary_lines(build: dict[str, Any]) -> Iterator[str]:
     yield f"{figures['parameters'] / 1e6:.2f} M parameters, built in {figures['build_seconds']} s"
     if held_out := figures.get("held_out"):
         metrics, error = held_out["metrics"], held_out["standard_errors"]["accuracy"]
-        tokens = figures["tokens_each"]
         yield f"on {held_out['tasks']} held-out tasks, temperature 1, rollback off:"
         yield f"  accuracy            {metrics['accuracy']:.3f} (standard error {error:.3f})"
         yield f"  first call fails    {metrics['first_call_failed']:.3f} of the episodes"
         yield f"  failed calls        {metrics['failed_calls']:.3f} per episode"
         yield f"  recovery            {metrics['recovery']:.3f} of failures, at the next call"
         yield f"  tokens              {metrics['tokens_sampled']:.0f} sampled per episode"
-        yield f"                      {tokens:.0f} per demonstration, prompt and answers included"
+        yield f"                      {figures['tokens_each']:.0f} per demonstration, all included"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

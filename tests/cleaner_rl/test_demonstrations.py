@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import pytest
 
 from cleaner_env.families import FAMILIES
-from cleaner_env.interpreter import Limits, Sandbox
+from cleaner_env.interpreter import Sandbox
 from cleaner_env.rewards import extract_boxed
 from cleaner_env.tasks import ReasoningGymTasks, Task, reasoning_gym_scorer
 from cleaner_env.toolcall import HermesFormat
@@ -21,12 +20,6 @@ from cleaner_rl.demonstrations import (
 )
 from cleaner_rl.demonstrations.bugs import INJECTORS
 from cleaner_rl.demonstrations.programs import PROGRAM_BOOK
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(workers=2, limits=Limits(wall_s=1.0)) as sandbox:
-        yield sandbox
 
 
 @pytest.fixture(scope="module")
@@ -144,9 +137,9 @@ def test_json_round_trip(demonstrations: list[Demonstration]) -> None:
         assert Demonstration.from_json(demonstration.to_json()) == demonstration
 
 
-def test_a_sandbox_that_runs_nothing_is_reported(sandbox: Sandbox) -> None:
+def test_a_sandbox_that_runs_nothing_is_reported() -> None:
     with pytest.raises(DemonstrationError, match="sandbox doctor"):
-        list(generate_demonstrations(24, lambda code: sandbox_failure))
+        list(generate_demonstrations(24, lambda code: _Failure()))
 
 
 @pytest.mark.parametrize("name", ["wrong", "buggy", "other_program"])
@@ -159,6 +152,3 @@ class _Failure:
     ok = False
     stdout = ""
     error_class = "OSError"
-
-
-sandbox_failure = _Failure()
