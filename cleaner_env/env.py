@@ -12,7 +12,7 @@ from cleaner_env.completion import Completion
 from cleaner_env.episode import Episode, Turn
 from cleaner_env.interpreter import Limits, Sandbox
 from cleaner_env.observation import format_call_error, format_observation
-from cleaner_env.rewards import extract_boxed, score
+from cleaner_env.rewards import check_reward, extract_boxed, score
 from cleaner_env.tasks import ReasoningGymTasks, Task, TaskList, TaskSource
 from cleaner_env.text_space import TextSpace
 from cleaner_env.toolcall import SYSTEM_PROMPT, HermesFormat
@@ -133,10 +133,11 @@ class CodeToolEnv(gym.Env[str, str]):
                 ``{"index": i}`` poses the source's problem ``i``.
 
         Raises:
-            ValueError: unknown options, or a task without prompt or answer.
+            ValueError: unknown options, a task without prompt or answer, or an unknown reward.
         """
         super().reset(seed=seed)
         task = self._choose_task(options or {})
+        check_reward(task)
         self._episode = Episode(task, self.prompt(task))
         return task.prompt, self._info()
 
@@ -165,8 +166,7 @@ class CodeToolEnv(gym.Env[str, str]):
         if turn.parsed.has_call:
             turn = self._execute(turn)
             self._commit(turn)
-            out_of_budget = self._used() > (self.max_length or float("inf"))
-            if len(episode.turns) >= self.max_turns or out_of_budget:
+            if len(episode.turns) >= self.max_turns or self._budget_is_used_up():
                 return self.truncate()
         else:
             self._commit(turn)
@@ -219,15 +219,19 @@ class CodeToolEnv(gym.Env[str, str]):
         """Take the last turn out of the history (it stays among the raw turns) and return it."""
         return self.episode.turns.pop()
 
-    def annotate(self, note: str) -> None:
-        """Add a line to the last observation."""
+    def annotate(self, note: str) -> StepResult:
+        """Add a line to the last observation, and return what ``step`` returns."""
         turn = self.episode.turns[-1]
         self.episode.turns[-1] = replace(turn, observation=f"{turn.observation}\n{note}")
+        return self.truncate() if self._budget_is_used_up() else self._step_result()
 
     def truncate(self) -> StepResult:
         """End the episode without an answer, and return what ``step`` returns."""
         self.episode.truncated = True
         return self._step_result()
+
+    def _budget_is_used_up(self) -> bool:
+        return self.max_length is not None and self._used() >= self.max_length
 
     def _used(self) -> int:
         """Length of the history after the prompt."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -14,14 +15,18 @@ Scorer = Callable[[str, Task], float]
 def extract_boxed(text: str) -> str | None:
     r"""The content of the last complete ``\boxed{...}``, braces inside it balanced."""
     marker = "\\boxed{"
+    end_of: dict[int, int] = {}
+    open_braces: list[int] = []
+    for place, character in enumerate(text):
+        if character == "{":
+            open_braces.append(place)
+        elif character == "}" and open_braces:
+            end_of[open_braces.pop()] = place
     start = text.rfind(marker)
     while start >= 0:
-        begin = start + len(marker)
-        depth = 1
-        for end in range(begin, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            if depth == 0:
-                return text[begin:end].strip()
+        brace = start + len(marker) - 1
+        if brace in end_of:
+            return text[brace + 1 : end_of[brace]].strip()
         start = text.rfind(marker, 0, start)
     return None
 
@@ -44,8 +49,9 @@ def reasoning_gym_score(answer: str, task: Task) -> float:
 
     Some of its scorers raise at an answer that they cannot read; such an answer is wrong.
     """
+    scorer = reasoning_gym_scorer(task.family)
     try:
-        return float(reasoning_gym_scorer(task.family)(answer, task.entry))
+        return float(scorer(answer, task.entry))
     except Exception:
         return 0.0
 
@@ -57,14 +63,25 @@ SCORERS: dict[str, Scorer] = {
 }
 
 
+def check_reward(task: Task) -> None:
+    """Check that the task's answers can be scored.
+
+    Raises:
+        ValueError: the task names a scorer, or a family of reasoning-gym, that does not exist.
+    """
+    if task.reward not in SCORERS:
+        raise ValueError(f"unknown reward {task.reward!r}; use one of {sorted(SCORERS)}")
+    if task.reward == "reasoning_gym":
+        reasoning_gym_scorer(task.family)
+
+
 def score(answer: str, task: Task) -> float:
     """The verdict of the task's scorer, in [0, 1].
 
     Raises:
-        ValueError: the task names a scorer that does not exist.
+        ValueError: see ``check_reward``.
     """
-    if task.reward not in SCORERS:
-        raise ValueError(f"unknown reward {task.reward!r}; use one of {sorted(SCORERS)}")
+    check_reward(task)
     return SCORERS[task.reward](answer, task)
 
 
@@ -84,9 +101,16 @@ def overlong_penalty(length: int, limit: int, buffer: int, factor: float = 1.0) 
     return factor * min(1.0, max(0.0, (length - (limit - buffer)) / buffer))
 
 
+_NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+|\d+)?(\.\d+)?([eE][+-]?\d{1,3})?|[+-]?\d+\s*/\s*\d+")
+"""Numbers that are compared as numbers. Exponents are short: 1e999999999 would never be done."""
+_MAX_DIGITS = 400
+
+
 def _number(text: str) -> Fraction | None:
-    cleaned = text.strip().strip("$").replace(",", "").removesuffix("\\%").removesuffix("%")
+    cleaned = text.strip().strip("$").removesuffix("\\%").removesuffix("%").strip()
+    if len(cleaned) > _MAX_DIGITS or not _NUMBER.fullmatch(cleaned):
+        return None
     try:
-        return Fraction("".join(cleaned.split()))
+        return Fraction("".join(cleaned.replace(",", "").split()))
     except (ValueError, ZeroDivisionError):
         return None

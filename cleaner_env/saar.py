@@ -12,7 +12,7 @@ from cleaner_env.env import StepResult
 from cleaner_env.episode import Episode, Outcome, RollbackRecord, Turn
 from cleaner_env.similarity import Similarity, resolve_similarity
 from cleaner_env.splicing import Splice, splice
-from cleaner_env.toolcall import HermesFormat
+from cleaner_env.toolcall import HermesFormat, ParsedTurn
 
 _DRAW = 0x5AA2
 """Keeps the wrapper's random stream apart from the environment's under the same seed."""
@@ -44,8 +44,8 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
         rollback_probability: share of episodes that have rollback at all, drawn at ``reset``.
         similarity: ``"difflib"``, or a function of two strings that returns a number in [0, 1].
         similarity_on: ``"code"`` compares the programs, as the paper says; ``"call"`` the whole
-            call blocks, as the authors' released code does. A call that cannot be parsed has no
-            program, and its block stands in for it.
+            call blocks, as the authors' released code does. Where one of the calls cannot be
+            parsed, and so has no program, the blocks are compared.
 
     Raises:
         ValueError: an argument is out of range.
@@ -178,10 +178,7 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
             failed.parsed.call_start,
             answer,
             parsed.call_start,
-            similarity=self._similarity(
-                self._compared(failed.parsed.code, failed.parsed.call),
-                self._compared(parsed.code, parsed.call),
-            ),
+            similarity=self._similarity(*self._compared(failed.parsed, parsed)),
             gamma=self.gamma,
             retry=self._retries,
         )
@@ -196,7 +193,7 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
         return self._after_splice(failed, spliced, result)
 
     def _after_splice(self, failed: Turn, spliced: Splice, result: StepResult) -> StepResult:
-        observation, reward, terminated, truncated, info = result
+        truncated = result[3]
         turn = self.episode.turns[-1]
         outcome: Outcome = "recovered"
         if turn.failed and truncated:
@@ -209,10 +206,8 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
         if outcome == "exhausted":
             self._rollback = False
             if self._retries >= 2:
-                self._env_call("annotate", exhausted_note(self._retries + 1))
-                observation = self.episode.turns[-1].observation or ""
-                info = {**info, "messages": self.episode.messages}
-        return observation, reward, terminated, truncated, info
+                result = self._env_call("annotate", exhausted_note(self._retries + 1))
+        return result
 
     def _record(
         self,
@@ -237,11 +232,11 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
             )
         )
 
-    def _compared(self, code: str | None, call: str | None) -> str:
-        """The part of a call that similarity is taken of."""
-        if self.similarity_on == "code" and code is not None:
-            return code
-        return call or ""
+    def _compared(self, failed: ParsedTurn, corrected: ParsedTurn) -> tuple[str, str]:
+        """The parts of two calls that similarity is taken of: both programs or both blocks."""
+        if self.similarity_on == "code" and failed.code is not None and corrected.code is not None:
+            return failed.code, corrected.code
+        return failed.call or "", corrected.call or ""
 
     @property
     def _format(self) -> HermesFormat:

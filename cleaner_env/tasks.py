@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from cleaner_env.families import FAMILIES
@@ -41,10 +39,12 @@ class Task:
         """A task from its mapping form, ``{"prompt": ..., "answer": ...}``.
 
         Raises:
-            ValueError: a key is missing or unknown.
+            ValueError: a key is missing or unknown, or a value has the wrong type.
         """
         if isinstance(value, Task):
             return value
+        if not isinstance(value, Mapping):
+            raise ValueError(f"a task must be a mapping with prompt and answer, not {value!r}")
         known = set(cls.__dataclass_fields__)
         missing, unknown = {"prompt", "answer"} - set(value), set(value) - known
         if missing or unknown:
@@ -52,6 +52,10 @@ class Task:
                 f"a task needs 'prompt' and 'answer' and may have {sorted(known)}; "
                 f"missing: {sorted(missing)}, unknown: {sorted(unknown)}"
             )
+        if not isinstance(value["prompt"], str) or not isinstance(
+            value["answer"], str | int | float
+        ):
+            raise ValueError("a task's prompt must be text, its answer text or a number")
         return cls(**{**value, "answer": str(value["answer"])})
 
 
@@ -69,62 +73,11 @@ class TaskList:
             raise ValueError(f"tasks must be a list of at least one task, not {tasks!r}")
         self._tasks = [Task.parse(task) for task in tasks]
 
+    def __len__(self) -> int:
+        return len(self._tasks)
+
     def __getitem__(self, index: int) -> Task:
         return self._tasks[index % len(self._tasks)]
-
-
-def read_jsonl(path: Path) -> list[Task]:
-    """Tasks from a file of JSON objects with ``prompt`` and ``answer``, one a line.
-
-    Raises:
-        ValueError: the file cannot be read, is empty, or a row is not a task; says which row.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read tasks from {path}: {error}") from error
-    tasks = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError("a row must be a JSON object")
-            tasks.append(Task.parse(row))
-        except ValueError as error:
-            raise ValueError(f"{path}, row {number}: {error}") from error
-    if not tasks:
-        raise ValueError(f"{path} holds no tasks")
-    return tasks
-
-
-def load_tasks(spec: str, split: Split = "train", seed: int = 0) -> TaskSource:
-    """The task source behind a ``--tasks`` value.
-
-    Args:
-        spec: ``"reasoning-gym"`` (the families of ``cleaner_env.families``),
-            ``"reasoning-gym:gcd,lcm"``, or the path of a ``.jsonl`` file, of which a tenth, chosen
-            by a hash of the prompt, is held out.
-        split: which of the two splits.
-        seed: of generated tasks.
-
-    Raises:
-        ValueError: there is no such source, or it cannot be read.
-    """
-    kind, _, rest = spec.partition(":")
-    if kind == "reasoning-gym":
-        names = [name.strip() for name in rest.split(",") if name.strip()]
-        return ReasoningGymTasks(names or FAMILIES, split, seed)
-    if not spec.endswith(".jsonl"):
-        raise ValueError(
-            f"unknown tasks {spec!r}; use 'reasoning-gym', 'reasoning-gym:FAMILY,FAMILY', "
-            "or the path of a .jsonl file with 'prompt' and 'answer' in every row"
-        )
-    tasks = [task for task in read_jsonl(Path(spec)) if split_of(task.prompt) == split]
-    if not tasks:
-        raise ValueError(f"{spec} has too few tasks for a {split} split; add more rows")
-    return TaskList(tasks)
 
 
 class ReasoningGymTasks:
@@ -206,6 +159,9 @@ def reasoning_gym_scorer(family: str) -> Callable[[str | None, Mapping[str, Any]
     """reasoning-gym's own scorer of a family: answer and entry in, score in [0, 1] out."""
     import reasoning_gym
 
-    scorer: Callable[[str | None, Mapping[str, Any]], float]
-    scorer = reasoning_gym.get_score_answer_fn(family)
+    try:
+        scorer: Callable[[str | None, Mapping[str, Any]], float]
+        scorer = reasoning_gym.get_score_answer_fn(family)
+    except ValueError as error:
+        raise ValueError(f"reasoning-gym has no family {family!r}") from error
     return scorer

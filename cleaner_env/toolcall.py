@@ -63,9 +63,10 @@ class HermesFormat:
     def parse(self, text: str) -> ParsedTurn:
         """Read a turn. Never raises: a malformed call comes back with ``error`` set.
 
-        Text inside a ``<think>`` block is reasoning, whatever it contains.
+        Text inside a leading ``<think>`` block is reasoning, whatever it contains.
         """
-        call_start = text.find(self.start, text.rfind("</think>") + 1)
+        thought_end = text.find("</think>") if text.lstrip().startswith("<think>") else -1
+        call_start = text.find(self.start, thought_end + 1)
         if call_start < 0:
             return ParsedTurn(text, None, None, None, len(text))
         reasoning = text[:call_start]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import Lock
 from typing import Any
+
+import jinja2
+
+from cleaner_rl.errors import TemplateError
 
 _ANSWER = "\ue000answer\ue000"
 _RESULT = "\ue000result\ue000"
-
-
-class TemplateError(ValueError):
-    """The tokenizer's chat template cannot serve a multi-turn conversation with a tool."""
 
 
 class ChatCodec:
@@ -22,20 +23,24 @@ class ChatCodec:
 
     Args:
         tokenizer: a Hugging Face tokenizer with a chat template.
+        stop_ids: ids that end a turn besides the template's own.
 
     Raises:
         TemplateError: there is no template, or it does not render a tool's answer.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, stop_ids: Sequence[int] = ()) -> None:
         self.tokenizer = tokenizer
+        # Encoding without special tokens switches a flag of the tokenizer that all threads share.
+        self._lock = Lock()
         if not tokenizer.chat_template:
             raise TemplateError(
                 f"the tokenizer of {tokenizer.name_or_path!r} has no chat template; "
                 "use an instruct model, or add a chat_template.jinja to its directory"
             )
-        self._before, self._after = self._between_turns()
-        self.stop_ids = self._stop_ids()
+        before, after = self._between_turns()
+        self._before_ids, self._after_ids = self._special(before), self._special(after)
+        self.stop_ids = tuple(dict.fromkeys([*self._stop_ids(), *stop_ids]))
 
     def _between_turns(self) -> tuple[str, str]:
         """The template's text between an assistant's words and a tool's, and from there on."""
@@ -57,7 +62,7 @@ class ChatCodec:
     def _stop_ids(self) -> tuple[int, ...]:
         """The ids that end an assistant's turn: the template's own mark, and the model's eos."""
         ids = [self.tokenizer.eos_token_id]
-        mark = self._special(self._before)[:1]
+        mark = self._before_ids[:1]
         if mark and self.tokenizer.decode(mark).strip() in self.tokenizer.all_special_tokens:
             ids = [*mark, *ids]
         unique = tuple(dict.fromkeys(i for i in ids if i is not None))
@@ -69,19 +74,28 @@ class ChatCodec:
         return unique
 
     def _render(self, messages: Sequence[dict[str, str]]) -> str:
-        text: str = self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True
-        )
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True
+            )
+        except jinja2.TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise TemplateError(
+                f"the chat template of {self.tokenizer.name_or_path!r} refuses a conversation of "
+                f"{roles}: {error}; use a model whose template knows tools, or --system-prompt none"
+            ) from error
         return text
 
     def _special(self, text: str) -> list[int]:
         """Ids of the template's own text, in which special tokens count."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        with self._lock:
+            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _plain(self, text: str) -> list[int]:
         """Ids of foreign text, in which special tokens are ordinary characters."""
-        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
-        return list(encoded["input_ids"])
+        with self._lock:
+            encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+            return list(encoded["input_ids"])
 
     def prompt_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Ids of the messages before the first turn of the assistant, ready for its answer."""
@@ -95,7 +109,7 @@ class ChatCodec:
             stop_id: the token that the policy ended its turn with; the template's end of turn is
                 added where that token is another one or none.
         """
-        before = self._special(self._before)
+        before = self._before_ids
         if stop_id is not None and before[:1] == [stop_id]:
             before = before[1:]
-        return [*before, *self._plain(text), *self._special(self._after)]
+        return [*before, *self._plain(text), *self._after_ids]

@@ -2,6 +2,7 @@
 
 UserError
 +-- PolicyError       the model cannot be loaded or cannot be used here
+|   +-- TemplateError its chat template cannot serve a conversation with a tool
 +-- CheckpointError   a run directory or checkpoint cannot be read or written
 +-- OutageError       the sandbox failed, not the policy; the run was stopped and saved
 """
@@ -18,6 +19,10 @@ class UserError(Exception):
 
 class PolicyError(UserError):
     """The model cannot be loaded, or cannot be used for multi-turn tool use."""
+
+
+class TemplateError(PolicyError):
+    """The tokenizer's chat template cannot serve a multi-turn conversation with a tool."""
 
 
 class CheckpointError(UserError):

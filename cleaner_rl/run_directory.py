@@ -139,7 +139,7 @@ class RunDirectory:
 
     def log_episodes(self, step: int, episodes: Iterable[Episode]) -> None:
         """Write some episodes of a step."""
-        lines = [json.dumps(episode.to_dict(), ensure_ascii=False) for episode in episodes]
+        lines = [json.dumps(episode.to_dict()) for episode in episodes]
         if lines:
             file = self.path / "episodes" / f"step-{step:06d}.jsonl"
             file.write_text("\n".join(lines) + "\n", encoding="utf-8")

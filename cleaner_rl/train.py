@@ -14,7 +14,8 @@ import tyro
 
 from cleaner_env.episode import Episode
 from cleaner_env.rewards import overlong_penalty
-from cleaner_env.tasks import Task, TaskSource, load_tasks
+from cleaner_env.task_files import first_tasks, load_tasks
+from cleaner_env.tasks import Task, TaskSource
 from cleaner_rl.advantage import group_advantages
 from cleaner_rl.config import TrainConfig, preset
 from cleaner_rl.credit import episode_samples

@@ -6,7 +6,7 @@ import pytest
 
 from cleaner_env import ReasoningGymTasks, Task, TaskList
 from cleaner_env.families import FAMILIES
-from cleaner_env.tasks import load_tasks, split_of
+from cleaner_env.task_files import load_tasks, split_of
 
 
 def test_at_least_ten_families():
