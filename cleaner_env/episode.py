@@ -162,6 +162,8 @@ class Episode:
         reward: the reward of the last step.
         terminated: a turn without a call ended the episode.
         truncated: a budget ended it.
+        faulted: the sandbox broke during the episode; whoever plays it sets this and leaves the
+            episode out of every count.
     """
 
     task: Task
@@ -175,6 +177,7 @@ class Episode:
     reward: float = 0.0
     terminated: bool = False
     truncated: bool = False
+    faulted: bool = False
 
     def commit(self, turn: Turn, raw: Turn) -> None:
         """Append a turn to the history, and what the agent really sent to the raw turns."""

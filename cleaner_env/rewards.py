@@ -41,7 +41,7 @@ def math_score(answer: str, task: Task) -> float:
     ours, theirs = _number(answer), _number(task.answer)
     if ours is not None and theirs is not None:
         return float(ours == theirs)
-    return float("".join(answer.split()).lower() == "".join(task.answer.split()).lower())
+    return float(_normal(answer) == _normal(task.answer))
 
 
 def reasoning_gym_score(answer: str, task: Task) -> float:
@@ -104,6 +104,11 @@ def overlong_penalty(length: int, limit: int, buffer: int, factor: float = 1.0) 
 _NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+|\d+)?(\.\d+)?([eE][+-]?\d{1,3})?|[+-]?\d+\s*/\s*\d+")
 """Numbers that are compared as numbers. Exponents are short: 1e999999999 would never be done."""
 _MAX_DIGITS = 400
+
+
+def _normal(text: str) -> str:
+    """Text in lower case, without the spaces that do not stand between two words."""
+    return re.sub(r"\s*(\W)\s*", r"\1", " ".join(text.split())).lower()
 
 
 def _number(text: str) -> Fraction | None:

@@ -17,11 +17,14 @@ so transformers builds no mask: the boundaries alone say what belongs together."
 Backend = Literal["flash_attn", "varlen_attn", "sdpa"]
 
 
-def backend(device: torch.device) -> Backend:
-    """What computes the attention there: flash-attn when it is installed, else torch's own."""
-    if device.type != "cuda":
+def backend(device: torch.device, dtype: torch.dtype) -> Backend:
+    """What computes the attention: on CUDA in half precision flash-attn when it is installed, else
+    torch's ``varlen_attn`` where this torch has it; one SDPA call a sample everywhere else."""
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return "sdpa"
-    return "flash_attn" if find_spec("flash_attn") is not None else "varlen_attn"
+    if find_spec("flash_attn") is not None:
+        return "flash_attn"
+    return "varlen_attn" if find_spec("torch.nn.attention.varlen") is not None else "sdpa"
 
 
 def packed_attention(
@@ -61,12 +64,17 @@ def packed_attention(
     if sliding_window is not None and sliding_window >= longest:
         sliding_window = None
     window = (-1, 0) if sliding_window is None else (sliding_window - 1, 0)
-    chosen = backend(query.device)
+    if torch.is_autocast_enabled(query.device.type):
+        # Rotary embeddings leave queries and keys in float32; the kernels want one dtype.
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    chosen = backend(query.device, query.dtype)
     if chosen == "sdpa":
         if sliding_window is not None:
             raise ValueError(
                 f"a sample of {longest} tokens exceeds the layer's sliding window of "
-                f"{sliding_window}; on CPU this is not supported, shorten the episodes"
+                f"{sliding_window}; without flash-attn or varlen_attn this is not supported, "
+                "shorten the episodes"
             )
         return _per_sample_sdpa(query, key, value, scaling, boundaries_S1), None
     q_THD, k_THD, v_THD = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))

@@ -33,17 +33,17 @@ def save_checkpoint(directory: Path, policy: Policy, state: dict[str, Any]) -> N
         partial.mkdir(parents=True)
         policy.save(partial)
         torch.save(state, partial / _STATE)
-        manifest = {file.name: _fingerprint(file) for file in sorted(partial.iterdir())}
+        files = sorted(path for path in partial.rglob("*") if path.is_file())
+        manifest = {str(file.relative_to(partial)): _fingerprint(file) for file in files}
         (partial / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        for file in partial.iterdir():
+        for file in (*files, partial / _MANIFEST):
             _sync(file)
         shutil.rmtree(directory, ignore_errors=True)
         os.replace(partial, directory)
         _sync(directory.parent)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(
-            f"cannot write the checkpoint {directory}: {error}; free some space or choose another "
-            "--run-dir; earlier checkpoints are untouched"
+            f"cannot write the checkpoint {directory}: {error}; earlier checkpoints are untouched"
         ) from error
 
 

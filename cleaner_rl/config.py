@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from cleaner_rl.credit import CreditRule, GraftedTreatment
 from cleaner_rl.errors import CheckpointError, UserError
+from cleaner_rl.loggers import LoggerName
+from cleaner_rl.precision import Precision
 from cleaner_rl.rollout import RolloutConfig, SystemPrompt
+
+_AT_LEAST_ONE = (
+    *("steps", "prompts", "minibatch_prompts", "pack_tokens", "workers", "max_turns"),
+    *("max_prompt_tokens", "max_response_tokens", "max_turn_tokens", "sample_batch"),
+    *("eval_samples", "save_every", "keep_checkpoints"),
+)
+_NOT_NEGATIVE = (
+    *("seed", "max_retries", "warmup_steps", "weight_decay", "clip_high", "eval_tasks"),
+    *("log_episodes", "overlong_buffer", "overlong_factor"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +38,14 @@ class TrainConfig:
     run_dir: str = ""
     """Where the run is written; empty makes a new directory in runs/."""
     resume: str = ""
-    """Run directory to continue, with its own settings; only --steps, --device and --workers may
-    be given beside it."""
+    """Run directory to continue, with its own settings; beside it may be given --steps and what
+    does not change the learning, such as --device and --workers."""
     seed: int = 0
     """Of tasks, sampling and rollback draws."""
     device: str = "auto"
     """auto (CUDA when there is one), cpu, cuda, cuda:1, ..."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of the forward pass; weights and optimiser stay in float32."""
+    dtype: Precision = "float32"
+    """Precision of all forward passes; weights and optimiser stay in float32."""
 
     steps: int = 60
     """Training steps: each samples a batch of episodes and learns from it."""
@@ -82,7 +94,7 @@ class TrainConfig:
     learning_rate: float = 2e-4
     """Of AdamW, after the warm-up."""
     warmup_steps: int = 3
-    """Updates over which the learning rate rises from zero."""
+    """Steps over which the learning rate rises from zero."""
     weight_decay: float = 0.0
     """Of AdamW."""
     grad_clip: float = 1.0
@@ -112,11 +124,24 @@ class TrainConfig:
     """Programs that run at the same time."""
     allow_weak: bool = False
     """Run programs without isolation where bubblewrap does not work."""
+    logger: LoggerName = "none"
+    """Send metrics to tensorboard or wandb as well; metrics.jsonl is always written."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "prompts", "minibatch_prompts", "pack_tokens", "workers"):
+        for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1")
+        for name in _NOT_NEGATIVE:
+            if getattr(self, name) < 0:
+                raise UserError(f"--{name.replace('_', '-')} must not be negative")
+        for name in ("temperature", "code_seconds", "learning_rate", "grad_clip"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"--{name.replace('_', '-')} must be above 0")
+        for name in ("gamma", "rollback_probability", "clip_low"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"--{name.replace('_', '-')} must lie between 0 and 1")
+        if not self.dual_clip > 1:
+            raise UserError("--dual-clip must be above 1")
         if self.group_size < 2:
             raise UserError("--group-size must be at least 2: a group compares its episodes")
         if self.minibatch_prompts > self.prompts:
@@ -141,13 +166,9 @@ class TrainConfig:
             allow_weak=self.allow_weak,
         )
 
-    def save(self, path: Path) -> None:
-        """Write the configuration as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
-
     @classmethod
     def load(cls, path: Path) -> TrainConfig:
-        """Read what ``save`` wrote.
+        """Read the ``config.json`` of a run.
 
         Raises:
             CheckpointError: the file is missing, damaged, or has settings that do not exist.

@@ -28,6 +28,12 @@ class EvalConfig:
     """reasoning-gym, reasoning-gym:FAMILY,FAMILY, or a .jsonl file with prompt and answer."""
     rollback: Literal["off", "on", "both"] = "off"
     """Whether failed calls are rolled back during the evaluation; off shows the policy itself."""
+    gamma: float = 0.5
+    """With rollback: similarity from which on a splice keeps the failed turn's reasoning."""
+    max_retries: int = 3
+    """With rollback: lookaheads at one position."""
+    similarity_on: Literal["code", "call"] = "code"
+    """With rollback: compare programs or whole call blocks."""
     num_tasks: int = 240
     """Held-out problems."""
     samples: int = 1
@@ -45,6 +51,8 @@ class EvalConfig:
     """Tokens of an episode after its prompt."""
     max_turn_tokens: int = 128
     """Tokens of one turn."""
+    code_seconds: float = 4.0
+    """Wall time of one program."""
     sample_batch: int = 128
     """Episodes that are decoded together."""
     seed: int = 0
@@ -58,6 +66,16 @@ class EvalConfig:
     out: str = ""
     """Directory for summary.json and episodes.jsonl; empty writes none."""
 
+    def __post_init__(self) -> None:
+        for name in ("num_tasks", "samples", "max_turns", "sample_batch", "workers"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1")
+        if not self.temperature > 0:
+            raise UserError("--temperature must be above 0")
+        for name in ("gamma", "top_p"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"--{name.replace('_', '-')} must lie between 0 and 1")
+
 
 def evaluate_command(config: EvalConfig) -> dict[str, Evaluation]:
     """The evaluations that a configuration asks for, by ``"off"`` and ``"on"``.
@@ -70,12 +88,18 @@ def evaluate_command(config: EvalConfig) -> dict[str, Evaluation]:
         source = load_tasks(config.tasks, "test", config.seed)
     except ValueError as error:
         raise UserError(str(error)) from error
-    tasks = [source[index] for index in range(config.num_tasks)]
+    tasks = first_tasks(source, config.num_tasks)
+    if len(tasks) < config.num_tasks:
+        print(f"{config.tasks} has {len(tasks)} held-out tasks; evaluating on these")
     rollout = RolloutConfig(
         max_turns=config.max_turns,
         max_response_tokens=config.max_response_tokens,
         max_turn_tokens=config.max_turn_tokens,
         system_prompt=config.system_prompt,
+        gamma=config.gamma,
+        max_retries=config.max_retries,
+        similarity_on=config.similarity_on,
+        code_seconds=config.code_seconds,
         workers=config.workers,
         allow_weak=config.allow_weak,
     )

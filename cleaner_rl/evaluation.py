@@ -25,6 +25,7 @@ class Evaluation:
         families: metrics of each task family.
         episodes: all of them, the samples of a task next to each other.
         samples: episodes for each task.
+        tasks: how many there were. Episodes that faults of the sandbox spoilt are in none of this.
     """
 
     metrics: dict[str, float]
@@ -32,11 +33,13 @@ class Evaluation:
     families: dict[str, dict[str, float]]
     episodes: list[Episode]
     samples: int
+    tasks: int
 
     def summary(self) -> dict[str, Any]:
         """Everything but the episodes, as plain data for JSON."""
         return {
-            "tasks": len(self.episodes) // self.samples,
+            "tasks": self.tasks,
+            "episodes": len(self.episodes),
             "samples": self.samples,
             "metrics": self.metrics,
             "standard_errors": self.errors,
@@ -73,6 +76,9 @@ def evaluate(
     with Rollout(policy, sampler, config) as rollout:
         episodes = rollout.play([task for task in tasks for _ in range(samples)], seed, on_progress)
     groups = [episodes[i : i + samples] for i in range(0, len(episodes), samples)]
+    groups = [[e for e in group if not e.faulted] for group in groups]
+    groups = [group for group in groups if group]
+    episodes = [episode for group in groups for episode in group]
     return Evaluation(
         metrics=episode_metrics(episodes),
         errors={
@@ -82,6 +88,7 @@ def evaluate(
         families=by_family(episodes),
         episodes=episodes,
         samples=samples,
+        tasks=len(groups),
     )
 
 

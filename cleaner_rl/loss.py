@@ -34,9 +34,10 @@ def dapo_loss(
         dual_clip: bound on the ratio where the advantage is negative; above 1.
 
     Returns:
-        The loss, and sums over counted tokens: ``clipped`` (tokens whose ratio was cut) and ``kl``
-        (an estimate of KL(old || new), in nats).
+        The loss, without tokens whose numbers are not finite, and sums over counted tokens:
+        ``clipped`` (tokens whose ratio was cut) and ``kl`` (an estimate of KL(old || new), nats).
     """
+    mask_T = mask_T & logprobs_T.isfinite() & old_logprobs_T.isfinite()
     log_ratio_T = torch.where(mask_T, logprobs_T - old_logprobs_T, 0.0)
     ratio_T = log_ratio_T.exp()
     plain_T = ratio_T * advantages_T

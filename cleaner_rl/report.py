@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from cleaner_rl.config import TrainConfig
+from cleaner_rl.policy import resolve_device
 
 matplotlib.use("Agg")
 
@@ -65,7 +66,6 @@ def write_report(directory: Path, config: TrainConfig) -> Path:
 
 def _summary(metrics: list[dict[str, Any]], config: TrainConfig) -> str:
     seconds = sum(m["step_seconds"] for m in metrics)
-    episodes = len(metrics) * config.prompts * config.group_size
     saar = "off (plain GRPO baseline)"
     if config.saar == "on":
         saar = (
@@ -75,7 +75,7 @@ def _summary(metrics: list[dict[str, Any]], config: TrainConfig) -> str:
     return (
         f"- policy: {config.model}; tasks: {config.tasks}; seed {config.seed}\n"
         f"- {len(metrics)} steps of {config.prompts} problems x {config.group_size} episodes: "
-        f"{episodes} episodes in {seconds:.0f} s of steps\n"
+        f"{seconds:.0f} s in all\n"
         f"- SAAR: {saar}\n"
         f"- credit rule: `{config.credit}`: {_CREDIT[config.credit]}\n"
     )
@@ -120,15 +120,22 @@ def _rollback_line(metrics: list[dict[str, Any]]) -> str:
 
 def _environment(config: TrainConfig) -> str:
     packages = ("torch", "transformers", "gymnasium", "reasoning-gym", "cleaner-rl")
-    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    versions = ", ".join(f"{name} {_version(name)}" for name in packages)
     machine = (
         f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}"
     )
     return (
-        f"{machine}; {versions}; device {config.device}.\n\n"
+        f"{machine}; {versions}; device {resolve_device(config.device)}.\n\n"
         f"`python -m cleaner_rl.train --preset {config.preset}` with the settings in "
         "`config.json`.\n"
     )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(not installed)"
 
 
 def _plot(metrics: list[dict[str, Any]], path: Path) -> None:

@@ -22,6 +22,8 @@ from cleaner_rl.sampler import Sampler
 
 _STEP_ATTEMPTS = 2
 """How often a step is tried whose sandbox broke (each try has the sandbox's own retries)."""
+_MAX_FAULTED = 0.05
+"""Share of episodes that faults of the sandbox may spoil before the rollout is stopped."""
 
 
 SystemPrompt = Literal["auto", "default", "none"]
@@ -65,6 +67,7 @@ class _Seat:
     env: Any
     prompt_ids: list[int]
     info: dict[str, Any]
+    fault: SandboxError | None = None
 
 
 class Rollout:
@@ -74,17 +77,23 @@ class Rollout:
         policy: samples the turns.
         sampler: how it samples them.
         config: what an episode is like.
+
+    Raises:
+        OutageError: there is no isolation to be had on this machine.
     """
 
     def __init__(self, policy: Policy, sampler: Sampler, config: RolloutConfig) -> None:
         self.policy = policy
         self.sampler = sampler
         self.config = config
-        self.sandbox = Sandbox(
-            workers=config.workers,
-            limits=Limits(wall_s=config.code_seconds, cpu_s=config.code_seconds),
-            allow_weak=config.allow_weak,
-        )
+        try:
+            self.sandbox = Sandbox(
+                workers=config.workers,
+                limits=Limits(wall_s=config.code_seconds, cpu_s=config.code_seconds),
+                allow_weak=config.allow_weak,
+            )
+        except SandboxError as error:
+            raise OutageError(str(error)) from error
         self.observation_ids = lru_cache(maxsize=16384)(policy.codec.observation_ids)
         self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="env")
         self._envs: list[SAARWrapper] = []
@@ -114,7 +123,8 @@ class Rollout:
             on_progress: called with the numbers of finished and of all episodes.
 
         Raises:
-            OutageError: the sandbox fails again and again.
+            OutageError: faults of the sandbox spoilt too many episodes. Fewer spoilt ones are
+                returned with ``faulted`` set, and have to be left out.
         """
         self.sampler.reseed(seed)
         seats = [self._seat(i, task, seed + i) for i, task in enumerate(tasks)]
@@ -127,6 +137,7 @@ class Rollout:
             turns = self.sampler.sample(contexts, limits)
             over = list(self._threads.map(self._step, active, turns))
             active = [seat for seat, done in zip(active, over, strict=True) if not done]
+            self._check_faults(seats)
             if on_progress is not None:
                 on_progress(len(seats) - len(active), len(seats))
         return [seat.env.episode for seat in seats]
@@ -144,7 +155,10 @@ class Rollout:
 
     def response_length(self, episode: Episode) -> int:
         """Tokens of the purified episode after its prompt, last observation excluded."""
-        return len(context_ids((), episode.turns, self.observation_ids))
+        *before, last = episode.turns
+        tokens = last.completion.tokens
+        length = len(context_ids((), before, self.observation_ids))
+        return length + (0 if tokens is None else len(tokens))
 
     def _seat(self, index: int, task: Task, seed: int) -> _Seat:
         if index == len(self._envs):
@@ -184,14 +198,20 @@ class Rollout:
 
     def _step(self, seat: _Seat, turn: Completion) -> bool:
         """Take a turn; True when it ended the episode."""
-        for attempt in range(_STEP_ATTEMPTS):
+        for _ in range(_STEP_ATTEMPTS):
             try:
                 _, _, terminated, truncated, seat.info = seat.env.step(turn)
                 return bool(terminated or truncated)
             except SandboxError as error:
-                if attempt + 1 == _STEP_ATTEMPTS:
-                    raise OutageError(
-                        f"the sandbox fails again and again: {error}; no episode was scored with "
-                        "its faults. Check it with: python -m sandbox doctor"
-                    ) from error
-        raise AssertionError("unreachable")
+                seat.fault = error
+        seat.env.episode.faulted = True
+        return True
+
+    def _check_faults(self, seats: Sequence[_Seat]) -> None:
+        """Stop when so many episodes were spoilt that the sandbox and not a program is to blame."""
+        faults = [seat.fault for seat in seats if seat.env.episode.faulted]
+        if len(faults) > max(1, _MAX_FAULTED * len(seats)):
+            raise OutageError(
+                f"the sandbox spoilt {len(faults)} of {len(seats)} episodes ({faults[0]}); none of "
+                "them was scored. Check it with: python -m sandbox doctor"
+            )

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +47,13 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
             (path / "episodes").mkdir()
             (path / "checkpoints").mkdir()
-            config.save(path / "config.json")
+            run = cls(path)
+            run.save_config(config)
         except OSError as error:
             raise CheckpointError(
                 f"cannot write the run directory {path}: {error}; choose another with --run-dir"
             ) from error
-        return cls(path)
+        return run
 
     @staticmethod
     def require_free(path: Path) -> None:
@@ -82,6 +83,10 @@ class RunDirectory:
         if not run.has_checkpoint:
             raise CheckpointError(f"the run in {path} has no checkpoint yet; start it again")
         return run
+
+    def save_config(self, config: TrainConfig) -> None:
+        """Write every setting."""
+        self.write_json("config.json", asdict(config))
 
     @property
     def checkpoints(self) -> Path:
@@ -129,6 +134,8 @@ class RunDirectory:
     def forget_after(self, step: int) -> None:
         """Drop metrics and episodes of steps after a checkpoint, which will be played again."""
         file = self.path / "metrics.jsonl"
+        if not file.exists():
+            return
         kept = [line for line in _whole_lines(file) if json.loads(line)["step"] <= step]
         replacement = file.with_suffix(".partial")
         replacement.write_text("".join(line + "\n" for line in kept), encoding="utf-8")

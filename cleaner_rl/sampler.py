@@ -12,6 +12,7 @@ from transformers import DynamicCache
 
 from cleaner_env.completion import Completion
 from cleaner_rl.policy import Policy
+from cleaner_rl.precision import Precision, autocast
 
 _COMPACT_AT = 0.75
 """Finished rows leave the batch when no more than this share of it is still sampling."""
@@ -41,6 +42,7 @@ class Sampler:
         top_p: sample from the smallest set of tokens with at least this probability.
         max_batch: conversations decoded together.
         seed: of the random stream.
+        dtype: precision of the forward passes.
 
     Raises:
         ValueError: an argument is out of range.
@@ -53,6 +55,7 @@ class Sampler:
         top_p: float = 1.0,
         max_batch: int = 128,
         seed: int = 0,
+        dtype: Precision = "float32",
     ) -> None:
         if temperature <= 0:
             raise ValueError(f"temperature must be above 0, not {temperature}")
@@ -62,7 +65,7 @@ class Sampler:
         self.temperature = temperature
         self.top_p = top_p
         self.max_batch = max_batch
-        self.tokens = 0
+        self.dtype = dtype
         self._generator = torch.Generator(device=policy.device)
         self.reseed(seed)
 
@@ -85,8 +88,8 @@ class Sampler:
         order = sorted(range(len(contexts)), key=lambda i: len(contexts[i]))
         rows = [_Row(i, limits[i]) for i in order]
         for start in range(0, len(rows), self.max_batch):
-            self._decode(rows[start : start + self.max_batch], contexts)
-        self.tokens += sum(len(row.ids) for row in rows)
+            with autocast(self.policy.device, self.dtype):
+                self._decode(rows[start : start + self.max_batch], contexts)
         by_index = {row.index: self._completion(row) for row in rows}
         return [by_index[i] for i in range(len(contexts))]
 

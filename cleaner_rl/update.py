@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from cleaner_rl.errors import UserError
 from cleaner_rl.logprobs import token_logprobs
 from cleaner_rl.loss import dapo_loss
 from cleaner_rl.packing import Pack, pack
+from cleaner_rl.precision import Precision, autocast
 from cleaner_rl.samples import Sample
+
+_MAX_NOT_FINITE = 5
+"""Updates in a row whose gradients may be not finite (float16 finds its scale that way)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,7 @@ class UpdateConfig:
     dual_clip: float = 10.0
     pack_tokens: int = 8192
     temperature: float = 1.0
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Precision = "float32"
 
 
 class Updater:
@@ -43,7 +49,8 @@ class Updater:
     def __init__(self, model: Any, config: UpdateConfig) -> None:
         self.model = model
         self.config = config
-        self.updates = 0
+        self.steps = 0
+        self._not_finite = 0
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -56,14 +63,14 @@ class Updater:
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
-            "updates": self.updates,
+            "steps": self.steps,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what ``state`` gave."""
         self.optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
-        self.updates = state["updates"]
+        self.steps = state["steps"]
 
     def update(self, minibatches: Sequence[Sequence[Sample]]) -> dict[str, float]:
         """One optimiser update for each minibatch.
@@ -73,22 +80,27 @@ class Updater:
         pass is spent on them.
 
         Returns:
-            ``loss``, ``grad_norm`` and ``learning_rate`` (means over updates), ``entropy`` (nats),
+            ``loss`` and ``grad_norm`` (means over updates), ``learning_rate``,
+            ``skipped_updates`` (left out, gradients not finite), ``entropy`` (nats),
             ``clipped`` (share of tokens), ``kl`` (to the policy before the step),
             ``trained_tokens`` and ``counted_tokens`` (in the denominator), ``grafted_share``,
             ``grafted_gap`` and ``sampled_gap``: mean |old - sampled log-probability| of grafted and
             of other tokens.
+
+        Raises:
+            UserError: the gradients of several updates in a row are not finite.
         """
         packs = [self._packs(samples) for samples in minibatches]
         alone = len(minibatches) == 1
         old = [[None if alone else self._old_logprobs(p) for p in row] for row in packs]
-        totals = _Totals()
+        totals = _Totals(learning_rate=self._learning_rate())
         for samples, row, old_row in zip(minibatches, packs, old, strict=True):
             denominator = sum(sample.counted for sample in samples)
             totals.counted += denominator
             if row:
                 self._step(row, old_row, float(denominator), totals)
-        return totals.means(learning_rate=self._learning_rate())
+        self.steps += 1
+        return totals.means()
 
     def _packs(self, samples: Sequence[Sample]) -> list[Pack]:
         """Packs of the samples that have a gradient; the others count in the denominator only."""
@@ -123,31 +135,45 @@ class Updater:
             self._scaler.scale(loss).backward()
             totals.add(packed, loss, metrics, before_T, entropies_T)
         self._scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip))
         for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
-        self._scaler.step(self.optimizer)
+            group["lr"] = totals.learning_rate
+        # The scaler leaves out a step with infinite gradients and lowers its scale.
+        if math.isfinite(norm) or self._scaler.is_enabled():
+            self._scaler.step(self.optimizer)
         self._scaler.update()
-        self.updates += 1
-        totals.grad_norm += float(norm)
-        totals.updates += 1
+        self._count(norm, totals)
+
+    def _count(self, norm: float, totals: _Totals) -> None:
+        """Keep the books of an update, and stop when gradients are not finite again and again."""
+        if math.isfinite(norm):
+            self._not_finite = 0
+            totals.grad_norm += norm
+            totals.updates += 1
+            return
+        totals.skipped += 1
+        self._not_finite += 1
+        if self._not_finite >= _MAX_NOT_FINITE:
+            raise UserError(
+                f"the gradients of {self._not_finite} updates in a row were not finite; these "
+                "updates were left out. Lower --learning-rate, or use --dtype float32 or bfloat16"
+            )
 
     def _learning_rate(self) -> float:
-        warmup = min(1.0, (self.updates + 1) / max(1, self.config.warmup_steps))
+        warmup = min(1.0, (self.steps + 1) / max(1, self.config.warmup_steps))
         return self.config.learning_rate * warmup
 
     def _autocast(self) -> AbstractContextManager[object]:
-        if self.config.dtype == "float32":
-            return nullcontext()
-        dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}[self.config.dtype]
-        return torch.autocast(self.model.device.type, dtype=dtype)
+        return autocast(self.model.device, self.config.dtype)
 
 
 @dataclass(slots=True)
 class _Totals:
     """Sums over the packs of a step."""
 
+    learning_rate: float
     loss: float = 0.0
+    skipped: int = 0
     grad_norm: float = 0.0
     updates: int = 0
     counted: int = 0
@@ -180,12 +206,13 @@ class _Totals:
         self.sampled += int((mask_T & ~grafted_T).sum())
         self.sampled_gap += float((gap_T * (mask_T & ~grafted_T)).sum())
 
-    def means(self, learning_rate: float) -> dict[str, float]:
+    def means(self) -> dict[str, float]:
         updates, trained = max(1, self.updates), max(1, self.trained)
         return {
             "loss": self.loss / updates,
             "grad_norm": self.grad_norm / updates,
-            "learning_rate": learning_rate,
+            "learning_rate": self.learning_rate,
+            "skipped_updates": float(self.skipped),
             "entropy": self.entropy / trained,
             "clipped": self.clipped / trained,
             "kl": self.kl / trained,

@@ -92,6 +92,17 @@ def test_length_budget_truncates(sandbox):
     assert env.step("x" * 300)[3] is True
 
 
+def test_budget_used_up_exactly_truncates(sandbox):
+    env = CodeToolEnv([TASK], sandbox=sandbox, max_length=len(call("print(1)")) + 1)
+    env.reset()
+    assert env.step(call("print(1)"))[3] is True
+
+
+def test_unknown_reward_is_refused_before_the_episode(env):
+    with pytest.raises(ValueError, match="unknown reward 'mathh'"):
+        env.reset(options={"task": {**TASK, "reward": "mathh"}})
+
+
 def test_turn_that_was_cut_off_truncates(env):
     _, reward, terminated, truncated, _ = env.step(Completion(ANSWER, truncated=True))
     assert (reward, terminated, truncated) == (0.0, False, True)

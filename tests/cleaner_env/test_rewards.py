@@ -39,6 +39,24 @@ def test_math_score(answer, reference, value):
     assert score(answer, Task("?", reference)) == value
 
 
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [("12", "1, 2"), ("1 2", "12"), ("1e999999999", "5"), ("9" * 100_000, "5")],
+)
+def test_what_is_no_number_is_not_taken_for_one(answer, reference):
+    assert score(answer, Task("?", reference)) == 0.0
+
+
+def test_endless_boxes_are_read_in_no_time():
+    assert extract_boxed(r"\boxed{" * 20_000) is None
+    assert extract_boxed(r"\boxed{" * 20_000 + "1}") == "1"
+
+
+def test_unknown_family_is_an_error_and_no_wrong_answer():
+    with pytest.raises(ValueError, match="no family 'no_such_family'"):
+        score("1", Task("?", "1", family="no_such_family", reward="reasoning_gym"))
+
+
 def test_reasoning_gym_scores_its_own_answers():
     source = ReasoningGymTasks()
     for index in range(24):

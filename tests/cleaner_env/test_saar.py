@@ -103,6 +103,13 @@ def test_exhausted_retries_keep_the_last_attempt_with_a_note(make):
     assert [record.outcome for record in env.episode.rollbacks] == ["retry", "retry", "exhausted"]
 
 
+def test_the_note_counts_in_the_length_budget(make):
+    env = make(max_length=2000)
+    result = play(env, call(BUG), call(BUG_2), call(BUG_3), call(BUG_4))
+    used = sum(len(text) for role, text in shown(result) if role != "user")
+    assert result[4]["remaining"] == 2000 - used
+
+
 def test_one_retry_used_up_adds_no_note(make):
     result = play(make(max_retries=1), call(BUG), call(BUG_2))
     assert not result[4]["lookahead"]
@@ -131,6 +138,7 @@ def test_malformed_call_is_rolled_back(make):
     assert result[4]["lookahead"] and result[0].startswith("ToolCallError")
     result = play(env, call(FIX))
     assert shown(result)[1:] == [("assistant", call(FIX)), ("tool", "42")]
+    assert env.episode.rollbacks[0].decision == "shallow"
 
 
 def test_probability_zero_never_rolls_back(make):

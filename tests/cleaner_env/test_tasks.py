@@ -60,7 +60,17 @@ def test_jsonl_rows_become_tasks_of_one_split_or_the_other(tmp_path):
     assert len(prompts[0] | prompts[1]) == 50
 
 
-@pytest.mark.parametrize("bad", ['{"prompt": "x"}', "[1]", "{"])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        '{"prompt": "x"}',
+        "[1]",
+        "{",
+        '{"prompt": 5, "answer": "1"}',
+        '{"prompt": "x", "answer": null}',
+        '{"prompt": "x", "answer": "1", "reward": "mathh"}',
+    ],
+)
 def test_bad_row_is_named(tmp_path, bad):
     path = tmp_path / "tasks.jsonl"
     path.write_text('{"prompt": "a", "answer": "b"}\n' + bad)

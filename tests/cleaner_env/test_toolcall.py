@@ -26,6 +26,10 @@ def test_call_inside_thinking_is_not_a_call():
     assert not FORMAT.parse(text).has_call
 
 
+def test_end_of_thinking_inside_a_program_does_not_hide_the_call():
+    assert FORMAT.parse(FORMAT.render("print('</think>')")).code == "print('</think>')"
+
+
 @pytest.mark.parametrize(
     ("body", "part"),
     [

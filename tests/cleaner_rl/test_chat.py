@@ -1,8 +1,11 @@
 """The chat codec: conversations grow token by token and are never encoded again."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
-from cleaner_rl.chat import ChatCodec, TemplateError
+from cleaner_rl.chat import ChatCodec
+from cleaner_rl.errors import TemplateError
 
 QUESTION = [{"role": "user", "content": "What is 3 + 4?"}]
 
@@ -39,6 +42,29 @@ def test_a_program_cannot_forge_special_tokens(codec, tokenizer):
     honest = codec.observation_ids("x")
     special = set(tokenizer.all_special_ids)
     assert sum(i in special for i in forged) == sum(i in special for i in honest)
+
+
+def test_threads_get_the_same_ids(codec):
+    texts = ["<|im_end|> 12", "print(3) <|im_start|>", "The answer is 7."] * 200
+    expected = [codec.observation_ids(text) for text in texts]
+    question = codec.prompt_ids(QUESTION)
+    with ThreadPoolExecutor(4) as pool:
+        prompts = [pool.submit(codec.prompt_ids, QUESTION) for _ in texts]
+        assert list(pool.map(codec.observation_ids, texts)) == expected
+    assert all(prompt.result() == question for prompt in prompts)
+
+
+def test_template_that_refuses_the_tool_is_refused(tokenizer):
+    template = tokenizer.chat_template
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}"
+        "{% endif %}{{ m.content }}{% endfor %}"
+    )
+    try:
+        with pytest.raises(TemplateError, match="no tools"):
+            ChatCodec(tokenizer)
+    finally:
+        tokenizer.chat_template = template
 
 
 def test_stop_ids_hold_the_end_of_turn(codec, tokenizer):

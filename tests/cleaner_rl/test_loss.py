@@ -58,5 +58,13 @@ def test_masked_tokens_with_wild_numbers_leave_the_gradient_clean():
     assert logprobs.grad.tolist() == [-1.0, 0.0]
 
 
+def test_numbers_that_are_not_finite_leave_the_loss():
+    logprobs = torch.tensor([-1.0, float("nan")], requires_grad=True)
+    loss, _ = dapo_loss(logprobs, torch.tensor([-1.0, -1.0]), torch.ones(2), torch.ones(2) > 0, 2.0)
+    loss.backward()
+    assert loss.item() == -0.5
+    assert logprobs.grad.tolist() == [-0.5, 0.0]
+
+
 def test_denominator_is_the_minibatchs():
     assert loss_of([1.0], [1.0], denominator=4.0)[0] == pytest.approx(-0.25)

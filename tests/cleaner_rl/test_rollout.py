@@ -34,6 +34,15 @@ class ScriptedSampler:
         ]
 
 
+class Serial:
+    """Threads that take turns."""
+
+    map = staticmethod(map)
+
+    def shutdown(self, **_):
+        pass
+
+
 def play(policy, turns, tasks=(TASK,), **config):
     sampler = ScriptedSampler(policy, turns)
     with Rollout(policy, sampler, RolloutConfig(system_prompt="none", **config)) as rollout:
@@ -95,6 +104,14 @@ def test_limits_shrink_with_the_budget(toy_policy):
     assert sampler.limits[1][0] == pytest.approx(300 - used, abs=1)
 
 
+def test_response_length_leaves_out_what_was_never_trained(toy_policy):
+    sampler = ScriptedSampler(toy_policy, [FIX, ANSWER])
+    config = RolloutConfig(system_prompt="none", max_turns=1)
+    with Rollout(toy_policy, sampler, config) as rollout:
+        (episode,) = rollout.play([TASK], seed=0)
+        assert rollout.response_length(episode) == len(episode.turns[0].completion.tokens)
+
+
 def test_environments_are_used_again(toy_policy):
     sampler = ScriptedSampler(toy_policy, [ANSWER, ANSWER])
     with Rollout(toy_policy, sampler, RolloutConfig(system_prompt="none")) as rollout:
@@ -128,7 +145,25 @@ def test_an_outage_stops_the_rollout_and_says_so(toy_policy, monkeypatch):
 
         monkeypatch.setattr(rollout.sandbox, "run", broken)
         with pytest.raises(OutageError, match="sandbox doctor"):
-            rollout.play([TASK], seed=0)
+            rollout.play([TASK] * 2, seed=0)
+
+
+def test_a_program_that_breaks_the_sandbox_spoils_its_episode_alone(toy_policy, monkeypatch):
+    sampler = ScriptedSampler(toy_policy, [FIX, ANSWER])
+    with Rollout(toy_policy, sampler, RolloutConfig(system_prompt="none")) as rollout:
+        run, calls = rollout.sandbox.run, []
+
+        def poisoned(code):
+            calls.append(code)
+            if len(calls) < 3:
+                raise SandboxError("worker died")
+            return run(code)
+
+        monkeypatch.setattr(rollout.sandbox, "run", poisoned)
+        monkeypatch.setattr(rollout, "_threads", Serial())
+        episodes = rollout.play([TASK] * 2, seed=0)
+    assert [episode.faulted for episode in episodes] == [True, False]
+    assert episodes[1].correct
 
 
 def test_system_prompt_explains_the_tool_to_policies_that_do_not_know_it(toy_policy):

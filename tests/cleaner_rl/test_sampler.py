@@ -12,8 +12,10 @@ def ids(turns):
     return [turn.tokens.ids for turn in turns]
 
 
-def test_logprobs_are_those_of_the_model(toy_policy):
-    turns = Sampler(toy_policy, temperature=0.8).sample(CONTEXTS, [20] * 4)
+@pytest.mark.parametrize("limits", [[20] * 4, [1, 30, 2, 30], [30, 1, 1, 25]])
+def test_logprobs_are_those_of_the_model(toy_policy, limits):
+    # Uneven limits make rows leave the batch, and the others move up.
+    turns = Sampler(toy_policy, temperature=0.8).sample(CONTEXTS, limits)
     for context, turn in zip(CONTEXTS, turns, strict=True):
         row = torch.tensor([[*context, *turn.tokens.ids]])
         logits = toy_policy.model(row).logits[0, len(context) - 1 : -1] / 0.8

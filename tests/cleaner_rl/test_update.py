@@ -1,8 +1,11 @@
 """One step's update: the same whatever way the batch is cut."""
 
+import copy
+
 import pytest
 import torch
 
+from cleaner_rl.errors import UserError
 from cleaner_rl.samples import Sample
 from cleaner_rl.update import UpdateConfig, Updater
 
@@ -11,6 +14,10 @@ def weights_after(policy, minibatches, **settings):
     updater = Updater(policy.model, UpdateConfig(learning_rate=1e-2, warmup_steps=0, **settings))
     metrics = updater.update(minibatches)
     return [p.detach().clone() for p in policy.model.parameters()], metrics
+
+
+def rest(sample):
+    return sample.sampled_logprobs, sample.grafted
 
 
 @pytest.fixture
@@ -84,11 +91,23 @@ def test_gap_is_measured_against_the_sampled_logprobs(fresh, samples):
 
 def test_learning_rate_warms_up(toy_policy, samples):
     updater = Updater(toy_policy.model, UpdateConfig(learning_rate=1.0, warmup_steps=4))
-    rates = []
-    for _ in range(6):
-        updater.update([samples])
-        rates.append(updater.optimizer.param_groups[0]["lr"])
+    rates = [updater.update([samples, samples])["learning_rate"] for _ in range(6)]
     assert rates == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert updater.optimizer.param_groups[0]["lr"] == 1.0
+
+
+def test_gradients_that_are_not_finite_change_nothing_and_stop_the_run(fresh, samples):
+    policy = fresh()
+    poisoned = [
+        Sample(s.ids, s.mask, tuple(float("inf") if m else 0.0 for m in s.mask), *rest(s))
+        for s in samples
+    ]
+    before = [p.detach().clone() for p in policy.model.parameters()]
+    updater = Updater(policy.model, UpdateConfig())
+    assert updater.update([poisoned])["skipped_updates"] == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, policy.model.parameters(), strict=True))
+    with pytest.raises(UserError, match="not finite"):
+        updater.update([poisoned] * 10)
 
 
 def test_state_continues_the_updates_exactly(fresh, samples):
@@ -97,10 +116,7 @@ def test_state_continues_the_updates_exactly(fresh, samples):
     updater = Updater(policy.model, config)
     updater.update([samples])
     middle = {name: value.clone() for name, value in policy.model.state_dict().items()}
-    state = updater.state()
-    import copy
-
-    state = copy.deepcopy(state)
+    state = copy.deepcopy(updater.state())
     updater.update([samples])
     expected = [p.detach().clone() for p in policy.model.parameters()]
 
