@@ -41,7 +41,7 @@ from cleaner_rl.demonstrations import (
 )
 from cleaner_rl.errors import UserError, run_command
 from cleaner_rl.evaluation import Evaluation, evaluate
-from cleaner_rl.policy import load_policy
+from cleaner_rl.policy import KNOWS_TOOL, load_policy
 from cleaner_rl.progress import format_seconds
 from cleaner_rl.rollout import RolloutConfig
 from cleaner_rl.tokenizer import train_tokenizer
@@ -135,6 +135,7 @@ def build_model(tokenizer: Any, shape: ModelArgs, seed: int) -> Any:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         initializer_range=0.04,
+        **{KNOWS_TOOL: True},
     )
     return Qwen3ForCausalLM(config).float()
 
