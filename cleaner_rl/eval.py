@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ from cleaner_env.task_files import first_tasks, load_tasks
 from cleaner_rl.errors import UserError, run_command
 from cleaner_rl.evaluation import Evaluation, evaluate
 from cleaner_rl.policy import load_policy
+from cleaner_rl.progress import CountProgress
 from cleaner_rl.rollout import RolloutConfig, SystemPrompt
 
 
@@ -103,6 +104,7 @@ def evaluate_command(config: EvalConfig) -> dict[str, Evaluation]:
         workers=config.workers,
         allow_weak=config.allow_weak,
     )
+    total = len(tasks) * config.samples
     modes = ("off", "on") if config.rollback == "both" else (config.rollback,)
     return {
         mode: evaluate(
@@ -114,9 +116,16 @@ def evaluate_command(config: EvalConfig) -> dict[str, Evaluation]:
             top_p=config.top_p,
             max_batch=config.sample_batch,
             seed=config.seed,
+            on_progress=_progress(f"episodes, rollback {mode}", total),
         )
         for mode in modes
     }
+
+
+def _progress(label: str, total: int) -> Callable[[int, int], None]:
+    """Shows finished episodes on standard error, which leaves standard output to the table."""
+    progress = CountProgress(label, total, sys.stderr)
+    return lambda done, _: progress.show(done)
 
 
 def table(results: dict[str, Evaluation]) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Mapping
 from types import TracebackType
+from typing import TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -81,6 +84,38 @@ class TrainingProgress:
         left = f"left {format_seconds(self._left())}" if self._done > self._first else ""
         table.add_row(bar, f"{self._done}/{self._steps}", self._phase, left)
         self._live.update(table)
+
+
+class CountProgress:
+    """A line that is rewritten on a terminal, and a plain line now and then elsewhere.
+
+    Args:
+        label: what is counted.
+        total: how many there are.
+        stream: where to write; standard output by default.
+    """
+
+    INTERVAL = 10.0
+    """Seconds between two lines where the output is no terminal."""
+
+    def __init__(self, label: str, total: int, stream: TextIO | None = None) -> None:
+        self._label, self._total = label, total
+        self._stream = stream or sys.stdout
+        self._start = self._last = time.monotonic()
+        self._live = self._stream.isatty()
+
+    def show(self, done: int, note: str = "") -> None:
+        """``done`` of the total are done."""
+        now = time.monotonic()
+        finished = done >= self._total
+        if not finished and now - self._last < (0.2 if self._live else self.INTERVAL):
+            return
+        self._last = now
+        elapsed = now - self._start
+        left = format_seconds(elapsed / max(1, done) * (self._total - done))
+        line = f"{self._label}: {done}/{self._total}{note}, {format_seconds(elapsed)}, left {left}"
+        end = "\n" if finished or not self._live else ""
+        print(f"\r\x1b[2K{line}" if self._live else line, end=end, file=self._stream, flush=True)
 
 
 def format_seconds(seconds: float) -> str:

@@ -42,7 +42,7 @@ from cleaner_rl.demonstrations import (
 from cleaner_rl.errors import UserError, run_command
 from cleaner_rl.evaluation import Evaluation, evaluate
 from cleaner_rl.policy import KNOWS_TOOL, load_policy
-from cleaner_rl.progress import format_seconds
+from cleaner_rl.progress import CountProgress
 from cleaner_rl.rollout import RolloutConfig
 from cleaner_rl.tokenizer import train_tokenizer
 
@@ -245,34 +245,9 @@ def check_out(out: Path, overwrite: bool) -> None:
         ) from error
 
 
-class Progress:
-    """A line that is rewritten on a terminal, and a plain line now and then elsewhere."""
-
-    INTERVAL = 10.0
-    """Seconds between two lines where the output is no terminal."""
-
-    def __init__(self, label: str, total: int) -> None:
-        self._label, self._total = label, total
-        self._start = self._last = time.monotonic()
-        self._live = sys.stdout.isatty()
-
-    def show(self, done: int, note: str = "") -> None:
-        """Reports that ``done`` of the total are done."""
-        now = time.monotonic()
-        finished = done >= self._total
-        if not finished and now - self._last < (0.2 if self._live else self.INTERVAL):
-            return
-        self._last = now
-        elapsed = now - self._start
-        left = format_seconds(elapsed / max(1, done) * (self._total - done))
-        line = f"{self._label}: {done}/{self._total}{note}, {left} left"
-        end = "\n" if finished or not self._live else ""
-        print(f"\r\x1b[2K{line}" if self._live else line, end=end, flush=True)
-
-
 def make_demonstrations(args: SftArgs) -> list[Demonstration]:
     """All demonstrations of a build, each program executed in the sandbox."""
-    progress = Progress("demonstrations", args.demonstrations)
+    progress = CountProgress("demonstrations", args.demonstrations)
     demonstrations = []
     with Sandbox(workers=args.workers, limits=Limits(wall_s=2.0)) as sandbox:
         made = generate_demonstrations(
@@ -306,7 +281,7 @@ def build_policy(args: SftArgs) -> dict[str, Any]:
         *length_batches(clean, args.batch_tokens, args.clean_epochs, args.seed),
         *length_batches(examples, args.batch_tokens, args.epochs, args.seed),
     ]
-    progress = Progress("training steps", len(batches))
+    progress = CountProgress("training steps", len(batches))
     loss = train_on_examples(
         model,
         batches,
@@ -333,7 +308,7 @@ def build_policy(args: SftArgs) -> dict[str, Any]:
 
 def evaluate_policy(args: SftArgs) -> Evaluation:
     """The saved policy on held-out tasks: temperature 1, no rollback, one episode a task."""
-    progress = Progress("held-out tasks", args.eval_tasks)
+    progress = CountProgress("held-out tasks", args.eval_tasks)
     tasks = ReasoningGymTasks(split="test", seed=args.seed)
     return evaluate(
         load_policy(str(args.out), device="cpu"),

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from cleaner_rl.progress import TrainingProgress, format_seconds
+from cleaner_rl.progress import CountProgress, TrainingProgress, format_seconds
 
 METRICS = {
     "reward": 0.5,
@@ -40,6 +40,14 @@ def test_time_left_counts_this_sessions_steps_only():
     with TrainingProgress(2, 4, Console(file=stream, width=200)) as progress:
         progress.step(3, METRICS)
     assert "left 0:02" in stream.getvalue()
+
+
+def test_counter_writes_its_last_line_where_there_is_no_terminal():
+    stream = io.StringIO()
+    progress = CountProgress("episodes", 3, stream)
+    for done in (1, 2, 3):
+        progress.show(done)
+    assert stream.getvalue() == "episodes: 3/3, 0:00, left 0:00\n"
 
 
 def test_seconds():
