@@ -205,7 +205,7 @@ _QWEN3_4B = TrainConfig(
 )
 
 PRESETS: dict[str, TrainConfig] = {
-    "tiny": TrainConfig(credit="contrastive"),
+    "tiny": TrainConfig(steps=40, credit="contrastive", code_seconds=1.0),
     "smollm2": TrainConfig(
         preset="smollm2",
         model="smollm2",

@@ -34,10 +34,16 @@ class OutageError(UserError):
 
 
 def run_command(main: Callable[[], int]) -> None:
-    """Run a command's ``main`` and exit with its status; a ``UserError`` is one line, status 2."""
+    """Run a command's ``main`` and exit with its status.
+
+    A ``UserError`` is printed without a traceback, status 2; Ctrl-C is status 130.
+    """
     try:
         status = main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
     sys.exit(status)

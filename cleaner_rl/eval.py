@@ -15,6 +15,7 @@ from cleaner_env.task_files import first_tasks, load_tasks
 from cleaner_rl.errors import UserError, run_command
 from cleaner_rl.evaluation import Evaluation, evaluate
 from cleaner_rl.policy import load_policy
+from cleaner_rl.precision import Precision
 from cleaner_rl.progress import CountProgress
 from cleaner_rl.rollout import RolloutConfig, SystemPrompt
 
@@ -58,6 +59,8 @@ class EvalConfig:
     """Episodes that are decoded together."""
     seed: int = 0
     """Of tasks and sampling."""
+    dtype: Precision = "float32"
+    """Precision of the forward passes."""
     device: str = "auto"
     """auto (CUDA when there is one), cpu, cuda, ..."""
     workers: int = 2
@@ -116,6 +119,7 @@ def evaluate_command(config: EvalConfig) -> dict[str, Evaluation]:
             top_p=config.top_p,
             max_batch=config.sample_batch,
             seed=config.seed,
+            dtype=config.dtype,
             on_progress=_progress(f"episodes, rollback {mode}", total),
         )
         for mode in modes

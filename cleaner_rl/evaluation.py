@@ -11,6 +11,7 @@ from cleaner_env.episode import Episode
 from cleaner_env.tasks import Task
 from cleaner_rl.metrics import by_family, episode_metrics, standard_error
 from cleaner_rl.policy import Policy
+from cleaner_rl.precision import Precision
 from cleaner_rl.rollout import Rollout, RolloutConfig
 from cleaner_rl.sampler import Sampler
 
@@ -57,6 +58,7 @@ def evaluate(
     top_p: float = 1.0,
     max_batch: int = 128,
     seed: int = 0,
+    dtype: Precision = "float32",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Play every task ``samples`` times and count.
@@ -70,9 +72,10 @@ def evaluate(
         top_p: of sampling.
         max_batch: conversations decoded together.
         seed: of sampling.
+        dtype: precision of the forward passes.
         on_progress: called with the numbers of finished and of all episodes.
     """
-    sampler = Sampler(policy, temperature, top_p, max_batch, seed)
+    sampler = Sampler(policy, temperature, top_p, max_batch, seed, dtype)
     with Rollout(policy, sampler, config) as rollout:
         episodes = rollout.play([task for task in tasks for _ in range(samples)], seed, on_progress)
     groups = [episodes[i : i + samples] for i in range(0, len(episodes), samples)]

@@ -186,6 +186,7 @@ def _evaluate_once(session: Session, progress: TrainingProgress, when: str) -> N
         temperature=config.temperature,
         max_batch=config.sample_batch,
         seed=config.seed,
+        dtype=config.dtype,
         on_progress=lambda done, total: progress.phase(f"evaluating {when}", done, total),
     )
     run.write_json(name, {"step": session.step, **result.summary()})

@@ -32,9 +32,11 @@ def fresh(toy_policy):
     return fresh
 
 
-def test_accumulated_gradients_equal_those_of_one_batch(fresh, samples):
+@pytest.mark.parametrize("pack_tokens", [1, 30, 60])
+def test_packs_give_the_loss_and_the_gradients_of_one_batch(fresh, samples, pack_tokens):
+    # With a budget of one token, every sample is a pack of its own: nothing is packed at all.
     whole, one = weights_after(fresh(), [samples], pack_tokens=10_000, grad_clip=1e9)
-    parts, many = weights_after(fresh(), [samples], pack_tokens=30, grad_clip=1e9)
+    parts, many = weights_after(fresh(), [samples], pack_tokens=pack_tokens, grad_clip=1e9)
     torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-5)
     assert one["loss"] == pytest.approx(many["loss"], abs=1e-6)
     assert one["grad_norm"] == pytest.approx(many["grad_norm"], rel=1e-4)
