@@ -128,23 +128,18 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
         """Decide whether the turn just committed starts a lookahead."""
         observation, reward, terminated, truncated, info = result
         self._failed = None
-        if not self._rollback or terminated or truncated:
-            return observation, reward, terminated, truncated, {**info, "lookahead": False}
+        if self._rollback and not (terminated or truncated):
+            self._failed = self._failure_to_show()
+        info = {**info, "lookahead": self._failed is not None}
+        return observation, reward, terminated, truncated, info
+
+    def _failure_to_show(self) -> Turn | None:
+        """The turn just committed, when it failed and may be tried again."""
         turn = self.episode.turns[-1]
         if not turn.failed:
             self._retries = 0
-        elif self._retries < self.max_retries:
-            self._failed = turn
-        return (
-            observation,
-            reward,
-            terminated,
-            truncated,
-            {
-                **info,
-                "lookahead": self._failed is not None,
-            },
-        )
+            return None
+        return turn if self._retries < self.max_retries else None
 
     def _answer_lookahead(self, failed: Turn, answer: Completion) -> StepResult:
         """What the agent's answer to a failed turn leads to."""
