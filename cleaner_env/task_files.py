@@ -18,7 +18,8 @@ def read_jsonl(path: Path) -> list[Task]:
         ValueError: the file cannot be read, is empty, or a row is not a task; says which row.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): U+2028 and its like are allowed inside a JSON string.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read tasks from {path}: {error}") from error
     tasks = []

@@ -24,9 +24,9 @@ def parse_arguments(arguments: Sequence[str]) -> TrainConfig:
     Raises:
         UserError: unknown preset, bad value, or a setting that a resumed run cannot change.
     """
-    resumed = _option(arguments, "--resume")
+    resumed = option(arguments, "--resume")
     if resumed is None:
-        name = _option(arguments, "--preset")
+        name = option(arguments, "--preset")
         return _parse(arguments, preset("tiny" if name is None else name))
     stored = TrainConfig.load(Path(resumed) / "config.json")
     config = _parse(arguments, stored)
@@ -44,8 +44,8 @@ def _parse(arguments: Sequence[str], default: TrainConfig) -> TrainConfig:
     return tyro.cli(TrainConfig, args=arguments, default=default, prog="python -m cleaner_rl.train")
 
 
-def _option(arguments: Sequence[str], name: str) -> str | None:
-    """The value of an option that has to be known before the others are parsed."""
+def option(arguments: Sequence[str], name: str) -> str | None:
+    """The value of an option that has to be known before the others are parsed; None without."""
     for i, argument in enumerate(arguments):
         if argument == name and i + 1 < len(arguments):
             return arguments[i + 1]

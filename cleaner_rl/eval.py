@@ -12,6 +12,8 @@ from typing import Literal
 import tyro
 
 from cleaner_env.task_files import first_tasks, load_tasks
+from cleaner_rl.arguments import option
+from cleaner_rl.config import TrainConfig
 from cleaner_rl.errors import UserError, run_command
 from cleaner_rl.evaluation import Evaluation, evaluate
 from cleaner_rl.policy import load_policy
@@ -19,13 +21,20 @@ from cleaner_rl.precision import Precision
 from cleaner_rl.progress import CountProgress
 from cleaner_rl.rollout import RolloutConfig, SystemPrompt
 
+_FROM_THE_RUN = (
+    *("tasks", "gamma", "max_retries", "similarity_on", "system_prompt", "max_turns"),
+    *("max_response_tokens", "max_turn_tokens", "temperature", "code_seconds"),
+)
+"""Settings that the evaluation of a checkpoint takes from its run, unless they are given."""
+
 
 @dataclass(frozen=True, slots=True)
 class EvalConfig:
     """Evaluate a policy on held-out tasks, with rollback off, on, or both side by side."""
 
     model: str = "bundled"
-    """bundled, smollm2, a Hugging Face directory (such as a checkpoint of a run), or a hub name."""
+    """bundled, smollm2, a Hugging Face directory, or a hub name. For a checkpoint of a run, the
+    defaults of the settings below are those of the run."""
     tasks: str = "reasoning-gym"
     """reasoning-gym, reasoning-gym:FAMILY,FAMILY, or a .jsonl file with prompt and answer."""
     rollback: Literal["off", "on", "both"] = "off"
@@ -158,15 +167,29 @@ def _prepare_out(config: EvalConfig) -> Path | None:
     return out
 
 
+def parse_arguments(arguments: Sequence[str]) -> EvalConfig:
+    """The configuration behind command-line arguments.
+
+    A checkpoint of a run is evaluated with the budgets that it was trained with.
+    """
+    model = option(arguments, "--model")
+    run = Path(model).resolve().parent.parent / "config.json" if model else None
+    default = EvalConfig()
+    if run is not None and Path(str(model)).resolve().parent.name == "checkpoints" and run.exists():
+        trained = TrainConfig.load(run)
+        default = replace(default, **{name: getattr(trained, name) for name in _FROM_THE_RUN})
+    return tyro.cli(EvalConfig, args=arguments, default=default, prog="python -m cleaner_rl.eval")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 when the evaluation reached its end."""
-    config = tyro.cli(
-        EvalConfig,
-        args=sys.argv[1:] if arguments is None else arguments,
-        prog="python -m cleaner_rl.eval",
-    )
+    config = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     out = _prepare_out(config)
     results = evaluate_command(config)
+    print(
+        f"{config.model} on {config.tasks}: at most {config.max_turns} turns, "
+        f"{config.max_response_tokens} tokens, {config.max_turn_tokens} a turn"
+    )
     print(table(results))
     if out is not None:
         summary = {mode: result.summary() for mode, result in results.items()}

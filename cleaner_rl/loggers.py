@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol
+from uuid import uuid4
 
 from cleaner_rl.errors import UserError
 
@@ -41,36 +42,68 @@ class _WandB:
         self.run.log(dict(metrics), step=step)
 
 
+def check_logger(name: LoggerName) -> None:
+    """Check that the logger's package is there, before any work is done.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    if name != "none":
+        _import(name)
+
+
 @contextmanager
-def open_logger(name: LoggerName, directory: Path) -> Iterator[MetricLogger]:
+def open_logger(
+    name: LoggerName, directory: Path, config: Mapping[str, Any], step: int
+) -> Iterator[MetricLogger]:
     """The logger of that name, closed at the end of the block.
 
     Args:
         name: ``none``; ``tensorboard``, which writes into ``directory/tensorboard``; ``wandb``.
         directory: of the run; its name is the run's name.
+        config: the run's settings.
+        step: the last step done; what was sent of later ones is replaced where that is possible.
 
     Raises:
-        UserError: the package is not installed.
+        UserError: the package is not installed, or the service refuses the run.
     """
     if name == "none":
         yield _Silent()
     elif name == "tensorboard":
-        writer = _import("torch.utils.tensorboard", name).SummaryWriter(directory / "tensorboard")
+        module = _import(name)
+        writer = module.SummaryWriter(directory / "tensorboard", purge_step=step + 1)
         try:
             yield _TensorBoard(writer)
         finally:
             writer.close()
     else:
-        run = _import("wandb", name).init(
-            project="cleaner-rl", name=directory.name, id=directory.name, resume="allow"
-        )
+        run = _wandb_run(directory, config)
         try:
             yield _WandB(run)
         finally:
             run.finish()
 
 
-def _import(module: str, name: str) -> Any:
+def _wandb_run(directory: Path, config: Mapping[str, Any]) -> Any:
+    """The service's run of this directory, the same one after a resumption."""
+    wandb = _import("wandb")
+    identity = directory / "wandb-id"
+    if not identity.exists():
+        identity.write_text(uuid4().hex, encoding="utf-8")
+    try:
+        return wandb.init(
+            project="cleaner-rl",
+            name=directory.name,
+            id=identity.read_text(encoding="utf-8"),
+            resume="allow",
+            config=dict(config),
+        )
+    except wandb.errors.Error as error:
+        raise UserError(f"wandb refuses the run: {error}; log in, or use --logger none") from error
+
+
+def _import(name: LoggerName) -> Any:
+    module = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb"}[name]
     try:
         return import_module(module)
     except ImportError as error:

@@ -70,6 +70,22 @@ class _Seat:
     fault: SandboxError | None = None
 
 
+def open_sandbox(config: RolloutConfig) -> Sandbox:
+    """The sandbox that a rollout of that kind needs.
+
+    Raises:
+        OutageError: there is no isolation to be had on this machine.
+    """
+    try:
+        return Sandbox(
+            workers=config.workers,
+            limits=Limits(wall_s=config.code_seconds, cpu_s=config.code_seconds),
+            allow_weak=config.allow_weak,
+        )
+    except SandboxError as error:
+        raise OutageError(str(error)) from error
+
+
 class Rollout:
     """Plays episodes with a policy. Use as a context manager, or call ``close``.
 
@@ -77,23 +93,23 @@ class Rollout:
         policy: samples the turns.
         sampler: how it samples them.
         config: what an episode is like.
+        sandbox: runs the programs and is closed with the rollout; made from ``config`` when None.
 
     Raises:
         OutageError: there is no isolation to be had on this machine.
     """
 
-    def __init__(self, policy: Policy, sampler: Sampler, config: RolloutConfig) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        sampler: Sampler,
+        config: RolloutConfig,
+        sandbox: Sandbox | None = None,
+    ) -> None:
         self.policy = policy
         self.sampler = sampler
         self.config = config
-        try:
-            self.sandbox = Sandbox(
-                workers=config.workers,
-                limits=Limits(wall_s=config.code_seconds, cpu_s=config.code_seconds),
-                allow_weak=config.allow_weak,
-            )
-        except SandboxError as error:
-            raise OutageError(str(error)) from error
+        self.sandbox = open_sandbox(config) if sandbox is None else sandbox
         self.observation_ids = lru_cache(maxsize=16384)(policy.codec.observation_ids)
         self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="env")
         self._envs: list[SAARWrapper] = []

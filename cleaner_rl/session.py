@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cleaner_env.interpreter import Sandbox
 from cleaner_env.task_files import load_tasks
 from cleaner_env.tasks import Split, TaskSource
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.errors import CheckpointError, PolicyError, UserError
+from cleaner_rl.loggers import check_logger
 from cleaner_rl.logprobs import packing_error
 from cleaner_rl.policy import Policy, load_policy
-from cleaner_rl.rollout import Rollout
+from cleaner_rl.rollout import Rollout, open_sandbox
 from cleaner_rl.run_directory import RunDirectory
 from cleaner_rl.sampler import Sampler
 from cleaner_rl.update import UpdateConfig, Updater
@@ -62,18 +66,18 @@ class Session:
         path = Path(config.run_dir or f"runs/{config.preset}-{time.strftime('%Y%m%d-%H%M%S')}")
         RunDirectory.require_free(path)
         source = load_source(config, "train")
-        policy = load_policy(config.model, config.device)
-        check_policy(policy, config)
-        rollout = _rollout(policy, config)
-        run = RunDirectory.create(path, config)
-        session = cls(config, policy, _updater(policy, config), source, rollout, run, 0, -1)
-        try:
-            session.save()
-        except CheckpointError:
-            rollout.close()
-            shutil.rmtree(path)
-            raise
-        return session
+        with _sandbox(config) as sandbox:
+            policy = load_policy(config.model, config.device)
+            check_policy(policy, config)
+            run = RunDirectory.create(path, config)
+            rollout = _rollout(policy, config, sandbox)
+            session = cls(config, policy, _updater(policy, config), source, rollout, run, 0, -1)
+            try:
+                session.save()
+            except CheckpointError:
+                shutil.rmtree(path)
+                raise
+            return session
 
     @classmethod
     def _continue(cls, config: TrainConfig) -> Session:
@@ -83,14 +87,15 @@ class Session:
         step = int(state["step"])
         if config.steps < step:
             raise UserError(f"the run has done {step} steps already; give --steps {step} or more")
-        policy = load_policy(str(checkpoint), config.device)
-        check_policy(policy, config)
-        updater = _updater(policy, config)
-        updater.load_state(state["updater"])
-        rollout = _rollout(policy, config)
-        run.save_config(config)
-        run.forget_after(step)
-        return cls(config, policy, updater, source, rollout, run, step, step)
+        with _sandbox(config) as sandbox:
+            policy = load_policy(str(checkpoint), config.device)
+            check_policy(policy, config)
+            updater = _updater(policy, config)
+            updater.load_state(state["updater"])
+            run.save_config(config)
+            run.forget_after(step)
+            rollout = _rollout(policy, config, sandbox)
+            return cls(config, policy, updater, source, rollout, run, step, step)
 
     def save(self) -> None:
         """Write a checkpoint of the last step done, unless there is one.
@@ -143,6 +148,18 @@ def _updater(policy: Policy, config: TrainConfig) -> Updater:
     return Updater(policy.model, update)
 
 
-def _rollout(policy: Policy, config: TrainConfig) -> Rollout:
+@contextmanager
+def _sandbox(config: TrainConfig) -> Iterator[Sandbox]:
+    """What else may be missing, found out before a large model is loaded; closed at an error."""
+    check_logger(config.logger)
+    sandbox = open_sandbox(config.rollout())
+    try:
+        yield sandbox
+    except BaseException:
+        sandbox.close()
+        raise
+
+
+def _rollout(policy: Policy, config: TrainConfig, sandbox: Sandbox) -> Rollout:
     sampler = Sampler(policy, config.temperature, max_batch=config.sample_batch, dtype=config.dtype)
-    return Rollout(policy, sampler, config.rollout())
+    return Rollout(policy, sampler, config.rollout(), sandbox)

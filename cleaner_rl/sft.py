@@ -97,6 +97,8 @@ class SftArgs:
     """Weight decay of the matrices."""
     workers: int = 2
     """Sandbox workers that execute programs."""
+    allow_weak: bool = False
+    """Run programs without isolation where bubblewrap does not work."""
     eval_tasks: int = 480
     """Held-out tasks of the evaluation at the end; 0 skips it."""
     mix: DemonstrationMix = field(default_factory=DemonstrationMix)
@@ -228,9 +230,9 @@ def check_out(out: Path, overwrite: bool) -> None:
             raise SftError(
                 f"--out {out} is not empty; add --overwrite to replace it, or name another"
             )
-        if not (out / "config.json").exists():
+        if not (out / "tokenizer.json").exists() or (out / "checkpoints").exists():
             raise SftError(
-                f"--out {out} holds no policy, so --overwrite would delete something else; "
+                f"--out {out} holds something else than a policy, which --overwrite would delete; "
                 "name another directory"
             )
     try:
@@ -249,7 +251,8 @@ def make_demonstrations(args: SftArgs) -> list[Demonstration]:
     """All demonstrations of a build, each program executed in the sandbox."""
     progress = CountProgress("demonstrations", args.demonstrations)
     demonstrations = []
-    with Sandbox(workers=args.workers, limits=Limits(wall_s=2.0)) as sandbox:
+    limits = Limits(wall_s=2.0)
+    with Sandbox(workers=args.workers, limits=limits, allow_weak=args.allow_weak) as sandbox:
         made = generate_demonstrations(
             args.demonstrations, sandbox.run, seed=args.seed, mix=args.mix, threads=args.workers
         )
@@ -313,7 +316,7 @@ def evaluate_policy(args: SftArgs) -> Evaluation:
     return evaluate(
         load_policy(str(args.out), device="cpu"),
         [tasks[index] for index in range(args.eval_tasks)],
-        RolloutConfig(rollback=False, workers=args.workers),
+        RolloutConfig(rollback=False, workers=args.workers, allow_weak=args.allow_weak),
         seed=args.seed,
         on_progress=lambda done, _: progress.show(done),
     )

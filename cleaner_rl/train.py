@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import torch
 
@@ -212,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     resume = f"python -m cleaner_rl.train --resume {path}"
     with (
         session.rollout,
-        open_logger(config.logger, path) as logger,
+        open_logger(config.logger, path, asdict(config), session.step) as logger,
         TrainingProgress(session.step, config.steps) as progress,
     ):
         progress.say(f"run directory: {path}")

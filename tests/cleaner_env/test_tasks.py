@@ -6,7 +6,7 @@ import pytest
 
 from cleaner_env import ReasoningGymTasks, Task, TaskList
 from cleaner_env.families import FAMILIES
-from cleaner_env.task_files import load_tasks, split_of
+from cleaner_env.task_files import load_tasks, read_jsonl, split_of
 
 
 def test_at_least_ten_families():
@@ -58,6 +58,12 @@ def test_jsonl_rows_become_tasks_of_one_split_or_the_other(tmp_path):
     prompts = {train[i].prompt for i in range(50)}, {test[i].prompt for i in range(50)}
     assert prompts[0].isdisjoint(prompts[1])
     assert len(prompts[0] | prompts[1]) == 50
+
+
+def test_line_separators_inside_text_do_not_end_a_row(tmp_path):
+    path = tmp_path / "tasks.jsonl"
+    path.write_text('\ufeff{"prompt": "a\u2028b", "answer": "1"}\n\n', encoding="utf-8")
+    assert [task.prompt for task in read_jsonl(path)] == ["a\u2028b"]
 
 
 @pytest.mark.parametrize(

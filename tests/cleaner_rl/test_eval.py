@@ -1,11 +1,14 @@
 """The evaluation command."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from cleaner_rl.config import PRESETS
 from cleaner_rl.errors import PolicyError, UserError
-from cleaner_rl.eval import main
+from cleaner_rl.eval import main, parse_arguments
+from cleaner_rl.run_directory import RunDirectory
 
 
 @pytest.fixture
@@ -19,7 +22,7 @@ def arguments(toy_policy, tmp_path):
 
 def test_both_modes_stand_side_by_side(arguments, tmp_path, capsys):
     assert main([*arguments, "--rollback", "both", "--out", str(tmp_path / "out")]) == 0
-    header = capsys.readouterr().out.splitlines()[0].split()
+    header = capsys.readouterr().out.splitlines()[1].split()
     assert header == ["rollback", "off", "on"]
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert set(summary["results"]) == {"off", "on"}
@@ -33,6 +36,16 @@ def test_summary_can_be_recomputed_from_the_episodes(arguments, tmp_path):
     rows = map(json.loads, (tmp_path / "out" / "episodes.jsonl").read_text().splitlines())
     tokens = [row["stats"]["tokens_sampled"] for row in rows]
     assert summary["metrics"]["tokens_sampled"] == pytest.approx(sum(tokens) / len(tokens))
+
+
+def test_a_checkpoint_is_evaluated_with_the_settings_of_its_run(tmp_path):
+    config = replace(PRESETS["tiny"], max_turns=7, code_seconds=0.5)
+    RunDirectory.create(tmp_path / "run", config)
+    checkpoint = str(tmp_path / "run" / "checkpoints" / "step-000001")
+    parsed = parse_arguments(["--model", checkpoint])
+    assert (parsed.max_turns, parsed.code_seconds) == (7, 0.5)
+    assert parse_arguments(["--model", checkpoint, "--max-turns", "3"]).max_turns == 3
+    assert parse_arguments([]).max_turns == 4
 
 
 def test_output_directory_in_use_is_left_alone(arguments, tmp_path):
