@@ -94,6 +94,10 @@ def load_policy(name: str, device: str = "auto") -> Policy:
             "weights and tokenizer, or a hub name that this machine can reach"
         ) from error
     codec = ChatCodec(tokenizer, _generation_stop_ids(model))
+    # Weights that are mapped from a file may lie at odd addresses, where the CPU's kernels add up in
+    # another order: a copy makes a resumed run equal to the bit.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
     model.to(target)
     model.eval()
     return Policy(model, tokenizer, codec, name)
