@@ -78,11 +78,9 @@ def show(result: Result) -> None:
 
 
 def doctor() -> int:
-    bwrap, notes = find_bwrap()
+    _, notes = find_bwrap()
     for note in notes:
         print(note)
-    if bwrap:
-        print(f"used: {bwrap}")
     try:
         sandbox = Sandbox()
     except IsolationUnavailable as error:
@@ -90,6 +88,7 @@ def doctor() -> int:
         print(error)
         return SANDBOX_FAULT
     with sandbox:
+        print(f"used: {sandbox.bwrap}")
         print(f"tier: {sandbox.tier} ({TIERS[sandbox.tier]})")
         for line in sandbox.tried:
             print(f"  not reached: {line}")

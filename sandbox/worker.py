@@ -14,14 +14,14 @@ import tempfile
 import threading
 import time
 from codecs import getincrementaldecoder
-from collections.abc import Sequence
-from concurrent.futures import Executor
-from contextlib import ExitStack, closing
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from typing import Any, BinaryIO
 
 from .errors import SandboxError, WorkerFault
 from .jail import ENVIRONMENT, Jail
 from .result import Limits, Result, Status
+from .spawner import Spawner
 
 START_S = 60.0  # preloading from a cold disk takes long
 SET_UP_S = 20.0  # from the request to the program's first instruction
@@ -80,30 +80,39 @@ class Worker:
     preloaded cannot be imported in it.
     """
 
-    def __init__(self, jail: Jail, preload: Sequence[str], spawner: Executor):
+    def __init__(self, jail: Jail, preload: Sequence[str], spawner: Spawner):
         self.jail = jail
         self.runs = 0
-        self._scratch = None if jail.bwrap else tempfile.mkdtemp(prefix="sandbox-")
-        self._complaints = os.memfd_create("sandbox-stderr")
-        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.alive = True
+        self.process: subprocess.Popen[bytes] | None = None
         self._busy = threading.Lock()
+        self._held = ExitStack()  # what close() gives back
         try:
-            with theirs:
-                command = jail.command(theirs.fileno(), preload, self._scratch)
-                # --die-with-parent means the thread that started it, hence one that stays.
-                self.process = spawner.submit(
-                    start_process, command, theirs.fileno(), self._complaints
-                ).result()
-        except OSError as error:
-            self.alive = False
-            self._release()
-            raise WorkerFault(f"cannot start the jail: {error}") from error
-        try:
+            self._launch(preload, spawner)
             self._await_ready(preload)
+        except OSError as error:
+            self.close()
+            raise WorkerFault(f"cannot start the jail: {error}") from error
         except BaseException:
             self.close()
             raise
+
+    def _launch(self, preload: Sequence[str], spawner: Spawner) -> None:
+        scratch = None
+        if self.jail.bwrap is None:
+            scratch = tempfile.mkdtemp(prefix="sandbox-")
+            self._held.callback(shutil.rmtree, scratch, ignore_errors=True)
+        self._complaints = os.memfd_create("sandbox-stderr")
+        self._held.callback(os.close, self._complaints)
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._held.enter_context(self.socket)
+        with theirs:
+            command = self.jail.command(theirs.fileno(), preload, scratch)
+
+            def start() -> None:  # sets the attribute itself: an interrupted caller still kills it
+                self.process = start_process(command, theirs.fileno(), self._complaints)
+
+            spawner.call(start)
 
     def _await_ready(self, preload: Sequence[str]) -> None:
         message = self._receive(START_S)
@@ -141,20 +150,34 @@ class Worker:
             "memory_mb": limits.memory_mb,
             "processes": limits.processes,
         }
-        inputs = [sealed_file("code", code), sealed_file("stdin", stdin)]
-        try:
-            outputs = [stream.write_fd for stream in streams]
-            socket.send_fds(self.socket, [json.dumps(request).encode()], [*inputs, *outputs])
-        finally:
-            for fd in inputs:
-                os.close(fd)
+        fds = [stream.write_fd for stream in streams]
+        with sealed_file("code", code) as source, sealed_file("stdin", stdin) as text:
+            fds = [source.fileno(), text.fileno(), *fds]
+            socket.send_fds(self.socket, [json.dumps(request).encode()], fds)
 
     def _supervise(self, limits: Limits, streams: tuple[Stream, ...]) -> Ending:
-        """Drain the outputs and hold the limits until the child is dead."""
+        """What became of the program, once it is dead."""
         ending = Ending()
         if self._receive(SET_UP_S)["event"] != "started":
             raise WorkerFault("the worker spoke out of turn")
+        started = time.monotonic()
+        try:
+            self._watch(ending, limits, streams)
+        except (WorkerFault, OSError):
+            if self.jail.reusable or not self.alive:
+                raise
+            # In such a jail a program can kill or stop the zygote: that is its own ending.
+            self._kill_jail()
+            ending.wait_status = int(signal.SIGKILL)
+            ending.wall_s = time.monotonic() - started
+        for stream in streams:
+            stream.drain()
+        return ending
+
+    def _watch(self, ending: Ending, limits: Limits, streams: tuple[Stream, ...]) -> None:
+        """Drain the outputs and hold the limits until the zygote says that the child is dead."""
         deadline = time.monotonic() + limits.wall_s
+        kill_s = KILL_S if self.jail.reusable else 1.0  # a stopped zygote never answers
         poll = select.poll()
         poll.register(self.socket, select.POLLIN)
         for stream in streams:
@@ -165,7 +188,7 @@ class Worker:
                 if ending.stopped:
                     raise WorkerFault("a killed program did not end")
                 self._kill(ending, Status.TIMEOUT)
-                deadline = time.monotonic() + KILL_S
+                deadline = time.monotonic() + kill_s
                 continue
             ready = [fd for fd, _ in poll.poll(left * 1000 + 1)]
             for stream in streams:
@@ -177,10 +200,7 @@ class Worker:
                 ending.wall_s, ending.cpu_s = message["wall_s"], message["cpu_s"]
             elif not ending.stopped and (streams[0].truncated or streams[1].truncated):
                 self._kill(ending, Status.OUTPUT)
-                deadline = time.monotonic() + KILL_S
-        for stream in streams:
-            stream.drain()
-        return ending
+                deadline = time.monotonic() + kill_s
 
     def _kill(self, ending: Ending, why: Status) -> None:
         ending.stopped = why
@@ -212,23 +232,23 @@ class Worker:
         if not self.alive:
             return
         self.alive = False
-        # The process group too: without bubblewrap nobody else kills the zygote's child.
-        for kill in (self.process.kill, lambda: os.killpg(self.process.pid, signal.SIGKILL)):
-            try:
-                kill()
-            except OSError:
-                continue
-        self.process.wait()
+        self._kill_jail()
         # A thread in execute() polls these descriptors; it ends at once, now that the jail is dead.
         if self._busy.acquire(timeout=KILL_S):
-            self._release()
+            self._held.close()
             self._busy.release()
 
-    def _release(self) -> None:
-        self.socket.close()
-        os.close(self._complaints)
-        if self._scratch:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+    def _kill_jail(self) -> None:
+        process = self.process
+        if process is None:
+            return
+        # The process group too: without bubblewrap nobody else kills the zygote's child. And first,
+        # while the leader is not waited for: afterwards its number may be another's.
+        if process.returncode is None:
+            with suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
 
 
 def start_process(command: list[str], fd: int, stderr: int) -> subprocess.Popen[bytes]:
@@ -244,16 +264,16 @@ def start_process(command: list[str], fd: int, stderr: int) -> subprocess.Popen[
     )
 
 
-def sealed_file(name: str, text: str) -> int:
-    """Descriptor of an in-memory file that nobody can change any more."""
+@contextmanager
+def sealed_file(name: str, text: str) -> Iterator[BinaryIO]:
+    """An in-memory file that nobody can change any more."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    data = memoryview(text.encode("utf-8", "surrogatepass"))
-    while data:
-        data = data[os.write(fd, data) :]
-    os.lseek(fd, 0, os.SEEK_SET)
-    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-    return fd
+    with open(fd, "wb") as file:
+        file.write(text.encode("utf-8", "surrogatepass"))
+        file.seek(0)
+        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+        yield file
 
 
 def judge(ending: Ending, limits: Limits, streams: tuple[Stream, ...], tier: str) -> Result:

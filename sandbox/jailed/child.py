@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import builtins
+import contextlib
 import io
 import linecache
 import math
@@ -34,7 +36,8 @@ from . import kernel
 MAX_FDS = 256  # low, so that closing all of them is cheap
 REPORT_FD = 3
 TMPFS_OPTIONS = b"size=64m,nr_inodes=4096,mode=1777"
-FILE_BYTES = 64 << 20
+FILE_BYTES = 16 << 20  # neither RLIMIT_AS nor a tmpfs bounds the files of memfd_create
+OPEN_FILES = 64
 HARNESS_BYTES = 32 << 20  # address space kept back to format the traceback of a MemoryError
 TRACEBACK_CHARS = 4_000
 PRIVATE_DIRS = ("/tmp", "/dev/shm")
@@ -74,6 +77,7 @@ def set_up_child(
     if config["private"]:
         make_private(config)
     if scratch is None:
+        os.setsid()  # os.kill(0, ...) reaches the process group, across pid namespaces
         os.makedirs(WORK_DIR, exist_ok=True)
         os.chdir(WORK_DIR)
     else:
@@ -96,6 +100,7 @@ def make_private(config: Config) -> None:
         os.makedirs(path)
         os.fchdir(fd)
         kernel.mount(b".", path, None, kernel.MS_BIND | kernel.MS_REC, None)
+        kernel.remount_read_only(path)  # its top is a directory of the jail's own /tmp
         os.close(fd)
     if config["proc"]:
         kernel.mount_proc()
@@ -108,6 +113,7 @@ def limit_resources(config: Config, request: dict[str, Any]) -> None:
         (resource.RLIMIT_AS, memory, memory + HARNESS_BYTES),
         (resource.RLIMIT_CPU, cpu_s, cpu_s),
         (resource.RLIMIT_FSIZE, FILE_BYTES, FILE_BYTES),
+        (resource.RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES),
         (resource.RLIMIT_CORE, 0, 0),
     ]
     if config["process_slack"] is not None:
@@ -124,7 +130,7 @@ def run_program(source: str) -> NoReturn:
     """Run the source as __main__ of a script "main.py", then leave with its exit status."""
     open_streams()
     main = types.ModuleType("__main__")
-    main.__dict__.update(__file__="main.py", __builtins__=__builtins__)
+    main.__dict__.update(__file__="main.py", __builtins__=builtins)
     sys.modules["__main__"] = main
     sys.argv[:] = ["main.py"]
     sys.path.insert(0, os.getcwd())
@@ -167,11 +173,13 @@ def run_guarded(action: Callable[[], object]) -> int:
 
 
 def exit_status(error: SystemExit) -> int:
-    if error.code is None:
+    code = 0 if error.code is None else error.code
+    if isinstance(code, int) and not code & 0xFF:
         return 0
-    os.write(REPORT_FD, b"error SystemExit\n")
-    if isinstance(error.code, int):
-        return error.code & 0xFF
+    with contextlib.suppress(BaseException):  # the program may have closed it
+        os.write(REPORT_FD, b"error SystemExit\n")
+    if isinstance(code, int):
+        return code & 0xFF
     try:
         print(error.code, file=sys.stderr)
     except BaseException:

@@ -8,6 +8,7 @@ import os
 CLONE_NEWNS, CLONE_NEWIPC = 0x00020000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID = 0x10000000, 0x20000000
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
+MS_RDONLY, MS_REMOUNT, MNT_DETACH = 1, 32, 2
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP = 1, 4, 24
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
@@ -29,6 +30,15 @@ def mount(
 ) -> None:
     returned = libc.mount(source, os.fsencode(target), kind, ctypes.c_ulong(flags), options)
     check(returned, f"mount {target}")
+
+
+def unmount(target: str) -> None:
+    check(libc.umount2(os.fsencode(target), MNT_DETACH), f"unmount {target}")
+
+
+def remount_read_only(target: str) -> None:
+    flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV
+    mount(b"none", target, None, flags, None)
 
 
 def prctl(option: int, first: int = 0) -> int:

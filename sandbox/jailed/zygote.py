@@ -72,13 +72,18 @@ def wait_and_exit(child: int) -> NoReturn:
     os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 0xFF)
 
 
-def forbid_user_namespaces() -> None:
-    """Best effort: programs cannot make user namespaces, and so cannot get capabilities in them."""
+def forbid_user_namespaces(host_proc: str | None) -> None:
+    """Best effort: programs cannot make user namespaces, and so cannot get capabilities in them.
+
+    The sysctl is that of our own user namespace, whichever /proc it is written through.
+    """
     try:
-        with open("/proc/sys/user/max_user_namespaces", "w") as file:
+        with open(f"{host_proc or '/proc'}/sys/user/max_user_namespaces", "w") as file:
             file.write("0")
     except OSError:
-        return
+        pass  # read-only in some containers; the host's trial program finds out
+    if host_proc:
+        kernel.unmount(host_proc)
 
 
 def preload(names: list[str]) -> None:
@@ -111,7 +116,7 @@ def prepare(config: Config) -> None:
         if config["drop_uid"] is not None:
             drop_root(config["drop_uid"])
         if config["private"]:
-            forbid_user_namespaces()
+            forbid_user_namespaces(config["host_proc"])
         if config["scratch"] is not None:
             kernel.check(kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1), "prctl subreaper")
         for path in (os.__file__, sys.executable):

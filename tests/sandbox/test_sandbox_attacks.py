@@ -271,3 +271,23 @@ def test_signalling_everybody_harms_only_oneself(box: Sandbox) -> None:
     started = time.monotonic()
     box.run("import os, signal\nos.kill(-1, signal.SIGKILL)", limits=SHORT)
     assert time.monotonic() - started < 5
+
+
+def test_killing_the_process_group_harms_only_oneself(box: Sandbox) -> None:
+    assert box.run("import os; os.kill(0, 9)").status in (Status.OK, Status.SIGNAL)
+
+
+@pytest.mark.parametrize("code", [0, 4])
+def test_the_exit_status_without_a_report(box: Sandbox, code: int) -> None:
+    result = box.run(f"import os, sys; os.closerange(3, 256); sys.exit({code})")
+    assert (result.ok, result.exit_code) == (code == 0, code)
+
+
+def test_an_in_memory_file_is_bounded(box: Sandbox) -> None:
+    code = "import os; os.ftruncate(os.memfd_create('x'), 17 << 20)"
+    assert box.run(code).error_class == "OSError"
+
+
+def test_few_open_files(box: Sandbox) -> None:
+    code = "import os\ntry:\n    while True: n = os.dup(0)\nexcept OSError: print(n)"
+    assert box.run(code).stdout == "63\n"

