@@ -94,8 +94,10 @@ def load_policy(name: str, device: str = "auto") -> Policy:
             "weights and tokenizer, or a hub name that this machine can reach"
         ) from error
     codec = ChatCodec(tokenizer, _generation_stop_ids(model))
-    # Weights that are mapped from a file may lie at odd addresses, where the CPU's kernels add up in
-    # another order: a copy makes a resumed run equal to the bit.
+    if "gguf_file" in options:
+        _forget_quantization(model)
+    # Weights mapped from a file may lie at odd addresses, where the CPU's kernels add up in another
+    # order: a copy makes a resumed run equal to the bit.
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
     model.to(target)
@@ -126,6 +128,14 @@ def resolve_device(device: str) -> torch.device:
 def bundled_directory() -> Path:
     """Where the bundled policy lies."""
     return Path(str(files("cleaner_rl").joinpath("bundled")))
+
+
+def _forget_quantization(model: Any) -> None:
+    """A GGUF file's weights are float32 by now; the model would still refuse to be saved."""
+    model.hf_quantizer = None
+    model.is_quantized = False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
 
 
 def _generation_stop_ids(model: Any) -> list[int]:
