@@ -12,17 +12,24 @@ system's libraries, read-only; none of the host's environment variables; a /tmp,
 working directory (below /tmp) of its own, 64 MiB each at most, gone afterwards; bounds on wall
 time, CPU time, address space, output, processes and open files; no capabilities and no way to get
 any back; no process survives; a program that fails, hangs, crashes or lies does not disturb the
-next one. Status comes from the kernel and from the parent's own clock and counters: what a program
-prints cannot change it. `os._exit(0)` is a normal end, so grade answers outside of the program.
+next one. Whether a run is ok comes from the kernel and from the parent's own clock and counters:
+what a program prints cannot change it. The kind of a failure in Python (error or memory, its class
+and traceback) is the program's own word. `os._exit(0)` is a normal end, so grade answers outside of
+the program.
 
 Not covered: there is no system call filter and no Landlock yet, so a bug in the kernel is within
 reach. Memory and CPU time are bounded for each process, not for their sum (times
-Limits.processes), and tmpfs files count besides. System information (CPU model, load, kernel
-version) is visible, and so is what the interpreter's packages contain. Being pid 1, a program is
-not killed by signals that it sends to itself. On kernels before 5.14 `processes` is not enforced
-for a plain user. In tier "no-proc" programs see an empty /proc, and under root `processes` may not
-bind; in tier "jail" they share the namespaces of their worker, which serves a single one. Tier
-"rlimits" isolates nothing.
+Limits.processes), and tmpfs files count besides, as do the files of memfd_create: each process may
+have 64 descriptors open and make files of 16 MiB, so nearly 1 GiB that no other limit sees. System
+information (CPU model, load, kernel version) is visible, and so is what the interpreter's packages
+contain. Being pid 1, a program is not killed by signals that it sends to itself. On kernels before
+5.14 `processes` is not enforced for a plain user. In tier "no-proc" programs see an empty /proc,
+and under root `processes` may not bind; in tier "jail" they share the namespaces of their worker,
+which serves a single one, and a program that kills the worker ends as one killed by SIGKILL. Where
+/proc/sys is read-only (some containers), or in tier "jail" with a bubblewrap before 0.8, programs
+can make user namespaces, and have in those the capabilities to mount over what they see; a trial
+program finds out, and Sandbox.tried and `python -m sandbox doctor` say so. Tier "rlimits" isolates
+nothing.
 """
 
 from __future__ import annotations

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 
 class Status(enum.StrEnum):
-    """How an execution ended, as the kernel and the parent saw it."""
+    """How an execution ended, as the kernel and the parent saw it.
+
+    ERROR or MEMORY is the program's own word: a program that fails can pass for the other one.
+    """
 
     OK = "ok"  # exit status 0
     ERROR = "error"  # uncaught exception, syntax error, non-zero exit status
@@ -61,7 +64,8 @@ class Result:
     traceback         what Python prints for a script "main.py" that fails, shortened in the middle
                       when very long; one line of the same form for a limit or a signal; else ""
     error_class       "NameError", "SystemExit", "TimeoutError", "MemoryError", "SIGSEGV",
-                      "OutputLimitExceeded", ...; "" when ok or unknown (after os._exit)
+                      "OutputLimitExceeded", ...; "" when ok or unknown (after os._exit). Like
+                      traceback, the program's own word when status is ERROR or MEMORY
     exit_code         the exit status, or minus the number of the signal that ended the program
     wall_s, cpu_s     seconds; CPU time counts the program and the children it waited for
     tier              the isolation it really ran under, see `sandbox.TIERS`

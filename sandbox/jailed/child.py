@@ -53,6 +53,8 @@ def child_main(
     try:
         source = set_up_child(config, request, fds, ready, scratch)
         os.write(ready, b"+%d" % time.monotonic_ns())
+        if not config["private"]:
+            os.read(ready, 1)  # the program could kill the zygote before it has said "started"
     except BaseException as error:
         os.write(ready, b"-" + str(error).encode(errors="replace"))
         os._exit(70)

@@ -161,16 +161,16 @@ class Zygote:
 
     def run(self, request: dict[str, Any], fds: list[int]) -> None:
         scratch = self.config["scratch"] and tempfile.mkdtemp(dir=self.config["scratch"])
-        ready_r, ready_w = os.pipe()
+        ready_r, ready_w = (end.detach() for end in socket.socketpair())
         try:
             child = self.fork_child(request, fds, ready_w, scratch)
         finally:
             for fd in (*fds, ready_w):
                 os.close(fd)
         verdict = os.read(ready_r, 4096)
-        os.close(ready_r)
         if verdict[:1] == b"+":
             self.send(id=request["id"], event="started")
+        os.close(ready_r)  # lets a child go on that waits for this
         status, cpu_s = self.wait(child, request["id"])
         ended = time.monotonic_ns()
         if scratch:

@@ -1,0 +1,160 @@
+"""Interrupts, a lack of descriptors, odd installations: nothing is lost, leaked or shown."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import sandbox.pool
+import sandbox.worker
+from sandbox import Sandbox, SandboxError
+from sandbox.jail import PREFIX_PARTS, find_bwrap
+from sandbox.worker import Worker
+
+needs_isolation = pytest.mark.usefixtures("box")  # skips where there is none
+
+
+@needs_isolation
+def test_threads_go_on_when_the_main_thread_has_ended() -> None:
+    code = """
+import threading, time
+from sandbox import Sandbox
+box = Sandbox()
+def late():
+    time.sleep(0.3)
+    box._drop(*box._live)
+    print(box.run("print(1)").stdout.strip(), box.faults)
+    time.sleep(0.1)
+    print(box.run("print(2)").stdout.strip(), box.faults)
+threading.Thread(target=late).start()
+"""
+    root = Path(sandbox.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    assert done.stdout.split() == ["1", "1", "2", "1"], done.stderr
+
+
+@needs_isolation
+def test_close_wakes_a_waiting_call() -> None:
+    box = Sandbox()
+    box._slots.get()
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(box.run, "") for _ in range(2)]
+        time.sleep(0.1)
+        box.close()
+        for call in calls:
+            with pytest.raises(SandboxError, match="closed"):
+                call.result(5)
+
+
+@needs_isolation
+@pytest.mark.parametrize("where", ["_take", "_keep"])
+def test_an_interrupt_neither_loses_nor_adds_a_slot(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with Sandbox() as box:
+        with monkeypatch.context() as patch:
+            patch.setattr(box, where, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                box.run("")
+        assert box._slots.qsize() == 1
+        assert box.run("").ok
+
+
+@needs_isolation
+def test_the_group_is_killed_while_its_leader_is_not_reaped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Sandbox() as box:
+        (worker,) = box._live
+        assert worker.process
+        os.kill(worker.process.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, worker.process.pid, os.WEXITED | os.WNOWAIT)
+        seen = []
+        monkeypatch.setattr(os, "killpg", lambda *_: seen.append(worker.process.returncode))
+        worker.close()
+        assert seen == [None]
+
+
+@needs_isolation
+@pytest.mark.parametrize("name", ["os.memfd_create", "socket.socketpair"])
+def test_no_descriptors_left_is_a_sandbox_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    with Sandbox() as box:
+        box._drop(*box._live)
+        before = len(os.listdir("/proc/self/fd"))
+        with monkeypatch.context() as patch:
+            patch.setattr(name, fail)
+            with pytest.raises(SandboxError, match="Too many open files"):
+                box.run("")
+        assert len(os.listdir("/proc/self/fd")) == before
+        assert box.run("").ok
+
+
+@needs_isolation
+def test_an_interrupt_while_starting_leaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    before = len(os.listdir("/proc/self/fd"))
+    started = []
+    start = sandbox.worker.start_process
+    monkeypatch.setattr(
+        sandbox.worker, "start_process", lambda *a: started.append(start(*a)) or started[-1]
+    )
+    monkeypatch.setattr(Worker, "_await_ready", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Sandbox()
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@needs_isolation
+def test_an_old_bwrap_does_not_hide_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake = tmp_path / "bwrap"
+    fake.write_text("#!/bin/sh\necho 'Unknown option --perms' >&2\nexit 1\n")
+    fake.chmod(0o755)
+    bwraps, _ = find_bwrap()
+    monkeypatch.setattr(sandbox.pool, "find_bwrap", lambda: ([str(fake), *bwraps], []))
+    with Sandbox() as box:
+        assert box.bwrap in bwraps and box.run("").ok
+        assert "Unknown option --perms" in box.tried[0]
+
+
+@needs_isolation
+@pytest.mark.parametrize("where", ["/tmp", "/var/tmp"])
+def test_a_venv_made_in_a_project_does_not_show_the_project(where: str) -> None:
+    with tempfile.TemporaryDirectory(dir=where) as project:
+        venv.create(project, symlinks=True)
+        Path(project, "secret.txt").write_text("x")
+        code = (
+            "from sandbox import Sandbox\nwith Sandbox() as b:\n"
+            "    code = 'import os, sys; print(sys.prefix, *os.listdir(sys.prefix))'\n"
+            "    print(b.run(code).stdout, b.tried)"
+        )
+        root = Path(sandbox.__file__).parents[1]
+        done = subprocess.run(
+            [f"{project}/bin/python", "-c", code],
+            capture_output=True,
+            cwd=root,
+            text=True,
+            env={**os.environ, "PATH": os.path.dirname(find_bwrap()[0][0])},
+        )
+        prefix, *names, tried = done.stdout.split() or [done.stderr, ""]
+        assert (prefix, tried) == (project, "[]")
+        assert {"bin", "lib", "pyvenv.cfg"} <= set(names) <= {*PREFIX_PARTS}
