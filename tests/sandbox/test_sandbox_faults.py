@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import venv
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,6 @@ import sandbox.pool
 import sandbox.worker
 from sandbox import Sandbox, SandboxError
 from sandbox.jail import PREFIX_PARTS, find_bwrap
-from sandbox.worker import Worker
 
 needs_isolation = pytest.mark.usefixtures("box")  # skips where there is none
 
@@ -112,12 +112,20 @@ def test_an_interrupt_while_starting_leaks_nothing(monkeypatch: pytest.MonkeyPat
     before = len(os.listdir("/proc/self/fd"))
     started = []
     start = sandbox.worker.start_process
-    monkeypatch.setattr(
-        sandbox.worker, "start_process", lambda *a: started.append(start(*a)) or started[-1]
-    )
-    monkeypatch.setattr(Worker, "_await_ready", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        Sandbox()
+
+    def start_slowly(command: list[str], fd: int, stderr: int) -> subprocess.Popen[bytes]:
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+        time.sleep(0.2)
+        started.append(start(command, fd, stderr))
+        return started[0]
+
+    monkeypatch.setattr(sandbox.worker, "start_process", start_slowly)
+    handler = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Sandbox()
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
     assert [process.returncode for process in started] == [-signal.SIGKILL]
     assert len(os.listdir("/proc/self/fd")) == before
 
