@@ -15,14 +15,20 @@ any back; no process survives; a program that fails, hangs, crashes or lies does
 next one. Status comes from the kernel and from the parent's own clock and counters: what a program
 prints cannot change it. `os._exit(0)` is a normal end, so grade answers outside of the program.
 
-Not covered: there is no system call filter and no Landlock yet, so a bug in the kernel is within
-reach. Memory and CPU time are bounded for each process, not for their sum (times
-Limits.processes), and tmpfs files count besides. System information (CPU model, load, kernel
-version) is visible, and so is what the interpreter's packages contain. Being pid 1, a program is
-not killed by signals that it sends to itself. On kernels before 5.14 `processes` is not enforced
-for a plain user. In tier "no-proc" programs see an empty /proc, and under root `processes` may not
-bind; in tier "jail" they share the namespaces of their worker, which serves a single one. Tier
-"rlimits" isolates nothing.
+In every tier, where the kernel has them: a filter (seccomp) that denies sockets, tracing, mounts,
+namespaces, keys, bpf, io_uring and everything else that reaches deep into the kernel, and Landlock
+rules for files, TCP and signals beneath the other walls.
+
+Not covered: a bug in the system calls that are left is within reach. Memory and CPU time are
+bounded for each process, not for their sum (times Limits.processes), and tmpfs files count besides.
+System information (CPU model, load, kernel version) is visible, and so is what the interpreter's
+packages contain. Being pid 1, a program is not killed by signals that it sends to itself. On
+kernels before 5.14 `processes` is not enforced for a plain user. In tier "no-proc" programs see an
+empty /proc, and under root `processes` may not bind; in tier "jail" they share the namespaces of
+their worker, which serves a single one. In tier "landlock", where no namespaces are to be had,
+programs cannot start processes or other programs, see which other files exist though not what is
+in them, and may fill the disk below the temporary directory, 64 MiB a file. Tier "rlimits" isolates
+nothing.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from . import TIERS, IsolationUnavailable, Limits, Result, Sandbox, SandboxError
 from .jail import find_bwrap
+from .layers import describe
 
 OK, PROGRAM_FAILED, USAGE, SANDBOX_FAULT = 0, 1, 2, 3
 DOCTOR_RUNS = 20
@@ -93,6 +94,7 @@ def doctor() -> int:
         print(f"tier: {sandbox.tier} ({TIERS[sandbox.tier]})")
         for line in sandbox.tried:
             print(f"  not reached: {line}")
+        print(*describe(sandbox.tier, sandbox.layers), sep="\n")
         times_ms = [timed_ms(sandbox) for _ in range(DOCTOR_RUNS)]
     print(
         f"latency of {DOCTOR_RUNS} empty programs: median {statistics.median(times_ms):.1f} ms, "

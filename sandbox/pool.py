@@ -32,6 +32,7 @@ To get isolation, do one of these:
     sysctl -w user.max_user_namespaces=10000 kernel.unprivileged_userns_clone=1
     kernel.apparmor_restrict_unprivileged_userns=0 (those that exist); in a container:
     docker run --security-opt seccomp=unconfined --cap-add SYS_ADMIN
+  - without namespaces: Linux 6.2 or newer with Landlock (landlock in the kernel parameter lsm=)
   - Sandbox(allow_weak=True): no isolation, resource limits only; for programs that you trust"""
 
 
@@ -45,8 +46,9 @@ class Sandbox:
     allow_weak  where no isolation is to be had, run with resource limits alone (tier "rlimits")
 
     Thread-safe, and a context manager. `tier` is the isolation that was reached, `tried` says why
-    stronger tiers were not, `faults` is the number of times that a worker broke. Belongs to the
-    process that made it: after os.fork() the child makes its own.
+    stronger tiers were not, `layers` what the kernel adds to it, `faults` is the number of times
+    that a worker broke. Belongs to the process that made it: after os.fork() the child makes its
+    own.
 
     Raises IsolationUnavailable when the machine grants no isolation, SandboxError when a module of
     `preload` cannot be imported, ValueError for fewer than one worker.
@@ -82,6 +84,7 @@ class Sandbox:
             self.close()
             raise
         self.tier = first.jail.tier
+        self.layers = first.layers
         for _ in range(workers - 1):
             self._slots.put(None)
         self._slots.put(first)

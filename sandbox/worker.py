@@ -21,6 +21,7 @@ from typing import Any
 
 from .errors import SandboxError, WorkerFault
 from .jail import ENVIRONMENT, Jail
+from .layers import Layers
 from .result import Limits, Result, Status
 
 START_S = 60.0  # preloading from a cold disk takes long
@@ -108,6 +109,7 @@ class Worker:
     def _await_ready(self, preload: Sequence[str]) -> None:
         message = self._receive(START_S)
         if message["event"] == "ready":
+            self.layers = Layers(message["landlock"], message["no_seccomp"])
             return
         if message["kind"] == "preload":
             raise SandboxError(

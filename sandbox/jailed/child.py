@@ -29,7 +29,7 @@ from builtins import (  # noqa: UP029
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from . import kernel
+from . import kernel, landlock, seccomp
 
 MAX_FDS = 256  # low, so that closing all of them is cheap
 REPORT_FD = 3
@@ -39,6 +39,7 @@ HARNESS_BYTES = 32 << 20  # address space kept back to format the traceback of a
 TRACEBACK_CHARS = 4_000
 PRIVATE_DIRS = ("/tmp", "/dev/shm")
 WORK_DIR = "/tmp/cwd"
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
 Config = dict[str, Any]
 HARNESS = os.path.dirname(__file__)
@@ -81,8 +82,20 @@ def set_up_child(
         os.chdir(scratch)
         os.environ["HOME"] = os.environ["TMPDIR"] = scratch
     limit_resources(config, request)
-    kernel.drop_privileges()
+    kernel.drop_privileges(config["kept"])
+    confine(config, scratch)
     return source
+
+
+def confine(config: Config, scratch: str | None) -> None:
+    """Landlock and the system call filter, each where this kernel has it."""
+    if config["landlock"]:
+        rights = dict.fromkeys(config["visible"], landlock.READ)
+        rights |= dict.fromkeys(DEVICES, landlock.DEVICE)
+        rights |= dict.fromkeys([scratch] if scratch else PRIVATE_DIRS, landlock.ALL)
+        landlock.restrict(config["landlock"], rights)
+    if config["seccomp"]:
+        seccomp.install(config["filter"] or seccomp.strict_filter(os.getpid()))
 
 
 def make_private(config: Config) -> None:

