@@ -66,6 +66,7 @@ class Result:
     wall_s, cpu_s     seconds; CPU time counts the program and the children it waited for
     tier              the isolation it really ran under, see `sandbox.TIERS`
     stdout_truncated, stderr_truncated  more was written than is kept
+    peak_memory_mb    MiB resident at the most, in one process, the warm interpreter's included
     """
 
     status: Status
@@ -79,6 +80,7 @@ class Result:
     tier: str = "none"
     stdout_truncated: bool = False
     stderr_truncated: bool = False
+    peak_memory_mb: float = 0.0
 
     @property
     def ok(self) -> bool:

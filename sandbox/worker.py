@@ -72,6 +72,7 @@ class Ending:
         self.wait_status: int | None = None
         self.wall_s = 0.0
         self.cpu_s = 0.0
+        self.peak_mb = 0.0
 
 
 class Worker:
@@ -177,6 +178,7 @@ class Worker:
                 message = self._receive(0)
                 ending.wait_status = message["status"]
                 ending.wall_s, ending.cpu_s = message["wall_s"], message["cpu_s"]
+                ending.peak_mb = message["peak_mb"]
             elif not ending.stopped and (streams[0].truncated or streams[1].truncated):
                 self._kill(ending, Status.OUTPUT)
                 deadline = time.monotonic() + KILL_S
@@ -283,6 +285,7 @@ def judge(ending: Ending, limits: Limits, streams: tuple[Stream, ...], tier: str
         tier=tier,
         stdout_truncated=stdout.truncated,
         stderr_truncated=stderr.truncated,
+        peak_memory_mb=ending.peak_mb,
     )
 
 

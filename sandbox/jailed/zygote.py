@@ -17,12 +17,11 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from . import kernel, landlock, seccomp
-from .child import MAX_FDS, Config, child_main
-
-FIRST_OWN_FD = 10  # the zygote's own descriptors lie above those a child installs
+from .child import FIRST_OWN_FD, MAX_FDS, Config, child_main
 
 
 def drop_root(uid: int) -> None:
@@ -171,6 +170,15 @@ def prepare(config: Config) -> None:
     gc.freeze()
 
 
+@dataclass(slots=True)
+class Spare:
+    """A child that has shut its doors and waits at the other end of `link` for its program."""
+
+    pid: int
+    link: socket.socket
+    scratch: str | None
+
+
 class Zygote:
     """Serves one request after another until the host closes the socket."""
 
@@ -183,7 +191,13 @@ class Zygote:
         self.control.send(json.dumps(message).encode())
 
     def serve(self) -> None:
+        spare: Spare | None = None
         while True:
+            # Forked while the host is busy with the result before, so that nobody waits for it.
+            try:
+                spare = spare or self.fork_spare()
+            except OSError:
+                spare = None  # said by the next request, which tries again
             data, fds, _, _ = socket.recv_fds(self.control, 4096, 8)
             if not data:
                 return
@@ -191,50 +205,60 @@ class Zygote:
             if request["op"] != "run":
                 continue  # a kill that crossed the end of its run
             try:
-                self.run(request, fds)
+                self.run(spare or self.fork_spare(), request, data, fds)
             except OSError as error:
                 self.send(id=request["id"], event="fault", why=str(error))
+            spare = None
 
-    def run(self, request: dict[str, Any], fds: list[int]) -> None:
-        scratch = self.config["scratch"] and tempfile.mkdtemp(dir=self.config["scratch"])
-        ready_r, ready_w = os.pipe()
+    def run(self, child: Spare, request: dict[str, Any], data: bytes, fds: list[int]) -> None:
         try:
-            child = self.fork_child(request, fds, ready_w, scratch)
+            socket.send_fds(child.link, [data], fds)
+        except ConnectionError:
+            pass  # it ended; its last message says why
         finally:
-            for fd in (*fds, ready_w):
+            for fd in fds:
                 os.close(fd)
-        verdict = os.read(ready_r, 4096)
-        os.close(ready_r)
+        verdict = read_verdict(child.link)
         if verdict[:1] == b"+":
             self.send(id=request["id"], event="started")
-        status, cpu_s = self.wait(child, request["id"])
+        status, usage = self.wait(child.pid, request["id"])
         ended = time.monotonic_ns()
-        if scratch:
+        if child.scratch:
             if not self.config["strict"]:  # there the filter lets nothing be started
                 sweep()
-            shutil.rmtree(scratch, ignore_errors=True)
+            shutil.rmtree(child.scratch, ignore_errors=True)
         if verdict[:1] != b"+":
             raise OSError(f"set-up of the child failed: {verdict[1:].decode(errors='replace')}")
-        wall_s = (ended - int(verdict[1:])) / 1e9
-        self.send(id=request["id"], event="ended", status=status, wall_s=wall_s, cpu_s=cpu_s)
+        self.send(
+            id=request["id"],
+            event="ended",
+            status=status,
+            wall_s=(ended - int(verdict[1:])) / 1e9,
+            cpu_s=usage.ru_utime + usage.ru_stime,
+            peak_mb=usage.ru_maxrss / 1024,
+        )
 
-    def fork_child(
-        self, request: dict[str, Any], fds: list[int], ready: int, scratch: str | None
-    ) -> int:
+    def fork_spare(self) -> Spare:
+        scratch = self.config["scratch"] and tempfile.mkdtemp(dir=self.config["scratch"])
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            return Spare(self.fork_child(theirs, scratch), ours, scratch)
+
+    def fork_child(self, link: socket.socket, scratch: str | None) -> int:
         """Fork; in a private namespace the child is pid 1, and all that it starts die with it."""
         if self.config["private"]:
             kernel.unshare(kernel.CLONE_NEWPID)
         try:
             child = os.fork()
             if not child:
-                child_main(self.config, request, fds, ready, scratch)
+                child_main(self.config, link, scratch)
         finally:
             # Back to our own, else the next fork would go into the namespace of a dead child.
             if self.config["private"]:
                 kernel.setns(self.pid_namespace, kernel.CLONE_NEWPID)
         return child
 
-    def wait(self, child: int, run_id: int) -> tuple[int, float]:
+    def wait(self, child: int, run_id: int) -> tuple[int, resource.struct_rusage]:
         pidfd = os.pidfd_open(child)
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
@@ -249,7 +273,16 @@ class Zygote:
                 poll.unregister(self.control)
         os.close(pidfd)
         _, status, usage = os.wait4(child, 0)
-        return status, usage.ru_utime + usage.ru_stime
+        return status, usage
+
+
+def read_verdict(link: socket.socket) -> bytes:
+    """What the child says of its set-up; closes the link."""
+    with link:
+        try:
+            return link.recv(4096) or b"-it ended without a word"
+        except ConnectionError as error:
+            return b"-" + str(error).encode()
 
 
 def sweep() -> None:
