@@ -33,15 +33,18 @@ nothing.
 
 from __future__ import annotations
 
-from .errors import IsolationUnavailable, SandboxError
+from .errors import IsolationUnavailable, QueueFull, SandboxError
+from .health import Health
 from .jail import TIERS
 from .pool import Sandbox
 from .result import Limits, Result, Status
 
 __all__ = [
     "TIERS",
+    "Health",
     "IsolationUnavailable",
     "Limits",
+    "QueueFull",
     "Result",
     "Sandbox",
     "SandboxError",

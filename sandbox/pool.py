@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import queue
 import threading
+import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
 from .errors import IsolationUnavailable, SandboxError, WorkerFault
+from .health import Health, Meter
 from .jail import Jail, candidate_jails, find_bwrap
+from .line import Line
 from .result import Limits, Result
 from .worker import Worker
 
@@ -39,16 +42,16 @@ To get isolation, do one of these:
 class Sandbox:
     """Runs untrusted Python programs, each in a fresh fork of a warm interpreter in a jail.
 
-    workers     programs that may run at the same time; further callers of `run` wait. The first
-                worker starts at once, the others when they are needed
+    workers     programs that may run at the same time; further callers wait, first come, first
+                served. The first worker starts at once, the others when they are needed
     limits      the bounds of an execution unless `run` is given others
     preload     modules to import once, ahead of all programs; they must not start threads
+    max_waiting callers that may wait at the same time; one more gets QueueFull
     allow_weak  where no isolation is to be had, run with resource limits alone (tier "rlimits")
 
     Thread-safe, and a context manager. `tier` is the isolation that was reached, `tried` says why
-    stronger tiers were not, `layers` what the kernel adds to it, `faults` is the number of times
-    that a worker broke. Belongs to the process that made it: after os.fork() the child makes its
-    own.
+    stronger tiers were not, `layers` what the kernel adds to it. Belongs to the process that made
+    it: after os.fork() the child makes its own.
 
     Raises IsolationUnavailable when the machine grants no isolation, SandboxError when a module of
     `preload` cannot be imported, ValueError for fewer than one worker.
@@ -60,14 +63,15 @@ class Sandbox:
         limits: Limits | None = None,
         preload: Sequence[str] = DEFAULT_PRELOAD,
         allow_weak: bool = False,
+        max_waiting: int = 10_000,
     ):
-        if workers < 1:
-            raise ValueError(f"workers must be at least 1, not {workers}")
+        for name, value in (("workers", workers), ("max_waiting", max_waiting)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
         if isinstance(preload, str):
             raise ValueError(f"preload must be a sequence of module names, such as ({preload!r},)")
         self.limits = limits or Limits()
         self.workers = workers
-        self.faults = 0
         self.tried: list[str] = []
         self.closed = False
         self._preload = tuple(preload)
@@ -75,9 +79,13 @@ class Sandbox:
         self._lock = threading.Lock()
         self._live: set[Worker] = set()
         self._spawner = ThreadPoolExecutor(1, "sandbox-spawner")
-        # Each slot holds a worker or None; the last one given back, a warm one, is taken first.
-        self._slots: queue.LifoQueue[Worker | None] = queue.LifoQueue()
-        self._finalizer = weakref.finalize(self, shut_down, self._live, self._spawner, self._pid)
+        self._servers = ThreadPoolExecutor(workers, "sandbox-server")  # for callers in asyncio
+        self._meter = Meter()
+        # Each slot holds a worker or None for one that is still to be started.
+        self._line: Line[Worker | None] = Line([None] * (workers - 1), max_waiting)
+        self._finalizer = weakref.finalize(
+            self, shut_down, self._live, (self._spawner, self._servers), self._pid
+        )
         try:
             first = self._first_worker(allow_weak)
         except BaseException:
@@ -85,38 +93,87 @@ class Sandbox:
             raise
         self.tier = first.jail.tier
         self.layers = first.layers
-        for _ in range(workers - 1):
-            self._slots.put(None)
-        self._slots.put(first)
+        self._line.give(first)
+
+    @property
+    def faults(self) -> int:
+        """The number of times that a worker broke."""
+        return self._meter.faults
+
+    def health(self) -> Health:
+        """Counters and latency of the pool as they are now."""
+        return self._meter.read(self.workers, self._line.free, len(self._line))
 
     def run(self, code: str, *, stdin: str = "", limits: Limits | None = None) -> Result:
         """Run `code` as the script main.py, with `stdin` to read, and return how it ended.
 
         Whatever the program does is a Result. Raises SandboxError when the sandbox is closed or
-        broke three times in a row, TypeError when `code` or `stdin` is not a str.
+        broke three times in a row, QueueFull
+        when too many callers wait, TypeError when `code` or `stdin` is not a str.
         """
+        self._check(code, stdin)
+        return self._serve(self._line.take(), code, stdin, limits or self.limits)
+
+    async def arun(self, code: str, *, stdin: str = "", limits: Limits | None = None) -> Result:
+        """As `run`, without blocking the event loop.
+
+        A call that is cancelled while it waits leaves the line; a program that runs already runs
+        to its end or its limits, unseen.
+        """
+        self._check(code, stdin)
+        turn = self._line.ask()
+        try:
+            worker = await asyncio.wrap_future(turn)
+        except BaseException:
+            self._line.leave(turn)
+            raise
+        try:
+            served = self._servers.submit(self._serve, worker, code, stdin, limits or self.limits)
+        except RuntimeError as error:  # closed just now
+            raise SandboxError("the sandbox is closed") from error
+        # There is a thread for every slot, so this one starts at once, and it gives the slot back.
+        return await asyncio.shield(asyncio.wrap_future(served))
+
+    def map(
+        self, programs: Iterable[str], *, stdin: str = "", limits: Limits | None = None
+    ) -> Iterator[Result]:
+        """Run many programs, as many at a time as there are workers; results in their order."""
+        with ThreadPoolExecutor(self.workers, "sandbox-map") as threads:
+            yield from threads.map(
+                lambda code: self.run(code, stdin=stdin, limits=limits), programs
+            )
+
+    def _check(self, code: str, stdin: str) -> None:
         for name, value in (("code", code), ("stdin", stdin)):
             if not isinstance(value, str):
                 raise TypeError(f"{name} must be a str, not {type(value).__name__}")
         if os.getpid() != self._pid:
             raise SandboxError("this Sandbox belongs to the parent process: make one after fork()")
-        for attempt in range(1, ATTEMPTS + 1):
-            slot = self._take()
-            try:
-                slot = slot or self._start(self._jail)
-                result = slot.execute(code, stdin, limits or self.limits)
-                return result
-            except WorkerFault as error:
-                self._note(error, attempt)
-            finally:
-                self._slots.put(self._keep(slot))
-        raise AssertionError("unreachable")
+
+    def _serve(self, worker: Worker | None, code: str, stdin: str, limits: Limits) -> Result:
+        """Run the program in the slot that `worker` was taken from, and give the slot back."""
+        try:
+            for attempt in range(1, ATTEMPTS + 1):
+                started = time.monotonic()
+                try:
+                    worker = worker or self._start(self._jail)
+                    result = worker.execute(code, stdin, limits)
+                    self._meter.execution(time.monotonic() - started)
+                    return result
+                except WorkerFault as error:
+                    self._note(error, attempt)
+                finally:
+                    worker = self._keep(worker)
+            raise AssertionError("unreachable")
+        finally:
+            self._line.give(worker)
 
     def close(self) -> None:
         """Kill all workers. Running calls end with SandboxError; a second close does nothing."""
         if os.getpid() != self._pid:
             return
         self.closed = True
+        self._line.close()
         with self._lock:
             self._finalizer()
 
@@ -160,13 +217,6 @@ class Sandbox:
         self._drop(worker)
         return self._start(jail)
 
-    def _take(self) -> Worker | None:
-        slot = self._slots.get()
-        if self.closed:
-            self._slots.put(slot)  # wakes the next that waits
-            raise SandboxError("the sandbox is closed")
-        return slot
-
     def _start(self, jail: Jail) -> Worker:
         try:
             worker = Worker(jail, self._preload, self._spawner)
@@ -188,6 +238,7 @@ class Sandbox:
         if worker.alive and worker.jail.reusable and worker.runs < RECYCLE_AFTER:
             return worker
         self._drop(worker)
+        self._meter.restart()
         return None
 
     def _drop(self, worker: Worker) -> None:
@@ -199,8 +250,7 @@ class Sandbox:
         """Count a fault; raise when there is no further attempt."""
         if self.closed:
             raise SandboxError("the sandbox was closed while the program ran") from error
-        with self._lock:
-            self.faults += 1
+        self._meter.fault()
         if attempt == ATTEMPTS:
             raise SandboxError(
                 f"the sandbox failed {ATTEMPTS} times in a row, last: {error}. This says nothing "
@@ -208,11 +258,12 @@ class Sandbox:
             ) from error
 
 
-def shut_down(workers: set[Worker], spawner: Executor, pid: int) -> None:
+def shut_down(workers: set[Worker], threads: Sequence[Executor], pid: int) -> None:
     """Last act of a pool, at close, garbage collection or interpreter exit."""
     if os.getpid() != pid:
         return  # a forked copy: the workers are the parent's
     for worker in workers:
         worker.close()
     workers.clear()
-    spawner.shutdown(wait=False)
+    for executor in threads:
+        executor.shutdown(wait=False)
