@@ -104,6 +104,11 @@ class Jail:
             return python
         return [self.bwrap, *self._bwrap_arguments(drop_uid), "--", *python]
 
+    def prefix(self) -> list[str]:
+        """What makes the command that follows run in a jail of its own."""
+        assert self.bwrap, f"tier {self.tier} has no jail without a worker"
+        return [self.bwrap, *self._bwrap_arguments(None), "--"]
+
     def _readable(self) -> list[str]:
         """What Landlock lets programs read; empty without Landlock."""
         if self.tier == "rlimits":

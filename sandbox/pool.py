@@ -104,6 +104,11 @@ class Sandbox:
         """Counters and latency of the pool as they are now."""
         return self._meter.read(self.workers, self._line.free, len(self._line))
 
+    def worker_pids(self) -> list[int]:
+        """Process ids of the jails that live now."""
+        with self._lock:
+            return [worker.process.pid for worker in self._live]
+
     def run(self, code: str, *, stdin: str = "", limits: Limits | None = None) -> Result:
         """Run `code` as the script main.py, with `stdin` to read, and return how it ended.
 
