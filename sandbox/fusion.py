@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from .errors import SandboxError, WorkerFault
-from .result import Limits, Result, Status
+from .result import Limits, Result, Status, signal_name
 
 ATTEMPTS = 3
 RETRY_HTTP = (408, 425, 429, 500, 502, 503, 504)
@@ -183,7 +183,8 @@ def classify(
     if exit_code is None:
         raise WorkerFault("a program that finished without an exit status")
     if exit_code < 0:
-        return Status.SIGNAL, f"SIG{-exit_code}", f"killed by signal {-exit_code}\n"
+        name = signal_name(-exit_code)
+        return Status.SIGNAL, name, f"{name}: the program was killed by this signal\n"
     match = ERROR_LINE.match(traceback.rstrip().rpartition("\n")[2])
     error_class = match[1] if match else "SystemExit"
     return (Status.MEMORY if error_class == "MemoryError" else Status.ERROR), error_class, traceback

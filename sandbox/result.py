@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+import signal
 from dataclasses import dataclass
 
 
@@ -86,3 +87,10 @@ class Result:
     def ok(self) -> bool:
         """Whether the program ran to its end with exit status 0."""
         return self.status is Status.OK
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"

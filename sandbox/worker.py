@@ -22,7 +22,7 @@ from typing import Any
 from .errors import SandboxError, WorkerFault
 from .jail import ENVIRONMENT, Jail
 from .layers import Layers
-from .result import Limits, Result, Status
+from .result import Limits, Result, Status, signal_name
 
 START_S = 60.0  # preloading from a cold disk takes long
 SET_UP_S = 20.0  # from the request to the program's first instruction
@@ -304,11 +304,7 @@ def classify(
         status, name = Status.TIMEOUT, "TimeoutError"
         text = f"the program used more than {limits.cpu_s:g} s of CPU time"
     elif exit_code < 0:
-        status = Status.SIGNAL
-        try:
-            name = signal.Signals(-exit_code).name
-        except ValueError:
-            name = f"SIG{-exit_code}"
+        status, name = Status.SIGNAL, signal_name(-exit_code)
         text = "the program was killed by this signal"
     elif exit_code:
         status = Status.ERROR
