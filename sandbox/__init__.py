@@ -17,32 +17,41 @@ what a program prints cannot change it. The kind of a failure in Python (error o
 and traceback) is the program's own word. `os._exit(0)` is a normal end, so grade answers outside of
 the program.
 
-Not covered: there is no system call filter and no Landlock yet, so a bug in the kernel is within
-reach. Memory and CPU time are bounded for each process, not for their sum (times
-Limits.processes), and tmpfs files count besides, as do the files of memfd_create: each process may
-have 64 descriptors open and make files of 16 MiB, so nearly 1 GiB that no other limit sees. System
-information (CPU model, load, kernel version) is visible, and so is what the interpreter's packages
-contain. Being pid 1, a program is not killed by signals that it sends to itself. On kernels before
-5.14 `processes` is not enforced for a plain user. In tier "no-proc" programs see an empty /proc,
-and under root `processes` may not bind; in tier "jail" they share the namespaces of their worker,
-which serves a single one, and a program that kills the worker ends as one killed by SIGKILL. Where
-/proc/sys is read-only (some containers), or in tier "jail" with a bubblewrap before 0.8, programs
-can make user namespaces, and have in those the capabilities to mount over what they see; a trial
-program finds out, and Sandbox.tried and `python -m sandbox doctor` say so. Tier "rlimits" isolates
-nothing.
+In every tier, where the kernel has them: a filter (seccomp) that denies sockets, tracing, mounts,
+namespaces, keys, bpf, io_uring and everything else that reaches deep into the kernel, and, but in
+tier "rlimits", Landlock rules for files, TCP and signals beneath the other walls.
+
+Not covered: a bug in the system calls that are left is within reach. Memory and CPU time are
+bounded for each process, not for their sum (times Limits.processes), and tmpfs files count besides,
+as do the files of memfd_create: each process may have 64 descriptors open and make files of 16 MiB,
+so nearly 1 GiB that no other limit sees. System information (CPU model, load, kernel version) is
+visible, and so is what the interpreter's packages contain. Being pid 1, a program is not killed by
+signals that it sends to itself. On kernels before 5.14 `processes` is not enforced for a plain
+user. In tier "no-proc" programs see an empty /proc, and under root `processes` may not bind; in
+tier "jail" they share the namespaces of their worker, which serves a single one, and a program that
+kills the worker (it can where Landlock's ABI is below 6) ends as one killed by SIGKILL. Without
+seccomp, and where /proc/sys is read-only (some containers) or in tier "jail" with a bubblewrap
+before 0.8, programs can make user namespaces, and have in those the capabilities to mount over what
+they see; a trial program finds out, and Sandbox.tried and `python -m sandbox doctor` say so. In
+tier "landlock", where no namespaces are to be had, programs cannot start processes or other
+programs, see which other files exist though not what is in them, and may fill the disk below the
+temporary directory, 16 MiB a file. Tier "rlimits" isolates nothing.
 """
 
 from __future__ import annotations
 
-from .errors import IsolationUnavailable, SandboxError
+from .errors import IsolationUnavailable, QueueFull, SandboxError
+from .health import Health
 from .jail import TIERS
 from .pool import Sandbox
 from .result import Limits, Result, Status
 
 __all__ = [
     "TIERS",
+    "Health",
     "IsolationUnavailable",
     "Limits",
+    "QueueFull",
     "Result",
     "Sandbox",
     "SandboxError",

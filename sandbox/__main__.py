@@ -1,4 +1,4 @@
-"""Command line: `python -m sandbox run FILE|-` and `python -m sandbox doctor`."""
+"""Command line: `python -m sandbox run FILE|-`, `doctor`, `bench` and `soak`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import time
 from pathlib import Path
 
 from . import TIERS, IsolationUnavailable, Limits, Result, Sandbox, SandboxError
+from .bench import bench
 from .jail import find_bwrap
+from .layers import describe
+from .soak import Soak
 
 OK, PROGRAM_FAILED, USAGE, SANDBOX_FAULT = 0, 1, 2, 3
 DOCTOR_RUNS = 20
@@ -18,7 +21,7 @@ DOCTOR_RUNS = 20
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
-        return run(options) if options.command == "run" else doctor()
+        return COMMANDS[options.command](options)
     except SandboxError as error:
         print(f"sandbox: {error}", file=sys.stderr)
         return SANDBOX_FAULT
@@ -43,7 +46,19 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--stdin", default="", metavar="TEXT", help="what the program reads from its input")
     add("--allow-weak", action="store_true", help="run even where no isolation is to be had")
     commands.add_parser("doctor", help="say what isolation this machine gives, and how fast")
+    bench_parser = commands.add_parser("bench", help="compare with new processes, on one core")
+    add = bench_parser.add_argument
+    add("--runs", type=int, default=200, help="executions for each row (%(default)s)")
+    add("--seconds", type=float, default=8.0, help="at most, for each row (%(default)s)")
+    soak_parser = commands.add_parser("soak", help="many executions, 5%% hostile; nothing may grow")
+    add = soak_parser.add_argument
+    add("--executions", type=int, default=20_000, help="(%(default)s)")
+    add("--workers", type=int, default=2, help="(%(default)s)")
+    add("--kill-every", type=float, default=2.0, help="seconds; 0 kills no worker (%(default)s)")
     options = parser.parse_args(arguments)
+    for name in ("runs", "executions", "workers"):
+        if getattr(options, name, 1) < 1:
+            parser.error(f"--{name} must be at least 1")
     if options.command == "run":
         try:
             options.limits = Limits(
@@ -77,8 +92,8 @@ def show(result: Result) -> None:
         print(f"the program ended with exit status {result.exit_code}", file=sys.stderr)
 
 
-def doctor() -> int:
-    _, notes = find_bwrap()
+def doctor(_: argparse.Namespace) -> int:
+    notes = find_bwrap()[1]
     for note in notes:
         print(note)
     try:
@@ -88,10 +103,12 @@ def doctor() -> int:
         print(error)
         return SANDBOX_FAULT
     with sandbox:
-        print(f"used: {sandbox.bwrap}")
+        if sandbox.bwrap:
+            print(f"used: {sandbox.bwrap}")
         print(f"tier: {sandbox.tier} ({TIERS[sandbox.tier]})")
         for line in sandbox.tried:
             print(f"  not reached: {line}")
+        print(*describe(sandbox.tier, sandbox.layers), sep="\n")
         times_ms = [timed_ms(sandbox) for _ in range(DOCTOR_RUNS)]
     print(
         f"latency of {DOCTOR_RUNS} empty programs: median {statistics.median(times_ms):.1f} ms, "
@@ -107,6 +124,20 @@ def timed_ms(sandbox: Sandbox) -> float:
         raise SandboxError(f"an empty program ended as {result.status}: {result.traceback}")
     return (time.perf_counter() - start) * 1e3
 
+
+def run_bench(options: argparse.Namespace) -> int:
+    bench(options.runs, options.seconds)
+    return OK
+
+
+def run_soak(options: argparse.Namespace) -> int:
+    with Sandbox(workers=options.workers) as sandbox:
+        good = Soak(sandbox).run(options.executions, options.kill_every, print)
+    print("every result right, nothing grew" if good else "FAILED")
+    return OK if good else SANDBOX_FAULT
+
+
+COMMANDS = {"run": run, "doctor": doctor, "bench": run_bench, "soak": run_soak}
 
 if __name__ == "__main__":
     sys.exit(main())

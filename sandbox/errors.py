@@ -2,6 +2,7 @@
 
 SandboxError            our own machinery failed; never the fault of the program that was run
   IsolationUnavailable  this machine grants no isolation, and weak isolation was not allowed
+  QueueFull             too many callers wait already; the program was not run
   WorkerFault           one worker broke; caught and retried by the pool, not seen by callers
 """
 
@@ -14,6 +15,10 @@ class SandboxError(RuntimeError):
 
 class IsolationUnavailable(SandboxError):
     """No isolation is to be had. The message lists what was tried, why it failed, the remedy."""
+
+
+class QueueFull(SandboxError):
+    """More callers wait than the sandbox was told to let in. The program was not run."""
 
 
 class WorkerFault(SandboxError):

@@ -19,6 +19,8 @@ TIERS = {
     "full": "own namespaces, /tmp, /dev/shm and /proc for every execution",
     "no-proc": "as full, but programs see an empty /proc",
     "jail": "no namespaces per execution: a whole new jail, slower, for each one",
+    "landlock": "no namespaces: one kernel filter for files, one for calls; programs cannot start "
+    "processes",
     "rlimits": "resource limits only: programs can read files, use the network, signal processes",
 }
 
@@ -85,7 +87,7 @@ class Jail:
     def command(self, fd: int, preload: Sequence[str], scratch: str | None) -> list[str]:
         """Command line of a worker that inherits its control socket as descriptor `fd`."""
         keep = [path for path in interpreter_roots() if is_below(path, PRIVATE_DIRS)]
-        drop_uid = spare_uid() if self.tier == "full" else None
+        drop_uid = spare_uid() if self.tier in ("full", "landlock") else None
         config = {
             "fd": fd,
             "preload": list(preload),
@@ -96,6 +98,8 @@ class Jail:
             "keep": keep,
             "drop_uid": drop_uid,
             "process_slack": self._process_slack(drop_uid),
+            "strict": self.tier == "landlock",
+            "visible": self._readable(),
         }
         package = os.path.dirname(JAILED_INSIDE if self.bwrap else JAILED)
         python = [sys.executable, *INTERPRETER_FLAGS, "-c", START, json.dumps(config), package]
@@ -103,9 +107,22 @@ class Jail:
             return python
         return [self.bwrap, *self._bwrap_arguments(drop_uid), "--", *python]
 
+    def prefix(self) -> list[str]:
+        """What makes the command that follows run in a jail of its own."""
+        assert self.bwrap, f"tier {self.tier} has no jail without a worker"
+        return [self.bwrap, *self._bwrap_arguments(None), "--"]
+
+    def _readable(self) -> list[str]:
+        """What Landlock lets programs read; empty without Landlock."""
+        if self.tier == "rlimits":
+            return []
+        return ["/"] if self.bwrap else [*visible_paths()[0], "/etc/localtime"]
+
     def _process_slack(self, drop_uid: int | None) -> int | None:
         """Processes that count against RLIMIT_NPROC besides the program's; None: no limit."""
         if self.bwrap is None:
+            if drop_uid is not None:
+                return 2
             # The limit would count every process of this user, and never binds for root.
             return None if os.geteuid() == 0 else count_own_tasks() + 256
         if drop_uid is None and kernel_version() < (5, 14):
@@ -141,6 +158,7 @@ def candidate_jails(bwraps: Sequence[str]) -> Iterator[Jail]:
     for tier in ("full", "no-proc", "jail"):
         for bwrap in bwraps:
             yield Jail(tier, bwrap)
+    yield Jail("landlock", None)
 
 
 def can_disable_userns(bwrap: str | None) -> bool:
@@ -155,14 +173,20 @@ def can_disable_userns(bwrap: str | None) -> bool:
     return done.returncode == 0
 
 
-def visible_files() -> list[str]:
-    """bubblewrap arguments that show the interpreter and its libraries, read-only."""
+def visible_paths() -> tuple[list[str], dict[str, str]]:
+    """Paths of the interpreter and its libraries, and the links that lead to the interpreter."""
     shown = [*SYSTEM_LIBRARIES, *SYSTEM_EXTRAS, *interpreter_files()]
     shown = [path for path in shown if os.path.exists(path)]
     links, binary = executable_links(shown)
     for file in (binary, shared_libpython()):
         if file and not is_below(file, shown):
             shown.append(file)
+    return shown, links
+
+
+def visible_files() -> list[str]:
+    """bubblewrap arguments that show the interpreter and its libraries, read-only."""
+    shown, links = visible_paths()
     # Left to itself bubblewrap gives the directories above a bind a mode that shuts out the uid the
     # zygote drops to.
     parents = {str(parent) for path in (*shown, *links) for parent in Path(path).parents}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import queue
 import threading
+import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
 from .errors import IsolationUnavailable, SandboxError, WorkerFault
+from .health import Health, Meter
 from .jail import Jail, candidate_jails, find_bwrap
+from .line import Line
 from .result import Limits, Result
 from .spawner import Spawner
 from .worker import Worker
@@ -32,6 +36,7 @@ To get isolation, do one of these:
     sysctl -w user.max_user_namespaces=10000 kernel.unprivileged_userns_clone=1
     kernel.apparmor_restrict_unprivileged_userns=0 (those that exist); in a container:
     docker run --security-opt seccomp=unconfined --cap-add SYS_ADMIN
+  - without namespaces: Linux 6.2 or newer with Landlock (landlock in the kernel parameter lsm=)
   - Sandbox(allow_weak=True), --allow-weak on the command line (training, evaluation,
     python -m sandbox run): no isolation, resource limits only; for programs that you trust"""
 # The second number is -1 where programs cannot make user namespaces.
@@ -41,15 +46,17 @@ TRIAL = "import ctypes; print(6 * 7, ctypes.CDLL(None).unshare(0x10000000))"
 class Sandbox:
     """Runs untrusted Python programs, each in a fresh fork of a warm interpreter in a jail.
 
-    workers     programs that may run at the same time; further callers of `run` wait. The first
-                worker starts at once, the others when they are needed
+    workers     programs that may run at the same time; further callers wait, first come, first
+                served. The first worker starts at once, the others when they are needed
     limits      the bounds of an execution unless `run` is given others
     preload     modules to import once, ahead of all programs; they must not start threads
+    max_waiting callers that may wait at the same time; one more gets QueueFull
     allow_weak  where no isolation is to be had, run with resource limits alone (tier "rlimits")
 
     Thread-safe, and a context manager. `tier` is the isolation that was reached, by the program
-    `bwrap`; `tried` says why no more was, `faults` is the number of times that a worker broke.
-    Belongs to the process that made it: after os.fork() the child makes its own.
+    `bwrap` (None where it needs none); `tried` says why no more was, `layers` what the kernel adds
+    to it, `faults` is the number of times that a worker broke. Belongs to the process that made it:
+    after os.fork() the child makes its own.
 
     Raises IsolationUnavailable when the machine grants no isolation, SandboxError when a module of
     `preload` cannot be imported, ValueError for fewer than one worker.
@@ -61,14 +68,15 @@ class Sandbox:
         limits: Limits | None = None,
         preload: Sequence[str] = DEFAULT_PRELOAD,
         allow_weak: bool = False,
+        max_waiting: int = 10_000,
     ):
-        if workers < 1:
-            raise ValueError(f"workers must be at least 1, not {workers}")
+        for name, value in (("workers", workers), ("max_waiting", max_waiting)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
         if isinstance(preload, str):
             raise ValueError(f"preload must be a sequence of module names, such as ({preload!r},)")
         self.limits = limits or Limits()
         self.workers = workers
-        self.faults = 0
         self.tried: list[str] = []
         self.closed = False
         self._preload = tuple(preload)
@@ -76,9 +84,13 @@ class Sandbox:
         self._lock = threading.Lock()
         self._live: set[Worker] = set()
         self._spawner = Spawner()
-        # Each slot holds a worker or None; the last one given back, a warm one, is taken first.
-        self._slots: queue.LifoQueue[Worker | None] = queue.LifoQueue()
-        self._finalizer = weakref.finalize(self, shut_down, self._live, self._spawner, self._pid)
+        self._servers = ThreadPoolExecutor(workers, "sandbox-server")  # for callers in asyncio
+        self._meter = Meter()
+        # Each slot holds a worker or None for one that is still to be started.
+        self._line: Line[Worker | None] = Line([None] * (workers - 1), max_waiting)
+        self._finalizer = weakref.finalize(
+            self, shut_down, self._live, self._spawner, self._servers, self._pid
+        )
         try:
             first = self._first_worker(allow_weak)
         except BaseException:
@@ -86,47 +98,97 @@ class Sandbox:
             raise
         self.tier = first.jail.tier
         self.bwrap = first.jail.bwrap
-        for _ in range(workers - 1):
-            self._slots.put(None)
-        self._slots.put(first)
+        self.layers = first.layers
+        self._line.give(first)
+
+    @property
+    def faults(self) -> int:
+        """The number of times that a worker broke."""
+        return self._meter.faults
+
+    def health(self) -> Health:
+        """Counters and latency of the pool as they are now."""
+        return self._meter.read(self.workers, self._line.free, len(self._line))
+
+    def worker_pids(self) -> list[int]:
+        """Process ids of the jails that live now."""
+        with self._lock:
+            return [worker.process.pid for worker in self._live if worker.process]
 
     def run(self, code: str, *, stdin: str = "", limits: Limits | None = None) -> Result:
         """Run `code` as the script main.py, with `stdin` to read, and return how it ended.
 
         Whatever the program does is a Result. Raises SandboxError when the sandbox is closed or
-        broke three times in a row, TypeError when `code` or `stdin` is not a str.
+        broke three times in a row, QueueFull when too many callers wait, TypeError when `code` or
+        `stdin` is not a str.
         """
+        self._check(code, stdin)
+        return self._serve(self._line.take(), code, stdin, limits or self.limits)
+
+    async def arun(self, code: str, *, stdin: str = "", limits: Limits | None = None) -> Result:
+        """As `run`, without blocking the event loop.
+
+        A call that is cancelled while it waits leaves the line; a program that runs already runs
+        to its end or its limits, unseen.
+        """
+        self._check(code, stdin)
+        turn = self._line.ask()
+        try:
+            worker = await asyncio.wrap_future(turn)
+        except BaseException:
+            self._line.leave(turn)
+            raise
+        try:
+            served = self._servers.submit(self._serve, worker, code, stdin, limits or self.limits)
+        except RuntimeError as error:
+            self._line.give(worker)
+            raise SandboxError("the sandbox is closed, or Python is about to end") from error
+        # There is a thread for every slot, so this one starts at once, and it gives the slot back.
+        return await asyncio.shield(asyncio.wrap_future(served))
+
+    def map(
+        self, programs: Iterable[str], *, stdin: str = "", limits: Limits | None = None
+    ) -> Iterator[Result]:
+        """Run many programs, as many at a time as there are workers; results in their order."""
+        with ThreadPoolExecutor(self.workers, "sandbox-map") as threads:
+            yield from threads.map(
+                lambda code: self.run(code, stdin=stdin, limits=limits), programs
+            )
+
+    def _check(self, code: str, stdin: str) -> None:
         for name, value in (("code", code), ("stdin", stdin)):
             if not isinstance(value, str):
                 raise TypeError(f"{name} must be a str, not {type(value).__name__}")
         if os.getpid() != self._pid:
             raise SandboxError("this Sandbox belongs to the parent process: make one after fork()")
-        for attempt in range(1, ATTEMPTS + 1):
-            slot, taken = None, False
-            try:
-                slot = self._take()
-                taken = True
-                slot = slot or self._start(self._jail)
-                return slot.execute(code, stdin, limits or self.limits)
-            except WorkerFault as error:
-                self._note(error, attempt)
-            finally:
-                kept = None
+
+    def _serve(self, worker: Worker | None, code: str, stdin: str, limits: Limits) -> Result:
+        """Run the program in the slot that `worker` was taken from, and give the slot back."""
+        try:
+            for attempt in range(1, ATTEMPTS + 1):
+                started = time.monotonic()
                 try:
-                    kept = self._keep(slot)
-                finally:  # an interrupt may cost a worker, never the slot
-                    if taken:
-                        self._slots.put(kept)
-        raise AssertionError("unreachable")
+                    worker = worker or self._start(self._jail)
+                    result = worker.execute(code, stdin, limits)
+                    self._meter.execution(time.monotonic() - started)
+                    return result
+                except WorkerFault as error:
+                    self._note(error, attempt)
+                finally:
+                    used, worker = worker, None  # an interrupt may cost a worker, never the slot
+                    worker = self._keep(used)
+            raise AssertionError("unreachable")
+        finally:
+            self._line.give(worker)
 
     def close(self) -> None:
         """Kill all workers. Running and waiting calls end with SandboxError."""
         if os.getpid() != self._pid:
             return
         self.closed = True
+        self._line.close()
         with self._lock:
             self._finalizer()
-        self._slots.put(None)  # wakes one that waits, who wakes the next
 
     def __enter__(self) -> Self:
         return self
@@ -146,7 +208,8 @@ class Sandbox:
             try:
                 return self._proven(jail)
             except WorkerFault as error:
-                self.tried.append(f"tier {jail.tier} with {jail.bwrap}: {error}")
+                way = f" with {jail.bwrap}" if jail.bwrap else ""
+                self.tried.append(f"tier {jail.tier}{way}: {error}")
         if allow_weak:
             return self._proven(Jail("rlimits", None))
         lines = "\n".join(f"  - {line}" for line in found + self.tried)
@@ -170,13 +233,6 @@ class Sandbox:
         self._drop(worker)
         return self._start(jail)
 
-    def _take(self) -> Worker | None:
-        slot = self._slots.get()
-        if self.closed:
-            self._slots.put(None)  # wakes the next that waits
-            raise SandboxError("the sandbox is closed")
-        return slot
-
     def _start(self, jail: Jail) -> Worker:
         worker = Worker(jail, self._preload, self._spawner)
         try:
@@ -196,6 +252,7 @@ class Sandbox:
         if worker.alive and worker.jail.reusable and worker.runs < RECYCLE_AFTER:
             return worker
         self._drop(worker)
+        self._meter.restart()
         return None
 
     def _drop(self, worker: Worker) -> None:
@@ -207,8 +264,7 @@ class Sandbox:
         """Count a fault; raise when there is no further attempt."""
         if self.closed:
             raise SandboxError("the sandbox was closed while the program ran") from error
-        with self._lock:
-            self.faults += 1
+        self._meter.fault()
         if attempt == ATTEMPTS:
             raise SandboxError(
                 f"the sandbox failed {ATTEMPTS} times in a row, last: {error}. This says nothing "
@@ -216,7 +272,7 @@ class Sandbox:
             ) from error
 
 
-def shut_down(workers: set[Worker], spawner: Spawner, pid: int) -> None:
+def shut_down(workers: set[Worker], spawner: Spawner, servers: Executor, pid: int) -> None:
     """Last act of a pool, at close, garbage collection or interpreter exit."""
     if os.getpid() != pid:
         return  # a forked copy: the workers are the parent's
@@ -224,3 +280,4 @@ def shut_down(workers: set[Worker], spawner: Spawner, pid: int) -> None:
         worker.close()
     workers.clear()
     spawner.close()
+    servers.shutdown(wait=False)

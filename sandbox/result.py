@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+import signal
 from dataclasses import dataclass
 
 
@@ -70,6 +71,7 @@ class Result:
     wall_s, cpu_s     seconds; CPU time counts the program and the children it waited for
     tier              the isolation it really ran under, see `sandbox.TIERS`
     stdout_truncated, stderr_truncated  more was written than is kept
+    peak_memory_mb    MiB resident at the most, in one process, the warm interpreter's included
     """
 
     status: Status
@@ -83,8 +85,16 @@ class Result:
     tier: str = "none"
     stdout_truncated: bool = False
     stderr_truncated: bool = False
+    peak_memory_mb: float = 0.0
 
     @property
     def ok(self) -> bool:
         """Whether the program ran to its end with exit status 0."""
         return self.status is Status.OK
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"

@@ -20,7 +20,8 @@ from typing import Any, BinaryIO
 
 from .errors import SandboxError, WorkerFault
 from .jail import ENVIRONMENT, Jail
-from .result import Limits, Result, Status
+from .layers import Layers
+from .result import Limits, Result, Status, signal_name
 from .spawner import Spawner
 
 START_S = 60.0  # preloading from a cold disk takes long
@@ -71,6 +72,7 @@ class Ending:
         self.wait_status: int | None = None
         self.wall_s = 0.0
         self.cpu_s = 0.0
+        self.peak_mb = 0.0
 
 
 class Worker:
@@ -117,6 +119,7 @@ class Worker:
     def _await_ready(self, preload: Sequence[str]) -> None:
         message = self._receive(START_S)
         if message["event"] == "ready":
+            self.layers = Layers(message["landlock"], message["no_seccomp"])
             return
         if message["kind"] == "preload":
             raise SandboxError(
@@ -198,6 +201,7 @@ class Worker:
                 message = self._receive(0)
                 ending.wait_status = message["status"]
                 ending.wall_s, ending.cpu_s = message["wall_s"], message["cpu_s"]
+                ending.peak_mb = message["peak_mb"]
             elif not ending.stopped and (streams[0].truncated or streams[1].truncated):
                 self._kill(ending, Status.OUTPUT)
                 deadline = time.monotonic() + kill_s
@@ -301,6 +305,7 @@ def judge(ending: Ending, limits: Limits, streams: tuple[Stream, ...], tier: str
         tier=tier,
         stdout_truncated=stdout.truncated,
         stderr_truncated=stderr.truncated,
+        peak_memory_mb=ending.peak_mb,
     )
 
 
@@ -319,11 +324,7 @@ def classify(
         status, name = Status.TIMEOUT, "TimeoutError"
         text = f"the program used more than {limits.cpu_s:g} s of CPU time"
     elif exit_code < 0:
-        status = Status.SIGNAL
-        try:
-            name = signal.Signals(-exit_code).name
-        except ValueError:
-            name = f"SIG{-exit_code}"
+        status, name = Status.SIGNAL, signal_name(-exit_code)
         text = "the program was killed by this signal"
     elif exit_code:
         status = Status.ERROR

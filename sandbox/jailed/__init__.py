@@ -8,7 +8,7 @@ a message:
                     the source, stdin, stdout, stderr and the report; {"op": "kill", "id"}
     zygote -> host  {"event": "ready"} | {"event": "broken", "kind", "why"}           once
                     {"id", "event": "started"},
-                    {"id", "event": "ended", "status", "wall_s", "cpu_s"} |
+                    {"id", "event": "ended", "status", "wall_s", "cpu_s", "peak_mb"} |
                     {"id", "event": "fault", "why"}                                   per run
 
 "started" is sent only after the child has shut its own door: namespaces, mounts, limits and

@@ -6,11 +6,13 @@ import atexit
 import builtins
 import contextlib
 import io
+import json
 import linecache
 import math
 import os
 import resource
 import signal
+import socket
 import sys
 import threading
 import time
@@ -31,10 +33,11 @@ from builtins import (  # noqa: UP029
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from . import kernel
+from . import kernel, landlock, seccomp
 
 MAX_FDS = 256  # low, so that closing all of them is cheap
 REPORT_FD = 3
+FIRST_OWN_FD = 10  # the zygote's own descriptors lie above those a child installs
 TMPFS_OPTIONS = b"size=64m,nr_inodes=4096,mode=1777"
 FILE_BYTES = 16 << 20  # neither RLIMIT_AS nor a tmpfs bounds the files of memfd_create
 OPEN_FILES = 64
@@ -42,40 +45,34 @@ HARNESS_BYTES = 32 << 20  # address space kept back to format the traceback of a
 TRACEBACK_CHARS = 4_000
 PRIVATE_DIRS = ("/tmp", "/dev/shm")
 WORK_DIR = "/tmp/cwd"
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
 Config = dict[str, Any]
 HARNESS = os.path.dirname(__file__)
 
 
-def child_main(
-    config: Config, request: dict[str, Any], fds: list[int], ready: int, scratch: str | None
-) -> NoReturn:
+def child_main(config: Config, link: socket.socket, scratch: str | None) -> NoReturn:
+    """Shut the doors, wait on `link` for the request, answer "+" and the time or "-" and why."""
     try:
-        source = set_up_child(config, request, fds, ready, scratch)
-        os.write(ready, b"+%d" % time.monotonic_ns())
+        shut_doors(config, link.fileno(), scratch)
+        source = receive_request(config, link)
+        link.send(b"+%d" % time.monotonic_ns())
         if not config["private"]:
-            os.read(ready, 1)  # the program could kill the zygote before it has said "started"
+            link.recv(1)  # the program could kill the zygote before it has said "started"
     except BaseException as error:
-        os.write(ready, b"-" + str(error).encode(errors="replace"))
+        link.send(b"-" + str(error).encode(errors="replace"))
         os._exit(70)
     try:
-        os.close(ready)
+        link.close()
         run_program(source)
     finally:
         os._exit(1)  # never back into the zygote's loop
 
 
-def set_up_child(
-    config: Config, request: dict[str, Any], fds: list[int], ready: int, scratch: str | None
-) -> str:
-    code, stdin, stdout, stderr, report = fds
-    with open(code, "rb", closefd=False) as file:
-        source = file.read().decode("utf-8", "surrogatepass")
-    for old, new in ((stdin, 0), (stdout, 1), (stderr, 2)):
-        os.dup2(old, new)
-    os.dup2(report, REPORT_FD, inheritable=False)
-    os.closerange(REPORT_FD + 1, ready)
-    os.closerange(ready + 1, MAX_FDS)
+def shut_doors(config: Config, link: int, scratch: str | None) -> None:
+    """All of the set-up that is the same for every program, so that it can be done ahead."""
+    os.closerange(FIRST_OWN_FD, link)
+    os.closerange(link + 1, MAX_FDS)
     if config["private"]:
         make_private(config)
     if scratch is None:
@@ -86,9 +83,36 @@ def set_up_child(
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         os.chdir(scratch)
         os.environ["HOME"] = os.environ["TMPDIR"] = scratch
-    limit_resources(config, request)
-    kernel.drop_privileges()
+    kernel.drop_privileges(config["kept"])
+    confine(config, scratch)
+
+
+def receive_request(config: Config, link: socket.socket) -> str:
+    """Take descriptors and limits of the program, and return its source."""
+    data, fds, _, _ = socket.recv_fds(link, 4096, 8)
+    if not data:
+        os._exit(0)  # the zygote is gone
+    code, stdin, stdout, stderr, report = fds
+    with open(code, "rb", closefd=False) as file:
+        source = file.read().decode("utf-8", "surrogatepass")
+    for old, new in ((stdin, 0), (stdout, 1), (stderr, 2)):
+        os.dup2(old, new)
+    os.dup2(report, REPORT_FD, inheritable=False)
+    os.closerange(REPORT_FD + 1, link.fileno())
+    os.closerange(link.fileno() + 1, MAX_FDS)
+    limit_resources(config, json.loads(data))
     return source
+
+
+def confine(config: Config, scratch: str | None) -> None:
+    """Landlock and the system call filter, each where this kernel has it."""
+    if config["landlock"]:
+        rights = dict.fromkeys(config["visible"], landlock.READ)
+        rights |= dict.fromkeys(DEVICES, landlock.DEVICE)
+        rights |= dict.fromkeys([scratch] if scratch else PRIVATE_DIRS, landlock.ALL)
+        landlock.restrict(config["landlock"], rights)
+    if config["seccomp"]:
+        seccomp.install(config["filter"] or seccomp.strict_filter(os.getpid()))
 
 
 def make_private(config: Config) -> None:

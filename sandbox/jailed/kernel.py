@@ -9,9 +9,10 @@ CLONE_NEWNS, CLONE_NEWIPC = 0x00020000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID = 0x10000000, 0x20000000
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
 MS_RDONLY, MS_REMOUNT, MNT_DETACH = 1, 32, 2
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_DROP = 1, 4, 24
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 1, 4, 8, 24
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+CAP_DAC_READ_SEARCH = 1 << 2
 CAPABILITY_VERSION_3 = 0x20080522
 
 
@@ -58,12 +59,18 @@ def setns(fd: int, kind: int) -> None:
     check(libc.setns(fd, kind), "setns")
 
 
-def drop_privileges() -> None:
-    """Give up every capability for good, exec() of anything included."""
+def drop_privileges(kept: int = 0) -> None:
+    """Give up every capability but `kept`, a set of bits, for good, exec() of anything included."""
     check(prctl(PR_SET_NO_NEW_PRIVS, 1), "prctl no_new_privs")
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     for capability in range(64):
         if prctl(PR_CAPBSET_DROP, capability) == -1:
             break  # past the last one, or not ours to drop
+    keep_capabilities(kept)
+
+
+def keep_capabilities(kept: int) -> None:
+    """Give up all capabilities but those whose bits, below 32, are in `kept`."""
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-    check(libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+    effective_permitted_inheritable = (kept, kept, 0, 0, 0, 0)
+    check(libc.capset(header, (ctypes.c_uint32 * 6)(*effective_permitted_inheritable)), "capset")

@@ -17,12 +17,11 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from . import kernel
-from .child import MAX_FDS, Config, child_main
-
-FIRST_OWN_FD = 10  # the zygote's own descriptors lie above those a child installs
+from . import kernel, landlock, seccomp
+from .child import FIRST_OWN_FD, MAX_FDS, Config, child_main
 
 
 def drop_root(uid: int) -> None:
@@ -61,6 +60,23 @@ def drop_root(uid: int) -> None:
         wait_and_exit(child)
     kernel.mount(b"none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE, None)
     kernel.mount_proc()
+
+
+def become(uid: int, scratch: str) -> int:
+    """Continue as the user `uid`, who owns the scratch directory alone; capabilities still held.
+
+    They are none, unless the interpreter lies below a directory that only root may enter (/root is
+    such a one): then the one that reads it in spite of that. What is read is Landlock's business.
+    """
+    os.chown(scratch, uid, uid)
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    kernel.check(kernel.prctl(kernel.PR_SET_KEEPCAPS, 1), "prctl keepcaps")
+    os.setresuid(uid, uid, uid)
+    readable = all(os.access(path, os.R_OK) for path in (os.__file__, sys.executable))
+    kept = 0 if readable else kernel.CAP_DAC_READ_SEARCH
+    kernel.keep_capabilities(kept)
+    return kept
 
 
 def wait_and_exit(child: int) -> NoReturn:
@@ -111,16 +127,40 @@ class Broken(Exception):
         self.kind = kind
 
 
+def probe_layers(config: Config) -> None:
+    """Note which layers of confinement this kernel has; without namespaces both must be there."""
+    config["landlock_abi"] = landlock.abi()
+    config["no_seccomp"] = seccomp.missing()
+    config["landlock"] = config["landlock_abi"] if config["visible"] else 0
+    config["seccomp"] = not config["no_seccomp"]
+    if not config["strict"]:
+        config["filter"] = seccomp.base_filter() if config["seccomp"] else None
+        return
+    config["filter"] = None  # it names the program's pid
+    if config["landlock_abi"] < landlock.FILES_ARE_SAFE_FROM:
+        have = f"ABI {config['landlock_abi']}" if config["landlock_abi"] else "none"
+        raise OSError(
+            f"needs Landlock of ABI {landlock.FILES_ARE_SAFE_FROM} (Linux 6.2), here: {have}"
+        )
+    if config["no_seccomp"]:
+        raise OSError(f"needs seccomp, here: {config['no_seccomp']}")
+
+
 def prepare(config: Config) -> None:
     try:
+        probe_layers(config)
+        config["kept"] = 0
         if config["drop_uid"] is not None:
-            drop_root(config["drop_uid"])
+            if config["private"]:
+                drop_root(config["drop_uid"])
+            else:
+                config["kept"] = become(config["drop_uid"], config["scratch"])
         if config["private"]:
             forbid_user_namespaces(config["host_proc"])
         if config["scratch"] is not None:
             kernel.check(kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1), "prctl subreaper")
         for path in (os.__file__, sys.executable):
-            if not os.access(path, os.R_OK):
+            if not os.access(path, os.R_OK, effective_ids=True):
                 raise PermissionError(f"{path} is not readable by other users (chmod o+rX)")
     except Exception as error:
         raise Broken("isolation", error) from error
@@ -135,6 +175,15 @@ def prepare(config: Config) -> None:
     gc.freeze()
 
 
+@dataclass(slots=True)
+class Spare:
+    """A child that has shut its doors and waits at the other end of `link` for its program."""
+
+    pid: int
+    link: socket.socket
+    scratch: str | None
+
+
 class Zygote:
     """Serves one request after another until the host closes the socket."""
 
@@ -147,7 +196,13 @@ class Zygote:
         self.control.send(json.dumps(message).encode())
 
     def serve(self) -> None:
+        spare: Spare | None = None
         while True:
+            # Forked while the host is busy with the result before, so that nobody waits for it.
+            try:
+                spare = spare or self.fork_spare()
+            except OSError:
+                spare = None  # said by the next request, which tries again
             data, fds, _, _ = socket.recv_fds(self.control, 4096, 8)
             if not data:
                 return
@@ -155,49 +210,55 @@ class Zygote:
             if request["op"] != "run":
                 continue  # a kill that crossed the end of its run
             try:
-                self.run(request, fds)
+                self.run(spare or self.fork_spare(), request, data, fds)
             except OSError as error:
                 self.send(id=request["id"], event="fault", why=str(error))
+            spare = None
 
-    def run(self, request: dict[str, Any], fds: list[int]) -> None:
-        scratch = self.config["scratch"] and tempfile.mkdtemp(dir=self.config["scratch"])
-        ready_r, ready_w = (end.detach() for end in socket.socketpair())
-        try:
-            child = self.fork_child(request, fds, ready_w, scratch)
-        finally:
-            for fd in (*fds, ready_w):
-                os.close(fd)
-        verdict = os.read(ready_r, 4096)
-        if verdict[:1] == b"+":
-            self.send(id=request["id"], event="started")
-        os.close(ready_r)  # lets a child go on that waits for this
-        status, cpu_s = self.wait(child, request["id"])
+    def run(self, child: Spare, request: dict[str, Any], data: bytes, fds: list[int]) -> None:
+        with child.link:
+            verdict = hand_over(child.link, data, fds)
+            if verdict[:1] == b"+":
+                self.send(id=request["id"], event="started")
+        # Now that the link is closed, a child that waits for that goes on.
+        status, usage = self.wait(child.pid, request["id"])
         ended = time.monotonic_ns()
-        if scratch:
-            sweep()
-            shutil.rmtree(scratch, ignore_errors=True)
+        if child.scratch:
+            if not self.config["strict"]:  # there the filter lets nothing be started
+                sweep()
+            shutil.rmtree(child.scratch, ignore_errors=True)
         if verdict[:1] != b"+":
             raise OSError(f"set-up of the child failed: {verdict[1:].decode(errors='replace')}")
-        wall_s = (ended - int(verdict[1:])) / 1e9
-        self.send(id=request["id"], event="ended", status=status, wall_s=wall_s, cpu_s=cpu_s)
+        self.send(
+            id=request["id"],
+            event="ended",
+            status=status,
+            wall_s=(ended - int(verdict[1:])) / 1e9,
+            cpu_s=usage.ru_utime + usage.ru_stime,
+            peak_mb=usage.ru_maxrss / 1024,
+        )
 
-    def fork_child(
-        self, request: dict[str, Any], fds: list[int], ready: int, scratch: str | None
-    ) -> int:
+    def fork_spare(self) -> Spare:
+        scratch = self.config["scratch"] and tempfile.mkdtemp(dir=self.config["scratch"])
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            return Spare(self.fork_child(theirs, scratch), ours, scratch)
+
+    def fork_child(self, link: socket.socket, scratch: str | None) -> int:
         """Fork; in a private namespace the child is pid 1, and all that it starts die with it."""
         if self.config["private"]:
             kernel.unshare(kernel.CLONE_NEWPID)
         try:
             child = os.fork()
             if not child:
-                child_main(self.config, request, fds, ready, scratch)
+                child_main(self.config, link, scratch)
         finally:
             # Back to our own, else the next fork would go into the namespace of a dead child.
             if self.config["private"]:
                 kernel.setns(self.pid_namespace, kernel.CLONE_NEWPID)
         return child
 
-    def wait(self, child: int, run_id: int) -> tuple[int, float]:
+    def wait(self, child: int, run_id: int) -> tuple[int, resource.struct_rusage]:
         pidfd = os.pidfd_open(child)
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
@@ -212,7 +273,22 @@ class Zygote:
                 poll.unregister(self.control)
         os.close(pidfd)
         _, status, usage = os.wait4(child, 0)
-        return status, usage.ru_utime + usage.ru_stime
+        return status, usage
+
+
+def hand_over(link: socket.socket, request: bytes, fds: list[int]) -> bytes:
+    """Give a child its program; what it says of its set-up."""
+    try:
+        socket.send_fds(link, [request], fds)
+    except ConnectionError:
+        pass  # it ended; its last message says why
+    finally:
+        for fd in fds:
+            os.close(fd)
+    try:
+        return link.recv(4096) or b"-it ended without a word"
+    except ConnectionError as error:
+        return b"-" + str(error).encode()
 
 
 def sweep() -> None:
@@ -244,5 +320,5 @@ def main() -> None:
             json.dumps({"event": "broken", "kind": error.kind, "why": str(error)}).encode()
         )
         return
-    zygote.send(event="ready")
+    zygote.send(event="ready", landlock=config["landlock_abi"], no_seccomp=config["no_seccomp"])
     zygote.serve()

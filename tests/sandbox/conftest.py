@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+import sandbox.jail
 from sandbox import IsolationUnavailable, Limits, Sandbox
 
 QUICK = Limits(wall_s=10.0, cpu_s=10.0)
@@ -14,11 +17,11 @@ QUICK = Limits(wall_s=10.0, cpu_s=10.0)
 @pytest.fixture(scope="session")
 def box() -> Iterator[Sandbox]:
     try:
-        sandbox = Sandbox(limits=QUICK)
+        shared = Sandbox(limits=QUICK)
     except IsolationUnavailable as error:
         pytest.skip(str(error))
-    with sandbox:
-        yield sandbox
+    with shared:
+        yield shared
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +29,26 @@ def serves_afterwards(request: pytest.FixtureRequest) -> Iterator[None]:
     """Whatever a program did to it, the same worker runs the next one."""
     yield
     if "box" in request.fixturenames:
-        sandbox = request.getfixturevalue("box")
-        assert sandbox.run("print('alive')").stdout == "alive\n"
-        assert sandbox.faults == 0
+        shared = request.getfixturevalue("box")
+        assert shared.run("print('alive')").stdout == "alive\n"
+        assert shared.faults == 0
+
+
+@pytest.fixture
+def no_layers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """New workers find neither seccomp nor Landlock: the walls behind them have to hold alone."""
+    copy = tmp_path / "jailed"
+    shutil.copytree(sandbox.jail.JAILED, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    with open(copy / "seccomp.py", "a") as file:
+        file.write("\n\ndef missing() -> str:\n    return 'not in this test'\n")
+    with open(copy / "landlock.py", "a") as file:
+        file.write("\n\ndef abi() -> int:\n    return 0\n")
+    monkeypatch.setattr(sandbox.jail, "JAILED", copy)
+
+
+@pytest.fixture(params=["layers", "no layers"])
+def either(request: pytest.FixtureRequest) -> bool:
+    """Twice: with what this kernel has of seccomp and Landlock, and without; whether with."""
+    if request.param == "no layers":
+        request.getfixturevalue("no_layers")
+    return bool(request.param == "layers")

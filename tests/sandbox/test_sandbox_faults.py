@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -45,7 +46,7 @@ threading.Thread(target=late).start()
 @needs_isolation
 def test_close_wakes_a_waiting_call() -> None:
     box = Sandbox()
-    box._slots.get()
+    box._line.take()
     with ThreadPoolExecutor(2) as pool:
         calls = [pool.submit(box.run, "") for _ in range(2)]
         time.sleep(0.1)
@@ -56,7 +57,7 @@ def test_close_wakes_a_waiting_call() -> None:
 
 
 @needs_isolation
-@pytest.mark.parametrize("where", ["_take", "_keep"])
+@pytest.mark.parametrize("where", ["_line.take", "_keep"])
 def test_an_interrupt_neither_loses_nor_adds_a_slot(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,11 +66,47 @@ def test_an_interrupt_neither_loses_nor_adds_a_slot(
 
     with Sandbox() as box:
         with monkeypatch.context() as patch:
-            patch.setattr(box, where, interrupt)
+            owner, name = (box._line, "take") if where == "_line.take" else (box, where)
+            patch.setattr(owner, name, interrupt)
             with pytest.raises(KeyboardInterrupt):
                 box.run("")
-        assert box._slots.qsize() == 1
+        assert box._line.free == 1
         assert box.run("").ok
+
+
+@needs_isolation
+def test_a_signal_while_waiting_or_running_loses_no_slot() -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with Sandbox() as box:
+            slot = box._line.take()
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(KeyboardInterrupt):
+                box.run("")
+            assert (len(box._line), box._line.free) == (0, 0)
+            box._line.give(slot)
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with pytest.raises(KeyboardInterrupt):
+                box.run("import time; time.sleep(3)")
+            assert (box._line.free, len(box._live)) == (1, 0)
+            assert box.run("").ok and box.faults == 0
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+
+
+@needs_isolation
+def test_arun_gives_its_slot_back_when_python_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    with Sandbox() as box:
+        monkeypatch.setattr(box._servers, "submit", refuse)
+        with pytest.raises(SandboxError, match="Python is about to end"):
+            asyncio.run(box.arun(""))
+        assert box._line.free == 1 and box.run("").ok
 
 
 @needs_isolation
@@ -166,3 +203,33 @@ def test_a_venv_made_in_a_project_does_not_show_the_project(where: str) -> None:
         prefix, *names, tried = done.stdout.split() or [done.stderr, ""]
         assert (prefix, tried) == (project, "[]")
         assert {"bin", "lib", "pyvenv.cfg"} <= set(names) <= {*PREFIX_PARTS}
+
+
+@needs_isolation
+@pytest.mark.parametrize("where", ["/tmp", "/var/tmp"])
+def test_without_namespaces_too_a_venv_does_not_show_its_project(where: str, box: Sandbox) -> None:
+    if box.layers.no_seccomp or box.layers.landlock < 3:
+        pytest.skip("no tier landlock on this kernel")
+    program = """
+import sys
+for name in ("/pyvenv.cfg", "/secret.txt"):
+    try:
+        print(len(open(sys.prefix + name).read()) > 0)
+    except PermissionError as error:
+        print(type(error).__name__)
+"""
+    with tempfile.TemporaryDirectory(dir=where) as project:
+        venv.create(project, symlinks=True)
+        Path(project, "secret.txt").write_text("x")
+        code = (
+            f"from sandbox import Sandbox\nwith Sandbox() as b: print(b.tier, b.run({program!r}))"
+        )
+        done = subprocess.run(
+            [f"{project}/bin/python", "-c", code],
+            capture_output=True,
+            cwd=Path(sandbox.__file__).parents[1],
+            text=True,
+            env={**os.environ, "PATH": project},  # where no bubblewrap is
+        )
+        assert done.stdout.startswith("landlock "), done.stdout + done.stderr
+        assert "stdout='True\\nPermissionError\\n'" in done.stdout

@@ -163,6 +163,7 @@ def test_preload_is_one_sequence() -> None:
 
 def test_no_bwrap_is_refused_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox.pool, "find_bwrap", lambda: ([], ["bwrap on PATH: not found"]))
+    monkeypatch.setattr(sandbox.pool, "candidate_jails", lambda bwraps: [])
     with pytest.raises(IsolationUnavailable) as caught:
         Sandbox()
     for part in (
@@ -182,6 +183,7 @@ def test_a_bwrap_that_is_denied_is_refused_with_its_words(
     fake.write_text("#!/bin/sh\necho 'No permissions to create new namespace' >&2\nexit 1\n")
     fake.chmod(0o755)
     monkeypatch.setattr(sandbox.pool, "find_bwrap", lambda: ([str(fake)], [f"found {fake}"]))
+    monkeypatch.setattr(sandbox.pool, "candidate_jails", lambda bwraps: [Jail("full", bwraps[0])])
     with pytest.raises(IsolationUnavailable, match="No permissions to create new namespace"):
         Sandbox()
 
@@ -193,8 +195,9 @@ def test_the_system_bwrap_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert find_bwrap()[0][0] == str(fake)
 
 
+@needs_isolation
 @pytest.mark.parametrize("tier", ["no-proc", "jail"])
-def test_weaker_tiers_isolate_too(box: Sandbox, tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weaker_tiers_isolate_too(either: bool, tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox.pool, "candidate_jails", lambda bwraps: [Jail(tier, bwraps[0])])
     with Sandbox() as weaker:
         leak = weaker.run("open('/tmp/leak', 'w'); open('leak', 'w'); print(1)")
@@ -210,7 +213,7 @@ def test_weaker_tiers_isolate_too(box: Sandbox, tier: str, monkeypatch: pytest.M
 @needs_isolation
 @pytest.mark.parametrize("number, status", [(9, Status.SIGNAL), (19, Status.TIMEOUT)])
 def test_a_zygote_that_its_program_ends_is_the_programs_own_end(
-    number: int, status: Status, monkeypatch: pytest.MonkeyPatch
+    no_layers: None, number: int, status: Status, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sandbox.pool, "candidate_jails", lambda bwraps: [Jail("jail", bwraps[0])])
     with Sandbox() as weaker:
@@ -222,6 +225,7 @@ def test_a_zygote_that_its_program_ends_is_the_programs_own_end(
 @pytest.fixture
 def weak(monkeypatch: pytest.MonkeyPatch) -> Sandbox:
     monkeypatch.setattr(sandbox.pool, "find_bwrap", lambda: ([], []))
+    monkeypatch.setattr(sandbox.pool, "candidate_jails", lambda bwraps: [])
     return Sandbox(allow_weak=True)
 
 

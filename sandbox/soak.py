@@ -1,0 +1,205 @@
+"""Soak: many mixed executions, some hostile, workers killed meanwhile; nothing may grow."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .pool import Sandbox
+from .result import Limits, Result, Status
+
+ROUNDS = 10
+THREADS = 6
+TASKS = 4  # calls in flight of the asyncio caller, which does a quarter of the work
+HOSTILE_LIMITS = Limits(wall_s=0.3, memory_mb=128)
+NICE_LIMITS = Limits(wall_s=20.0, cpu_s=20.0)
+MEMORY_SLACK = 1.25, 16.0  # times, and MiB: what allocators and page tables may do
+HOSTILE = {
+    "while True: pass": Status.TIMEOUT,
+    "import time; time.sleep(99)": Status.TIMEOUT,
+    "x = bytearray(10**10)": Status.MEMORY,
+    "while True: print('x' * 1000)": Status.OUTPUT,
+    "import ctypes; ctypes.string_at(0)": Status.SIGNAL,
+    "import os; os._exit(7)": Status.ERROR,
+    "import socket; socket.socket()": Status.ERROR,
+    "open('/etc/shadow')": Status.ERROR,
+    "open('leak', 'w').write('x'); open('/tmp/leak', 'w').write('x'); 1 / 0": Status.ERROR,
+    "f = open('fill', 'wb')\nwhile True: f.write(bytes(10**6))": Status.ERROR,
+    "import os\nwhile True: os.dup(0)": Status.ERROR,
+    "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass": Status.TIMEOUT,
+    "import signal\nsignal.signal(15, signal.SIG_IGN)\nwhile True: pass": Status.TIMEOUT,
+    "import os; os.closerange(0, 256); raise SystemExit(3)": Status.ERROR,
+}
+PLACEHOLDER = "import time; time.sleep(0.2)"  # holds a worker
+HEADER = (
+    f"{'done':>7}{'wrong':>7}{'killed':>8}{'faults':>8}{'p50 ms':>8}{'p99 ms':>8}"
+    f"{'fds':>6}{'processes':>11}{'host MiB':>10}{'jails MiB':>11}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What the host and the jails hold while nothing runs."""
+
+    fds: int
+    processes: int
+    host_mb: float
+    jails_mb: float
+
+
+class Soak:
+    """`wrong` lists the executions that did not end as they must; `samples` has one a round."""
+
+    def __init__(self, sandbox: Sandbox, hostile_share: float = 0.05, seed: int = 0):
+        self.sandbox = sandbox
+        self.hostile_share = hostile_share
+        self.random = random.Random(seed)
+        self.wrong: list[str] = []
+        self.samples: list[Sample] = []
+        self.done = self.killed = 0
+
+    def run(self, executions: int, kill_every_s: float, show: Callable[[str], None]) -> bool:
+        """Whether every result was right and nothing grew after the first round."""
+        show(HEADER)
+        for number in range(ROUNDS):
+            share = executions * (number + 1) // ROUNDS - executions * number // ROUNDS
+            with self._killing(kill_every_s):
+                self._round([self._program() for _ in range(share)])
+            self.samples.append(self._quiet_sample())
+            show(self._line())
+        for text in (*self.wrong[:10], *self.growth()):
+            show(text)
+        return not self.wrong and not self.growth()
+
+    def growth(self) -> list[str]:
+        """What the last sample holds more of than the first."""
+        first, last = self.samples[0], self.samples[-1]
+        lines = []
+        for name in ("fds", "processes", "host_mb", "jails_mb"):
+            before, after = getattr(first, name), getattr(last, name)
+            times, plus = MEMORY_SLACK if name.endswith("mb") else (1, 0)
+            if after > before * times + plus:
+                lines.append(f"{name} grew from {before:.0f} to {after:.0f}")
+        return lines
+
+    def _program(self) -> tuple[str, Status, str]:
+        if self.random.random() < self.hostile_share:
+            code = self.random.choice(list(HOSTILE))
+            if self.sandbox.tier == "landlock" and "os.fork" in code:
+                code = "import os; os.fork()"
+                return code, Status.ERROR, ""
+            return code, HOSTILE[code], ""
+        number = self.random.randrange(10**6)
+        code = f"import os; print({number} * 2, os.listdir())"
+        return code, Status.OK, f"{number * 2} []\n"
+
+    def _round(self, programs: list[tuple[str, Status, str]]) -> None:
+        quarter = len(programs) // 4
+        with ThreadPoolExecutor(THREADS + 1, "soak") as threads:
+            tasks = threads.submit(asyncio.run, self._arun_all(programs[:quarter]))
+            for program, result in zip(
+                programs[quarter:], threads.map(self._call, programs[quarter:]), strict=True
+            ):
+                self._check(program, result)
+            tasks.result()
+
+    def _call(self, program: tuple[str, Status, str]) -> Result:
+        return self.sandbox.run(program[0], limits=limits_of(program))
+
+    async def _arun_all(self, programs: list[tuple[str, Status, str]]) -> None:
+        gate = asyncio.Semaphore(TASKS)
+
+        async def one(program: tuple[str, Status, str]) -> None:
+            async with gate:
+                result = await self.sandbox.arun(program[0], limits=limits_of(program))
+            self._check(program, result)
+
+        await asyncio.gather(*map(one, programs))
+
+    def _check(self, program: tuple[str, Status, str], result: Result) -> None:
+        code, status, stdout = program
+        self.done += 1
+        if result.status is not status or (status is Status.OK and result.stdout != stdout):
+            self.wrong.append(f"wrong: {code!r} ended as {result.status}: {result.traceback!r}")
+
+    @contextmanager
+    def _killing(self, every_s: float) -> Iterator[None]:
+        """Meanwhile, kill a worker now and then; never when `every_s` is 0."""
+        stop = threading.Event()
+
+        def kill_some() -> None:
+            pause_s = min(every_s, 0.1)  # at least one in every round
+            while not stop.wait(pause_s):
+                pause_s = every_s
+                for pid in self.sandbox.worker_pids()[:1]:
+                    try:
+                        os.kill(pid, signal.SIGKILL)
+                    except ProcessLookupError:
+                        continue
+                    self.killed += 1
+
+        thread = threading.Thread(target=kill_some)
+        if every_s:
+            thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            if every_s:
+                thread.join()
+
+    def _quiet_sample(self) -> Sample:
+        # As many programs as workers, so that each slot holds a live worker when it is counted.
+        with ThreadPoolExecutor(self.sandbox.workers) as threads:
+            list(threads.map(self.sandbox.run, [PLACEHOLDER] * self.sandbox.workers))
+        threading.Event().wait(0.2)  # the next children are forked
+        gc.collect()
+        pids = [p for pid in self.sandbox.worker_pids() for p in (pid, *descendants(pid))]
+        return Sample(
+            fds=len(os.listdir("/proc/self/fd")),
+            processes=len(descendants(os.getpid())),
+            host_mb=resident_mb(os.getpid()),
+            jails_mb=sum(map(resident_mb, pids)),
+        )
+
+    def _line(self) -> str:
+        health, last = self.sandbox.health(), self.samples[-1]
+        return (
+            f"{self.done:>7}{len(self.wrong):>7}{self.killed:>8}{health.faults:>8}"
+            f"{health.latency_ms[0.5]:>8.1f}{health.latency_ms[0.99]:>8.1f}{last.fds:>6}"
+            f"{last.processes:>11}{last.host_mb:>10.1f}{last.jails_mb:>11.1f}"
+        )
+
+
+def limits_of(program: tuple[str, Status, str]) -> Limits:
+    return NICE_LIMITS if program[1] is Status.OK else HOSTILE_LIMITS
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below `pid`."""
+    found = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            text = children.read_text()
+        except OSError:
+            continue  # it ended meanwhile
+        for child in map(int, text.split()):
+            found += [child, *descendants(child)]
+    return found
+
+
+def resident_mb(pid: int) -> float:
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
