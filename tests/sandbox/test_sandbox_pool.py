@@ -222,6 +222,30 @@ def test_a_zygote_that_its_program_ends_is_the_programs_own_end(
         assert weaker.run("print(1)").ok and weaker.faults == 0
 
 
+SLOW_TO_SAY_STARTED = """
+
+def send_late(self, **message):
+    if message["event"] == "started":
+        time.sleep(0.3)
+    send(self, **message)
+
+
+send, Zygote.send = Zygote.send, send_late
+"""
+
+
+@needs_isolation
+def test_a_program_cannot_end_the_zygote_before_it_has_said_started(
+    no_layers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open(sandbox.jail.JAILED / "zygote.py", "a") as file:  # a copy
+        file.write(SLOW_TO_SAY_STARTED)
+    monkeypatch.setattr(sandbox.pool, "candidate_jails", lambda bwraps: [Jail("jail", bwraps[0])])
+    with Sandbox() as weaker:
+        result = weaker.run("import os; os.kill(os.getppid(), 9)")
+        assert (result.status, weaker.faults) == (Status.SIGNAL, 0)
+
+
 @pytest.fixture
 def weak(monkeypatch: pytest.MonkeyPatch) -> Sandbox:
     monkeypatch.setattr(sandbox.pool, "find_bwrap", lambda: ([], []))
