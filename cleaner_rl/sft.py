@@ -24,6 +24,7 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from cleaner_env.interpreter import Limits, Sandbox, SandboxError
 from cleaner_env.tasks import ReasoningGymTasks
@@ -273,6 +274,7 @@ def _texts(demonstrations: Sequence[Demonstration]) -> Iterator[str]:
 def build_policy(args: SftArgs) -> dict[str, Any]:
     """Runs the whole build and returns what ``build.json`` records."""
     check_out(args.out, args.overwrite)
+    disable_progress_bar()
     started = time.monotonic()
     demonstrations = make_demonstrations(args)
     tokenizer = train_tokenizer(_texts(demonstrations), args.model.vocab_size)

@@ -235,6 +235,9 @@ def format_traceback(error: BaseException) -> str:
     while entry is not None and entry.tb_frame.f_code.co_filename.startswith(HARNESS):
         entry = entry.tb_next
     text = "".join(traceback.format_exception(error.__class__, error, entry))
+    # The same text on every machine: where an interpreter is installed is nobody's business here.
+    for prefix in {sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix}:
+        text = text.replace(f'File "{prefix}/', 'File "/usr/')
     if len(text) > TRACEBACK_CHARS:
         half = TRACEBACK_CHARS // 2
         text = text[:half] + "\n  [... traceback shortened ...]\n" + text[-half:]

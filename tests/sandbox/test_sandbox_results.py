@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from sandbox import Limits, Sandbox, Status
@@ -184,3 +186,10 @@ def test_code_must_be_text(box: Sandbox) -> None:
 
 def test_builtins_is_the_module(box: Sandbox) -> None:
     assert box.run("print(__builtins__.sum([1, 2]))").stdout == "3\n"
+
+
+def test_traceback_does_not_tell_where_the_interpreter_is_installed(box: Sandbox) -> None:
+    result = box.run("from fractions import Fraction\nFraction('a')")
+    assert 'File "/usr/lib' in result.traceback
+    if sys.base_prefix != "/usr":
+        assert sys.base_prefix not in result.traceback
