@@ -9,7 +9,7 @@ import pytest
 from sandbox import Sandbox, Status
 from sandbox.__main__ import main
 from sandbox.bench import Row, bench
-from sandbox.soak import HOSTILE, HOSTILE_LIMITS, Sample, Soak
+from sandbox.soak import HOSTILE, Sample, Soak, limits_of
 
 needs_isolation = pytest.mark.usefixtures("box")  # skips where there is none
 
@@ -46,7 +46,7 @@ def test_a_soak_with_killed_workers_loses_no_result() -> None:
 
 @pytest.mark.parametrize("code", HOSTILE)
 def test_hostile_programs_end_as_the_soak_says(box: Sandbox, code: str) -> None:
-    assert box.run(code, limits=HOSTILE_LIMITS).status is HOSTILE[code]
+    assert box.run(code, limits=limits_of(HOSTILE[code])).status is HOSTILE[code]
 
 
 def test_a_soak_notices_what_is_wrong(box: Sandbox) -> None:
