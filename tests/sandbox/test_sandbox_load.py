@@ -13,6 +13,8 @@ from sandbox.soak import HOSTILE, Sample, Soak, limits_of
 
 needs_isolation = pytest.mark.usefixtures("box")  # skips where there is none
 
+pytestmark = pytest.mark.exhaustive
+
 
 def test_bench_compares_three_ways(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sandbox.bench.PROGRAMS", {"empty": "print(42)"})
