@@ -124,13 +124,6 @@ class RunDirectory:
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(metrics) + "\n")
 
-    def read_metrics(self) -> list[dict[str, Any]]:
-        """All steps' metrics, oldest first."""
-        file = self.path / "metrics.jsonl"
-        if not file.exists():
-            return []
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-
     def forget_after(self, step: int) -> None:
         """Drop metrics and episodes of steps after a checkpoint, which will be played again."""
         file = self.path / "metrics.jsonl"

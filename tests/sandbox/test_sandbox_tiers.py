@@ -60,7 +60,7 @@ def test_nothing_leaks_into_the_next_execution(weaker: Sandbox) -> None:
     assert weaker.run(SEEK).stdout == "[]\n"
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "/etc/shadow", "/root/.profile"])
+@pytest.mark.parametrize("path", ["/etc/passwd", "/etc/shadow", __file__])
 def test_files_of_the_machine_are_out_of_reach(weaker: Sandbox, path: str) -> None:
     result = weaker.run(f"open({path!r})")
     assert result.error_class in ("FileNotFoundError", "PermissionError")
