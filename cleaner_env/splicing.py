@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
+from os.path import commonprefix
 from typing import Literal
 
 from cleaner_env.completion import Completion, Decode, Tokens
 
-_WINDOW = 8
-"""How many token boundaries on each side of a call's start are tried as the place to cut."""
+_NEAR = 24
+"""Characters around a call's start among which a cut is looked for before it is looked for in all
+of the text that two turns share."""
+_MARGIN = 4
+"""Boundaries looked at beyond the wanted ones: a decoder that tidies up spaces may write fewer
+characters for more tokens, and then the search for a place is a few tokens off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +61,8 @@ def splice(
     if similarity >= gamma:
         text = failed[:failed_call_start] + corrected[corrected_call_start:]
         if failed.tokens is None or corrected.tokens is None:
-            merged = Completion(text, raw=corrected, retry=retry)
-            return Splice(merged, "shallow", similarity)
-        tokens = _join(
-            failed.tokens, failed_call_start, corrected.tokens, corrected_call_start, text
-        )
+            return Splice(Completion(text, raw=corrected, retry=retry), "shallow", similarity)
+        tokens = _join(failed, failed_call_start, corrected, corrected_call_start, text)
         if tokens is not None:
             merged = Completion(text, tokens, raw=corrected, retry=retry)
             return Splice(merged, "shallow", similarity)
@@ -70,35 +72,63 @@ def splice(
 
 
 def _join(
-    failed: Tokens, failed_start: int, corrected: Tokens, corrected_start: int, text: str
+    failed: Completion, failed_start: int, corrected: Completion, corrected_start: int, text: str
 ) -> Tokens | None:
     """The failed turn's tokens up to its call, then the corrected call's; None without a cut.
 
-    The two cuts must lie equally far from their call's start. The nearest ones win, so that a
-    marker whose first token has swallowed the character before it does not force a deep splice.
+    The two cuts must lie equally far from their call's start, within the text that the two turns
+    share around it: elsewhere the joined text would be another one. The nearest ones win. So a
+    marker that is several tokens, or whose first token has swallowed the characters before it, does
+    not force a deep splice.
     """
-    left = {offset - failed_start: i for i, offset in _boundaries(failed, failed_start)}
-    right = {offset - corrected_start: j for j, offset in _boundaries(corrected, corrected_start)}
-    for distance in sorted(left.keys() & right.keys(), key=abs):
-        i, j = left[distance], right[distance]
-        joined = Tokens(
-            failed.ids[:i] + corrected.ids[j:],
-            failed.logprobs[:i] + corrected.logprobs[j:],
-            failed.grafted[:i] + (True,) * (len(corrected.ids) - j),
-            corrected.decode,
-            corrected.stop_length,
-        )
-        if joined.text == text:
-            return joined
+    left, right = failed.tokens, corrected.tokens
+    assert left is not None and right is not None, "the caller has looked"
+    shared = _shared(failed, failed_start, corrected, corrected_start)
+    tried = range(0)
+    for reach in (range(1), range(max(-_NEAR, shared.start), min(_NEAR, shared.stop)), shared):
+        lefts = _boundaries(left, failed_start, reach)
+        rights = _boundaries(right, corrected_start, reach)
+        for distance in sorted((lefts.keys() & rights.keys()) - set(tried), key=abs):
+            for i, j in product(lefts[distance], rights[distance]):
+                joined = _joined(left, i, right, j)
+                if joined.text == text:
+                    return joined
+        tried = reach
     return None
 
 
-def _boundaries(tokens: Tokens, target: int) -> Iterator[tuple[int, int]]:
-    """Token boundaries around a place in the text, as (number of tokens, length of their text)."""
-    last = len(tokens.ids) - tokens.stop_length
-    middle = token_index(tokens.ids[:last], target, tokens.decode)
-    for i in range(max(0, middle - _WINDOW), min(last, middle + _WINDOW) + 1):
-        yield i, len(tokens.decode(tokens.ids[:i]))
+def _joined(failed: Tokens, i: int, corrected: Tokens, j: int) -> Tokens:
+    """The first ``i`` tokens of one turn and those from ``j`` on of the other."""
+    return Tokens(
+        failed.ids[:i] + corrected.ids[j:],
+        failed.logprobs[:i] + corrected.logprobs[j:],
+        failed.grafted[:i] + (True,) * (len(corrected.ids) - j),
+        corrected.decode,
+        corrected.stop_length,
+    )
+
+
+def _shared(a: str, a_start: int, b: str, b_start: int) -> range:
+    """Distances from two places at which a cut leaves the same text: the text they share there."""
+    before = len(commonprefix([a[:a_start][::-1], b[:b_start][::-1]]))
+    after = len(commonprefix([a[a_start:], b[b_start:]]))
+    return range(-before, after + 1)
+
+
+def _boundaries(tokens: Tokens, start: int, reach: range) -> dict[int, list[int]]:
+    """Token boundaries near a place, as numbers of tokens by their distance from it.
+
+    Several boundaries have the same distance where a character is made of several tokens.
+    """
+    ids = tokens.ids[: len(tokens.ids) - tokens.stop_length]
+    first = token_index(ids, start + reach.start, tokens.decode) - _MARGIN
+    last = token_index(ids, start + reach.stop, tokens.decode) + _MARGIN
+    found: dict[int, list[int]] = {}
+    for i in range(max(0, first), min(len(ids), last) + 1):
+        distance = len(tokens.decode(ids[:i])) - start
+        if distance in reach:
+            found.setdefault(distance, []).append(i)
+    return found
 
 
 def token_index(ids: tuple[int, ...], target: int, decode: Decode) -> int:
