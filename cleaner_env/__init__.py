@@ -15,9 +15,13 @@ from cleaner_env.registration import register_envs
 
 if TYPE_CHECKING:
     from cleaner_env.completion import Completion, Tokens
+    from cleaner_env.embedding import EmbeddingSimilarity
     from cleaner_env.env import CodeToolEnv
     from cleaner_env.episode import Episode, EpisodeStats, RollbackRecord, Turn
+    from cleaner_env.episode_file import EpisodeFileError, read_episodes, write_episodes
     from cleaner_env.interpreter import Limits, Sandbox, SandboxError
+    from cleaner_env.replay import Difference
+    from cleaner_env.rollback_protocol import EpisodeKeeper, RollbackEnv, TurnFormat
     from cleaner_env.saar import SAARWrapper
     from cleaner_env.similarity import difflib_similarity
     from cleaner_env.splicing import Splice, splice
@@ -27,12 +31,17 @@ if TYPE_CHECKING:
 __all__ = [
     "CodeToolEnv",
     "Completion",
+    "Difference",
+    "EmbeddingSimilarity",
     "Episode",
+    "EpisodeFileError",
+    "EpisodeKeeper",
     "EpisodeStats",
     "HermesFormat",
     "Limits",
     "ParsedTurn",
     "ReasoningGymTasks",
+    "RollbackEnv",
     "RollbackRecord",
     "SAARWrapper",
     "Sandbox",
@@ -43,19 +52,27 @@ __all__ = [
     "TaskSource",
     "Tokens",
     "Turn",
+    "TurnFormat",
     "difflib_similarity",
+    "read_episodes",
     "splice",
+    "write_episodes",
 ]
 
 _HOME = {
     "CodeToolEnv": "env",
     "Completion": "completion",
+    "Difference": "replay",
+    "EmbeddingSimilarity": "embedding",
     "Episode": "episode",
+    "EpisodeFileError": "episode_file",
+    "EpisodeKeeper": "rollback_protocol",
     "EpisodeStats": "episode",
     "HermesFormat": "toolcall",
     "Limits": "interpreter",
     "ParsedTurn": "toolcall",
     "ReasoningGymTasks": "tasks",
+    "RollbackEnv": "rollback_protocol",
     "RollbackRecord": "episode",
     "SAARWrapper": "saar",
     "Sandbox": "interpreter",
@@ -66,8 +83,11 @@ _HOME = {
     "TaskSource": "tasks",
     "Tokens": "completion",
     "Turn": "episode",
+    "TurnFormat": "rollback_protocol",
     "difflib_similarity": "similarity",
+    "read_episodes": "episode_file",
     "splice": "splicing",
+    "write_episodes": "episode_file",
 }
 
 register_envs()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, SupportsFloat
@@ -16,7 +18,7 @@ from cleaner_env.rewards import check_reward, extract_boxed, score
 from cleaner_env.tasks import ReasoningGymTasks, Task, TaskList, TaskSource
 from cleaner_env.text_space import TextSpace
 from cleaner_env.toolcall import SYSTEM_PROMPT, HermesFormat
-from cleaner_env.transcript import transcript
+from cleaner_env.transcript import beginning, describe_turn, ending, transcript
 
 StepResult = tuple[str, SupportsFloat, bool, bool, dict[str, Any]]
 
@@ -30,17 +32,19 @@ class CodeToolEnv(gym.Env[str, str]):
     answer, expected in ``\boxed{}``; it ends the episode with reward 1 when the task's scorer gives
     full marks, else 0. Budgets on turns and on length truncate the episode.
 
-    ``info`` after ``reset`` and ``step``:
+    ``info`` after ``reset`` and ``step``. A key that has nothing to say is absent, so that vector
+    environments, which pad what is absent and say so in ``_key``, never show a made-up value:
 
     =================  =============================================================================
     ``messages``       the conversation so far, as ``{"role", "content"}``: what to show the agent
-    ``turn``           number of turns taken
-    ``call_ok``        True / False: the last turn's call succeeded / failed; None: it had no call
-    ``error_class``    of a failed call, such as ``"NameError"``; "" otherwise
+    ``turn``           number of turns in the history
     ``family``         the task's family
-    ``remaining``      length left in the budget, None without a budget
-    ``answer``         the final answer, once there is one
-    ``score``          the scorer's verdict in [0, 1], once there is one
+    ``call_ok``        whether the last turn's call succeeded; absent when it had no call
+    ``error_class``    of a failed call, such as ``"NameError"``; "" otherwise
+    ``remaining``      length left in the budget; absent without a budget
+    ``answer``         the final answer, None when it could not be found; absent before the end
+    ``score``          the scorer's verdict in [0, 1]; absent before the end
+    ``lookahead``      from ``SAARWrapper``: whether the next turn answers a failed call
     =================  =============================================================================
 
     Args:
@@ -57,7 +61,7 @@ class CodeToolEnv(gym.Env[str, str]):
             own at its first call, and closes it.
         limits: of one program, for the environment's own sandbox.
         allow_weak: let the environment's own sandbox run without isolation where there is none.
-        render_mode: ``"human"`` prints the transcript, ``"ansi"`` returns it.
+        render_mode: ``"human"`` prints each turn as it is taken, ``"ansi"`` returns the transcript.
 
     Raises:
         ValueError: an argument is out of range.
@@ -130,15 +134,20 @@ class CodeToolEnv(gym.Env[str, str]):
         Args:
             seed: restarts the draw of tasks; the same seed gives the same sequence of tasks.
             options: ``{"task": {"prompt": ..., "answer": ...}}`` or a ``Task`` poses that problem;
-                ``{"index": i}`` poses the source's problem ``i``.
+                ``{"index": i}`` poses the source's problem ``i``; ``"family"`` and ``"difficulty"``
+                choose among the source's problems, with or without an index, where it can choose.
 
         Raises:
-            ValueError: unknown options, a task without prompt or answer, or an unknown reward.
+            ValueError: unknown options, a task without prompt or answer, an unknown reward, or a
+                choice that the source does not offer.
         """
         super().reset(seed=seed)
         task = self._choose_task(options or {})
         check_reward(task)
-        self._episode = Episode(task, self.prompt(task))
+        self._episode = Episode(
+            task, self.prompt(task), max_observation_chars=self._max_observation_chars
+        )
+        self._show(beginning(self._episode))
         return task.prompt, self._info()
 
     def prompt(self, task: Task) -> list[dict[str, str]]:
@@ -188,12 +197,8 @@ class CodeToolEnv(gym.Env[str, str]):
         )
 
     def _commit(self, turn: Turn) -> None:
-        raw = turn.completion.raw
-        raw_turn = turn
-        if raw is not turn.completion:
-            sent = Completion(str(raw), raw.tokens, truncated=raw.truncated, retry=turn.retry)
-            raw_turn = replace(turn, completion=sent, parsed=self.format.parse(raw))
-        self.episode.commit(turn, raw_turn)
+        self.episode.commit(turn, self.format.parse)
+        self._show(describe_turn(turn))
 
     def _grade(self, turn: Turn) -> None:
         """End the episode with the reward of its final answer."""
@@ -204,7 +209,7 @@ class CodeToolEnv(gym.Env[str, str]):
         episode.reward = float(episode.correct)
         episode.terminated = True
 
-    # What a rollback needs of an environment: see cleaner_env.saar.
+    # What a rollback needs of an environment: see cleaner_env.rollback_protocol.
 
     def exceeds_budget(self, action: str) -> bool:
         """True when the turn ran, or would run, into the length budget."""
@@ -217,12 +222,13 @@ class CodeToolEnv(gym.Env[str, str]):
 
     def retract(self) -> Turn:
         """Take the last turn out of the history (it stays among the raw turns) and return it."""
+        self._show("[rollback] the turn above is replaced by:")
         return self.episode.turns.pop()
 
     def annotate(self, note: str) -> StepResult:
         """Add a line to the last observation, and return what ``step`` returns."""
-        turn = self.episode.turns[-1]
-        self.episode.turns[-1] = replace(turn, observation=f"{turn.observation}\n{note}")
+        self.episode.turns[-1] = self.episode.turns[-1].with_note(note)
+        self._show(note)
         return self.truncate() if self._budget_is_used_up() else self._step_result()
 
     def truncate(self) -> StepResult:
@@ -247,8 +253,8 @@ class CodeToolEnv(gym.Env[str, str]):
     def _step_result(self) -> StepResult:
         episode = self.episode
         observation = episode.turns[-1].observation or ""
-        if self.render_mode == "human" and (episode.terminated or episode.truncated):
-            self.render()
+        if episode.terminated or episode.truncated:
+            self._show(ending(episode))
         reward = episode.reward
         return observation, reward, episode.terminated, episode.truncated, self._info()
 
@@ -258,24 +264,30 @@ class CodeToolEnv(gym.Env[str, str]):
         info: dict[str, Any] = {
             "messages": episode.messages,
             "turn": len(episode.turns),
-            "call_ok": None if last is None else last.ok,
-            "error_class": "" if last is None else last.error_class,
             "family": episode.task.family,
-            "remaining": None if self.max_length is None else self.max_length - self._used(),
+            "error_class": "" if last is None else last.error_class,
         }
+        if last is not None and last.ok is not None:
+            info["call_ok"] = last.ok
+        if self.max_length is not None:
+            info["remaining"] = self.max_length - self._used()
         if episode.terminated:
             info |= {"answer": episode.answer, "score": episode.score}
         return info
 
     def _choose_task(self, options: Mapping[str, Any]) -> Task:
-        unknown = set(options) - {"task", "index"}
-        if unknown or len(options) > 1:
-            raise ValueError(f"options may have either 'task' or 'index'; got {sorted(options)}")
+        unknown = set(options) - {"task", "index", "family", "difficulty"}
+        if unknown or ("task" in options and len(options) > 1):
+            raise ValueError(
+                "options may have 'task' alone, or any of 'index', 'family' and 'difficulty'; "
+                f"got {sorted(options)}"
+            )
         if "task" in options:
             return Task.parse(options["task"])
+        source = _selection(self._tasks, options.get("family"), options.get("difficulty"))
         if "index" in options:
-            return self._tasks[int(options["index"])]
-        return self._tasks[int(self.np_random.integers(2**31))]
+            return source[_index(options["index"])]
+        return source[int(self.np_random.integers(2**31))]
 
     def _interpreter(self) -> Sandbox:
         if self._sandbox is None:
@@ -290,8 +302,14 @@ class CodeToolEnv(gym.Env[str, str]):
         text = transcript(self.episode)
         if self.render_mode == "ansi":
             return text
-        print(text)
+        self._show(text)
         return None
+
+    def _show(self, text: str) -> None:
+        """Print for people; what their terminal has no character for is escaped."""
+        if self.render_mode == "human":
+            encoding = sys.stdout.encoding or "utf-8"
+            print(text.encode(encoding, "backslashreplace").decode(encoding))
 
     def close(self) -> None:
         """Stop the environment's own sandbox. A shared one is left to its owner."""
@@ -306,3 +324,24 @@ def _task_source(tasks: TaskSource | Sequence[Task | Mapping[str, Any]] | None) 
     if isinstance(tasks, Sequence):
         return TaskList(tasks)
     return tasks
+
+
+def _selection(source: TaskSource, family: Any, difficulty: Any) -> TaskSource:
+    """The source's problems of a family and a difficulty, by its optional method ``select``."""
+    if family is None and difficulty is None:
+        return source
+    select = getattr(source, "select", None)
+    if select is None:
+        raise ValueError(
+            f"{type(source).__name__} offers no choice of family or difficulty; leave them out of "
+            "options, or give the source a method select(family=..., difficulty=...) -> TaskSource"
+        )
+    chosen: TaskSource = select(family=family, difficulty=difficulty)
+    return chosen
+
+
+def _index(value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise ValueError(f"options['index'] must be a whole number, not {value!r}") from error

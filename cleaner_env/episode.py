@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
-from cleaner_env.completion import Completion
+from cleaner_env.completion import Completion, Decode
 from cleaner_env.tasks import Task
 from cleaner_env.toolcall import ParsedTurn
+
+if TYPE_CHECKING:
+    from cleaner_env.interpreter import Sandbox
+    from cleaner_env.replay import Difference
 
 Outcome = Literal["recovered", "retry", "exhausted", "gave_up", "cut_off"]
 
@@ -24,6 +28,8 @@ class Turn:
         observation: the tool's answer; None when nothing was executed.
         ok: whether the call succeeded; None when nothing was executed.
         error_class: why it failed, such as ``NameError`` or ``ToolCallError``; "" otherwise.
+        note: what SAAR added to the tool's answer, at the end of ``observation``; "" otherwise.
+        masked: True for a failed turn that stays in the history and out of the loss.
     """
 
     completion: Completion
@@ -31,6 +37,8 @@ class Turn:
     observation: str | None = None
     ok: bool | None = None
     error_class: str = ""
+    note: str = ""
+    masked: bool = False
 
     @property
     def text(self) -> str:
@@ -62,21 +70,9 @@ class Turn:
         """How many tokens were sampled for the turn; 0 for plain text."""
         return 0 if self.completion.tokens is None else len(self.completion.tokens)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The turn as plain data for JSON."""
-        tokens = self.completion.tokens
-        data: dict[str, Any] = {
-            "text": self.text,
-            "code": self.code,
-            "observation": self.observation,
-            "ok": self.ok,
-            "error_class": self.error_class,
-            "retry": self.retry,
-        }
-        if tokens is not None:
-            data["token_ids"] = list(tokens.ids)
-            data["grafted"] = [int(flag) for flag in tokens.grafted]
-        return data
+    def with_note(self, note: str) -> Turn:
+        """The turn with a line more at the end of what the tool answered."""
+        return replace(self, observation=f"{self.observation}\n{note}", note=note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +101,19 @@ class RollbackRecord:
     decision: Literal["shallow", "deep"] | None = None
     similarity: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """The record as plain data for JSON."""
-        return {
-            "position": self.position,
-            "retry": self.retry,
-            "outcome": self.outcome,
-            "decision": self.decision,
-            "similarity": self.similarity,
-            "error_class": self.failed.error_class,
-            "failed": self.failed.to_dict(),
-            "answer": self.answer.to_dict(),
-            "purified": None if self.purified is None else self.purified.to_dict(),
-        }
+    @property
+    def error_class(self) -> str:
+        """Why the call failed that started the lookahead."""
+        return self.failed.error_class
+
+    @property
+    def tokens_discarded(self) -> int:
+        """Tokens of the two turns that are not in the history; 0 for plain text."""
+        if self.outcome == "gave_up":
+            return 0
+        if self.purified is None:
+            return self.answer.token_count
+        return self.failed.token_count + self.answer.token_count - self.purified.token_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +160,8 @@ class Episode:
         truncated: a budget ended it.
         faulted: the sandbox broke during the episode; whoever plays it sets this and leaves the
             episode out of every count.
+        max_observation_chars: where the environment cuts the tool's answers, for ``replay``; None
+            when they do not come from a sandbox.
     """
 
     task: Task
@@ -178,11 +176,21 @@ class Episode:
     terminated: bool = False
     truncated: bool = False
     faulted: bool = False
+    max_observation_chars: int | None = None
 
-    def commit(self, turn: Turn, raw: Turn) -> None:
-        """Append a turn to the history, and what the agent really sent to the raw turns."""
+    def commit(self, turn: Turn, parse: Callable[[str], ParsedTurn]) -> None:
+        """Append a turn to the history, and what the agent really sent to the raw turns.
+
+        Args:
+            turn: the purified turn.
+            parse: reads what the agent sent, when the turn was made from it by a splice.
+        """
+        raw = turn.completion.raw
         self.turns.append(turn)
-        self.raw_turns.append(raw)
+        if raw is not turn.completion:
+            sent = Completion(str(raw), raw.tokens, truncated=raw.truncated, retry=turn.retry)
+            turn = replace(turn, completion=sent, parsed=parse(raw))
+        self.raw_turns.append(turn)
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -191,7 +199,8 @@ class Episode:
         for turn in self.turns:
             messages.append({"role": "assistant", "content": turn.text})
             if turn.observation is not None:
-                messages.append({"role": "tool", "content": turn.observation})
+                role = "user" if turn.ok is None else "tool"
+                messages.append({"role": role, "content": turn.observation})
         return messages
 
     @property
@@ -232,34 +241,21 @@ class Episode:
             tokens_discarded=sampled - sum(turn.token_count for turn in self.turns),
         )
 
+    def replay(self, sandbox: Sandbox | None = None) -> Difference | None:
+        """Run the purified episode's programs again; see ``cleaner_env.replay.replay``."""
+        from cleaner_env.replay import replay  # it needs the environment, which needs episodes
+
+        return replay(self, sandbox)
+
     def to_dict(self) -> dict[str, Any]:
-        """The episode as plain data for JSON."""
-        return {
-            "task": {
-                "prompt": self.task.prompt,
-                "answer": self.task.answer,
-                "family": self.task.family,
-                "reward": self.task.reward,
-                "entry": _plain(self.task.entry),
-            },
-            "prompt": self.prompt,
-            "answer": self.answer,
-            "score": self.score,
-            "reward": self.reward,
-            "terminated": self.terminated,
-            "truncated": self.truncated,
-            "rollback": self.rollback,
-            "turns": [turn.to_dict() for turn in self.turns],
-            "raw_turns": [turn.to_dict() for turn in self.raw_turns],
-            "rollbacks": [record.to_dict() for record in self.rollbacks],
-            "stats": asdict(self.stats),
-        }
+        """The episode as plain data for JSON; see ``cleaner_env.episode_data``."""
+        from cleaner_env.episode_data import episode_to_dict
 
+        return episode_to_dict(self)
 
-def _plain(value: Any) -> Any:
-    """Values that JSON can hold; anything else by its repr."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None) else repr(value)
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], decode: Decode | None = None) -> Episode:
+        """The episode behind ``to_dict``; see ``cleaner_env.episode_data.episode_from_dict``."""
+        from cleaner_env.episode_data import episode_from_dict
+
+        return episode_from_dict(data, decode)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from dataclasses import replace
+from typing import Any, Literal, get_args
 
 import gymnasium as gym
 import numpy as np
 
 from cleaner_env.completion import Completion
-from cleaner_env.env import StepResult
 from cleaner_env.episode import Episode, Outcome, RollbackRecord, Turn
+from cleaner_env.rollback_protocol import NEEDED, EpisodeKeeper, StepResult, TurnFormat
 from cleaner_env.similarity import Similarity, resolve_similarity
 from cleaner_env.splicing import Splice, splice
-from cleaner_env.toolcall import HermesFormat, ParsedTurn
+from cleaner_env.toolcall import ParsedTurn
+
+Mode = Literal["off", "saar", "shallow-only", "deep-only", "mask-failed"]
+"""What becomes of failed calls; see ``SAARWrapper``."""
 
 _DRAW = 0x5AA2
 """Keeps the wrapper's random stream apart from the environment's under the same seed."""
-_NEEDED = ("format", "exceeds_budget", "retract", "annotate", "truncate")
 
 
 class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorArgs):
@@ -34,22 +38,39 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
     lookahead. ``info["messages"]`` is always what the agent must be shown next. ``episode`` holds
     purified turns, raw turns, one record per lookahead, and the statistics.
 
-    The environment must be a ``CodeToolEnv``, or offer what this wrapper calls on it: ``episode``,
-    ``format``, ``exceeds_budget(action)``, ``retract()``, ``annotate(note)`` and ``truncate()``.
+    Besides ``saar`` there are modes to compare it with:
+
+    ================  ==============================================================================
+    ``off``           failed calls stay, as in plain GRPO
+    ``shallow-only``  every splice is shallow, whatever the similarity, but where tokens cannot be
+                      joined
+    ``deep-only``     every splice is deep
+    ``mask-failed``   failed calls stay, and their turns are ``masked``: the loss leaves them out
+    ================  ==============================================================================
+
+    The environment may be any whose actions are text and which reports in ``info`` whether a call
+    worked: see ``cleaner_env.rollback_protocol``. Wrappers that count steps or rewards, such as
+    TimeLimit and RecordEpisodeStatistics, belong around this wrapper: inside, they count the turns
+    that a splice took away as well, and never see the end of an episode that a lookahead cut off.
 
     Args:
         env: the environment.
         gamma: similarity threshold, in [0, 1].
         max_retries: splices allowed at one position.
-        rollback_probability: share of episodes that have rollback at all, drawn at ``reset``.
-        similarity: ``"difflib"``, or a function of two strings that returns a number in [0, 1].
+        rollback_probability: share of episodes that have rollback (or masks) at all, drawn at
+            ``reset``.
+        similarity: ``"difflib"``; ``"embedding"`` or ``"embedding:MODEL"`` (a name or directory of
+            sentence-transformers); or a function of two strings that returns a number in [0, 1].
         similarity_on: ``"code"`` compares the programs, as the paper says; ``"call"`` the whole
             call blocks, as the authors' released code does. Where one of the calls cannot be
             parsed, and so has no program, the blocks are compared.
+        mode: see above.
+        format: how turns are read, for an environment that has no ``format`` of its own.
 
     Raises:
         ValueError: an argument is out of range.
-        TypeError: the environment offers no rollback.
+        TypeError: the environment has no format and none is given.
+        ImportError: the similarity needs a package that is not installed.
 
     Source: CLEANER, arXiv 2601.15141.
     """
@@ -62,6 +83,8 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
         rollback_probability: float = 1.0,
         similarity: str | Similarity = "difflib",
         similarity_on: Literal["code", "call"] = "code",
+        mode: Mode = "saar",
+        format: TurnFormat | None = None,
     ) -> None:
         gym.utils.RecordConstructorArgs.__init__(
             self,
@@ -70,14 +93,10 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
             rollback_probability=rollback_probability,
             similarity=similarity,
             similarity_on=similarity_on,
+            mode=mode,
+            format=format,
+            _disable_deepcopy=True,
         )
-        super().__init__(env)
-        missing = [name for name in _NEEDED if not env.has_wrapper_attr(name)]
-        if missing:
-            raise TypeError(
-                f"SAARWrapper needs {', '.join(missing)} on the environment, and "
-                f"{type(env.unwrapped).__name__} has none; see SAARWrapper's docstring"
-            )
         if not 0.0 <= gamma <= 1.0:
             raise ValueError(f"gamma must lie in [0, 1], not {gamma}")
         if not 0.0 <= rollback_probability <= 1.0:
@@ -86,13 +105,18 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
             raise ValueError(f"max_retries must not be negative, but is {max_retries}")
         if similarity_on not in ("code", "call"):
             raise ValueError(f"similarity_on must be 'code' or 'call', not {similarity_on!r}")
+        if mode not in get_args(Mode):
+            raise ValueError(f"mode must be one of {get_args(Mode)}, not {mode!r}")
+        self._similarity = resolve_similarity(similarity)
+        super().__init__(_keeping_episodes(env, format))
         self.gamma = gamma
         self.max_retries = max_retries
         self.rollback_probability = rollback_probability
         self.similarity_on = similarity_on
-        self._similarity = resolve_similarity(similarity)
+        self.mode = mode
+        self._threshold = {"shallow-only": -math.inf, "deep-only": math.inf}.get(mode, gamma)
         self._draws = np.random.default_rng()
-        self._rollback = False
+        self._rollback = self._masking = False
         self._retries = 0
         self._failed: Turn | None = None
 
@@ -109,14 +133,20 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
         observation, info = self.env.reset(seed=seed, options=options)
         if seed is not None:
             self._draws = np.random.default_rng([seed, _DRAW])
-        self._rollback = bool(self._draws.random() < self.rollback_probability)
+        drawn = bool(self._draws.random() < self.rollback_probability)
+        self._rollback = drawn and self.mode in ("saar", "shallow-only", "deep-only")
+        self._masking = drawn and self.mode == "mask-failed"
         self._retries = 0
         self._failed = None
         self.episode.rollback = self._rollback
         return observation, {**info, "lookahead": False}
 
     def step(self, action: str) -> StepResult:
-        """Take one turn; in a lookahead, splice it over the failed turn."""
+        """Take one turn; in a lookahead, splice it over the failed turn.
+
+        Raises:
+            ValueError: the similarity function returned something else than a number in [0, 1].
+        """
         completion = Completion.of(action)
         if self._failed is None:
             result = self.env.step(completion)
@@ -127,11 +157,21 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
     def _open_lookahead(self, result: StepResult) -> StepResult:
         """Decide whether the turn just committed starts a lookahead."""
         observation, reward, terminated, truncated, info = result
+        if truncated:  # perhaps by a wrapper that the buffer knows nothing of
+            self.episode.truncated = True
+        if self._masking:
+            self._mask_failure()
         self._failed = None
         if self._rollback and not (terminated or truncated):
             self._failed = self._failure_to_show()
         info = {**info, "lookahead": self._failed is not None}
         return observation, reward, terminated, truncated, info
+
+    def _mask_failure(self) -> None:
+        """Leave the turn just committed out of the loss when its call failed."""
+        episode = self.episode
+        if episode.turns[-1].failed:
+            episode.turns[-1] = episode.raw_turns[-1] = replace(episode.turns[-1], masked=True)
 
     def _failure_to_show(self) -> Turn | None:
         """The turn just committed, when it failed and may be tried again."""
@@ -144,11 +184,16 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
     def _answer_lookahead(self, failed: Turn, answer: Completion) -> StepResult:
         """What the agent's answer to a failed turn leads to."""
         self._retries += 1
-        if self._env_call("exceeds_budget", answer):
-            return self._cut_off(failed, answer)
-        if not self._format.parse(answer).has_call:
-            return self._give_up(failed, answer)
-        return self._replace(failed, answer)
+        try:
+            if self._env_call("exceeds_budget", answer):
+                return self._cut_off(failed, answer)
+            if not self._format.parse(answer).has_call:
+                return self._give_up(failed, answer)
+            return self._replace(failed, answer)
+        except Exception:
+            # Such as a sandbox that broke: the step can be tried again.
+            self._retries -= 1
+            raise
 
     def _cut_off(self, failed: Turn, answer: Completion) -> StepResult:
         sent = Completion(str(answer), answer.tokens, truncated=True, retry=self._retries)
@@ -173,22 +218,20 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
             failed.parsed.call_start,
             answer,
             parsed.call_start,
-            similarity=self._similarity(*self._compared(failed.parsed, parsed)),
-            gamma=self.gamma,
+            similarity=self._compare(failed.parsed, parsed),
+            gamma=self._threshold,
             retry=self._retries,
         )
         self._env_call("retract")
         try:
             result = self.env.step(spliced.completion)
         except Exception:
-            # The sandbox broke: put the failed turn back, so that the step can be tried again.
             self.episode.turns.append(failed)
-            self._retries -= 1
             raise
         return self._after_splice(failed, spliced, result)
 
     def _after_splice(self, failed: Turn, spliced: Splice, result: StepResult) -> StepResult:
-        truncated = result[3]
+        observation, reward, terminated, truncated, info = result
         turn = self.episode.turns[-1]
         outcome: Outcome = "recovered"
         if turn.failed and truncated:
@@ -201,8 +244,9 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
         if outcome == "exhausted":
             self._rollback = False
             if self._retries >= 2:
-                result = self._env_call("annotate", exhausted_note(self._retries + 1))
-        return result
+                noted = self._env_call("annotate", exhausted_note(self._retries + 1))
+                observation, truncated, info = noted[0], noted[3], {**info, **noted[4]}
+        return observation, reward, terminated, truncated, info
 
     def _record(
         self,
@@ -227,15 +271,22 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
             )
         )
 
-    def _compared(self, failed: ParsedTurn, corrected: ParsedTurn) -> tuple[str, str]:
-        """The parts of two calls that similarity is taken of: both programs or both blocks."""
+    def _compare(self, failed: ParsedTurn, corrected: ParsedTurn) -> float:
+        """Similarity of two calls: of their programs or of their blocks."""
+        parts = failed.call or "", corrected.call or ""
         if self.similarity_on == "code" and failed.code is not None and corrected.code is not None:
-            return failed.code, corrected.code
-        return failed.call or "", corrected.call or ""
+            parts = failed.code, corrected.code
+        similarity = float(self._similarity(*parts))
+        if not 0.0 <= similarity <= 1.0:
+            raise ValueError(
+                f"the similarity function returned {similarity} for {parts[0]!r} and {parts[1]!r}; "
+                "it must return a number in [0, 1]"
+            )
+        return similarity
 
     @property
-    def _format(self) -> HermesFormat:
-        format: HermesFormat = self.env.get_wrapper_attr("format")
+    def _format(self) -> TurnFormat:
+        format: TurnFormat = self.env.get_wrapper_attr("format")
         return format
 
     def _env_call(self, name: str, *args: Any) -> Any:
@@ -246,3 +297,15 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
 def exhausted_note(attempts: int) -> str:
     """What the model is told when the retries at a position are used up."""
     return f"This approach has failed {attempts} times. Try another approach."
+
+
+def _keeping_episodes(env: gym.Env[str, str], format: TurnFormat | None) -> gym.Env[str, str]:
+    """The environment itself when it can be rolled back, else one that keeps its episodes."""
+    if not all(env.has_wrapper_attr(name) for name in NEEDED):
+        return EpisodeKeeper(env, format)
+    if format is not None and format is not env.get_wrapper_attr("format"):
+        raise ValueError(
+            f"{type(env.unwrapped).__name__} has a format of its own; give it to the environment, "
+            "not to SAARWrapper"
+        )
+    return env

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from os.path import commonprefix
 from typing import Literal
 
 from cleaner_env.completion import Completion, Decode, Tokens
@@ -110,9 +109,15 @@ def _joined(failed: Tokens, i: int, corrected: Tokens, j: int) -> Tokens:
 
 def _shared(a: str, a_start: int, b: str, b_start: int) -> range:
     """Distances from two places at which a cut leaves the same text: the text they share there."""
-    before = len(commonprefix([a[:a_start][::-1], b[:b_start][::-1]]))
-    after = len(commonprefix([a[a_start:], b[b_start:]]))
+    before = _alike(a[:a_start][::-1], b[:b_start][::-1])
+    after = _alike(a[a_start:], b[b_start:])
     return range(-before, after + 1)
+
+
+def _alike(a: str, b: str) -> int:
+    """How many characters two texts have in common at their beginning."""
+    differs = (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    return next(differs, min(len(a), len(b)))
 
 
 def _boundaries(tokens: Tokens, start: int, reach: range) -> dict[int, list[int]]:

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from cleaner_env.episode import Episode, RollbackRecord
+from cleaner_env.episode import Episode, RollbackRecord, Turn
 
 _RULE = "-" * 72
 
 
 def transcript(episode: Episode) -> str:
     """The purified episode, turn by turn, each rollback noted where it happened."""
-    lines = [_RULE]
-    for message in episode.prompt:
-        lines += _block(message["role"], message["content"])
+    blocks = [beginning(episode)]
     for position, turn in enumerate(episode.turns):
         for record in episode.rollbacks:
             if record.position == position:
-                lines += _block("rollback", describe(record))
-        lines += _block("assistant", turn.text)
-        if turn.observation is not None:
-            lines += _block("tool" if turn.ok else "tool (failed)", turn.observation)
-    lines += _block("result", _result(episode))
-    return "\n".join([*lines, _RULE])
+                blocks.append(_block("rollback", describe(record)))
+        blocks.append(describe_turn(turn))
+    return "\n".join([*blocks, ending(episode)])
+
+
+def beginning(episode: Episode) -> str:
+    """What comes before the first turn."""
+    return "\n".join([_RULE, *(_block(m["role"], m["content"]) for m in episode.prompt)])
+
+
+def describe_turn(turn: Turn) -> str:
+    """A turn and what the tool answered."""
+    text = _block("assistant", turn.text)
+    if turn.observation is None:
+        return text
+    role = {True: "tool", False: "tool (failed)", None: "user"}[turn.ok]
+    return f"{text}\n{_block(role, turn.observation)}"
+
+
+def ending(episode: Episode) -> str:
+    """How the episode ended."""
+    return f"{_block('result', _result(episode))}\n{_RULE}"
 
 
 def describe(record: RollbackRecord) -> str:
@@ -42,5 +56,5 @@ def _result(episode: Episode) -> str:
     return "truncated: a budget was used up" if episode.truncated else "not finished"
 
 
-def _block(role: str, text: str) -> list[str]:
-    return [f"[{role}]", *(f"  {line}" for line in text.strip().splitlines())]
+def _block(role: str, text: str) -> str:
+    return "\n".join([f"[{role}]", *(f"  {line}" for line in text.strip().splitlines())])

@@ -7,16 +7,27 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from cleaner_env.saar import Mode
 from cleaner_rl.credit import CreditRule, GraftedTreatment
 from cleaner_rl.errors import CheckpointError, UserError
 from cleaner_rl.loggers import LoggerName
 from cleaner_rl.precision import Precision
 from cleaner_rl.rollout import RolloutConfig, SystemPrompt
 
+SaarMode = Literal["on", "off", "shallow-only", "deep-only", "mask-failed", "roc"]
+
+_WRAPPER_MODES: dict[SaarMode, Mode] = {
+    "on": "saar",
+    "off": "off",
+    "shallow-only": "shallow-only",
+    "deep-only": "deep-only",
+    "mask-failed": "mask-failed",
+    "roc": "off",
+}
 _AT_LEAST_ONE = (
     *("steps", "prompts", "minibatch_prompts", "pack_tokens", "workers", "max_turns"),
     *("max_prompt_tokens", "max_response_tokens", "max_turn_tokens", "sample_batch"),
-    *("eval_samples", "save_every", "keep_checkpoints"),
+    *("eval_samples", "save_every", "keep_checkpoints", "oversample"),
 )
 _NOT_NEGATIVE = (
     *("seed", "max_retries", "warmup_steps", "weight_decay", "clip_high", "eval_tasks"),
@@ -56,8 +67,13 @@ class TrainConfig:
     minibatch_prompts: int = 16
     """Problems in one optimiser update; smaller than --prompts gives several updates a step."""
 
-    saar: Literal["on", "off"] = "on"
-    """Similarity-aware rollback of failed calls; off is the plain GRPO baseline."""
+    saar: SaarMode = "on"
+    """What becomes of failed calls: on rolls them back by similarity (SAAR), off is plain GRPO.
+    Baselines to compare with: shallow-only and deep-only roll back without looking at similarity,
+    mask-failed keeps failed calls out of the loss, roc plays more episodes than it needs and keeps
+    the correct ones with the fewest failed calls."""
+    oversample: int = 2
+    """With --saar roc: episodes played for each that is kept."""
     gamma: float = 0.5
     """Similarity of two calls from which on a splice keeps the failed turn's reasoning."""
     max_retries: int = 3
@@ -152,7 +168,8 @@ class TrainConfig:
     def rollout(self) -> RolloutConfig:
         """What an episode is like."""
         return RolloutConfig(
-            rollback=self.saar == "on",
+            rollback=self.saar not in ("off", "roc"),
+            mode=_WRAPPER_MODES[self.saar],
             gamma=self.gamma,
             max_retries=self.max_retries,
             rollback_probability=self.rollback_probability,

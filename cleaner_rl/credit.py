@@ -14,6 +14,9 @@ decides who is praised and who is blamed:
     one more sample per call, the history up to its turn and then the turn as it was sampled, with
     loss on the call alone. Calls that failed in a lookahead were not sampled in a clean context
     and take nothing.
+
+Turns that are ``masked`` (mode ``mask-failed`` of ``SAARWrapper``) take nothing under any rule, and
+do not count in the denominator.
 """
 
 from __future__ import annotations
@@ -156,7 +159,8 @@ def _purified(
     builder = _Builder(prompt_ids)
     for turn in episode.turns:
         tokens = _tokens(turn)
-        builder.add_turn(tokens, advantage, grafted_advantage)
+        first = len(tokens) if turn.masked else 0
+        builder.add_turn(tokens, advantage, grafted_advantage, first=first)
         if turn.observation is not None and turn is not episode.turns[-1]:
             builder.add_environment(observation_ids(turn.observation, stop_id(tokens)))
     return builder.build()

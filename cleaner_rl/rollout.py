@@ -12,7 +12,7 @@ from cleaner_env.completion import Completion
 from cleaner_env.env import CodeToolEnv
 from cleaner_env.episode import Episode
 from cleaner_env.interpreter import Limits, Sandbox, SandboxError
-from cleaner_env.saar import SAARWrapper
+from cleaner_env.saar import Mode, SAARWrapper
 from cleaner_env.tasks import Task
 from cleaner_env.toolcall import SYSTEM_PROMPT
 from cleaner_rl.credit import context_ids
@@ -34,8 +34,8 @@ class RolloutConfig:
     """What an episode is like.
 
     Attributes:
-        rollback: whether SAAR is on at all.
-        gamma, max_retries, rollback_probability, similarity_on: see ``SAARWrapper``.
+        rollback: whether ``mode`` is on at all.
+        mode, gamma, max_retries, rollback_probability, similarity_on: see ``SAARWrapper``.
         max_turns: turns of an episode.
         max_response_tokens: tokens of an episode after the prompt.
         max_turn_tokens: tokens of one turn.
@@ -47,6 +47,7 @@ class RolloutConfig:
     """
 
     rollback: bool = True
+    mode: Mode = "saar"
     gamma: float = 0.5
     max_retries: int = 3
     rollback_probability: float = 1.0
@@ -200,8 +201,9 @@ class Rollout:
             env,
             gamma=config.gamma,
             max_retries=config.max_retries,
-            rollback_probability=config.rollback_probability if config.rollback else 0.0,
+            rollback_probability=config.rollback_probability,
             similarity_on=config.similarity_on,  # type: ignore[arg-type]
+            mode=config.mode if config.rollback else "off",
         )
 
     def _context(self, seat: _Seat) -> list[int]:

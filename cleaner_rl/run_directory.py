@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cleaner_env.episode import Episode
+from cleaner_env.episode_file import write_episodes
 from cleaner_rl.checkpoint import list_checkpoints, load_state, save_checkpoint
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.errors import CheckpointError
@@ -139,10 +140,9 @@ class RunDirectory:
 
     def log_episodes(self, step: int, episodes: Iterable[Episode]) -> None:
         """Write some episodes of a step."""
-        lines = [json.dumps(episode.to_dict()) for episode in episodes]
-        if lines:
-            file = self.path / "episodes" / f"step-{step:06d}.jsonl"
-            file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        logged = list(episodes)
+        if logged:
+            write_episodes(self.path / "episodes" / f"step-{step:06d}.jsonl", logged)
 
     def write_json(self, name: str, data: Any) -> None:
         """Write a JSON file, whole or not at all."""

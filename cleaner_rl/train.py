@@ -24,6 +24,7 @@ from cleaner_rl.loggers import MetricLogger, open_logger
 from cleaner_rl.metrics import episode_metrics
 from cleaner_rl.progress import TrainingProgress
 from cleaner_rl.report import write_report
+from cleaner_rl.resampling import error_ratio, resample_on_correct
 from cleaner_rl.rollout import Rollout
 from cleaner_rl.samples import Sample
 from cleaner_rl.session import Session, load_source
@@ -52,11 +53,12 @@ def train(session: Session, progress: TrainingProgress, logger: MetricLogger) ->
                 tasks, skipped = step_tasks(session, step)
                 groups = play_groups(tasks, session, step, progress)
                 rewards = [[_reward(episode, rollout, config) for episode in g] for g in groups]
+                kept, kept_rewards = kept_for_training(groups, rewards, config)
                 sampled = time.monotonic()
                 progress.phase("learning")
                 with interrupt.protected():
                     whole = False
-                    minibatches = training_samples(groups, rewards, rollout, config)
+                    minibatches = training_samples(kept, kept_rewards, rollout, config)
                     learned = session.updater.update(minibatches)
                     session.step, whole = step, True
                     ended = time.monotonic()
@@ -105,15 +107,35 @@ def play_groups(
     tasks: Sequence[Task], session: Session, step: int, progress: TrainingProgress
 ) -> list[Group]:
     """A group of episodes for each problem; those that the sandbox's faults spoilt are left out."""
-    size = session.config.group_size
+    config = session.config
+    size = config.group_size * (config.oversample if config.saar == "roc" else 1)
     episodes = session.rollout.play(
         [task for task in tasks for _ in range(size)],
-        seed=_step_seed(session.config.seed, step),
+        seed=_step_seed(config.seed, step),
         on_progress=lambda done, total: progress.phase("playing", done, total),
     )
     groups = [episodes[begin : begin + size] for begin in range(0, len(episodes), size)]
     groups = [[episode for episode in group if not episode.faulted] for group in groups]
     return [group for group in groups if len(group) > 1]
+
+
+def kept_for_training(
+    groups: Sequence[Group], rewards: Sequence[Sequence[float]], config: TrainConfig
+) -> tuple[list[Group], list[list[float]]]:
+    """The groups that are learned from: as played, or with ``--saar roc`` the chosen of each."""
+    kept: list[Group] = []
+    kept_rewards: list[list[float]] = []
+    for group, rewards_G in zip(groups, rewards, strict=True):
+        chosen = list(range(len(group)))
+        if config.saar == "roc":
+            chosen = resample_on_correct(
+                [episode.correct for episode in group],
+                [error_ratio(e.stats.failures, e.stats.calls) for e in group],
+                config.group_size,
+            )
+        kept.append([group[i] for i in chosen])
+        kept_rewards.append([rewards_G[i] for i in chosen])
+    return kept, kept_rewards
 
 
 def training_samples(

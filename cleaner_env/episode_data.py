@@ -1,0 +1,214 @@
+"""Episodes as plain data for JSON, and back, without loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+import numpy as np
+
+from cleaner_env.completion import Completion, Decode, Tokens
+from cleaner_env.episode import Episode, RollbackRecord, Turn
+from cleaner_env.tasks import Task
+from cleaner_env.toolcall import ParsedTurn
+
+VERSION = 1
+"""Of the data's layout. Data of another version is refused, not guessed at."""
+
+_OUTCOME = ("answer", "score", "reward", "terminated", "truncated", "faulted", "rollback")
+
+
+def episode_to_dict(episode: Episode) -> dict[str, Any]:
+    """The episode as dicts, lists, strings and numbers.
+
+    What is left out: the function that decodes tokens, which ``episode_from_dict`` is given again,
+    and values in ``task.entry`` of types that JSON and Python's own containers do not cover: their
+    ``repr`` stands for them.
+    """
+    task = episode.task
+    return {
+        "version": VERSION,
+        "task": {
+            "prompt": task.prompt,
+            "answer": task.answer,
+            "family": task.family,
+            "reward": task.reward,
+            "entry": _plain(task.entry),
+        },
+        "prompt": episode.prompt,
+        **{name: getattr(episode, name) for name in _OUTCOME},
+        "max_observation_chars": episode.max_observation_chars,
+        "turns": [_turn_to_dict(turn) for turn in episode.turns],
+        "raw_turns": [_turn_to_dict(turn) for turn in episode.raw_turns],
+        "rollbacks": [_record_to_dict(record) for record in episode.rollbacks],
+        "stats": asdict(episode.stats),
+    }
+
+
+def episode_from_dict(data: Mapping[str, Any], decode: Decode | None = None) -> Episode:
+    """The episode that ``episode_to_dict`` wrote. Keys that it does not know are left alone.
+
+    Args:
+        data: what ``json.loads`` gives back.
+        decode: turns token ids into text; needed as soon as the tokens' text is asked for.
+
+    Raises:
+        ValueError: the data has another version, or is not an episode.
+    """
+    try:
+        if data["version"] != VERSION:
+            raise ValueError(f"its version is {data['version']!r}; this program reads {VERSION}")
+        reader = _Reader(decode or _no_decoder)
+        return Episode(
+            task=Task(**{**data["task"], "entry": _original(data["task"]["entry"])}),
+            prompt=[dict(message) for message in data["prompt"]],
+            turns=[reader.turn(turn) for turn in data["turns"]],
+            raw_turns=[reader.turn(turn) for turn in data["raw_turns"]],
+            rollbacks=[reader.record(record) for record in data["rollbacks"]],
+            max_observation_chars=data["max_observation_chars"],
+            **{name: data[name] for name in _OUTCOME},
+        )
+    except KeyError as error:
+        raise ValueError(f"not an episode: {error} is missing") from error
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"not an episode: {error}") from error
+
+
+def _no_decoder(ids: Sequence[int]) -> str:
+    raise ValueError("these tokens were read without a decoder; give decode= to the reader")
+
+
+def _turn_to_dict(turn: Turn) -> dict[str, Any]:
+    parsed = asdict(turn.parsed)
+    return {
+        **_completion_to_dict(turn.completion),
+        "code": parsed.pop("code"),
+        "parsed": parsed,
+        "observation": turn.observation,
+        "ok": turn.ok,
+        "error_class": turn.error_class,
+        "note": turn.note,
+        "masked": turn.masked,
+    }
+
+
+def _completion_to_dict(completion: Completion) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "text": str(completion),
+        "truncated": completion.truncated,
+        "retry": completion.retry,
+    }
+    tokens = completion.tokens
+    if tokens is not None:
+        data["token_ids"] = list(tokens.ids)
+        data["logprobs"] = list(tokens.logprobs)
+        data["grafted"] = [int(flag) for flag in tokens.grafted]
+        data["stop_length"] = tokens.stop_length
+    if completion.raw is not completion:
+        data["raw"] = _completion_to_dict(completion.raw)
+    return data
+
+
+def _record_to_dict(record: RollbackRecord) -> dict[str, Any]:
+    return {
+        "position": record.position,
+        "retry": record.retry,
+        "outcome": record.outcome,
+        "decision": record.decision,
+        "similarity": record.similarity,
+        "error_class": record.error_class,
+        "tokens_discarded": record.tokens_discarded,
+        "failed": _turn_to_dict(record.failed),
+        "answer": _turn_to_dict(record.answer),
+        "purified": None if record.purified is None else _turn_to_dict(record.purified),
+    }
+
+
+class _Reader:
+    """Makes turns and records out of their data."""
+
+    def __init__(self, decode: Decode) -> None:
+        self._decode = decode
+
+    def turn(self, data: Mapping[str, Any]) -> Turn:
+        parsed = {**data["parsed"], "code": data["code"]}
+        for field in fields(ParsedTurn):
+            if isinstance(parsed.get(field.name), list):
+                parsed[field.name] = tuple(parsed[field.name])
+        return Turn(
+            completion=self.completion(data),
+            parsed=ParsedTurn(**parsed),
+            observation=data["observation"],
+            ok=data["ok"],
+            error_class=data["error_class"],
+            note=data["note"],
+            masked=data["masked"],
+        )
+
+    def completion(self, data: Mapping[str, Any]) -> Completion:
+        return Completion(
+            data["text"],
+            self._tokens(data) if "token_ids" in data else None,
+            truncated=data["truncated"],
+            raw=self.completion(data["raw"]) if "raw" in data else None,
+            retry=data["retry"],
+        )
+
+    def _tokens(self, data: Mapping[str, Any]) -> Tokens:
+        return Tokens(
+            ids=tuple(data["token_ids"]),
+            logprobs=tuple(data["logprobs"]),
+            grafted=tuple(bool(flag) for flag in data["grafted"]),
+            decode=self._decode,
+            stop_length=data["stop_length"],
+        )
+
+    def record(self, data: Mapping[str, Any]) -> RollbackRecord:
+        purified = data["purified"]
+        return RollbackRecord(
+            position=data["position"],
+            retry=data["retry"],
+            failed=self.turn(data["failed"]),
+            answer=self.turn(data["answer"]),
+            outcome=data["outcome"],
+            purified=None if purified is None else self.turn(purified),
+            decision=data["decision"],
+            similarity=data["similarity"],
+        )
+
+
+_TAG = "python"
+_CONTAINERS: dict[str, Any] = {"tuple": tuple, "set": set, "frozenset": frozenset}
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can hold it; containers that JSON lacks become ``{"python": name, ...}``."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if type(value) is list:
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        if all(isinstance(key, str) for key in value) and _TAG not in value:
+            return {key: _plain(item) for key, item in value.items()}
+        return {_TAG: "dict", "items": [[_plain(k), _plain(v)] for k, v in value.items()]}
+    if type(value) in _CONTAINERS.values():
+        return {_TAG: type(value).__name__, "items": [_plain(item) for item in value]}
+    return {_TAG: "repr", "repr": repr(value)}
+
+
+def _original(value: Any) -> Any:
+    """The value behind ``_plain``; the ``repr`` itself where that is all there is."""
+    if isinstance(value, list):
+        return [_original(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kind = value.get(_TAG)
+    if kind is None:
+        return {key: _original(item) for key, item in value.items()}
+    if kind == "repr":
+        return value["repr"]
+    items = [_original(item) for item in value["items"]]
+    return dict(items) if kind == "dict" else _CONTAINERS[kind](items)

@@ -1,0 +1,71 @@
+"""Replay: a finished episode's programs run again, to see whether they still answer alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cleaner_env.env import CodeToolEnv
+from cleaner_env.episode import Episode, Turn
+from cleaner_env.interpreter import Sandbox
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first turn whose program answers differently now.
+
+    Attributes:
+        position: index of the turn in the purified history.
+        code: its program; None for a call that could not be parsed.
+        expected: what the agent was shown, without SAAR's note.
+        observed: what the program answers now.
+        repeatable: whether it answers so once more. False: the program itself answers differently
+            from run to run (random numbers, the time, addresses), which says nothing about the
+            episode. True: two runs agree with each other and not with the episode.
+    """
+
+    position: int
+    code: str | None
+    expected: str
+    observed: str
+    repeatable: bool
+
+
+def replay(episode: Episode, sandbox: Sandbox | None = None) -> Difference | None:
+    """Run the purified history's programs from the beginning; None when all answer as they did.
+
+    Turns that were never executed (the final answer, a turn over a budget) have no part in it.
+
+    Args:
+        episode: of a ``CodeToolEnv``.
+        sandbox: runs the programs, with the limits of the episode's own if they are to end alike;
+            by default a new one, closed afterwards.
+
+    Raises:
+        ValueError: the episode's calls were not Python programs in a sandbox.
+        sandbox.SandboxError: the sandbox is broken.
+    """
+    if episode.max_observation_chars is None:
+        raise ValueError(
+            "the episode does not come from a CodeToolEnv, so its calls cannot be run in a sandbox"
+        )
+    env = CodeToolEnv(
+        [episode.task], sandbox=sandbox, max_observation_chars=episode.max_observation_chars
+    )
+    try:
+        for position, turn in enumerate(episode.turns):
+            if turn.ok is None:
+                continue
+            expected = _answer(turn)
+            observed = _answer(env._execute(turn))
+            if observed != expected:
+                again = _answer(env._execute(turn))
+                return Difference(position, turn.code, expected, observed, again == observed)
+    finally:
+        env.close()
+    return None
+
+
+def _answer(turn: Turn) -> str:
+    """What the tool answered, without what SAAR added to it."""
+    observation = turn.observation or ""
+    return observation.removesuffix(f"\n{turn.note}") if turn.note else observation

@@ -1,0 +1,195 @@
+"""What SAARWrapper needs of an environment, and how little of it an environment has to offer.
+
+Any Gymnasium environment can be rolled back whose actions are the text of a turn, whose
+observations are the text of the answer, and which puts into ``info`` after a step:
+
+=================  ===============================================================================
+``call_ok``        True when the turn's call worked, False when it failed; absent, or None, when
+                   the turn had no call
+``error_class``    optional: what kind of failure, for the audit records
+``messages``       optional, after ``reset``: the chat messages that the episode begins with;
+                   otherwise the observation is the user's first message
+``family``         optional: the kind of problem, for statistics
+=================  ===============================================================================
+
+and one attribute of its own, or an argument of the wrapper in its place: ``format``, an object
+whose ``parse(text)`` says where in a turn the call is (``cleaner_env.toolcall.ParsedTurn``).
+
+An environment whose failed calls leave traces offers one method more, ``retract()``: undo the last
+step, whose call failed. Without it a failed call must leave nothing behind.
+
+The rest, which ``CodeToolEnv`` has of its own, comes from ``EpisodeKeeper``; ``SAARWrapper`` puts
+it around an environment that lacks it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Protocol
+
+import gymnasium as gym
+
+from cleaner_env.completion import Completion
+from cleaner_env.episode import Episode, Turn
+from cleaner_env.tasks import Task
+from cleaner_env.toolcall import ParsedTurn
+
+StepResult = tuple[str, Any, bool, bool, dict[str, Any]]
+
+NEEDED = ("format", "exceeds_budget", "retract", "annotate", "truncate")
+"""The attributes of ``RollbackEnv``, but for ``episode``, which is there from ``reset`` on only."""
+
+
+class TurnFormat(Protocol):
+    """Where in a turn its call is."""
+
+    def parse(self, text: str) -> ParsedTurn:
+        """Read a turn. Never raises."""
+        ...
+
+
+class RollbackEnv(Protocol):
+    """What ``SAARWrapper`` calls on the environment."""
+
+    @property
+    def episode(self) -> Episode:
+        """The current episode's buffer, one turn longer after each step."""
+        ...
+
+    @property
+    def format(self) -> TurnFormat:
+        """How turns are read."""
+        ...
+
+    def exceeds_budget(self, action: str) -> bool:
+        """True when the turn ran, or would run, into a length budget."""
+        ...
+
+    def retract(self) -> Turn:
+        """Take the last turn out of the history, and undo what it did."""
+        ...
+
+    def annotate(self, note: str) -> StepResult:
+        """Add a line to the last observation, and return what ``step`` returns."""
+        ...
+
+    def truncate(self) -> StepResult:
+        """End the episode, and return what ``step`` returns."""
+        ...
+
+
+class EpisodeKeeper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorArgs):
+    """Keeps the episode buffer of an environment that has none; see this module's text.
+
+    ``info["messages"]`` and ``info["turn"]`` become those of the buffer. A turn that was cut off
+    while it was sampled truncates the episode and never reaches the environment.
+
+    Args:
+        env: the environment.
+        format: how its turns are read; by default ``env.format``.
+
+    Raises:
+        TypeError: there is no format.
+    """
+
+    def __init__(self, env: gym.Env[str, str], format: TurnFormat | None = None) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self, format=format, _disable_deepcopy=True)
+        super().__init__(env)
+        if format is None and not env.has_wrapper_attr("format"):
+            raise TypeError(
+                f"{type(env.unwrapped).__name__} has no attribute 'format' that says where in a "
+                "turn its call is; give SAARWrapper one, as in SAARWrapper(env, format=...)"
+            )
+        self.format: TurnFormat = format or env.get_wrapper_attr("format")
+        self._undo = env.get_wrapper_attr("retract") if env.has_wrapper_attr("retract") else None
+        self._episode: Episode | None = None
+
+    @property
+    def episode(self) -> Episode:
+        """The current episode's buffer.
+
+        Raises:
+            gym.error.ResetNeeded: no episode has begun.
+        """
+        if self._episode is None:
+            raise gym.error.ResetNeeded("no episode yet: call reset() first")
+        return self._episode
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Begin an episode and its buffer."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        task = Task(observation, answer="", family=info.get("family", "custom"))
+        prompt = info.get("messages") or [{"role": "user", "content": observation}]
+        self._episode = Episode(task, list(prompt))
+        return observation, self._info(info)
+
+    def step(self, action: str) -> StepResult:
+        """Take one turn and keep it.
+
+        Raises:
+            gym.error.ResetNeeded: there is no running episode.
+            ValueError: the environment saw a call where the format sees none.
+        """
+        episode = self.episode
+        if episode.terminated or episode.truncated:
+            raise gym.error.ResetNeeded("the episode is over: call reset() first")
+        completion = Completion.of(action)
+        turn = Turn(completion, self.format.parse(completion))
+        if completion.truncated:
+            episode.commit(turn, self.format.parse)
+            return self.truncate()
+        observation, reward, terminated, truncated, info = self.env.step(completion)
+        turn = self._answered(turn, observation, info)
+        episode.commit(turn, self.format.parse)
+        episode.reward = float(reward)
+        episode.terminated, episode.truncated = terminated, truncated
+        return observation, reward, terminated, truncated, self._info(info)
+
+    def _answered(self, turn: Turn, observation: str, info: dict[str, Any]) -> Turn:
+        """The turn with what the environment said to it."""
+        ok = info.get("call_ok")
+        if ok is not None and not turn.parsed.has_call:
+            raise ValueError(
+                f"the environment reports call_ok={ok} for a turn in which "
+                f"{type(self.format).__name__} finds no call: {turn.text!r}; the format must be "
+                "the one that the environment reads"
+            )
+        if ok is None:
+            return replace(turn, observation=observation or None)
+        error_class = "" if ok else str(info.get("error_class") or "CallFailed")
+        return replace(turn, observation=observation, ok=bool(ok), error_class=error_class)
+
+    def exceeds_budget(self, action: str) -> bool:
+        """True when the turn was cut off while it was sampled; there is no other budget here."""
+        return Completion.of(action).truncated
+
+    def retract(self) -> Turn:
+        """Take the last turn out of the history, and have the environment undo it if it can."""
+        if self._undo is not None:
+            self._undo()
+        return self.episode.turns.pop()
+
+    def annotate(self, note: str) -> StepResult:
+        """Add a line to the last observation, and return what ``step`` returns."""
+        self.episode.turns[-1] = self.episode.turns[-1].with_note(note)
+        return self._result()
+
+    def truncate(self) -> StepResult:
+        """End the episode, and return what ``step`` returns."""
+        self.episode.truncated = True
+        return self._result()
+
+    def _result(self) -> StepResult:
+        episode, turn = self.episode, self.episode.turns[-1]
+        info: dict[str, Any] = {"error_class": turn.error_class}
+        if turn.ok is not None:
+            info["call_ok"] = turn.ok
+        ended = episode.terminated, episode.truncated
+        return turn.observation or "", 0.0, *ended, self._info(info)
+
+    def _info(self, info: dict[str, Any]) -> dict[str, Any]:
+        """The environment's info with the messages of the buffer."""
+        episode = self.episode
+        return {**info, "messages": episode.messages, "turn": len(episode.turns)}
