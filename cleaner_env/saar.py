@@ -86,7 +86,7 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
         mode: Mode = "saar",
         format: TurnFormat | None = None,
     ) -> None:
-        gym.utils.RecordConstructorArgs.__init__(
+        gym.utils.RecordConstructorArgs.__init__(  # the format is in EpisodeKeeper's record
             self,
             gamma=gamma,
             max_retries=max_retries,
@@ -94,7 +94,6 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
             similarity=similarity,
             similarity_on=similarity_on,
             mode=mode,
-            format=format,
             _disable_deepcopy=True,
         )
         if not 0.0 <= gamma <= 1.0:

@@ -9,7 +9,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from scripted import call
 
-from cleaner_env import CodeToolEnv, Completion, Limits, SandboxError
+from cleaner_env import CodeToolEnv, Completion, Limits, SAARWrapper, SandboxError, Task
 
 TASK = {"prompt": "What is 6*7?", "answer": "42"}
 ANSWER = r"The answer is \boxed{42}."
@@ -35,8 +35,7 @@ def test_passes_gymnasiums_checker():
     env = gym.make("cleaner_env:CleanerCodeTool-v0", tasks=[TASK], render_mode="ansi")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", message=".*not recommended.*")
-        check_env(env.unwrapped, skip_render_check=False)
+        check_env(env.unwrapped)
     env.close()
 
 
@@ -44,6 +43,12 @@ def test_tool_call_returns_its_output(env):
     observation, reward, terminated, truncated, info = env.step(call("print(6 * 7)"))
     assert (observation, reward, terminated, truncated) == ("42", 0.0, False, False)
     assert info["call_ok"] is True
+
+
+def test_info_leaves_out_what_it_has_nothing_to_say_about(env):
+    _, info = env.reset()
+    assert not {"call_ok", "remaining", "answer", "score"} & info.keys()
+    assert "call_ok" not in env.step(ANSWER)[4]
 
 
 def test_right_answer_earns_the_reward(env):
@@ -128,6 +133,56 @@ def test_task_from_options(env):
     assert info["messages"][-1] == {"role": "user", "content": "1+1?"}
 
 
+class Levels:
+    """A source that can choose."""
+
+    def __init__(self, family="any", difficulty=0):
+        self.chosen = f"{family} {difficulty}"
+
+    def __getitem__(self, index):
+        return Task(f"{self.chosen}: {index}", "1")
+
+    def select(self, *, family, difficulty):
+        return Levels(family or "any", difficulty or 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "prompt"),
+    [
+        ({"index": 5}, "any 0: 5"),
+        ({"family": "gcd", "index": 5}, "gcd 0: 5"),
+        ({"difficulty": 2, "index": 5}, "any 2: 5"),
+        ({"family": "gcd", "difficulty": 2, "index": 5}, "gcd 2: 5"),
+    ],
+)
+def test_options_choose_among_the_sources_tasks(options, prompt):
+    assert CodeToolEnv(Levels()).reset(options=options)[0] == prompt
+
+
+def test_a_family_without_an_index_is_drawn_by_the_seed():
+    env = CodeToolEnv(Levels())
+    first, again = (env.reset(seed=3, options={"family": "gcd"})[0] for _ in range(2))
+    assert first == again and first.startswith("gcd 0: ")
+    assert env.reset(options={"family": "gcd"})[0] != first
+
+
+def test_a_source_that_cannot_choose_says_so():
+    with pytest.raises(ValueError, match=r"One offers no choice.*method select"):
+        CodeToolEnv(type("One", (), {"__getitem__": lambda *_: None})()).reset(
+            options={"family": "gcd"}
+        )
+
+
+def test_an_index_must_be_a_number(env):
+    with pytest.raises(ValueError, match=r"options\['index'\] must be a whole number, not '1'"):
+        env.reset(options={"index": "1"})
+
+
+def test_an_action_must_be_text(env):
+    with pytest.raises(TypeError, match="an action is the text of a turn, a str; got int"):
+        env.step(42)
+
+
 @pytest.mark.parametrize(
     "options", [{"tasks": 1}, {"task": {"prompt": "?"}}, {"index": 1, "task": 2}]
 )
@@ -162,6 +217,32 @@ def test_render_shows_the_transcript(env):
     text = env.render()
     for part in ("What is 6*7?", "print(6 * 7)", "[tool]\n  42", "reward 1"):
         assert part in text
+
+
+def test_human_rendering_prints_each_turn_as_it_is_taken(sandbox, capsys):
+    env = SAARWrapper(CodeToolEnv([TASK], sandbox=sandbox, render_mode="human"))
+    env.reset()
+    assert "[user]\n  What is 6*7?" in capsys.readouterr().out
+    env.step(call("print(6 * x)"))
+    assert "[tool (failed)]\n  Traceback" in capsys.readouterr().out
+    env.step(call("print(6 * 7)"))
+    replaced, tool = capsys.readouterr().out.split("[assistant]")
+    assert replaced.startswith("[rollback]") and "[tool]\n  42" in tool
+    env.step(ANSWER)
+    assert "reward 1" in capsys.readouterr().out
+
+
+def test_human_rendering_escapes_what_the_terminal_cannot_show(sandbox, capsys):
+    env = CodeToolEnv([TASK], sandbox=sandbox, render_mode="human")
+    env.reset()
+    env.step("\ud800")
+    assert r"\ud800" in capsys.readouterr().out
+
+
+def test_programs_and_answers_may_be_any_text(env):
+    observation, *_, info = env.step(call("print(ascii('\ud800 \U0001f600 é'))"))
+    assert (observation, info["error_class"]) != ("", "ToolCallError")
+    assert env.step(r"\boxed{" + "\ud800" + "}")[4]["answer"] == "\ud800"
 
 
 def test_close_stops_the_own_sandbox():

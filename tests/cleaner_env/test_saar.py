@@ -1,10 +1,9 @@
 """SAAR as a scripted agent meets it: what is shown next, what is kept, what is counted."""
 
-import gymnasium as gym
 import pytest
 from scripted import call, sampled
 
-from cleaner_env import CodeToolEnv, Completion, SAARWrapper
+from cleaner_env import CodeToolEnv, Completion, SAARWrapper, SandboxError
 from cleaner_env.saar import exhausted_note
 
 TASK = {"prompt": "What is 6*7?", "answer": "42"}
@@ -243,6 +242,7 @@ def test_any_function_may_be_the_similarity(make):
         {"rollback_probability": 2},
         {"similarity_on": "text"},
         {"similarity": "cosine"},
+        {"mode": "on"},
     ],
 )
 def test_bad_settings_are_refused(make, wrong):
@@ -250,9 +250,74 @@ def test_bad_settings_are_refused(make, wrong):
         make(**wrong)
 
 
-def test_an_environment_without_retract_is_refused_with_a_reason():
-    class Plain(gym.Env):
-        observation_space = action_space = gym.spaces.Text(10)
+def test_off_keeps_failed_calls(make):
+    env = make(mode="off")
+    assert not play(env, call(BUG))[4]["lookahead"]
+    play(env, call(FIX))
+    assert [turn.text for turn in env.episode.turns] == [call(BUG), call(FIX)]
+    assert not env.episode.rollback
 
-    with pytest.raises(TypeError, match="retract"):
-        SAARWrapper(Plain())
+
+def test_shallow_only_keeps_the_reasoning_of_unlike_calls(make):
+    env = make(mode="shallow-only")
+    play(env, call(BUG, "First.\n"), call(OTHER, "Otherwise.\n"))
+    assert [turn.text for turn in env.episode.turns] == [call(OTHER, "First.\n")]
+
+
+def test_deep_only_replaces_the_reasoning_of_like_calls(make):
+    env = make(mode="deep-only")
+    play(env, call(BUG, "First.\n"), call(FIX, "Second.\n"))
+    assert [turn.text for turn in env.episode.turns] == [call(FIX, "Second.\n")]
+    assert env.episode.rollbacks[0].similarity > 0.5
+
+
+def test_mask_failed_keeps_failed_calls_and_marks_them(make):
+    env = make(mode="mask-failed")
+    result = play(env, call(BUG), call(FIX))
+    assert len(shown(result)) == 5 and not result[4]["lookahead"]
+    assert [turn.masked for turn in env.episode.turns] == [True, False]
+
+
+def test_masks_follow_the_probability(make):
+    env = make(mode="mask-failed", rollback_probability=0.0)
+    play(env, call(BUG))
+    assert not env.episode.turns[0].masked
+
+
+def test_the_draws_are_the_same_in_every_mode(make):
+    def draws(mode):
+        env = make(mode=mode, rollback_probability=0.5)
+        flags = []
+        for _ in range(10):
+            env.reset()
+            flags.append(env.episode.rollback)
+        return flags
+
+    assert draws("saar") == draws("deep-only")
+
+
+@pytest.mark.parametrize("value", [float("nan"), -0.1, 2])
+def test_a_similarity_out_of_range_is_refused_and_leaves_the_lookahead_open(make, value):
+    values = [value, 1.0]
+    env = make(similarity=lambda failed, corrected: values.pop(0))
+    play(env, call(BUG))
+    with pytest.raises(ValueError, match=r"must return a number in \[0, 1\]"):
+        play(env, call(FIX))
+    assert play(env, call(FIX))[0] == "42"
+    assert env.episode.rollbacks[0].retry == 1
+
+
+def test_a_sandbox_fault_in_the_lookahead_leaves_it_open(make, monkeypatch):
+    env = make()
+    before = shown(play(env, call(BUG)))
+
+    def broken(turn):
+        raise SandboxError("no worker")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(env.unwrapped, "_execute", broken)
+        with pytest.raises(SandboxError):
+            play(env, call(FIX))
+    assert [(m["role"], m["content"]) for m in env.episode.messages] == before
+    assert play(env, call(FIX))[0] == "42"
+    assert (env.episode.rollbacks[0].retry, len(env.episode.raw_turns)) == (1, 2)
