@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache, lru_cache
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -32,6 +33,7 @@ class EmbeddingSimilarity:
 
     Raises:
         ImportError: sentence-transformers is not installed.
+        ValueError: a path that is no directory.
     """
 
     def __init__(self, model: str = DEFAULT_MODEL) -> None:
@@ -40,6 +42,8 @@ class EmbeddingSimilarity:
                 "similarity by embedding needs sentence-transformers: "
                 "pip install 'cleaner-rl[embed]', or use similarity='difflib'"
             )
+        if model.startswith(("/", ".")) and not Path(model).is_dir():
+            raise ValueError(f"similarity by embedding: there is no directory {model!r}")
         self.model = model
         self._lock = Lock()
         self._encoder: Any = None
@@ -82,6 +86,6 @@ def _load(model: str) -> Any:
         return package.SentenceTransformer(model)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"cannot load the sentence-transformers model {model!r}: {error}. "
-            "Name a directory that holds one, as in similarity='embedding:PATH'"
+            f"cannot load the sentence-transformers model {model!r}; name a directory that holds "
+            f"one, as in similarity='embedding:PATH'. The reason: {error}"
         ) from error

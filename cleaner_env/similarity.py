@@ -41,7 +41,7 @@ def resolve_similarity(metric: str | Similarity) -> Similarity:
         return metric
     if metric == "difflib":
         return difflib_similarity
-    name, _, model = metric.partition(":")
+    name, _, model = str(metric).partition(":")
     if name == EMBEDDING:
         return embedding_similarity(model or DEFAULT_MODEL)
     raise ValueError(

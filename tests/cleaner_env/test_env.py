@@ -240,8 +240,9 @@ def test_human_rendering_escapes_what_the_terminal_cannot_show(sandbox, capsys):
 
 
 def test_programs_and_answers_may_be_any_text(env):
-    observation, *_, info = env.step(call("print(ascii('\ud800 \U0001f600 é'))"))
-    assert (observation, info["error_class"]) != ("", "ToolCallError")
+    assert env.step(call("print('\U0001f600 é \0')"))[4]["error_class"] == "SyntaxError"
+    assert env.step(call("print('\U0001f600 é')"))[0] == "\U0001f600 é"
+    assert env.step(call("print('\ud800')"))[4]["error_class"] == "UnicodeEncodeError"
     assert env.step(r"\boxed{" + "\ud800" + "}")[4]["answer"] == "\ud800"
 
 
