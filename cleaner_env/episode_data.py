@@ -80,17 +80,24 @@ def _no_decoder(ids: Sequence[int]) -> str:
 
 
 def _turn_to_dict(turn: Turn) -> dict[str, Any]:
-    parsed = asdict(turn.parsed)
+    parsed = {field.name: getattr(turn.parsed, field.name) for field in fields(turn.parsed)}
     return {
         **_completion_to_dict(turn.completion),
         "code": parsed.pop("code"),
-        "parsed": parsed,
+        "parsed": {name: _plain_text(value) for name, value in parsed.items()},
         "observation": turn.observation,
         "ok": turn.ok,
         "error_class": turn.error_class,
         "note": turn.note,
         "masked": turn.masked,
     }
+
+
+def _plain_text(value: Any) -> Any:
+    """Text without the tokens that it has where a whole turn is its own reasoning."""
+    if isinstance(value, tuple):
+        return [_plain_text(item) for item in value]
+    return str(value) if isinstance(value, str) else value
 
 
 def _completion_to_dict(completion: Completion) -> dict[str, Any]:

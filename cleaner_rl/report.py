@@ -66,12 +66,15 @@ def write_report(directory: Path, config: TrainConfig) -> Path:
 
 def _summary(metrics: list[dict[str, Any]], config: TrainConfig) -> str:
     seconds = sum(m["step_seconds"] for m in metrics)
-    saar = "off (plain GRPO baseline)"
-    if config.saar == "on":
-        saar = (
-            f"on, gamma {config.gamma}, {config.max_retries} retries, "
-            f"rollback probability {config.rollback_probability}"
-        )
+    saar = {
+        "off": "off (plain GRPO baseline)",
+        "mask-failed": f"mask-failed, with probability {config.rollback_probability}",
+        "roc": f"roc, {config.oversample} episodes played for each that is kept",
+    }.get(
+        config.saar,
+        f"{config.saar}, gamma {config.gamma}, {config.max_retries} retries, "
+        f"rollback probability {config.rollback_probability}",
+    )
     return (
         f"- policy: {config.model}; tasks: {config.tasks}; seed {config.seed}\n"
         f"- {len(metrics)} steps of {config.prompts} problems x {config.group_size} episodes: "

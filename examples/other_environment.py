@@ -68,7 +68,7 @@ def main() -> Episode:
     env.reset()
     for turn in (
         "I sort them.\n```sql\nselect name from cities order by people desc limit 1\n```",
-        "The table is called city.\n```sql\nselect name from city order by people desc limit 1\n```",
+        "It is called city.\n```sql\nselect name from city order by people desc limit 1\n```",
         "Aarhus has the most people.",
     ):
         observation, _, _, _, info = env.step(turn)

@@ -2,6 +2,7 @@
 
 import json
 from fractions import Fraction
+from threading import Lock
 
 import pytest
 from hypothesis import given, settings
@@ -145,9 +146,27 @@ def test_a_played_episode_is_read_back_with_its_audit(episode, tmp_path):
     assert read.turns[0].completion.tokens.text == read.turns[0].text
 
 
+def test_what_decodes_the_tokens_need_not_be_copied(sandbox):
+    class Tokenizer:
+        def __init__(self):
+            self.lock = Lock()
+
+        def decode(self, ids):
+            return "".join(map(chr, ids))
+
+    env = CodeToolEnv([TASK], sandbox=sandbox)
+    env.reset()
+    env.step(Completion.from_tokens([52, 50], [-1.0, -1.0], Tokenizer().decode))
+    assert env.episode.to_dict()["turns"][0]["token_ids"] == [52, 50]
+
+
 def test_the_audit_record_of_a_rollback(episode):
     (record,) = episode.to_dict()["rollbacks"]
-    assert (record["retry"], record["decision"], record["error_class"]) == (1, "shallow", "NameError")
+    assert (record["retry"], record["decision"], record["error_class"]) == (
+        1,
+        "shallow",
+        "NameError",
+    )
     assert record["failed"]["text"] == call("print(y)", "First.\n")
     assert record["answer"]["text"] == call("print(42)", "Second.\n")
     assert record["purified"]["text"] == call("print(42)", "First.\n")

@@ -146,7 +146,7 @@ class Model:
 
     def position(self, sent):
         """A call, and what becomes of it until the next position."""
-        tries = 0
+        tries, decision = 0, None
         while True:
             attempt = self.history[-1]
             works, attempt.observation = observe(attempt.text)

@@ -33,7 +33,9 @@ def merging():
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    texts = [f"{before}{marker}{after}" for marker in MARKERS for before in "ab\n" for after in "ax{"]
+    texts = [
+        f"{before}{marker}{after}" for marker in MARKERS for before in "ab\n" for after in "ax{"
+    ]
     trainer = trainers.BpeTrainer(
         vocab_size=340, initial_alphabet=sorted(alphabet), show_progress=False
     )
@@ -86,7 +88,13 @@ def smollm2():
 
 @pytest.fixture(
     scope="module",
-    params=[bundled, merging, metaspace, minilm, pytest.param(smollm2, marks=pytest.mark.exhaustive)],
+    params=[
+        bundled,
+        merging,
+        metaspace,
+        minilm,
+        pytest.param(smollm2, marks=pytest.mark.exhaustive),
+    ],
     ids=lambda make: make.__name__,
 )
 def tokenizer(request):
@@ -94,9 +102,7 @@ def tokenizer(request):
 
 
 def encode(tokenizer, pieces):
-    return [
-        i for piece in pieces for i in tokenizer.encode(piece, add_special_tokens=False).ids
-    ]
+    return [i for piece in pieces for i in tokenizer.encode(piece, add_special_tokens=False).ids]
 
 
 @settings(max_examples=150, deadline=None)

@@ -68,6 +68,17 @@ def test_plain_episode_trains_every_sampled_token_and_no_other(play):
     assert row(sample, sample.advantages) == " ++++++++++++   +++"
 
 
+@pytest.mark.parametrize("rule", ["purified", "positive", "contrastive"])
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_masked_turns_are_context_and_not_trained(play, rule, advantage):
+    episode = play("a[print(x)]", "a[print(3)]", "ok", mode="mask-failed")
+    (sample,) = samples_of(episode, advantage, rule)
+    failed = len(text(sample)) - len("a[print(3)].{3}ok.")
+    assert text(sample)[failed:] == "a[print(3)].{3}ok."
+    sign = "+" if advantage > 0 else "-"
+    assert row(sample, sample.advantages) == " " * failed + sign * 12 + "   " + sign * 3
+
+
 def test_ids_are_the_sampled_ones(play):
     episode = play("a[print(3)]", "ok")
     (sample,) = samples_of(episode, 1.0)

@@ -16,7 +16,7 @@ from cleaner_rl.arguments import parse_arguments
 from cleaner_rl.config import PRESETS
 from cleaner_rl.errors import CheckpointError, OutageError, PolicyError, UserError
 from cleaner_rl.run_directory import RunDirectory
-from cleaner_rl.train import main
+from cleaner_rl.train import kept_for_training, main
 
 SMALL = [
     *("--prompts", "4", "--minibatch-prompts", "2", "--group-size", "4"),
@@ -34,6 +34,11 @@ def weights(run, step):
 
 def metrics(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def episodes(run):
+    lines = (run / "episodes" / "step-000001.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
 
 
 TIMED = {"tokens_per_second", "sample_seconds", "step_seconds"}
@@ -129,6 +134,41 @@ def test_saar_off_is_the_plain_baseline(tmp_path):
     assert train(run, "--steps", "1", "--saar", "off") == 0
     (row,) = metrics(run)
     assert row["triggered"] == row["tokens_discarded"] == row["grafted_share"] == 0
+
+
+@pytest.mark.slow
+def test_roc_plays_more_episodes_than_it_learns_from(tmp_path):
+    run = tmp_path / "run"
+    few = ("--steps", "1", "--prompts", "2", "--log-episodes", "99")
+    assert train(run, *few, "--saar", "roc", "--oversample", "3") == 0
+    assert len(episodes(run)) == 2 * 4 * 3
+    assert metrics(run)[0]["triggered"] == 0
+    assert "roc, 3 episodes played for each that is kept" in (run / "report.md").read_text()
+
+
+def test_roc_keeps_groups_of_the_usual_size():
+    config = parse_arguments([*SMALL, "--saar", "roc"])
+    right, wrong = (Episode(Task("?", "1"), [], score=score) for score in (1.0, 0.0))
+    kept, rewards = kept_for_training([[right, wrong] * 4], [[1.0, 0.0] * 4], config)
+    assert kept == [[right, wrong, right, wrong]] and rewards == [[1.0, 0.0, 1.0, 0.0]]
+    off = parse_arguments([*SMALL, "--saar", "off"])
+    assert kept_for_training([[right]], [[1.0]], off) == ([[right]], [[1.0]])
+
+
+@pytest.mark.parametrize(
+    ("saar", "rollback", "mode"),
+    [
+        ("on", True, "saar"),
+        ("off", False, "off"),
+        ("shallow-only", True, "shallow-only"),
+        ("deep-only", True, "deep-only"),
+        ("mask-failed", True, "mask-failed"),
+        ("roc", False, "off"),
+    ],
+)
+def test_saar_chooses_the_mode_of_the_episodes(saar, rollback, mode):
+    rollout = parse_arguments(["--saar", saar]).rollout()
+    assert (rollout.rollback, rollout.mode) == (rollback, mode)
 
 
 def test_unknown_preset_lists_the_presets():

@@ -17,7 +17,13 @@ def load(name):
 
 
 def test_all_examples_are_tested():
-    tested = {"drive_env", "watch_rollback", "foreign_agent", "train_two_steps"}
+    tested = {
+        "drive_env",
+        "watch_rollback",
+        "foreign_agent",
+        "other_environment",
+        "train_two_steps",
+    }
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 
@@ -38,6 +44,13 @@ def test_foreign_agent():
     episode = load("foreign_agent").main()
     assert episode.reward == 1.0
     assert episode.stats.recovered == 1
+
+
+def test_other_environment(capsys):
+    episode = load("other_environment").main()
+    assert episode.reward == 1.0
+    assert (episode.stats.shallow, episode.rollbacks[0].error_class) == (1, "OperationalError")
+    assert "lookahead: True" in capsys.readouterr().out
 
 
 @pytest.mark.slow

