@@ -120,6 +120,7 @@ class EpisodeKeeper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructor
     ) -> tuple[str, dict[str, Any]]:
         """Begin an episode and its buffer."""
         observation, info = self.env.reset(seed=seed, options=options)
+        _require_text(self.env, observation)
         task = Task(observation, answer="", family=info.get("family", "custom"))
         prompt = info.get("messages") or [{"role": "user", "content": observation}]
         self._episode = Episode(task, list(prompt))
@@ -141,6 +142,7 @@ class EpisodeKeeper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructor
             episode.commit(turn, self.format.parse)
             return self.truncate()
         observation, reward, terminated, truncated, info = self.env.step(completion)
+        _require_text(self.env, observation)
         turn = self._answered(turn, observation, info)
         episode.commit(turn, self.format.parse)
         episode.reward = float(reward)
@@ -193,3 +195,11 @@ class EpisodeKeeper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructor
         """The environment's info with the messages of the buffer."""
         episode = self.episode
         return {**info, "messages": episode.messages, "turn": len(episode.turns)}
+
+
+def _require_text(env: gym.Env[str, str], observation: object) -> None:
+    if not isinstance(observation, str):
+        raise TypeError(
+            f"{type(env.unwrapped).__name__} answers with {type(observation).__name__}; rollback "
+            "needs observations that are text (wrap it in a gymnasium.ObservationWrapper)"
+        )

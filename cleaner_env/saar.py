@@ -69,7 +69,7 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
 
     Raises:
         ValueError: an argument is out of range.
-        TypeError: the environment has no format and none is given.
+        TypeError: not an environment, or one that has no format while none is given.
         ImportError: the similarity needs a package that is not installed.
 
     Source: CLEANER, arXiv 2601.15141.
@@ -300,6 +300,8 @@ def exhausted_note(attempts: int) -> str:
 
 def _keeping_episodes(env: gym.Env[str, str], format: TurnFormat | None) -> gym.Env[str, str]:
     """The environment itself when it can be rolled back, else one that keeps its episodes."""
+    if not isinstance(env, gym.Env):
+        raise TypeError(f"SAARWrapper goes around a gymnasium.Env, not {type(env).__name__}")
     if not all(env.has_wrapper_attr(name) for name in NEEDED):
         return EpisodeKeeper(env, format)
     if format is not None and format is not env.get_wrapper_attr("format"):

@@ -135,6 +135,18 @@ def test_a_format_that_sees_no_call_where_the_environment_does_is_reported():
         env.step("hello")
 
 
+def test_observations_that_are_no_text_are_refused():
+    env = SAARWrapper(gym.make("CartPole-v1"), format=Equals())
+    with pytest.raises(TypeError, match="CartPoleEnv answers with ndarray; rollback needs"):
+        env.reset()
+    env.close()
+
+
+def test_what_is_no_environment_is_refused():
+    with pytest.raises(TypeError, match=r"goes around a gymnasium\.Env, not str"):
+        SAARWrapper("CleanerCodeTool-v0")
+
+
 def test_its_episodes_cannot_be_replayed_in_a_sandbox(env):
     env.step("=1")
     with pytest.raises(ValueError, match="does not come from a CodeToolEnv"):

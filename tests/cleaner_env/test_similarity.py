@@ -54,7 +54,7 @@ def metric():
     return resolve_similarity(f"embedding:{model_directory()}")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_embeddings_tell_meanings_apart(metric):
     alike = metric("print(sum(range(10)))", "total = sum(range(10))\nprint(total)")
     unlike = metric("print(sum(range(10)))", "The capital of France is Paris.")
@@ -63,7 +63,7 @@ def test_embeddings_tell_meanings_apart(metric):
     assert alike == metric("total = sum(range(10))\nprint(total)", "print(sum(range(10)))")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_text_is_embedded_once(metric, monkeypatch):
     metric("first", "second")
     monkeypatch.setattr(metric, "_encoder", None)
@@ -71,7 +71,7 @@ def test_a_text_is_embedded_once(metric, monkeypatch):
     metric("second", "first")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_lone_surrogates_can_be_embedded(metric):
     assert 0 <= metric("\ud800", "print(1)") <= 1
 
