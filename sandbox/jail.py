@@ -80,6 +80,11 @@ class Jail:
     bwrap: str | None
 
     @property
+    def private(self) -> bool:
+        """Whether each program has namespaces of its own, and so no way to reach its worker."""
+        return self.tier in ("full", "no-proc")
+
+    @property
     def reusable(self) -> bool:
         """Whether a worker may run a second program: nothing of the first survives in it."""
         return self.tier != "jail"
@@ -92,7 +97,7 @@ class Jail:
             "fd": fd,
             "preload": list(preload),
             "scratch": scratch,
-            "private": self.tier in ("full", "no-proc"),
+            "private": self.private,
             "proc": self.tier == "full",
             "host_proc": HOST_PROC_INSIDE if self.tier == "no-proc" else None,
             "keep": keep,
@@ -135,7 +140,7 @@ class Jail:
         arguments += ["--die-with-parent", "--new-session"]
         if drop_uid is None:
             arguments += ["--unshare-user", "--uid", "0", "--gid", "0"]
-        if self.tier in ("full", "no-proc"):
+        if self.private:
             arguments += ["--cap-add", "ALL"]  # in its own user namespace; programs get none
         elif can_disable_userns(self.bwrap):
             arguments += ["--disable-userns"]  # in the other tiers the zygote does it

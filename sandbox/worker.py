@@ -13,7 +13,6 @@ import subprocess
 import tempfile
 import threading
 import time
-from codecs import getincrementaldecoder
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any, BinaryIO
@@ -21,43 +20,47 @@ from typing import Any, BinaryIO
 from .errors import SandboxError, WorkerFault
 from .jail import ENVIRONMENT, Jail
 from .layers import Layers
-from .result import Limits, Result, Status, signal_name
+from .result import Limits, Result, Status, shown, signal_name
 from .spawner import Spawner
 
 START_S = 60.0  # preloading from a cold disk takes long
 SET_UP_S = 20.0  # from the request to the program's first instruction
+QUIET_S = 0.005  # of a program's life in which nobody looks at its output
 KILL_S = 30.0  # from the order to kill to the child's end
 REPORT_BYTES = 65_536
-CHUNK = 65_536
+CHUNK, CHUNKS = 65_536, 16  # bytes of one read, and reads before something else has its turn
+INLINE_BYTES = 32_768  # a longer source travels as a file
 
 
 class Stream:
-    """The host's end of one output of the program; keeps at most `limit` bytes."""
+    """The host's end of one output of the program; keeps at most `limit` bytes, counts them all."""
 
     def __init__(self, limit: int):
         self.read_fd, self.write_fd = os.pipe()
         os.set_blocking(self.read_fd, False)
         self.limit = limit
         self.kept = bytearray()
-        self.truncated = False
+        self.length = 0
+
+    @property
+    def truncated(self) -> bool:
+        return self.length > self.limit
 
     def drain(self) -> bool:
         """Read what is there; False once all writers are gone."""
-        while not self.truncated:
+        for _ in range(CHUNKS):  # a program may write as fast as this reads
             try:
                 data = os.read(self.read_fd, CHUNK)
             except BlockingIOError:
                 return True
             if not data:
                 return False
-            self.truncated = len(self.kept) + len(data) > self.limit
+            self.length += len(data)
             self.kept += data[: self.limit - len(self.kept)]
-        return False
+        return True
 
     def text(self) -> str:
-        # A character cut in two by the limit is dropped, not shown as an invalid one.
-        decoder = getincrementaldecoder("utf-8")(errors="replace")
-        return decoder.decode(bytes(self.kept), final=not self.truncated)
+        return shown(self.kept, self.length)
 
     def close(self) -> None:
         os.close(self.read_fd)
@@ -68,6 +71,7 @@ class Ending:
     """What the parent learns about an execution: why it was stopped, and what the kernel says."""
 
     def __init__(self) -> None:
+        self.started = False
         self.stopped: Status | None = None
         self.wait_status: int | None = None
         self.wall_s = 0.0
@@ -149,25 +153,33 @@ class Worker:
         request = {
             "op": "run",
             "id": self.runs,
+            "wall_s": limits.wall_s,
             "cpu_s": limits.cpu_s,
             "memory_mb": limits.memory_mb,
             "processes": limits.processes,
         }
         fds = [stream.write_fd for stream in streams]
-        with sealed_file("code", code) as source, sealed_file("stdin", stdin) as text:
-            fds = [source.fileno(), text.fileno(), *fds]
-            socket.send_fds(self.socket, [json.dumps(request).encode()], fds)
+        source = code.encode("utf-8", "surrogatepass")
+        request["source_fd"] = len(source) > INLINE_BYTES
+        request["stdin_fd"] = bool(stdin)
+        with ExitStack() as stack:
+            if request["source_fd"]:
+                fds.append(stack.enter_context(sealed_file("source", source)).fileno())
+                source = b""
+            if request["stdin_fd"]:
+                text = stdin.encode("utf-8", "surrogatepass")
+                fds.append(stack.enter_context(sealed_file("stdin", text)).fileno())
+            message = json.dumps(request).encode() + b"\n" + source
+            socket.send_fds(self.socket, [message], fds)
 
     def _supervise(self, limits: Limits, streams: tuple[Stream, ...]) -> Ending:
         """What became of the program, once it is dead."""
         ending = Ending()
-        if self._receive(SET_UP_S)["event"] != "started":
-            raise WorkerFault("the worker spoke out of turn")
         started = time.monotonic()
         try:
             self._watch(ending, limits, streams)
         except (WorkerFault, OSError):
-            if self.jail.reusable or not self.alive:
+            if self.jail.private or not (self.alive and ending.started):
                 raise
             # In such a jail a program can kill or stop the zygote: that is its own ending.
             self._kill_jail()
@@ -178,30 +190,45 @@ class Worker:
         return ending
 
     def _watch(self, ending: Ending, limits: Limits, streams: tuple[Stream, ...]) -> None:
-        """Drain the outputs and hold the limits until the zygote says that the child is dead."""
-        deadline = time.monotonic() + limits.wall_s
-        kill_s = KILL_S if self.jail.reusable else 1.0  # a stopped zygote never answers
+        """Drain the outputs and hold the limits until the zygote says that the child is dead.
+
+        The zygote has the punctual clock for the program's time; ours is for a zygote that does
+        not answer.
+        """
         poll = select.poll()
         poll.register(self.socket, select.POLLIN)
-        for stream in streams:
-            poll.register(stream.read_fd, select.POLLIN)
+        now = time.monotonic()
+        deadline = now + SET_UP_S + (limits.wall_s if self.jail.private else 0.0)
+        kill_s = KILL_S if self.jail.reusable else 1.0  # a stopped zygote never answers
+        # Most programs end before they have filled a pipe; to wake for each write costs more.
+        look: float | None = now + QUIET_S
         while ending.wait_status is None:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                if ending.stopped:
-                    raise WorkerFault("a killed program did not end")
+            now = time.monotonic()
+            if now >= deadline:
+                if ending.stopped or not (ending.started or self.jail.private):
+                    raise WorkerFault("no answer from the worker in time")
                 self._kill(ending, Status.TIMEOUT)
-                deadline = time.monotonic() + kill_s
-                continue
-            ready = [fd for fd, _ in poll.poll(left * 1000 + 1)]
+                deadline = now + kill_s
+            if look is not None and now >= look:
+                look = None
+                for stream in streams:
+                    poll.register(stream.read_fd, select.POLLIN)
+            wake = deadline if look is None else min(look, deadline)
+            ready = [fd for fd, _ in poll.poll(max(0.0, wake - now) * 1e3 + 1)]
             for stream in streams:
                 if stream.read_fd in ready and not stream.drain():
                     poll.unregister(stream.read_fd)
             if self.socket.fileno() in ready:
                 message = self._receive(0)
+                if message["event"] == "started":
+                    ending.started = True
+                    deadline = time.monotonic() + limits.wall_s
+                    continue
                 ending.wait_status = message["status"]
                 ending.wall_s, ending.cpu_s = message["wall_s"], message["cpu_s"]
                 ending.peak_mb = message["peak_mb"]
+                if message["timed_out"]:
+                    ending.stopped = Status.TIMEOUT
             elif not ending.stopped and (streams[0].truncated or streams[1].truncated):
                 self._kill(ending, Status.OUTPUT)
                 deadline = time.monotonic() + kill_s
@@ -269,11 +296,11 @@ def start_process(command: list[str], fd: int, stderr: int) -> subprocess.Popen[
 
 
 @contextmanager
-def sealed_file(name: str, text: str) -> Iterator[BinaryIO]:
+def sealed_file(name: str, data: bytes) -> Iterator[BinaryIO]:
     """An in-memory file that nobody can change any more."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with open(fd, "wb") as file:
-        file.write(text.encode("utf-8", "surrogatepass"))
+        file.write(data)
         file.seek(0)
         seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
@@ -303,8 +330,8 @@ def judge(ending: Ending, limits: Limits, streams: tuple[Stream, ...], tier: str
         wall_s=ending.wall_s,
         cpu_s=ending.cpu_s,
         tier=tier,
-        stdout_truncated=stdout.truncated,
-        stderr_truncated=stderr.truncated,
+        stdout_bytes=stdout.length,
+        stderr_bytes=stderr.length,
         peak_memory_mb=ending.peak_mb,
     )
 

@@ -4,9 +4,6 @@ Only this directory of the package is visible there, as a package of its own nam
 imports nothing of the rest. It speaks with the host over one SOCK_SEQPACKET socket, one JSON object
 a message:
 
-    host -> zygote  {"op": "run", "id", "cpu_s", "memory_mb", "processes"} with the descriptors of
-                    the source, stdin, stdout, stderr and the report; {"op": "kill", "id"}
-    zygote -> host  {"event": "ready"} | {"event": "broken", "kind", "why"}           once
                     {"id", "event": "started"},
                     {"id", "event": "ended", "status", "wall_s", "cpu_s", "peak_mb"} |
                     {"id", "event": "fault", "why"}                                   per run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import fcntl
 import gc
 import importlib
@@ -15,13 +16,23 @@ import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from . import kernel, landlock, seccomp
-from .child import FIRST_OWN_FD, MAX_FDS, Config, child_main
+from .child import (
+    FIRST_OWN_FD,
+    FIXED_LIMITS,
+    KEPT_FD,
+    MAX_FDS,
+    MESSAGE_BYTES,
+    VARIED_LIMITS,
+    Config,
+    child_main,
+)
+
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
 
 def drop_root(uid: int) -> None:
@@ -106,7 +117,7 @@ def preload(names: list[str]) -> None:
     for name in names:
         importlib.import_module(name)
     # Threads do not survive fork, and a lock one of them holds would stay locked for ever.
-    if threading.active_count() > 1:
+    if _thread._count():
         raise RuntimeError("a preloaded module started a thread, which fork() cannot copy")
 
 
@@ -169,10 +180,30 @@ def prepare(config: Config) -> None:
     except Exception as error:
         raise Broken("preload", error) from error
     config["base_bytes"] = address_space()
+    config["ceilings"] = ceilings()
+    config["rules"] = landlock_rules(config)
+    kernel.renounce_privileges()
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # programs share our uid: keep them out of our memory
     linecache.clearcache()
     gc.collect()
     gc.freeze()
+
+
+def ceilings() -> dict[int, int]:
+    """The hard limits that there are already: no child can go above them."""
+    kinds = [kind for kind, _ in FIXED_LIMITS] + list(VARIED_LIMITS)
+    hard = {kind: resource.getrlimit(kind)[1] for kind in kinds}
+    return {kind: value for kind, value in hard.items() if value != resource.RLIM_INFINITY}
+
+
+def landlock_rules(config: Config) -> list[landlock.Rule]:
+    """What every child may reach, opened once for all of them."""
+    found = landlock.rules(config["visible"], landlock.READ)
+    found += landlock.rules(DEVICES, landlock.DEVICE)
+    kept = [(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, KEPT_FD), rights) for fd, rights in found]
+    for fd, _ in found:
+        os.close(fd)
+    return kept
 
 
 @dataclass(slots=True)
@@ -203,10 +234,10 @@ class Zygote:
                 spare = spare or self.fork_spare()
             except OSError:
                 spare = None  # said by the next request, which tries again
-            data, fds, _, _ = socket.recv_fds(self.control, 4096, 8)
+            data, fds, _, _ = socket.recv_fds(self.control, MESSAGE_BYTES, 8)
             if not data:
                 return
-            request = json.loads(data)
+            request = json.loads(data.partition(b"\n")[0])
             if request["op"] != "run":
                 continue  # a kill that crossed the end of its run
             try:
@@ -217,26 +248,36 @@ class Zygote:
 
     def run(self, child: Spare, request: dict[str, Any], data: bytes, fds: list[int]) -> None:
         with child.link:
-            verdict = hand_over(child.link, data, fds)
-            if verdict[:1] == b"+":
-                self.send(id=request["id"], event="started")
-        # Now that the link is closed, a child that waits for that goes on.
-        status, usage = self.wait(child.pid, request["id"])
-        ended = time.monotonic_ns()
+            hand_over(child.link, data, fds)
+            verdict, namespace = b"", list[int]()
+            if not self.config["private"]:
+                verdict, namespace = read_verdict(child.link)
+                if verdict[:1] == b"+":
+                    self.send(id=request["id"], event="started")
+                child.link.close()  # a child that waits for that goes on
+            timed_out = self.wait(child, request, start_of(verdict))
+            ended = time.monotonic_ns()
+            _, status, usage = os.wait4(child.pid, 0)
+            if not verdict:
+                verdict, namespace = read_verdict(child.link)
         if child.scratch:
             if not self.config["strict"]:  # there the filter lets nothing be started
                 sweep()
             shutil.rmtree(child.scratch, ignore_errors=True)
-        if verdict[:1] != b"+":
+        started = start_of(verdict)
+        if started is None:
             raise OSError(f"set-up of the child failed: {verdict[1:].decode(errors='replace')}")
         self.send(
             id=request["id"],
             event="ended",
             status=status,
-            wall_s=(ended - int(verdict[1:])) / 1e9,
+            timed_out=timed_out,
+            wall_s=(ended - started) / 1e9,
             cpu_s=usage.ru_utime + usage.ru_stime,
             peak_mb=usage.ru_maxrss / 1024,
         )
+        for fd in namespace:
+            os.close(fd)
 
     def fork_spare(self) -> Spare:
         scratch = self.config["scratch"] and tempfile.mkdtemp(dir=self.config["scratch"])
@@ -258,26 +299,38 @@ class Zygote:
                 kernel.setns(self.pid_namespace, kernel.CLONE_NEWPID)
         return child
 
-    def wait(self, child: int, run_id: int) -> tuple[int, resource.struct_rusage]:
-        pidfd = os.pidfd_open(child)
+    def wait(self, child: Spare, request: dict[str, Any], started: int | None) -> bool:
+        """Wait until the child is dead, whom its time or an order kills; whether its time did."""
+        pidfd = os.pidfd_open(child.pid)
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
         poll.register(self.control, select.POLLIN)
+        timed_out = False
+        left_ms: float | None = request["wall_s"] * 1e3
         while True:
-            ready = [fd for fd, _ in poll.poll()]
+            ready = [fd for fd, _ in poll.poll(left_ms)]
             if pidfd in ready:
-                break
-            data = self.control.recv(4096)
-            if not data or json.loads(data)["id"] == run_id:
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                poll.unregister(self.control)
-        os.close(pidfd)
-        _, status, usage = os.wait4(child, 0)
-        return status, usage
+                os.close(pidfd)
+                return timed_out
+            if ready:
+                data = self.control.recv(MESSAGE_BYTES)
+                if data and json.loads(data)["id"] != request["id"]:
+                    continue
+            else:  # the clock starts with the program, not with the request
+                started = started or start_of(peek(child.link))
+                if started is None:
+                    continue
+                left_ms = request["wall_s"] * 1e3 - (time.monotonic_ns() - started) / 1e6
+                if left_ms > 0:
+                    continue
+            timed_out = not ready
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            poll.unregister(self.control)
+            left_ms = None
 
 
-def hand_over(link: socket.socket, request: bytes, fds: list[int]) -> bytes:
-    """Give a child its program; what it says of its set-up."""
+def hand_over(link: socket.socket, request: bytes, fds: list[int]) -> None:
+    """Give a child its program."""
     try:
         socket.send_fds(link, [request], fds)
     except ConnectionError:
@@ -285,10 +338,28 @@ def hand_over(link: socket.socket, request: bytes, fds: list[int]) -> bytes:
     finally:
         for fd in fds:
             os.close(fd)
+
+
+def read_verdict(link: socket.socket) -> tuple[bytes, list[int]]:
+    """What a child says of its set-up, and the namespace that it gives into our keeping."""
     try:
-        return link.recv(4096) or b"-it ended without a word"
+        data, fds, _, _ = socket.recv_fds(link, MESSAGE_BYTES, 1)
+        return data or b"-it ended without a word", fds
     except ConnectionError as error:
-        return b"-" + str(error).encode()
+        return b"-" + str(error).encode(), []
+
+
+def peek(link: socket.socket) -> bytes:
+    """What a child has said, if it has; the word stays in the link."""
+    try:
+        return link.recv(MESSAGE_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:
+        return b""
+
+
+def start_of(verdict: bytes) -> int | None:
+    """When a child began with its program, in ns; None when it has not."""
+    return int(verdict[1:]) if verdict[:1] == b"+" else None
 
 
 def sweep() -> None:
