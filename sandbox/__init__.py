@@ -45,9 +45,11 @@ from .health import Health
 from .jail import TIERS
 from .pool import Sandbox
 from .result import Limits, Result, Status
+from .session import Cell, Session
 
 __all__ = [
     "TIERS",
+    "Cell",
     "Health",
     "IsolationUnavailable",
     "Limits",
@@ -55,5 +57,6 @@ __all__ = [
     "Result",
     "Sandbox",
     "SandboxError",
+    "Session",
     "Status",
 ]

@@ -63,7 +63,12 @@ def child_main(config: Config, link: socket.socket, scratch: str | None) -> NoRe
     try:
         namespace = shut_doors(config, link.fileno(), scratch)
         streams = open_streams()
-        source = receive_request(config, link)
+        data, fds, _, _ = socket.recv_fds(link, MESSAGE_BYTES, 8)
+        if not data:
+            os._exit(0)  # the zygote is gone
+        if len(fds) == 1:  # the socket of a session
+            keep_session(config, link, fds[0], json.loads(data), streams)
+        source = take_program(config, data, fds)
         # The zygote holds the mounts until it has told how the program ended: taking them down
         # takes longer than most programs.
         socket.send_fds(link, [b"+%d" % time.monotonic_ns()], namespace)
@@ -79,6 +84,25 @@ def child_main(config: Config, link: socket.socket, scratch: str | None) -> NoRe
         run_program(source)
     finally:
         os._exit(1)  # never back into the zygote's loop
+
+
+def keep_session(
+    config: Config, link: socket.socket, fd: int, request: dict[str, Any], streams: list[Any]
+) -> NoReturn:
+    """Be the process that looks after a session: it runs no program itself."""
+    from .keeper import Keeper  # here, because its cells need what is in this module
+
+    link.detach()
+    host = socket.socket(fileno=os.dup2(fd, REPORT_FD + 1, inheritable=False))
+    os.closerange(REPORT_FD + 2, MAX_FDS)
+    sys.stdin, sys.stdout, sys.stderr = streams
+    try:
+        Keeper(host, config, request).serve()
+    except BaseException as error:
+        why = f"{type(error).__name__}: {error}"
+        host.send(json.dumps({"event": "fault", "why": why}).encode())
+    finally:
+        os._exit(0)
 
 
 def shut_doors(config: Config, link: int, scratch: str | None) -> list[int]:
@@ -121,24 +145,27 @@ def install_placeholders() -> None:
         os.close(fd)
 
 
-def receive_request(config: Config, link: socket.socket) -> str:
+def take_program(config: Config, data: bytes, fds: list[int]) -> str:
     """Take descriptors and limits of the program, and return its source."""
-    data, fds, _, _ = socket.recv_fds(link, MESSAGE_BYTES, 8)
-    if not data:
-        os._exit(0)  # the zygote is gone
-    header, _, source = data.partition(b"\n")
-    request = json.loads(header)
     stdout, stderr, report, *others = fds
     for old, new in ((stdout, 1), (stderr, 2)):
         os.dup2(old, new)
     os.dup2(report, REPORT_FD, inheritable=False)
-    if request["stdin_fd"]:
+    request, source = read_source(data, others)
+    if others:
         os.dup2(others.pop(), 0)
-    if request["source_fd"]:
-        with open(others.pop(), "rb") as file:
-            source = file.read()
     limit_resources(config, request)
-    return source.decode("utf-8", "surrogatepass")
+    return source
+
+
+def read_source(data: bytes, others: list[int]) -> tuple[dict[str, Any], str]:
+    """A request and the source that came behind it, or in the first of the other descriptors."""
+    header, _, source = data.partition(b"\n")
+    request = json.loads(header)
+    if request["source_fd"]:
+        with open(others.pop(0), "rb") as file:
+            source = file.read()
+    return request, source.decode("utf-8", "surrogatepass")
 
 
 def confine(config: Config, scratch: str | None) -> None:

@@ -222,6 +222,7 @@ class Zygote:
         self.control = control
         self.config = config
         self.pid_namespace = os.pidfd_open(os.getpid())  # stands for our namespaces in setns()
+        self.keepers: dict[int, int] = {}  # of sessions that live: pidfd and pid
 
     def send(self, **message: Any) -> None:
         self.control.send(json.dumps(message).encode())
@@ -234,17 +235,40 @@ class Zygote:
                 spare = spare or self.fork_spare()
             except OSError:
                 spare = None  # said by the next request, which tries again
+            self.bury_keepers()
             data, fds, _, _ = socket.recv_fds(self.control, MESSAGE_BYTES, 8)
             if not data:
                 return
             request = json.loads(data.partition(b"\n")[0])
-            if request["op"] != "run":
-                continue  # a kill that crossed the end of its run
+            if request["op"] == "kill":
+                continue  # it crossed the end of its run
+            action = self.run if request["op"] == "run" else self.open_session
             try:
-                self.run(spare or self.fork_spare(), request, data, fds)
+                action(spare or self.fork_spare(), request, data, fds)
             except OSError as error:
                 self.send(id=request["id"], event="fault", why=str(error))
             spare = None
+
+    def bury_keepers(self) -> None:
+        """Wait for the next request, and meanwhile for keepers whose sessions are over."""
+        poll = select.poll()
+        for fd in (self.control.fileno(), *self.keepers):
+            poll.register(fd, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                if fd == self.control.fileno():
+                    return
+                poll.unregister(fd)
+                os.waitpid(self.keepers.pop(fd), 0)
+                os.close(fd)
+
+    def open_session(
+        self, child: Spare, request: dict[str, Any], data: bytes, fds: list[int]
+    ) -> None:
+        """Let a child be the keeper of a session; it speaks with the host itself."""
+        self.keepers[os.pidfd_open(child.pid)] = child.pid
+        with child.link:
+            hand_over(child.link, data, fds)
 
     def run(self, child: Spare, request: dict[str, Any], data: bytes, fds: list[int]) -> None:
         with child.link:
