@@ -43,11 +43,12 @@ from __future__ import annotations
 from .errors import IsolationUnavailable, QueueFull, SandboxError
 from .health import Health
 from .jail import TIERS
-from .pool import Sandbox
+from .pool import LIGHT_PRELOAD, Sandbox
 from .result import Limits, Result, Status
 from .session import Cell, Session
 
 __all__ = [
+    "LIGHT_PRELOAD",
     "TIERS",
     "Cell",
     "Health",

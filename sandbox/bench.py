@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from .errors import SandboxError
 from .health import quantile
 from .jail import ENVIRONMENT, INTERPRETER_FLAGS, Jail
-from .pool import DEFAULT_PRELOAD, Sandbox
+from .pool import LIGHT_PRELOAD, Sandbox
 
 PROGRAMS = {
     "empty": "print(42)",
@@ -67,7 +67,7 @@ def measure(runs: int, budget_s: float) -> Iterator[Row]:
         if jailed:
             call = process([*jailed, *python, code])
             yield Row("new bubblewrap", name, timed(runs, budget_s, call))
-    preload = (*DEFAULT_PRELOAD, *(name for name in programs if name != "empty"))
+    preload = (*LIGHT_PRELOAD, *(name for name in programs if name != "empty"))
     with Sandbox(preload=preload) as sandbox:
         for pause_s in (0.0, PAUSE_S):
             way = f"pool, {sandbox.tier}" + (", rested" if pause_s else "")

@@ -72,15 +72,6 @@ def open_streams(limits: Limits) -> Iterator[Streams]:
         yield stdout, stderr, report
 
 
-def bounds(limits: Limits) -> dict[str, Any]:
-    """The limits that the kernel holds, as a request carries them."""
-    return {
-        "cpu_s": limits.cpu_s,
-        "memory_mb": limits.memory_mb,
-        "processes": limits.processes,
-    }
-
-
 def send_program(
     channel: socket.socket, request: dict[str, Any], streams: Streams, code: str, stdin: str = ""
 ) -> None:
@@ -186,6 +177,7 @@ class Ending:
         self.wall_s: float = message["wall_s"]
         self.cpu_s: float = message.get("cpu_s", 0.0)
         self.peak_mb: float = message.get("peak_mb", 0.0)
+        self.out_of_memory = False  # processes were killed for what all used together
 
 
 @contextmanager
@@ -242,6 +234,9 @@ def classify(
     elif exit_code == -signal.SIGKILL and ending.cpu_s >= limits.cpu_s * 0.95:
         status, name = Status.TIMEOUT, "TimeoutError"
         text = f"the program used more than {limits.cpu_s:g} s of CPU time"
+    elif exit_code == -signal.SIGKILL and ending.out_of_memory:
+        status, name = Status.MEMORY, "MemoryError"
+        text = f"the program's processes and files took more than {limits.memory_mb} MiB"
     elif exit_code < 0:
         status, name = Status.SIGNAL, signal_name(-exit_code)
         text = "the program was killed by this signal"

@@ -89,13 +89,19 @@ class Jail:
         """Whether a worker may run a second program: nothing of the first survives in it."""
         return self.tier != "jail"
 
-    def command(self, fd: int, preload: Sequence[str], scratch: str | None) -> list[str]:
-        """Command line of a worker that inherits its control socket as descriptor `fd`."""
+    def command(
+        self, fd: int, preload: Sequence[str], scratch: str | None, cgroup: bool
+    ) -> list[str]:
+        """Command line of a worker that inherits its control socket as descriptor `fd`.
+
+        cgroup: whether it runs in a cgroup, and so may be killed for what its programs use.
+        """
         keep = [path for path in interpreter_roots() if is_below(path, PRIVATE_DIRS)]
         drop_uid = spare_uid() if self.tier in ("full", "landlock") else None
         config = {
             "fd": fd,
             "preload": list(preload),
+            "cgroup": cgroup,
             "scratch": scratch,
             "private": self.private,
             "proc": self.tier == "full",

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Self
 
@@ -23,11 +24,12 @@ from .worker import Worker
 
 ATTEMPTS = 3
 RECYCLE_AFTER = 5_000  # executions; a fresh worker now and then bounds any slow leak
-DEFAULT_PRELOAD = (
+LIGHT_PRELOAD = (
     "bisect", "cmath", "collections", "copy", "datetime", "decimal", "fractions", "functools",
     "heapq", "io", "itertools", "json", "math", "operator", "random", "re", "statistics", "string",
     "typing",
 )  # fmt: skip
+HEAVY_PRELOAD = ("numpy", "sympy")  # where they are installed
 
 REMEDY = """\
 To get isolation, do one of these:
@@ -50,7 +52,9 @@ class Sandbox:
     workers     programs that may run at the same time; further callers wait, first come, first
                 served. The first worker starts at once, the others when they are needed
     limits      the bounds of an execution unless `run` is given others
-    preload     modules to import once, ahead of all programs; they must not start threads
+    preload     modules to import once, ahead of all programs; they must not start threads. None:
+                much of the standard library, and numpy and sympy where they are installed. Every
+                program costs a little more with each; LIGHT_PRELOAD is the standard library alone
     max_waiting callers that may wait at the same time; one more gets QueueFull
     allow_weak  where no isolation is to be had, run with resource limits alone (tier "rlimits")
 
@@ -67,7 +71,7 @@ class Sandbox:
         self,
         workers: int = 1,
         limits: Limits | None = None,
-        preload: Sequence[str] = DEFAULT_PRELOAD,
+        preload: Sequence[str] | None = None,
         allow_weak: bool = False,
         max_waiting: int = 10_000,
     ):
@@ -80,7 +84,7 @@ class Sandbox:
         self.workers = workers
         self.tried: list[str] = []
         self.closed = False
-        self._preload = tuple(preload)
+        self._preload = default_preload() if preload is None else tuple(preload)
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._live: set[Worker] = set()
@@ -292,6 +296,11 @@ class Sandbox:
                 f"the sandbox failed {ATTEMPTS} times in a row, last: {error}. This says nothing "
                 "about the program. `python -m sandbox doctor` checks the machine."
             ) from error
+
+
+def default_preload() -> tuple[str, ...]:
+    """The standard library's share, and of the heavy modules those that are installed."""
+    return (*LIGHT_PRELOAD, *(name for name in HEAVY_PRELOAD if find_spec(name)))
 
 
 def shut_down(workers: set[Worker], spawner: Spawner, servers: Executor, pid: int) -> None:

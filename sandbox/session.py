@@ -182,7 +182,7 @@ class Session:
 
     def _run(self, code: str, limits: Limits, state: int | None = None) -> tuple[Result, bool]:
         """Run a cell, whose state gets that number; its result, and whether the session is lost."""
-        assert self._socket is not None
+        assert self._socket is not None and self._worker is not None
         state = next(self._numbers) if state is None else state
         request = {
             "op": "cell",
@@ -192,6 +192,7 @@ class Session:
             "wall_s": limits.wall_s,
         }
         order_to_kill = {"op": "kill", "state": state}
+        kills = self._worker.oom_kills()
         with open_streams(limits) as streams:
             send_program(self._socket, request, streams, code)
             watch = Watch(
@@ -211,7 +212,9 @@ class Session:
             committed = message["committed"]
             if committed:
                 message["status"] = 0
-            result = judge(Ending(message, watch.stopped), limits, streams, self._sandbox.tier)
+            ending = Ending(message, watch.stopped)
+            ending.out_of_memory = self._worker.oom_kills() > kills
+            result = judge(ending, limits, streams, self._sandbox.tier)
         if committed and result.ok:
             self._state = state
             self._cells.append(Cell(code, result.stdout))
@@ -238,11 +241,9 @@ class Session:
         try:
             with theirs:
                 worker.open_session(theirs, self.limits)
-            self._socket = ours
+            self._socket, self._worker = ours, worker
             if self._receive(SET_UP_S)["event"] != "opened":
                 raise WorkerFault("the session spoke out of turn")
-            worker.sessions += 1
-            self._worker = worker
         except OSError as error:
             raise WorkerFault(f"cannot open the session: {error}") from error
         except BaseException:
@@ -297,7 +298,7 @@ class Session:
             self._socket.close()
             self._socket = None
         if self._worker is not None:
-            self._worker.sessions -= 1
+            self._worker.end_session(self.limits)
             self._worker = None
 
 

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
+from .cgroup import make_cgroup
 from .errors import SandboxError, WorkerFault
 from .execution import (
     Ending,
     Streams,
     Watch,
-    bounds,
     judge,
     open_streams,
     receive,
@@ -33,7 +33,9 @@ from .spawner import Spawner
 
 START_S = 60.0  # preloading from a cold disk takes long
 KILL_S = 30.0  # from the order to kill to the child's end
-SESSION_PROCESSES = 64  # that a session's limit leaves room for: its states, other sessions
+TMPFS_MB = 128  # the files of a program, in /tmp and /dev/shm
+OWN_PROCESSES = 16  # of the jail itself
+SESSION_PROCESSES = 64  # room for the states of a session, and for what its cells start
 
 
 class Worker:
@@ -46,7 +48,9 @@ class Worker:
     def __init__(self, jail: Jail, preload: Sequence[str], spawner: Spawner):
         self.jail = jail
         self.runs = 0
-        self.sessions = 0  # that live in it
+        self.sessions: list[int] = []  # MiB that each one which lives in it may use
+        self._most_sessions = 0  # at any one time: their processes take a moment to be gone
+        self._bounds: tuple[int, int] | None = None  # of its cgroup
         self.alive = True
         self.process: subprocess.Popen[bytes] | None = None
         self._busy = threading.Lock()
@@ -71,7 +75,12 @@ class Worker:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._held.enter_context(self.socket)
         with theirs:
-            command = self.jail.command(theirs.fileno(), preload, scratch)
+            self.cgroup, self.no_cgroup = make_cgroup()
+            bounded = self.cgroup is not None
+            command = self.jail.command(theirs.fileno(), preload, scratch, bounded)
+            if self.cgroup:
+                self._held.callback(self.cgroup.remove)
+                command = self.cgroup.enter(command)
 
             def start() -> None:  # sets the attribute itself: an interrupted caller still kills it
                 self.process = start_process(command, theirs.fileno(), self._complaints)
@@ -81,7 +90,8 @@ class Worker:
     def _await_ready(self, preload: Sequence[str]) -> None:
         message = self._receive(START_S)
         if message["event"] == "ready":
-            self.layers = Layers(message["landlock"], message["no_seccomp"])
+            self.layers = Layers(message["landlock"], message["no_seccomp"], self.no_cgroup)
+            self._base_mb = message["base_mb"]
             return
         if message["kind"] == "preload":
             raise SandboxError(
@@ -95,9 +105,13 @@ class Worker:
         self.runs += 1
         try:
             with self._busy, open_streams(limits) as streams:
-                request = {"op": "run", "id": self.runs, "wall_s": limits.wall_s, **bounds(limits)}
+                self._bound(limits)
+                kills = self.oom_kills()
+                bounds = self._bounds_of_one(limits)
+                request = {"op": "run", "id": self.runs, "wall_s": limits.wall_s, **bounds}
                 send_program(self.socket, request, streams, code, stdin)
                 ending = self._supervise(limits, streams)
+                ending.out_of_memory = self.oom_kills() > kills
                 return judge(ending, limits, streams, self.jail.tier)
         except (OSError, ValueError, KeyError) as error:
             self.close()
@@ -105,6 +119,27 @@ class Worker:
         except BaseException:
             self.close()  # the child may still run
             raise
+
+    def _bounds_of_one(self, limits: Limits) -> dict[str, Any]:
+        """The limits that the kernel holds for each process, as a request carries them."""
+        return {
+            "cpu_s": limits.cpu_s,
+            "memory_mb": limits.memory_mb,
+            # Counted over the user, who is the same for all that runs in here.
+            "processes": limits.processes + SESSION_PROCESSES * self._most_sessions,
+        }
+
+    def _bound(self, limits: Limits) -> None:
+        """Set what all processes in here may use together, sessions included."""
+        if self.cgroup is None:
+            return
+        bound = (
+            self._base_mb + limits.memory_mb + sum(self.sessions) + TMPFS_MB,
+            limits.processes + OWN_PROCESSES + SESSION_PROCESSES * self._most_sessions,
+        )
+        if bound != self._bounds:
+            self.cgroup.allow(*bound)
+            self._bounds = bound
 
     def _supervise(self, limits: Limits, streams: Streams) -> Ending:
         """What became of the program, once it is dead."""
@@ -134,14 +169,24 @@ class Worker:
     def open_session(self, end: socket.socket, limits: Limits) -> None:
         """Fork the keeper of a session, which will speak at the other end of the socket `end`."""
         self.runs += 1
-        request = {"op": "session", "id": self.runs, **bounds(limits)}
-        request["processes"] += SESSION_PROCESSES
+        self.sessions.append(limits.memory_mb)
+        self._most_sessions = max(self._most_sessions, len(self.sessions))
+        request = {"op": "session", "id": self.runs, **self._bounds_of_one(limits)}
         try:
             with self._busy:
+                self._bound(limits)
                 socket.send_fds(self.socket, [json.dumps(request).encode()], [end.fileno()])
         except OSError as error:
             self.close()
             raise WorkerFault(f"lost the worker: {error}") from error
+
+    def end_session(self, limits: Limits) -> None:
+        """Count one less."""
+        self.sessions.remove(limits.memory_mb)
+
+    def oom_kills(self) -> int:
+        """How many processes in here were killed because they used too much memory together."""
+        return 0 if self.cgroup is None else self.cgroup.oom_kills()
 
     def _receive(self, timeout_s: float) -> dict[str, Any]:
         message = receive(self.socket, timeout_s)

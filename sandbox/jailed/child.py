@@ -58,7 +58,12 @@ Config = dict[str, Any]
 HARNESS = os.path.dirname(__file__)
 
 
-def child_main(config: Config, link: socket.socket, scratch: str | None) -> NoReturn:
+def child_main(
+    config: Config,
+    link: socket.socket,
+    scratch: str | None,
+    keep_session: Callable[[Config, int, dict[str, Any]], NoReturn],
+) -> NoReturn:
     """Shut the doors, wait on `link` for the request, answer "+" and the time or "-" and why."""
     try:
         namespace = shut_doors(config, link.fileno(), scratch)
@@ -67,7 +72,9 @@ def child_main(config: Config, link: socket.socket, scratch: str | None) -> NoRe
         if not data:
             os._exit(0)  # the zygote is gone
         if len(fds) == 1:  # the socket of a session
-            keep_session(config, link, fds[0], json.loads(data), streams)
+            link.detach()
+            sys.stdin, sys.stdout, sys.stderr = streams
+            keep_session(config, fds[0], json.loads(data))
         source = take_program(config, data, fds)
         # The zygote holds the mounts until it has told how the program ended: taking them down
         # takes longer than most programs.
@@ -86,25 +93,6 @@ def child_main(config: Config, link: socket.socket, scratch: str | None) -> NoRe
         os._exit(1)  # never back into the zygote's loop
 
 
-def keep_session(
-    config: Config, link: socket.socket, fd: int, request: dict[str, Any], streams: list[Any]
-) -> NoReturn:
-    """Be the process that looks after a session: it runs no program itself."""
-    from .keeper import Keeper  # here, because its cells need what is in this module
-
-    link.detach()
-    host = socket.socket(fileno=os.dup2(fd, REPORT_FD + 1, inheritable=False))
-    os.closerange(REPORT_FD + 2, MAX_FDS)
-    sys.stdin, sys.stdout, sys.stderr = streams
-    try:
-        Keeper(host, config, request).serve()
-    except BaseException as error:
-        why = f"{type(error).__name__}: {error}"
-        host.send(json.dumps({"event": "fault", "why": why}).encode())
-    finally:
-        os._exit(0)
-
-
 def shut_doors(config: Config, link: int, scratch: str | None) -> list[int]:
     """All of the set-up that is the same for every program, so that it can be done ahead.
 
@@ -117,6 +105,8 @@ def shut_doors(config: Config, link: int, scratch: str | None) -> list[int]:
         make_private(config)
         if config["proc"]:
             namespace = [os.open("/proc/self/ns/mnt", os.O_RDONLY)]
+            if config["cgroup"]:
+                be_killed_first()
     if scratch is None:
         os.setsid()  # os.kill(0, ...) reaches the process group, across pid namespaces
         os.makedirs(WORK_DIR, exist_ok=True)
@@ -131,6 +121,14 @@ def shut_doors(config: Config, link: int, scratch: str | None) -> list[int]:
     for kind, value in FIXED_LIMITS:
         limit(config, kind, value, value)
     return namespace
+
+
+def be_killed_first() -> None:
+    """When memory runs out in the cgroup, it is the program that goes and not the zygote."""
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # else the file belongs to somebody else
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
 
 
 def install_placeholders() -> None:

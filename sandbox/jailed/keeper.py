@@ -23,17 +23,38 @@ import socket
 import struct
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from .cell import hold_state, reap
-from .child import MESSAGE_BYTES, PRIVATE_DIRS, WORK_DIR, Config, limit_resources
+from .child import (
+    MAX_FDS,
+    MESSAGE_BYTES,
+    PRIVATE_DIRS,
+    REPORT_FD,
+    WORK_DIR,
+    Config,
+    limit_resources,
+)
 from .files import Files
 
 HELLO_MS = 10_000  # from the request to the cell's first instruction
 CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
-SWEEPS = 3
+SWEEP_S = 0.2
 THREAD_GRACE_MS = 50
 CPU_CLOCK = 2  # of a process, as clock_getcpuclockid(3) makes it of the pid
+
+
+def keep_session(config: Config, fd: int, request: dict[str, Any]) -> NoReturn:
+    """Be the keeper of a session whose host is at the other end of the socket `fd`."""
+    host = socket.socket(fileno=os.dup2(fd, REPORT_FD + 1, inheritable=False))
+    os.closerange(REPORT_FD + 2, MAX_FDS)
+    try:
+        Keeper(host, config, request).serve()
+    except BaseException as error:
+        why = f"{type(error).__name__}: {error}"
+        host.send(json.dumps({"event": "fault", "why": why}).encode())
+    finally:
+        os._exit(0)
 
 
 @dataclass(slots=True)
@@ -69,6 +90,7 @@ class Keeper:
         self.host = host
         self.states = {0: self._first_state(config, request)}
         self.files = {0: Files((*PRIVATE_DIRS, WORK_DIR))}
+        self.dying: set[int] = set()  # processes of states that were given up
         self.current = 0  # the state whose files are there
 
     def _first_state(self, config: Config, request: dict[str, Any]) -> State:
@@ -108,7 +130,7 @@ class Keeper:
         self.files.pop(number)
         state.link.close()
         kill(state.pid)
-        reap()
+        self.dying.add(state.pid)
 
     def run(self, request: dict[str, Any], data: bytes, fds: list[int]) -> Outcome:
         """Run a cell on the state `base`; when it ends well its process is the state `state`."""
@@ -208,17 +230,17 @@ class Keeper:
 
     def _clean_up(self, outcome: Outcome, request: dict[str, Any]) -> None:
         """Kill what is no state, and take the files back when the cell failed."""
-        for _ in range(SWEEPS):
-            strays = living() - {state.pid for state in self.states.values()} - {os.getpid()}
-            if not strays:
+        until = time.monotonic() + SWEEP_S
+        while strays := self._strays():
+            if time.monotonic() > until:  # they multiply faster than they die
+                os.kill(-1, signal.SIGKILL)
+                reap(wait=True)
+                outcome.lost = True
                 break
             for pid in strays:
                 kill(pid)
             reap()
-        else:  # they multiply faster than they die
-            os.kill(-1, signal.SIGKILL)
-            reap(wait=True)
-            outcome.lost = True
+            time.sleep(0.001)
         reap()
         if outcome.lost:
             return
@@ -230,6 +252,12 @@ class Keeper:
                 self.files[request["base"]].restore()
         except (OSError, RecursionError):
             outcome.committed, outcome.lost = False, True
+
+
+    def _strays(self) -> set[int]:
+        alive = living()
+        self.dying &= alive
+        return alive - self.dying - {state.pid for state in self.states.values()} - {os.getpid()}
 
 
 def live_threads(pid: int) -> int:

@@ -47,8 +47,9 @@ def test_a_persistent_fault_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
 
         def die(worker: Worker, *rest: object) -> None:
             worker.process.kill()
+            worker.process.wait()
 
-        monkeypatch.setattr(Worker, "_request", die)
+        monkeypatch.setattr(Worker, "_bound", die)
         with pytest.raises(SandboxError, match="3 times in a row"):
             box.run("print(1)")
         assert box.faults == 3
@@ -154,6 +155,16 @@ def test_a_forked_copy_refuses() -> None:
 def test_a_missing_preload_module_is_named() -> None:
     with pytest.raises(SandboxError, match="no_such_module"):
         Sandbox(preload=("no_such_module",))
+
+
+def test_heavy_modules_are_preloaded_where_they_are_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sandbox.pool, "HEAVY_PRELOAD", ("numpy", "sympy", "no_such_module"))
+    code = "import sys; print(*(name in sys.modules for name in %r))"
+    names = ("numpy", "sympy", "sympy.combinatorics", "no_such_module")
+    with Sandbox() as box:
+        assert box.run(code % (names,)).stdout == "True True True False\n"
 
 
 def test_preload_is_one_sequence() -> None:
