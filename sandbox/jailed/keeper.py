@@ -253,7 +253,6 @@ class Keeper:
         except (OSError, RecursionError):
             outcome.committed, outcome.lost = False, True
 
-
     def _strays(self) -> set[int]:
         alive = living()
         self.dying &= alive

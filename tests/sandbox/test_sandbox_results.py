@@ -112,6 +112,8 @@ def test_packages_of_the_environment(box: Sandbox) -> None:
 
 
 def test_the_interpreter_can_be_started_again(box: Sandbox) -> None:
+    if box.tier == "landlock":
+        pytest.skip("in this tier programs cannot start processes")
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(5)'], check=True)"
     assert box.run(code).stdout == "5\n"
 
