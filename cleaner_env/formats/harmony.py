@@ -73,7 +73,7 @@ class HarmonyFormat(TextFormat):
     def _calls(self, text: str, start: int) -> Iterator[Call]:
         for message in _messages(text):
             found = _recipient(message.header)
-            if found is None:
+            if found is None or (message.content is None and _CHANNEL not in message.header):
                 continue
             recipient, offset = found
             begin = message.start + offset
