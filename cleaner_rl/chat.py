@@ -90,7 +90,7 @@ class ChatCodec:
         if wanted not in ("auto", "fenced", self.tool_format) and self.tool_format is not None:
             return (
                 f"{template} writes calls as {self.tool_format}, and they are read as {wanted}: a "
-                f"model that keeps to its template makes no calls and earns no reward. Use "
+                f"model that keeps to its template may make no calls and earn no reward. Use "
                 f"--tool-format {self.tool_format} unless the model was trained on {wanted}"
             )
         return None
