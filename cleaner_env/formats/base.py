@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import ClassVar
 
+from cleaner_env.formats.json_call import require_repair
 from cleaner_env.toolcall import ParsedTurn
 
 
@@ -42,16 +43,20 @@ class TextFormat(ABC):
 
     Raises:
         ValueError: ``max_calls`` is below 1.
+        ImportError: ``strict=False`` in a format of JSON, and json-repair is not installed.
     """
 
     name: ClassVar[str]
     stop_tokens: ClassVar[tuple[str, ...]] = ()
+    holds_json: ClassVar[bool] = False
 
     def __init__(
         self, *, max_calls: int = 1, strict: bool = True, opened_thinking: bool = False
     ) -> None:
         if max_calls < 1:
             raise ValueError(f"max_calls must be at least 1, not {max_calls}")
+        if not strict and self.holds_json:
+            require_repair()
         self.max_calls = max_calls
         self.strict = strict
         self.opened_thinking = opened_thinking

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cleaner_env.formats.base import Call, TextFormat
-from cleaner_env.formats.json_call import Read, dump, read_arguments, require_repair
+from cleaner_env.formats.json_call import Read, dump, read_arguments
 from cleaner_env.toolcall import TOOL_NAME, TOOL_SCHEMA
 
 _START, _CHANNEL, _BODY, _CALL = "<|start|>", "<|channel|>", "<|message|>", "<|call|>"
@@ -32,13 +32,8 @@ class HarmonyFormat(TextFormat):
     """``<|channel|>commentary to=functions.code_interpreter ...``; see ``TextFormat``."""
 
     name = "harmony"
+    holds_json = True
     stop_tokens = (_CALL,)
-
-    def __init__(
-        self, *, max_calls: int = 1, strict: bool = True, opened_thinking: bool = False
-    ) -> None:
-        super().__init__(max_calls=max_calls, strict=strict, opened_thinking=opened_thinking)
-        require_repair(strict)
 
     @property
     def instructions(self) -> str:

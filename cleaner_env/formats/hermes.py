@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 from cleaner_env.formats.base import Call, TextFormat
-from cleaner_env.formats.json_call import dump, read_call, require_repair
+from cleaner_env.formats.json_call import dump, read_call
 from cleaner_env.toolcall import TOOL_NAME, TOOL_SCHEMA
 
 
@@ -14,14 +14,9 @@ class HermesFormat(TextFormat):
     """``<tool_call>{"name": ..., "arguments": {"code": ...}}</tool_call>``; see ``TextFormat``."""
 
     name = "hermes"
+    holds_json = True
     start = "<tool_call>"
     end = "</tool_call>"
-
-    def __init__(
-        self, *, max_calls: int = 1, strict: bool = True, opened_thinking: bool = False
-    ) -> None:
-        super().__init__(max_calls=max_calls, strict=strict, opened_thinking=opened_thinking)
-        require_repair(strict)
 
     @property
     def instructions(self) -> str:

@@ -20,13 +20,13 @@ Read = tuple[str | None, str | None, bool]
 """A program or None, what is wrong or None, and whether a repair was needed."""
 
 
-def require_repair(strict: bool) -> None:
-    """Check that JSON can be repaired, where that is wanted.
+def require_repair() -> None:
+    """Check that JSON can be repaired.
 
     Raises:
         ImportError: json-repair is not installed.
     """
-    if not strict and find_spec("json_repair") is None:
+    if find_spec("json_repair") is None:
         raise ImportError(
             "strict=False repairs JSON with the json-repair package, which is not installed: "
             "pip install json-repair (or cleaner-rl[lenient])"

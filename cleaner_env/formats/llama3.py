@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 
 from cleaner_env.formats.base import Call, TextFormat, skip_space
-from cleaner_env.formats.json_call import dump, read_call, require_repair
+from cleaner_env.formats.json_call import dump, read_call
 from cleaner_env.toolcall import TOOL_NAME, TOOL_SCHEMA
 
 _TAG = "<|python_tag|>"
@@ -32,13 +32,8 @@ class Llama3Format(TextFormat):
     """``{"name": ..., "parameters": {"code": ...}}``, or a tagged program; see ``TextFormat``."""
 
     name = "llama3"
+    holds_json = True
     stop_tokens = ("<|eom_id|>",)
-
-    def __init__(
-        self, *, max_calls: int = 1, strict: bool = True, opened_thinking: bool = False
-    ) -> None:
-        super().__init__(max_calls=max_calls, strict=strict, opened_thinking=opened_thinking)
-        require_repair(strict)
 
     @property
     def instructions(self) -> str:

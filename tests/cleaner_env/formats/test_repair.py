@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from cleaner_env import make_format
+from cleaner_env import FORMATS, make_format
 
 CALL = '<tool_call>{"name": "code_interpreter", "arguments": {"code": "%s"}%s</tool_call>'
 
@@ -32,8 +32,8 @@ def test_common_slips_are_repaired_on_request_and_marked(name, turn):
 
 @pytest.mark.parametrize(("name", "turn"), REPAIRED)
 def test_they_are_errors_by_default(name, turn):
-    parsed = make_format(name).parse(turn)
-    assert parsed.error is not None
+    assert make_format(name).parse(turn).error is not None
+    assert FORMATS[name]().parse(turn).error is not None
 
 
 @pytest.mark.parametrize("name", ["hermes", "qwen3-coder", "llama3", "harmony", "fenced"])

@@ -101,6 +101,17 @@ def test_xml_cannot_carry_its_own_end():
         make_format("qwen3-coder").render("print('</parameter>')")
 
 
+def test_a_program_with_fences_is_written_between_longer_ones():
+    code = 'text = """\n```python\n   ````\n"""'
+    assert make_format("fenced").render(code) == f"`````python\n{code}\n`````"
+    assert make_format("fenced").parse(make_format("fenced").render(code)).code == code
+
+
+def test_words_before_a_harmony_header_are_no_part_of_the_call():
+    parsed = make_format("harmony").parse("I run it. " + HARMONY)
+    assert (parsed.reasoning, parsed.call) == ("I run it. ", HARMONY)
+
+
 @pytest.mark.parametrize("name", ["hermes", "qwen3-coder", "llama3", "fenced"])
 def test_thinking_that_the_prompt_began_is_reasoning(name):
     format = make_format(name, opened_thinking=True)
