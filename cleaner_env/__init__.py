@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from cleaner_env.completion import Completion, Tokens
     from cleaner_env.env import CodeToolEnv
     from cleaner_env.episode import Episode, EpisodeStats, RollbackRecord, Turn
+    from cleaner_env.formats import FORMATS, choose_format, make_format
     from cleaner_env.interpreter import Limits, Sandbox, SandboxError
     from cleaner_env.saar import SAARWrapper
     from cleaner_env.similarity import difflib_similarity
     from cleaner_env.splicing import Splice, splice
     from cleaner_env.tasks import ReasoningGymTasks, Task, TaskList, TaskSource
-    from cleaner_env.toolcall import HermesFormat, ParsedTurn
+    from cleaner_env.toolcall import HermesFormat, ParsedTurn, ToolCallFormat
 
 __all__ = [
+    "FORMATS",
     "CodeToolEnv",
     "Completion",
     "Episode",
@@ -42,12 +44,16 @@ __all__ = [
     "TaskList",
     "TaskSource",
     "Tokens",
+    "ToolCallFormat",
     "Turn",
+    "choose_format",
     "difflib_similarity",
+    "make_format",
     "splice",
 ]
 
 _HOME = {
+    "FORMATS": "formats",
     "CodeToolEnv": "env",
     "Completion": "completion",
     "Episode": "episode",
@@ -65,8 +71,11 @@ _HOME = {
     "TaskList": "tasks",
     "TaskSource": "tasks",
     "Tokens": "completion",
+    "ToolCallFormat": "toolcall",
     "Turn": "episode",
+    "choose_format": "formats",
     "difflib_similarity": "similarity",
+    "make_format": "formats",
     "splice": "splicing",
 }
 

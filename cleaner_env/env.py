@@ -10,12 +10,13 @@ import gymnasium as gym
 
 from cleaner_env.completion import Completion
 from cleaner_env.episode import Episode, Turn
+from cleaner_env.formats import resolve_format
 from cleaner_env.interpreter import Limits, Sandbox
-from cleaner_env.observation import format_call_error, format_observation
+from cleaner_env.observation import format_call_error, format_observations
 from cleaner_env.rewards import check_reward, extract_boxed, score
 from cleaner_env.tasks import ReasoningGymTasks, Task, TaskList, TaskSource
 from cleaner_env.text_space import TextSpace
-from cleaner_env.toolcall import SYSTEM_PROMPT, HermesFormat
+from cleaner_env.toolcall import ToolCallFormat, system_prompt
 from cleaner_env.transcript import transcript
 
 StepResult = tuple[str, SupportsFloat, bool, bool, dict[str, Any]]
@@ -52,7 +53,12 @@ class CodeToolEnv(gym.Env[str, str]):
             actions that carry tokens when ``measure`` counts tokens, else in characters.
         measure: the length of a text; ``len`` by default.
         max_observation_chars: longer tool output is cut in the middle with a visible mark.
-        system_prompt: first message; by default it explains the tool. None sends none.
+        system_prompt: first message; ``"default"`` explains the tool and how the format calls it,
+            None sends none.
+        format: how a turn calls the tool: a name of ``cleaner_env.formats.FORMATS``, or a format.
+        max_calls: most calls of one turn. They run in order, up to the first that fails.
+        strict: False repairs calls that break the format's rules in ways that models often do, so
+            that the agent does not see those errors; see ``docs/environment.md``.
         sandbox: a sandbox to share between environments; by default each environment starts its
             own at its first call, and closes it.
         limits: of one program, for the environment's own sandbox.
@@ -60,7 +66,8 @@ class CodeToolEnv(gym.Env[str, str]):
         render_mode: ``"human"`` prints the transcript, ``"ansi"`` returns it.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: an argument is out of range, or there is no such format.
+        ImportError: ``strict=False`` without the package that repairs JSON.
         sandbox.SandboxError: from ``step``, when the sandbox itself is broken. The episode is then
             as it was before the step, and the step may be tried again.
     """
@@ -78,7 +85,10 @@ class CodeToolEnv(gym.Env[str, str]):
         max_length: int | None = None,
         measure: Callable[[str], int] = len,
         max_observation_chars: int = 4096,
-        system_prompt: str | None = SYSTEM_PROMPT,
+        system_prompt: str | None = "default",
+        format: str | ToolCallFormat = "hermes",
+        max_calls: int = 1,
+        strict: bool = True,
         sandbox: Sandbox | None = None,
         limits: Limits | None = None,
         allow_weak: bool = False,
@@ -98,7 +108,7 @@ class CodeToolEnv(gym.Env[str, str]):
         self.observation_space = TextSpace()
         self.action_space = TextSpace()
         self.render_mode = render_mode
-        self.format = HermesFormat()
+        self.format = resolve_format(format, max_calls=max_calls, strict=strict)
         self.max_turns = max_turns
         self.max_length = max_length
         self._tasks = _task_source(tasks)
@@ -146,7 +156,9 @@ class CodeToolEnv(gym.Env[str, str]):
         question = {"role": "user", "content": task.prompt}
         if self._system_prompt is None:
             return [question]
-        return [{"role": "system", "content": self._system_prompt}, question]
+        default = self._system_prompt == "default"
+        system = system_prompt(self.format) if default else self._system_prompt
+        return [{"role": "system", "content": system}, question]
 
     def step(self, action: str) -> StepResult:
         """Take one assistant turn; run its call, or end the episode with its answer.
@@ -174,17 +186,23 @@ class CodeToolEnv(gym.Env[str, str]):
         return self._step_result()
 
     def _execute(self, turn: Turn) -> Turn:
-        """The turn with its program's result."""
+        """The turn with its programs' results, up to the first that failed."""
         if turn.parsed.error is not None:
             observation = format_call_error(turn.parsed.error)
             return replace(turn, observation=observation, ok=False, error_class="ToolCallError")
         assert turn.code is not None, "a call without an error carries a program"
-        result = self._interpreter().run(turn.code)
+        codes = turn.parsed.codes
+        results = []
+        for code in codes:
+            results.append(self._interpreter().run(code))
+            if not results[-1].ok:
+                break
+        last = results[-1]
         return replace(
             turn,
-            observation=format_observation(result, self._max_observation_chars),
-            ok=result.ok,
-            error_class="" if result.ok else result.error_class or result.status.value,
+            observation=format_observations(results, len(codes), self._max_observation_chars),
+            ok=last.ok,
+            error_class="" if last.ok else last.error_class or last.status.value,
         )
 
     def _commit(self, turn: Turn) -> None:

@@ -11,12 +11,12 @@ from cleaner_rl.credit import CreditRule, GraftedTreatment
 from cleaner_rl.errors import CheckpointError, UserError
 from cleaner_rl.loggers import LoggerName
 from cleaner_rl.precision import Precision
-from cleaner_rl.rollout import RolloutConfig, SystemPrompt
+from cleaner_rl.rollout import RolloutConfig, SystemPrompt, ToolFormat
 
 _AT_LEAST_ONE = (
     *("steps", "prompts", "minibatch_prompts", "pack_tokens", "workers", "max_turns"),
     *("max_prompt_tokens", "max_response_tokens", "max_turn_tokens", "sample_batch"),
-    *("eval_samples", "save_every", "keep_checkpoints"),
+    *("eval_samples", "save_every", "keep_checkpoints", "max_calls"),
 )
 _NOT_NEGATIVE = (
     *("seed", "max_retries", "warmup_steps", "weight_decay", "clip_high", "eval_tasks"),
@@ -82,6 +82,13 @@ class TrainConfig:
     system_prompt: SystemPrompt = "auto"
     """First message of an episode: how to use the tool (default) or nothing (none); auto leaves it
     out for policies that know the tool from their cold start, such as the bundled one."""
+    tool_format: ToolFormat = "auto"
+    """How the model calls the tool; auto goes by its chat template and warns where that shows no
+    known format. See docs/environment.md."""
+    max_calls: int = 1
+    """Calls of one turn; they run in order, up to the first that fails."""
+    strict_calls: bool = True
+    """Malformed calls are errors that the model sees; off repairs what can be repaired."""
     temperature: float = 1.0
     """Of sampling in training and evaluation."""
     code_seconds: float = 4.0
@@ -161,6 +168,9 @@ class TrainConfig:
             max_response_tokens=self.max_response_tokens,
             max_turn_tokens=self.max_turn_tokens,
             system_prompt=self.system_prompt,
+            tool_format=self.tool_format,
+            max_calls=self.max_calls,
+            strict_calls=self.strict_calls,
             code_seconds=self.code_seconds,
             workers=self.workers,
             allow_weak=self.allow_weak,
