@@ -45,6 +45,7 @@ class Cgroup:
     memory: Path
     pids: Path | None
     files: Files
+    events_fd: int | None = None
 
     def enter(self, command: Sequence[str]) -> list[str]:
         """The command that runs `command` inside."""
@@ -59,14 +60,16 @@ class Cgroup:
 
     def oom_kills(self) -> int:
         """How many processes were killed so far because the bound of memory was reached."""
-        for line in (self.memory / self.files.oom_kills).read_text().splitlines():
-            name, _, value = line.partition(" ")
-            if name == "oom_kill":
-                return int(value)
-        return 0
+        if self.events_fd is None:  # kept open: this is asked twice for every execution
+            self.events_fd = os.open(self.memory / self.files.oom_kills, os.O_RDONLY)
+        words = os.pread(self.events_fd, 4096, 0).split()
+        return int(words[words.index(b"oom_kill") + 1]) if b"oom_kill" in words else 0
 
     def remove(self) -> None:
         """Remove the groups, once their processes are gone."""
+        if self.events_fd is not None:
+            os.close(self.events_fd)
+            self.events_fd = None
         deadline = time.monotonic() + REMOVE_S
         for path in {self.memory, self.pids or self.memory}:
             while not removed(path) and time.monotonic() < deadline:

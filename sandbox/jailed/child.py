@@ -126,8 +126,9 @@ def shut_doors(config: Config, link: int, scratch: str | None) -> list[int]:
 def be_killed_first() -> None:
     """When memory runs out in the cgroup, it is the program that goes and not the zygote."""
     kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # else the file belongs to somebody else
-    with open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")
+    fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+    os.write(fd, b"1000")
+    os.close(fd)
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
 
 
