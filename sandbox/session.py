@@ -7,6 +7,7 @@ import itertools
 import json
 import socket
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -129,6 +130,10 @@ class Session:
         """End the session and free its processes."""
         with self._lock:
             self._closed = True
+            self._drop()
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # of a session that was never opened
             self._drop()
 
     def __enter__(self) -> Self:

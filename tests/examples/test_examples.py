@@ -17,7 +17,7 @@ def load(name):
 
 
 def test_all_examples_are_tested():
-    tested = {"drive_env", "watch_rollback", "foreign_agent", "train_two_steps"}
+    tested = {"drive_env", "watch_rollback", "foreign_agent", "session", "train_two_steps"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 
@@ -38,6 +38,11 @@ def test_foreign_agent():
     episode = load("foreign_agent").main()
     assert episode.reward == 1.0
     assert episode.stats.recovered == 1
+
+
+def test_session(capsys):
+    load("session").main()
+    assert capsys.readouterr().out.count("[1, 2, 3]") == 4
 
 
 @pytest.mark.slow

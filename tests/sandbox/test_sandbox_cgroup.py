@@ -34,7 +34,7 @@ import os, time
 for _ in range(8):
     if not os.fork():
         x = bytearray(200 << 20)
-        time.sleep(5)
+        time.sleep(1)
         os._exit(0)
 codes = [os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(8)]
 print(codes.count(-9) >= 5)

@@ -288,6 +288,14 @@ def test_close_leaves_no_process(box: Sandbox) -> None:
         session.run("1")
 
 
+def test_a_session_that_is_forgotten_ends(box: Sandbox) -> None:
+    session = box.session()
+    session.run("x = 1")
+    (worker,) = [worker for worker in box._live if worker.sessions]
+    del session
+    assert not worker.sessions
+
+
 def test_arun(session: Session) -> None:
     async def both() -> list[str]:
         return [(await session.arun(code)).stdout for code in ("x = 3", "print(x)")]
