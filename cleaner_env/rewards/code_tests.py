@@ -17,15 +17,14 @@ from __future__ import annotations
 
 import ast
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sandbox import Limits
-from sandbox.judge import CallTest, Runner, StdioTest, Test, judge
-
 from cleaner_env.rewards.encoded_tests import EncodedTests
 from cleaner_env.tasks import Task
+from sandbox import Limits
+from sandbox.judge import CallTest, Runner, StdioTest, Test, judge
 
 SECONDS = 6.0
 """Wall and CPU time of one test where the task does not say; LiveCodeBench's own limit."""
@@ -109,11 +108,11 @@ def _read(test: Mapping[str, Any]) -> list[_Case]:
     )
 
 
-def _call_test(call: ast.expr, expected: Any, function: Any) -> CallTest:
+def _call_test(call: ast.expr, expected: Any, name: Callable[[ast.expr], str]) -> CallTest:
     if not isinstance(call, ast.Call) or any(word.arg is None for word in call.keywords):
         raise ValueError(f"not a call with plain arguments: {ast.unparse(call)!r}")
     return CallTest(
-        function(call.func),
+        name(call.func),
         tuple(ast.literal_eval(argument) for argument in call.args),
         expected,
         {str(word.arg): ast.literal_eval(word.value) for word in call.keywords},
@@ -146,7 +145,8 @@ def _asserted_call(node: ast.stmt, entry_point: str) -> CallTest | None:
         return None
     match node.test:
         case ast.Compare(left=call, ops=[ast.Eq()], comparators=[expected]):
-            return _call_test(call, ast.literal_eval(expected), lambda name: _named(name, entry_point))
+            value = ast.literal_eval(expected)
+            return _call_test(call, value, lambda function: _named(function, entry_point))
     raise ValueError("not a comparison with a literal")
 
 

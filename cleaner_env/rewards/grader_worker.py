@@ -37,7 +37,9 @@ def _answer(requests: Any, replies: Any) -> None:
         request = json.loads(line)
         signal.setitimer(signal.ITIMER_REAL, 2 * request["seconds"] + 1)
         try:
-            equal = verify(read_gold(request["gold"]), read(request["answer"]), timeout_seconds=None)
+            equal = verify(
+                read_gold(request["gold"]), read(request["answer"]), timeout_seconds=None
+            )
         except RecursionError:
             equal = False
         signal.setitimer(signal.ITIMER_REAL, 0)

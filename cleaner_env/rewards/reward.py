@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from sandbox.judge import Runner
-
 from cleaner_env.rewards.scorers import SCORERS, Scorer, check_reward
 from cleaner_env.tasks import Task
+from sandbox.judge import Runner
 
 if TYPE_CHECKING:
     from cleaner_env.episode import Episode
@@ -131,7 +130,9 @@ class Reward:
             raise ValueError(f"right ({self.right}) must be above wrong ({self.wrong})")
         for term in self.terms:
             if not callable(term) or not isinstance(getattr(term, "name", None), str):
-                raise ValueError(f"a term has a name and is called with an Ended; {term!r} does not")
+                raise ValueError(
+                    f"a term has a name and is called with an Ended; {term!r} does not"
+                )
 
     def check(self, task: Task) -> None:
         """Check that the task's answers can be scored.

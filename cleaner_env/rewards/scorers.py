@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from sandbox.judge import Runner
-
 from cleaner_env.rewards.code_tests import check_tests, code_score
 from cleaner_env.rewards.equivalence import equivalent
 from cleaner_env.rewards.extraction import extract_boxed, extract_code
 from cleaner_env.tasks import Task, reasoning_gym_scorer
+from sandbox.judge import Runner
 
 
 def _nothing_to_check(task: Task) -> None:
