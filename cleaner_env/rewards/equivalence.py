@@ -84,12 +84,13 @@ def is_words(gold: str) -> bool:
 
 
 def _stripped(text: str) -> str:
-    """Without the signs around a formula, and without the full stop behind it."""
+    """Without what is around a formula or a text, and without full stops behind it."""
     text = text.strip()
     for left, right in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]")):
         if text.startswith(left) and text.endswith(right) and len(text) > len(left) + len(right):
             text = text[len(left) : -len(right)].strip()
-    return text.removesuffix(".").strip()
+    wrapped = _WRAPPED.fullmatch(text)
+    return (wrapped[1] if wrapped else text).strip().rstrip(". ")
 
 
 def _unwrapped(text: str) -> str:

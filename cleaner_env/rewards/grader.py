@@ -7,7 +7,6 @@ is killed, the answer counts as wrong, and the fault is counted and warned about
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import select
@@ -16,6 +15,7 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,21 +66,24 @@ class Grader:
             raise ValueError(f"seconds must be above 0, not {seconds}")
         self.seconds = seconds
         self._count = count
-        self._renew()
+        self._begin()
+        me = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _begin_anew(me()))
 
-    def _renew(self) -> None:
-        """Begin without workers, as in a forked child: the parent's are not ours."""
+    def _begin(self) -> None:
         self.health = GraderHealth()
         self._lock = threading.Lock()
         self._live: set[_Worker] = set()
         self._idle: list[_Worker] = []
         self._slots = threading.BoundedSemaphore(self._count)
+        self._finalizer = weakref.finalize(self, _kill_all, self._live)  # at exit, too
 
-    def after_fork(self) -> None:
-        """In a forked child: let go of the parent's workers, and start over."""
+    def begin_anew(self) -> None:
+        """In a forked child: let go of the parent's workers, which are the parent's to end."""
+        self._finalizer.detach()
         for worker in self._live:
             worker.forget()
-        self._renew()
+        self._begin()
 
     def equal(self, gold: str, answer: str) -> bool:
         """Whether math-verify finds the answer equal to the reference.
@@ -208,6 +211,16 @@ class _Worker:
             self._process.returncode = 0  # not a child of this process: nothing to wait for
 
 
+def _kill_all(workers: set[_Worker]) -> None:
+    for worker in workers:
+        worker.kill()
+
+
+def _begin_anew(grader: Grader | None) -> None:
+    if grader is not None:
+        grader.begin_anew()
+
+
 def _is_round(count: int) -> bool:
     """1, 2, 5, 10, 20, 50, ...: often enough to be seen, not so often as to drown everything."""
     return str(count).rstrip("0") in ("1", "2", "5")
@@ -215,6 +228,3 @@ def _is_round(count: int) -> bool:
 
 GRADER = Grader()
 """The grader that the math reward asks; each process has its own workers."""
-
-atexit.register(GRADER.close)
-os.register_at_fork(after_in_child=GRADER.after_fork)

@@ -29,7 +29,7 @@ def _answer(requests: Any, replies: Any) -> None:
     def read(text: str) -> Any:
         # Its own timeout needs SIGALRM: off. The caller kills this process instead.
         boxed = f"\\boxed{{{text}}}"
-        return parse(boxed, extraction_config=kinds, parsing_timeout=None)  # type: ignore[arg-type]
+        return parse(boxed, extraction_config=kinds, parsing_timeout=None)
 
     read_gold = lru_cache(maxsize=1024)(read)
     print(json.dumps({"ready": True}), file=replies, flush=True)

@@ -142,15 +142,22 @@ class Reward:
         """
         check_reward(task, {**SCORERS, **self.scorers})
 
+    def runs_programs(self, task: Task) -> bool:
+        """Whether ``judge`` needs a sandbox for this task."""
+        return self._scorer(task).runs_programs
+
     def judge(self, text: str, task: Task, runner: Runner | None) -> tuple[str | None, float]:
         """The answer in the last turn's text, None without one, and its score in [0, 1].
 
         Raises:
             GraderError, sandbox.SandboxError: what compares or runs answers is broken.
         """
-        scorer = self.scorers.get(task.reward) or SCORERS[task.reward]
+        scorer = self._scorer(task)
         answer = scorer.extract(text)
         return answer, 0.0 if answer is None else scorer.score(answer, task, runner)
+
+    def _scorer(self, task: Task) -> Scorer:
+        return self.scorers.get(task.reward) or SCORERS[task.reward]
 
     def breakdown(self, ended: Ended) -> dict[str, float]:
         """The outcome and each term of an episode, by name."""

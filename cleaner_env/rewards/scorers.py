@@ -26,11 +26,13 @@ class Scorer:
         score: answer, task and what runs programs in; score in [0, 1] out, 1 is right.
         extract: the last turn's text in; the answer out, None without one.
         check: raises ValueError when a task cannot be scored.
+        runs_programs: the scorer needs a sandbox.
     """
 
     score: Callable[[str, Task, Runner | None], float]
     extract: Callable[[str], str | None] = extract_boxed
     check: Callable[[Task], None] = _nothing_to_check
+    runs_programs: bool = False
 
 
 def exact_score(answer: str, task: Task, runner: Runner | None = None) -> float:
@@ -93,7 +95,7 @@ def _check_family(task: Task) -> None:
 SCORERS: Mapping[str, Scorer] = MappingProxyType(
     {
         "choice": Scorer(choice_score, check=_check_choice),
-        "code": Scorer(code_score, extract_code, check_tests),
+        "code": Scorer(code_score, extract_code, check_tests, runs_programs=True),
         "exact": Scorer(exact_score),
         "math": Scorer(math_score),
         "reasoning_gym": Scorer(reasoning_gym_score, check=_check_family),
