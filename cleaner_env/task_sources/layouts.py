@@ -42,7 +42,10 @@ def read_columns(row: Row, spec: SourceSpec, seed: int) -> Task:
     """
     mapped = {"prompt", "answer", "reward", "family"} & set(spec.options)
     if not mapped:
-        return Task.parse(row.values)
+        try:
+            return Task.parse(row.values)
+        except ValueError as error:
+            raise ValueError(f"{error}; name other columns with @prompt=...,answer=...") from error
     return Task(
         prompt=row.text(spec.options.get("prompt", "prompt")),
         answer=row.text(spec.options.get("answer", "answer")),

@@ -93,6 +93,8 @@ def _tests(truth: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str]:
     name = truth.get("fn_name")
     if not name:
         return [{"input": _text(given), "output": _text(wanted)} for given, wanted in pairs], ""
+    if all(isinstance(wanted, list) and len(wanted) == 1 for _, wanted in pairs):
+        pairs = [(given, wanted[0]) for given, wanted in pairs]  # the convention of APPS and TACO
     return [_call(name, given, wanted) for given, wanted in pairs], CONTEST_IMPORTS
 
 
