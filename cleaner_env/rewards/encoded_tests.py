@@ -60,7 +60,9 @@ class EncodedTests:
         self._cases("public_test_cases", self.public)
         if not self.private.lstrip().startswith("["):
             try:
-                zlib.decompressobj().decompress(base64.b64decode(self.private[:400]), 16)
+                packed = base64.b64decode(self.private[:400], validate=True)
+                if not zlib.decompressobj().decompress(packed, 16):
+                    raise ValueError("it is empty")
             except (binascii.Error, zlib.error, ValueError) as error:
                 raise self._unreadable("private_test_cases", error) from error
 

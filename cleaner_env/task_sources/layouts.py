@@ -42,8 +42,9 @@ def read_columns(row: Row, spec: SourceSpec, seed: int) -> Task:
     """
     mapped = {"prompt", "answer", "reward", "family"} & set(spec.options)
     if not mapped:
+        rate = spec.options.get("rate", "").partition(".")[0]
         try:
-            return Task.parse(row.values)
+            return Task.parse({key: row.values[key] for key in row.values if key != rate})
         except ValueError as error:
             raise ValueError(f"{error}; name other columns with @prompt=...,answer=...") from error
     return Task(
