@@ -108,7 +108,7 @@ def _tasks_of_split(spec: SourceSpec, layout: Layout, split: Split, seed: int) -
     place = spec.place
     if not place:
         if layout.place is None:
-            raise ValueError(f"tasks {spec.text!r}: which file? Write {spec.kind}:PATH")
+            raise ValueError(f"unknown tasks {spec.text!r}: which file? Write {spec.kind}:PATH")
         place = layout.place()
     holdout = spec.number("holdout", layout.holdout)
     tasks = RateFilter(spec).kept(_read_tasks(spec, layout, place, seed))

