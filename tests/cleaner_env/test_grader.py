@@ -22,6 +22,13 @@ def children():
     return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()))
 
 
+def lives(process):
+    try:
+        return "(zombie)" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+
+
 @pytest.fixture
 def grader():
     with_deadline = Grader(workers=1, seconds=0.5)
@@ -84,21 +91,26 @@ def test_close_leaves_no_process():
     assert children() == before
 
 
-def test_workers_end_with_a_program_that_is_killed():
-    program = """
-        from cleaner_env.rewards import GRADER
-        import os, pathlib, signal
-        GRADER.equal("x+1", "1+x")
-        print(pathlib.Path(f"/proc/self/task/{os.getpid()}/children").read_text(), flush=True)
+@pytest.mark.parametrize("busy", [False, True])
+def test_workers_end_with_a_program_that_is_killed(busy):
+    program = f"""
+        from cleaner_env.rewards import Grader
+        import os, pathlib, signal, threading, time
+        grader = Grader(workers=1, seconds=0.5)
+        grader.equal("x+1", "1+x")
+        if {busy}:
+            threading.Thread(target=grader.equal, args=("2", "{HANGS}")).start()
+            time.sleep(0.2)
+        print(pathlib.Path(f"/proc/self/task/{{os.getpid()}}/children").read_text(), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
     ended = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True
     )
-    worker = Path("/proc", ended.stdout.strip())
+    worker = int(ended.stdout)
     deadline = time.monotonic() + 10
-    while worker.exists() and "(zombie)" not in (worker / "status").read_text():
-        assert time.monotonic() < deadline, f"{worker} lives on"
+    while lives(worker):
+        assert time.monotonic() < deadline, f"process {worker} lives on"
         time.sleep(0.05)
 
 
