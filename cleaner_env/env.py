@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, SupportsFloat
+from typing import Any, SupportsFloat, cast
 
 import gymnasium as gym
 
@@ -13,8 +13,9 @@ from cleaner_env.episode import Episode, Turn
 from cleaner_env.formats import resolve_format
 from cleaner_env.interpreter import Limits, Sandbox
 from cleaner_env.observation import format_call_error, format_observations
-from cleaner_env.rewards import check_reward, extract_boxed, score
-from cleaner_env.tasks import ReasoningGymTasks, Task, TaskList, TaskSource
+from cleaner_env.rewards import Ended, Reward
+from cleaner_env.task_files import load_tasks
+from cleaner_env.tasks import ReasoningGymTasks, Task, TaskList, TaskSource, select_tasks
 from cleaner_env.text_space import TextSpace
 from cleaner_env.toolcall import ToolCallFormat, system_prompt
 from cleaner_env.transcript import transcript
@@ -28,8 +29,9 @@ class CodeToolEnv(gym.Env[str, str]):
     An action is the text of one assistant turn: a ``str``, or a ``Completion`` that also carries
     the sampled tokens. A turn with a tool call is answered with what the program printed, or with
     its error; a malformed call is an error that the agent sees. A turn without a call is the final
-    answer, expected in ``\boxed{}``; it ends the episode with reward 1 when the task's scorer gives
-    full marks, else 0. Budgets on turns and on length truncate the episode.
+    answer, expected in ``\boxed{}`` (in a fenced block where the task wants a program); it ends the
+    episode with reward 1 when the task's scorer gives full marks, else 0, or what ``reward`` makes
+    of it. Budgets on turns and on length truncate the episode.
 
     ``info`` after ``reset`` and ``step``:
 
@@ -46,8 +48,11 @@ class CodeToolEnv(gym.Env[str, str]):
 
     Args:
         tasks: where problems come from: a source, a list of tasks or of ``{"prompt", "answer"}``
-            mappings; by default the ten or more reasoning-gym families of
-            ``cleaner_env.families``.
+            mappings, or what ``load_tasks`` understands, ``"gsm8k:PATH"`` or a list of such texts,
+            of which the training split is taken; by default the ten or more reasoning-gym families
+            of ``cleaner_env.families``.
+        reward: what an episode earns; by default 1 for full marks and else 0. Programs that the
+            ``code`` reward judges run in the same sandbox as calls.
         max_turns: turns after which the episode is truncated.
         max_length: length of all turns and observations after which it is truncated; in tokens for
             actions that carry tokens when ``measure`` counts tokens, else in characters.
@@ -79,8 +84,9 @@ class CodeToolEnv(gym.Env[str, str]):
 
     def __init__(
         self,
-        tasks: TaskSource | Sequence[Task | Mapping[str, Any]] | None = None,
+        tasks: TaskSource | str | Sequence[str | Task | Mapping[str, Any]] | None = None,
         *,
+        reward: Reward | None = None,
         max_turns: int = 16,
         max_length: int | None = None,
         measure: Callable[[str], int] = len,
@@ -111,7 +117,9 @@ class CodeToolEnv(gym.Env[str, str]):
         self.format = resolve_format(format, max_calls=max_calls, strict=strict)
         self.max_turns = max_turns
         self.max_length = max_length
+        self.reward = reward or Reward()
         self._tasks = _task_source(tasks)
+        self._selected: dict[tuple[str | None, str | None], TaskSource] = {}
         self._measure = measure
         self._max_observation_chars = max_observation_chars
         self._system_prompt = system_prompt
@@ -140,14 +148,16 @@ class CodeToolEnv(gym.Env[str, str]):
         Args:
             seed: restarts the draw of tasks; the same seed gives the same sequence of tasks.
             options: ``{"task": {"prompt": ..., "answer": ...}}`` or a ``Task`` poses that problem;
-                ``{"index": i}`` poses the source's problem ``i``.
+                ``{"index": i}`` poses the source's problem ``i``; ``{"family": "gcd"}`` and
+                ``{"difficulty": 2}`` choose among its problems of a family, of a difficulty, or
+                both, and may come with an index among those.
 
         Raises:
             ValueError: unknown options, a task without prompt or answer, or an unknown reward.
         """
         super().reset(seed=seed)
         task = self._choose_task(options or {})
-        check_reward(task)
+        self.reward.check(task)
         self._episode = Episode(task, self.prompt(task))
         return task.prompt, self._info()
 
@@ -181,7 +191,6 @@ class CodeToolEnv(gym.Env[str, str]):
             if len(episode.turns) >= self.max_turns or self._budget_is_used_up():
                 return self.truncate()
         else:
-            self._commit(turn)
             self._grade(turn)
         return self._step_result()
 
@@ -214,13 +223,20 @@ class CodeToolEnv(gym.Env[str, str]):
         self.episode.commit(turn, raw_turn)
 
     def _grade(self, turn: Turn) -> None:
-        """End the episode with the reward of its final answer."""
+        """End the episode with the reward of its final answer.
+
+        The verdict comes first: when the sandbox or the grader fails, nothing has been recorded.
+        """
         episode = self.episode
-        episode.answer = extract_boxed(turn.text)
-        if episode.answer is not None:
-            episode.score = score(episode.answer, episode.task)
-        episode.reward = float(episode.correct)
-        episode.terminated = True
+        runner = self._interpreter() if self.reward.runs_programs(episode.task) else None
+        answer, score = self.reward.judge(turn.text, episode.task, runner)
+        self._commit(turn)
+        episode.answer, episode.score, episode.terminated = answer, score, True
+        episode.reward = self._earned()
+
+    def _earned(self) -> float:
+        """What the episode earns as it is now."""
+        return self.reward(Ended(self.episode, self._used(), self.max_length))
 
     # What a rollback needs of an environment: see cleaner_env.saar.
 
@@ -246,6 +262,7 @@ class CodeToolEnv(gym.Env[str, str]):
     def truncate(self) -> StepResult:
         """End the episode without an answer, and return what ``step`` returns."""
         self.episode.truncated = True
+        self.episode.reward = self._earned()
         return self._step_result()
 
     def _budget_is_used_up(self) -> bool:
@@ -286,14 +303,27 @@ class CodeToolEnv(gym.Env[str, str]):
         return info
 
     def _choose_task(self, options: Mapping[str, Any]) -> Task:
-        unknown = set(options) - {"task", "index"}
-        if unknown or len(options) > 1:
-            raise ValueError(f"options may have either 'task' or 'index'; got {sorted(options)}")
+        unknown = set(options) - {"task", "index", "family", "difficulty"}
+        if unknown or ("task" in options and len(options) > 1):
+            raise ValueError(
+                "options may have either 'task', or 'index', 'family' and 'difficulty'; got "
+                f"{sorted(options)}"
+            )
         if "task" in options:
             return Task.parse(options["task"])
+        source = self._narrowed(options.get("family"), options.get("difficulty"))
         if "index" in options:
-            return self._tasks[int(options["index"])]
-        return self._tasks[int(self.np_random.integers(2**31))]
+            return source[int(options["index"])]
+        return source[int(self.np_random.integers(2**31))]
+
+    def _narrowed(self, family: str | None, difficulty: str | int | None) -> TaskSource:
+        """The source, or its problems of a family or a difficulty."""
+        if family is None and difficulty is None:
+            return self._tasks
+        key = (family, None if difficulty is None else str(difficulty))
+        if key not in self._selected:
+            self._selected[key] = select_tasks(self._tasks, *key)
+        return self._selected[key]
 
     def _interpreter(self) -> Sandbox:
         if self._sandbox is None:
@@ -318,9 +348,15 @@ class CodeToolEnv(gym.Env[str, str]):
             self._sandbox = None
 
 
-def _task_source(tasks: TaskSource | Sequence[Task | Mapping[str, Any]] | None) -> TaskSource:
+def _task_source(
+    tasks: TaskSource | str | Sequence[str | Task | Mapping[str, Any]] | None,
+) -> TaskSource:
     if tasks is None:
         return ReasoningGymTasks()
-    if isinstance(tasks, Sequence):
-        return TaskList(tasks)
-    return tasks
+    if isinstance(tasks, str):
+        return load_tasks(tasks)
+    if not isinstance(tasks, Sequence):
+        return tasks
+    if tasks and all(isinstance(task, str) for task in tasks):
+        return load_tasks(cast("Sequence[str]", tasks))
+    return TaskList(cast("Sequence[Task]", tasks))

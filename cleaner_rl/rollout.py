@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from cleaner_env.completion import Completion
 from cleaner_env.env import CodeToolEnv
 from cleaner_env.episode import Episode
 from cleaner_env.interpreter import Limits, Sandbox, SandboxError
+from cleaner_env.rewards import GraderError, Reward
 from cleaner_env.saar import SAARWrapper
 from cleaner_env.tasks import Task
 from cleaner_rl.credit import context_ids
@@ -48,6 +49,7 @@ class RolloutConfig:
         code_seconds: wall time of one program.
         workers: programs that run at the same time.
         allow_weak: run programs without isolation where there is none.
+        reward: what an episode earns.
     """
 
     rollback: bool = True
@@ -65,6 +67,7 @@ class RolloutConfig:
     code_seconds: float = 4.0
     workers: int = 2
     allow_weak: bool = False
+    reward: Reward = field(default_factory=Reward)
 
 
 @dataclass(slots=True)
@@ -153,8 +156,9 @@ class Rollout:
             on_progress: called with the numbers of finished and of all episodes.
 
         Raises:
-            OutageError: faults of the sandbox spoilt too many episodes. Fewer spoilt ones are
-                returned with ``faulted`` set, and have to be left out.
+            OutageError: faults of the sandbox spoilt too many episodes, or no answer can be
+                compared. Fewer spoilt episodes are returned with ``faulted`` set, and have to be
+                left out.
         """
         self.sampler.reseed(seed)
         seats = [self._seat(i, task, seed + i) for i, task in enumerate(tasks)]
@@ -204,6 +208,7 @@ class Rollout:
         )
         env = CodeToolEnv(
             [Task("unused", "unused")],
+            reward=config.reward,
             max_turns=config.max_turns,
             max_length=config.max_response_tokens,
             measure=lambda text: len(self.observation_ids(text)),
@@ -235,6 +240,8 @@ class Rollout:
                 return bool(terminated or truncated)
             except SandboxError as error:
                 seat.fault = error
+            except GraderError as error:
+                raise OutageError(f"answers cannot be compared: {error}") from error
         seat.env.episode.faulted = True
         return True
 

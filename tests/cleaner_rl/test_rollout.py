@@ -9,6 +9,7 @@ import templates
 from scripted import call
 
 from cleaner_env import Completion, SandboxError, Task, make_format
+from cleaner_env.rewards import GRADER, Reward
 from cleaner_rl.chat import ChatCodec
 from cleaner_rl.errors import OutageError, ToolFormatWarning
 from cleaner_rl.rollout import Rollout, RolloutConfig
@@ -116,6 +117,27 @@ def test_response_length_leaves_out_what_was_never_trained(toy_policy):
     with Rollout(toy_policy, sampler, config) as rollout:
         (episode,) = rollout.play([TASK], seed=0)
         assert rollout.response_length(episode) == len(episode.turns[0].completion.tokens)
+
+
+def test_a_wrong_answer_earns_what_the_reward_says(toy_policy):
+    sampler = ScriptedSampler(toy_policy, [r"\boxed{41}"])
+    config = RolloutConfig(system_prompt="none", reward=Reward(wrong=-1.0))
+    with Rollout(toy_policy, sampler, config) as rollout:
+        (episode,) = rollout.play([TASK], seed=0)
+    assert episode.reward == -1.0
+
+
+def test_a_broken_grader_stops_the_rollout(toy_policy, monkeypatch, tmp_path):
+    broken = tmp_path / "worker.py"
+    broken.write_text("import no_such_module")
+    monkeypatch.setattr("cleaner_env.rewards.grader._SCRIPT", broken)
+    GRADER.close()
+    sampler = ScriptedSampler(toy_policy, [r"\boxed{x+1}"])
+    with (
+        Rollout(toy_policy, sampler, RolloutConfig(system_prompt="none")) as rollout,
+        pytest.raises(OutageError, match="answers cannot be compared"),
+    ):
+        rollout.play([Task("?", "1+x")], seed=0)
 
 
 def test_environments_are_used_again(toy_policy):
