@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cleaner_env.env import CodeToolEnv
     from cleaner_env.episode import Episode, EpisodeStats, RollbackRecord, Turn
     from cleaner_env.episode_file import EpisodeFileError, read_episodes, write_episodes
+    from cleaner_env.formats import FORMATS, choose_format, make_format
     from cleaner_env.interpreter import Limits, Sandbox, SandboxError
     from cleaner_env.replay import Difference
     from cleaner_env.rollback_protocol import EpisodeKeeper, RollbackEnv, TurnFormat
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     from cleaner_env.similarity import difflib_similarity
     from cleaner_env.splicing import Splice, splice
     from cleaner_env.tasks import ReasoningGymTasks, Task, TaskList, TaskSource
-    from cleaner_env.toolcall import HermesFormat, ParsedTurn
+    from cleaner_env.toolcall import HermesFormat, ParsedTurn, ToolCallFormat
 
 __all__ = [
+    "FORMATS",
     "CodeToolEnv",
     "Completion",
     "Difference",
@@ -51,15 +53,19 @@ __all__ = [
     "TaskList",
     "TaskSource",
     "Tokens",
+    "ToolCallFormat",
     "Turn",
     "TurnFormat",
+    "choose_format",
     "difflib_similarity",
+    "make_format",
     "read_episodes",
     "splice",
     "write_episodes",
 ]
 
 _HOME = {
+    "FORMATS": "formats",
     "CodeToolEnv": "env",
     "Completion": "completion",
     "Difference": "replay",
@@ -82,10 +88,13 @@ _HOME = {
     "TaskList": "tasks",
     "TaskSource": "tasks",
     "Tokens": "completion",
+    "ToolCallFormat": "toolcall",
     "Turn": "episode",
-    "TurnFormat": "rollback_protocol",
+    "choose_format": "formats",
     "difflib_similarity": "similarity",
+    "make_format": "formats",
     "read_episodes": "episode_file",
+    "TurnFormat": "rollback_protocol",
     "splice": "splicing",
     "write_episodes": "episode_file",
 }

@@ -6,18 +6,20 @@ import operator
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, SupportsFloat
+from typing import Any, SupportsFloat, cast
 
 import gymnasium as gym
 
 from cleaner_env.completion import Completion
 from cleaner_env.episode import Episode, Turn
+from cleaner_env.formats import resolve_format
 from cleaner_env.interpreter import Limits, Sandbox
-from cleaner_env.observation import format_call_error, format_observation
-from cleaner_env.rewards import check_reward, extract_boxed, score
-from cleaner_env.tasks import ReasoningGymTasks, Task, TaskList, TaskSource
+from cleaner_env.observation import format_call_error, format_observations
+from cleaner_env.rewards import Ended, Reward
+from cleaner_env.task_files import load_tasks
+from cleaner_env.tasks import ReasoningGymTasks, Task, TaskList, TaskSource, select_tasks
 from cleaner_env.text_space import TextSpace
-from cleaner_env.toolcall import SYSTEM_PROMPT, HermesFormat
+from cleaner_env.toolcall import ToolCallFormat, system_prompt
 from cleaner_env.transcript import beginning, describe_turn, ending, transcript
 
 StepResult = tuple[str, SupportsFloat, bool, bool, dict[str, Any]]
@@ -29,8 +31,9 @@ class CodeToolEnv(gym.Env[str, str]):
     An action is the text of one assistant turn: a ``str``, or a ``Completion`` that also carries
     the sampled tokens. A turn with a tool call is answered with what the program printed, or with
     its error; a malformed call is an error that the agent sees. A turn without a call is the final
-    answer, expected in ``\boxed{}``; it ends the episode with reward 1 when the task's scorer gives
-    full marks, else 0. Budgets on turns and on length truncate the episode.
+    answer, expected in ``\boxed{}`` (in a fenced block where the task wants a program); it ends the
+    episode with reward 1 when the task's scorer gives full marks, else 0, or what ``reward`` makes
+    of it. Budgets on turns and on length truncate the episode.
 
     ``info`` after ``reset`` and ``step``. A key that has nothing to say is absent, so that vector
     environments, which pad what is absent and say so in ``_key``, never show a made-up value:
@@ -49,14 +52,22 @@ class CodeToolEnv(gym.Env[str, str]):
 
     Args:
         tasks: where problems come from: a source, a list of tasks or of ``{"prompt", "answer"}``
-            mappings; by default the ten or more reasoning-gym families of
-            ``cleaner_env.families``.
+            mappings, or what ``load_tasks`` understands, ``"gsm8k:PATH"`` or a list of such texts,
+            of which the training split is taken; by default the ten or more reasoning-gym families
+            of ``cleaner_env.families``.
+        reward: what an episode earns; by default 1 for full marks and else 0. Programs that the
+            ``code`` reward judges run in the same sandbox as calls.
         max_turns: turns after which the episode is truncated.
         max_length: length of all turns and observations after which it is truncated; in tokens for
             actions that carry tokens when ``measure`` counts tokens, else in characters.
         measure: the length of a text; ``len`` by default.
         max_observation_chars: longer tool output is cut in the middle with a visible mark.
-        system_prompt: first message; by default it explains the tool. None sends none.
+        system_prompt: first message; ``"default"`` explains the tool and how the format calls it,
+            None sends none.
+        format: how a turn calls the tool: a name of ``cleaner_env.formats.FORMATS``, or a format.
+        max_calls: most calls of one turn. They run in order, up to the first that fails.
+        strict: False repairs calls that break the format's rules in ways that models often do, so
+            that the agent does not see those errors; see ``docs/environment.md``.
         sandbox: a sandbox to share between environments; by default each environment starts its
             own at its first call, and closes it.
         limits: of one program, for the environment's own sandbox.
@@ -64,7 +75,8 @@ class CodeToolEnv(gym.Env[str, str]):
         render_mode: ``"human"`` prints each turn as it is taken, ``"ansi"`` returns the transcript.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: an argument is out of range, or there is no such format.
+        ImportError: ``strict=False`` without the package that repairs JSON.
         sandbox.SandboxError: from ``step``, when the sandbox itself is broken. The episode is then
             as it was before the step, and the step may be tried again.
     """
@@ -76,13 +88,17 @@ class CodeToolEnv(gym.Env[str, str]):
 
     def __init__(
         self,
-        tasks: TaskSource | Sequence[Task | Mapping[str, Any]] | None = None,
+        tasks: TaskSource | str | Sequence[str | Task | Mapping[str, Any]] | None = None,
         *,
+        reward: Reward | None = None,
         max_turns: int = 16,
         max_length: int | None = None,
         measure: Callable[[str], int] = len,
         max_observation_chars: int = 4096,
-        system_prompt: str | None = SYSTEM_PROMPT,
+        system_prompt: str | None = "default",
+        format: str | ToolCallFormat = "hermes",
+        max_calls: int = 1,
+        strict: bool = True,
         sandbox: Sandbox | None = None,
         limits: Limits | None = None,
         allow_weak: bool = False,
@@ -102,10 +118,12 @@ class CodeToolEnv(gym.Env[str, str]):
         self.observation_space = TextSpace()
         self.action_space = TextSpace()
         self.render_mode = render_mode
-        self.format = HermesFormat()
+        self.format = resolve_format(format, max_calls=max_calls, strict=strict)
         self.max_turns = max_turns
         self.max_length = max_length
+        self.reward = reward or Reward()
         self._tasks = _task_source(tasks)
+        self._selected: dict[tuple[str | None, str | None], TaskSource] = {}
         self._measure = measure
         self._max_observation_chars = max_observation_chars
         self._system_prompt = system_prompt
@@ -134,8 +152,9 @@ class CodeToolEnv(gym.Env[str, str]):
         Args:
             seed: restarts the draw of tasks; the same seed gives the same sequence of tasks.
             options: ``{"task": {"prompt": ..., "answer": ...}}`` or a ``Task`` poses that problem;
-                ``{"index": i}`` poses the source's problem ``i``; ``"family"`` and ``"difficulty"``
-                choose among the source's problems, with or without an index, where it can choose.
+                ``{"index": i}`` poses the source's problem ``i``; ``{"family": "gcd"}`` and
+                ``{"difficulty": 2}`` choose among its problems of a family, of a difficulty, or
+                both, and may come with an index among those.
 
         Raises:
             ValueError: unknown options, a task without prompt or answer, an unknown reward, or a
@@ -143,7 +162,7 @@ class CodeToolEnv(gym.Env[str, str]):
         """
         super().reset(seed=seed)
         task = self._choose_task(options or {})
-        check_reward(task)
+        self.reward.check(task)
         self._episode = Episode(
             task, self.prompt(task), max_observation_chars=self._max_observation_chars
         )
@@ -155,7 +174,9 @@ class CodeToolEnv(gym.Env[str, str]):
         question = {"role": "user", "content": task.prompt}
         if self._system_prompt is None:
             return [question]
-        return [{"role": "system", "content": self._system_prompt}, question]
+        default = self._system_prompt == "default"
+        system = system_prompt(self.format) if default else self._system_prompt
+        return [{"role": "system", "content": system}, question]
 
     def step(self, action: str) -> StepResult:
         """Take one assistant turn; run its call, or end the episode with its answer.
@@ -178,22 +199,27 @@ class CodeToolEnv(gym.Env[str, str]):
             if len(episode.turns) >= self.max_turns or self._budget_is_used_up():
                 return self.truncate()
         else:
-            self._commit(turn)
             self._grade(turn)
         return self._step_result()
 
     def _execute(self, turn: Turn) -> Turn:
-        """The turn with its program's result."""
+        """The turn with its programs' results, up to the first that failed."""
         if turn.parsed.error is not None:
             observation = format_call_error(turn.parsed.error)
             return replace(turn, observation=observation, ok=False, error_class="ToolCallError")
         assert turn.code is not None, "a call without an error carries a program"
-        result = self._interpreter().run(turn.code)
+        codes = turn.parsed.codes
+        results = []
+        for code in codes:
+            results.append(self._interpreter().run(code))
+            if not results[-1].ok:
+                break
+        last = results[-1]
         return replace(
             turn,
-            observation=format_observation(result, self._max_observation_chars),
-            ok=result.ok,
-            error_class="" if result.ok else result.error_class or result.status.value,
+            observation=format_observations(results, len(codes), self._max_observation_chars),
+            ok=last.ok,
+            error_class="" if last.ok else last.error_class or last.status.value,
         )
 
     def _commit(self, turn: Turn) -> None:
@@ -201,13 +227,20 @@ class CodeToolEnv(gym.Env[str, str]):
         self._show(describe_turn(turn))
 
     def _grade(self, turn: Turn) -> None:
-        """End the episode with the reward of its final answer."""
+        """End the episode with the reward of its final answer.
+
+        The verdict comes first: when the sandbox or the grader fails, nothing has been recorded.
+        """
         episode = self.episode
-        episode.answer = extract_boxed(turn.text)
-        if episode.answer is not None:
-            episode.score = score(episode.answer, episode.task)
-        episode.reward = float(episode.correct)
-        episode.terminated = True
+        runner = self._interpreter() if self.reward.runs_programs(episode.task) else None
+        answer, score = self.reward.judge(turn.text, episode.task, runner)
+        self._commit(turn)
+        episode.answer, episode.score, episode.terminated = answer, score, True
+        episode.reward = self._earned()
+
+    def _earned(self) -> float:
+        """What the episode earns as it is now."""
+        return self.reward(Ended(self.episode, self._used(), self.max_length))
 
     # What a rollback needs of an environment: see cleaner_env.rollback_protocol.
 
@@ -234,6 +267,7 @@ class CodeToolEnv(gym.Env[str, str]):
     def truncate(self) -> StepResult:
         """End the episode without an answer, and return what ``step`` returns."""
         self.episode.truncated = True
+        self.episode.reward = self._earned()
         return self._step_result()
 
     def _budget_is_used_up(self) -> bool:
@@ -279,15 +313,24 @@ class CodeToolEnv(gym.Env[str, str]):
         unknown = set(options) - {"task", "index", "family", "difficulty"}
         if unknown or ("task" in options and len(options) > 1):
             raise ValueError(
-                "options may have 'task' alone, or any of 'index', 'family' and 'difficulty'; "
-                f"got {sorted(options)}"
+                "options may have either 'task', or 'index', 'family' and 'difficulty'; got "
+                f"{sorted(options)}"
             )
         if "task" in options:
             return Task.parse(options["task"])
-        source = _selection(self._tasks, options.get("family"), options.get("difficulty"))
+        source = self._narrowed(options.get("family"), options.get("difficulty"))
         if "index" in options:
             return source[_index(options["index"])]
         return source[int(self.np_random.integers(2**31))]
+
+    def _narrowed(self, family: str | None, difficulty: str | int | None) -> TaskSource:
+        """The source, or its problems of a family or a difficulty."""
+        if family is None and difficulty is None:
+            return self._tasks
+        key = (family, None if difficulty is None else str(difficulty))
+        if key not in self._selected:
+            self._selected[key] = select_tasks(self._tasks, *key)
+        return self._selected[key]
 
     def _interpreter(self) -> Sandbox:
         if self._sandbox is None:
@@ -318,26 +361,18 @@ class CodeToolEnv(gym.Env[str, str]):
             self._sandbox = None
 
 
-def _task_source(tasks: TaskSource | Sequence[Task | Mapping[str, Any]] | None) -> TaskSource:
+def _task_source(
+    tasks: TaskSource | str | Sequence[str | Task | Mapping[str, Any]] | None,
+) -> TaskSource:
     if tasks is None:
         return ReasoningGymTasks()
-    if isinstance(tasks, Sequence):
-        return TaskList(tasks)
-    return tasks
-
-
-def _selection(source: TaskSource, family: Any, difficulty: Any) -> TaskSource:
-    """The source's problems of a family and a difficulty, by its optional method ``select``."""
-    if family is None and difficulty is None:
-        return source
-    select = getattr(source, "select", None)
-    if select is None:
-        raise ValueError(
-            f"{type(source).__name__} offers no choice of family or difficulty; leave them out of "
-            "options, or give the source a method select(family=..., difficulty=...) -> TaskSource"
-        )
-    chosen: TaskSource = select(family=family, difficulty=difficulty)
-    return chosen
+    if isinstance(tasks, str):
+        return load_tasks(tasks)
+    if not isinstance(tasks, Sequence):
+        return tasks
+    if tasks and all(isinstance(task, str) for task in tasks):
+        return load_tasks(cast("Sequence[str]", tasks))
+    return TaskList(cast("Sequence[Task]", tasks))
 
 
 def _index(value: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +25,28 @@ def format_observation(result: Result, max_chars: int = 4096) -> str:
     if not reason:
         reason = f"{result.error_class or 'Error'}: the program failed without a message"
     return clip(f"{output}\n{reason}" if output else reason, max_chars)
+
+
+def format_observations(results: Sequence[Result], calls: int, max_chars: int = 4096) -> str:
+    """What each of several programs printed, under a line that says which call it was.
+
+    Args:
+        results: of the programs that ran, in order; a failed one is the last.
+        calls: how many programs the turn has. Those after a failed one did not run.
+        max_chars: shared out evenly between the calls.
+    """
+    if calls == 1:
+        return format_observation(results[0], max_chars)
+    share = max(1, max_chars // calls)
+    parts = [
+        f"[call {number} of {calls}]\n{format_observation(result, share)}"
+        for number, result in enumerate(results, 1)
+    ]
+    parts += [
+        f"[call {number} of {calls}]\nnot run, because call {len(results)} failed"
+        for number in range(len(results) + 1, calls + 1)
+    ]
+    return "\n".join(parts)
 
 
 def format_call_error(error: str) -> str:

@@ -1,14 +1,60 @@
-"""Task sources by name: what ``--tasks`` means, and files of tasks."""
+"""Task sources by name: what ``--tasks`` and ``gym.make(..., tasks="gsm8k:PATH")`` mean."""
 
 from __future__ import annotations
 
-import json
 import random
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cleaner_env.families import FAMILIES
 from cleaner_env.rewards import check_reward
-from cleaner_env.tasks import ReasoningGymTasks, Split, Task, TaskList, TaskSource, split_of
+from cleaner_env.task_sources.code_layouts import CODE_LAYOUTS
+from cleaner_env.task_sources.layouts import LAYOUTS, Layout
+from cleaner_env.task_sources.mixture import TaskMixture
+from cleaner_env.task_sources.rates import OPTIONS as RATE_OPTIONS
+from cleaner_env.task_sources.rates import RateFilter
+from cleaner_env.task_sources.rows import Row, read_rows
+from cleaner_env.task_sources.spec import SourceSpec, split_specs
+from cleaner_env.task_sources.verl import VERL
+from cleaner_env.tasks import (
+    ReasoningGymTasks,
+    Split,
+    Task,
+    TaskList,
+    TaskSource,
+    place_of,
+    task_count,
+)
+
+KINDS: dict[str, Layout] = {**LAYOUTS, **CODE_LAYOUTS, "verl": VERL, "open-agentrl": VERL}
+"""Kinds of data sets by the word before the colon; "" is a path alone."""
+_EVERYWHERE = ("weight", "holdout", "limit", "shuffle", "config", "hub_split", *RATE_OPTIONS)
+
+
+def load_tasks(spec: str | Sequence[str], split: Split = "train", seed: int = 0) -> TaskSource:
+    """The task source behind a ``--tasks`` value; docs/tasks.md has the whole language.
+
+    Args:
+        spec: ``"reasoning-gym:gcd,lcm@level=2"``, ``"gsm8k:train.jsonl"``,
+            ``"problems.csv@prompt=question,answer=result"``, ...; several in a list, or with
+            ``" + "`` between them, are mixed by ``@weight=``.
+        split: which of the two splits. A hash of the prompt decides where a task belongs.
+        seed: of generated tasks, of the order of a file's rows, and of the order of choices.
+
+    Raises:
+        ValueError: there is no such source, it cannot be read, or it has no task of the split.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test', not {split!r}")
+    specs = split_specs(spec)
+    loaded = [(one, _load(one, split, seed)) for one in specs]
+    present = [(one, source) for one, source in loaded if source is not None]
+    if not present:
+        raise ValueError(_no_tasks(specs, split))
+    if len(present) == 1:
+        return present[0][1]
+    weights = [one.number("weight", 1.0, 1e-6, 1e6) for one, _ in present]
+    return TaskMixture([source for _, source in present], weights, seed)
 
 
 def read_jsonl(path: Path) -> list[Task]:
@@ -17,60 +63,86 @@ def read_jsonl(path: Path) -> list[Task]:
     Raises:
         ValueError: the file cannot be read, is empty, or a row is not a task; says which row.
     """
-    try:
-        # Not splitlines(): U+2028 and its like are allowed inside a JSON string.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read tasks from {path}: {error}") from error
-    tasks = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError("a row must be a JSON object")
-            task = Task.parse(row)
-            check_reward(task)
-            tasks.append(task)
-        except ValueError as error:
-            raise ValueError(f"{path}, row {number}: {error}") from error
+    spec = SourceSpec(str(path), "", str(path))
+    tasks = [task for _, task in _read_tasks(spec, KINDS[""], str(path), 0)]
     if not tasks:
         raise ValueError(f"{path} holds no tasks")
     return tasks
 
 
-def load_tasks(spec: str, split: Split = "train", seed: int = 0) -> TaskSource:
-    """The task source behind a ``--tasks`` value.
-
-    Args:
-        spec: ``"reasoning-gym"`` (the families of ``cleaner_env.families``),
-            ``"reasoning-gym:gcd,lcm"``, or the path of a ``.jsonl`` file, of which a tenth, chosen
-            by a hash of the prompt, is held out.
-        split: which of the two splits.
-        seed: of generated tasks, and of the order of a file's rows.
-
-    Raises:
-        ValueError: there is no such source, or it cannot be read.
-    """
-    kind, _, rest = spec.partition(":")
-    if kind == "reasoning-gym":
-        names = [name.strip() for name in rest.split(",") if name.strip()]
-        return ReasoningGymTasks(names or FAMILIES, split, seed)
-    if not spec.endswith(".jsonl"):
-        raise ValueError(
-            f"unknown tasks {spec!r}; use 'reasoning-gym', 'reasoning-gym:FAMILY,FAMILY', "
-            "or the path of a .jsonl file with 'prompt' and 'answer' in every row"
-        )
-    tasks = [task for task in read_jsonl(Path(spec)) if split_of(task.prompt) == split]
-    if not tasks:
-        raise ValueError(f"{spec} has too few tasks for a {split} split; add more rows")
-    random.Random(seed).shuffle(tasks)
-    return TaskList(tasks)
-
-
 def first_tasks(source: TaskSource, count: int) -> list[Task]:
     """The source's first ``count`` tasks, or all of them where it has fewer, none twice."""
-    if isinstance(source, TaskList):
-        count = min(count, len(source))
-    return [source[index] for index in range(count)]
+    if isinstance(source, TaskMixture):
+        return source.first(count)
+    size = task_count(source)
+    return [source[index] for index in range(count if size is None else min(count, size))]
+
+
+def _load(spec: SourceSpec, split: Split, seed: int) -> TaskSource | None:
+    """One source; None when it has no task of the split."""
+    if spec.kind == "reasoning-gym":
+        return _generated(spec, split, seed)
+    layout = KINDS.get(spec.kind)
+    if layout is None:
+        raise ValueError(
+            f"unknown tasks {spec.text!r}; use reasoning-gym, reasoning-gym:FAMILY,FAMILY, the "
+            "path of a file (.jsonl, .json, .csv, .parquet) with prompt and answer in every row, "
+            f"or KIND:PATH with one of the kinds {sorted(set(KINDS) - {''})}"
+        )
+    spec.allow((*_EVERYWHERE, *layout.options))
+    tasks = _tasks_of_split(spec, layout, split, seed)
+    if spec.choice("shuffle", ("yes", "no")) == "yes":
+        random.Random(seed).shuffle(tasks)
+    tasks = tasks[: int(spec.number("limit", len(tasks), 1, 1e9))]
+    return TaskList(tasks) if tasks else None
+
+
+def _generated(spec: SourceSpec, split: Split, seed: int) -> ReasoningGymTasks:
+    spec.allow(("weight", "level"))
+    names = [name.strip() for name in spec.place.split(",") if name.strip()]
+    level = int(spec.number("level", 0, 0, 100)) if "level" in spec.options else None
+    return ReasoningGymTasks(names or FAMILIES, split, seed, level)
+
+
+def _tasks_of_split(spec: SourceSpec, layout: Layout, split: Split, seed: int) -> list[Task]:
+    place = spec.place
+    if not place:
+        if layout.place is None:
+            raise ValueError(f"unknown tasks {spec.text!r}: which file? Write {spec.kind}:PATH")
+        place = layout.place()
+    holdout = spec.number("holdout", layout.holdout)
+    tasks = RateFilter(spec).kept(_read_tasks(spec, layout, place, seed))
+    if not tasks:
+        raise ValueError(f"{spec.text} holds no tasks")
+    return [task for task in tasks if (place_of(task.prompt) < holdout) == (split == "test")]
+
+
+def _read_tasks(
+    spec: SourceSpec, layout: Layout, place: str, seed: int
+) -> Iterator[tuple[Row, Task]]:
+    """Every row with its task, in the file's order."""
+    rows = read_rows(place, spec.options.get("config", ""), spec.options.get("hub_split", "train"))
+    for row in rows:
+        try:
+            task = layout.read(row, spec, seed)
+            if task is None:
+                continue
+            if not task.prompt.strip():
+                raise ValueError("the prompt is empty")
+            check_reward(task)
+        except (ValueError, SyntaxError, TypeError, KeyError) as error:
+            raise ValueError(f"{row.where}: {error}") from error
+        yield row, task
+
+
+def _no_tasks(specs: Sequence[SourceSpec], split: Split) -> str:
+    named = ", ".join(spec.text for spec in specs)
+    if split == "train":
+        return (
+            f"{named} has no tasks to train on: all of it is held out for evaluation. "
+            "Say @holdout=0.1 to hold out a tenth"
+        )
+    return (
+        f"{named} has too few tasks for a test split; add more rows, or say @holdout=0.5, or "
+        "@holdout=1 to evaluate on all of them"
+    )

@@ -79,6 +79,52 @@ class TaskList:
     def __getitem__(self, index: int) -> Task:
         return self._tasks[index % len(self._tasks)]
 
+    def select(self, family: str | None = None, difficulty: str | None = None) -> TaskList:
+        """The tasks of a family, of a difficulty (``entry["difficulty"]``), or both.
+
+        Raises:
+            ValueError: there is none; says which there are.
+        """
+        families = sorted({task.family for task in self._tasks})
+        levels = sorted(
+            {str(t.entry["difficulty"]) for t in self._tasks if "difficulty" in t.entry}
+        )
+        chosen = [
+            task
+            for task in self._tasks
+            if family in (None, task.family)
+            and difficulty in (None, str(task.entry.get("difficulty")))
+        ]
+        if not chosen:
+            raise ValueError(
+                f"no task of family {family!r} and difficulty {difficulty!r}; there are the "
+                f"families {families[:50]} and the difficulties {levels[:50]}"
+            )
+        return TaskList(chosen)
+
+
+def task_count(source: TaskSource) -> int | None:
+    """How many different tasks a source has; None when it never repeats itself."""
+    return len(source) if isinstance(source, TaskList) else None
+
+
+def select_tasks(
+    source: TaskSource, family: str | None = None, difficulty: str | None = None
+) -> TaskSource:
+    """The source's tasks of a family, of a difficulty, or both.
+
+    Raises:
+        ValueError: it has none, or cannot tell its tasks apart.
+    """
+    select = getattr(source, "select", None)
+    if select is None:
+        raise ValueError(
+            f"a {type(source).__name__} cannot pick tasks by family or difficulty: it has no "
+            "select(family, difficulty)"
+        )
+    selected: TaskSource = select(family, difficulty)
+    return selected
+
 
 class ReasoningGymTasks:
     """Endless tasks from reasoning-gym families, taken in turn, scored by the library's scorers.
@@ -89,9 +135,12 @@ class ReasoningGymTasks:
         families: family names, or names with the configuration of reasoning-gym's generator.
         split: ``"train"`` or the held-out ``"test"``.
         seed: another seed gives other tasks of the same split.
+        level: difficulty, from 0 on, in the library's own curriculum of each family, up to the
+            family's highest; None for the families' configurations as given.
 
     Raises:
-        ValueError: reasoning-gym has no such family, or refuses its configuration.
+        ValueError: reasoning-gym has no such family, refuses its configuration, or has no
+            curriculum of that level.
     """
 
     def __init__(
@@ -99,6 +148,7 @@ class ReasoningGymTasks:
         families: Mapping[str, Mapping[str, Any]] | Sequence[str] = FAMILIES,
         split: Split = "train",
         seed: int = 0,
+        level: int | None = None,
     ) -> None:
         if split not in ("train", "test"):
             raise ValueError(f"split must be 'train' or 'test', not {split!r}")
@@ -106,9 +156,12 @@ class ReasoningGymTasks:
             raise ValueError("no families given; name at least one reasoning-gym family")
         if not isinstance(families, Mapping):
             families = {name: FAMILIES.get(name, {}) for name in families}
+        if level is not None:
+            families = {name: _at_level(name, level) for name in families}
+        self._families = families
         self._names = list(families)
         self._datasets = [_dataset(name, dict(families[name])) for name in self._names]
-        self._split = split
+        self._split: Split = split
         self._seed = seed
 
     def __getitem__(self, index: int) -> Task:
@@ -132,6 +185,27 @@ class ReasoningGymTasks:
             "make it more difficult or leave it out"
         )
 
+    def select(self, family: str | None = None, difficulty: str | None = None) -> ReasoningGymTasks:
+        """The tasks of a family, those of a level of difficulty (``"2"``), or both.
+
+        Raises:
+            ValueError: the source does not have the family, or the family not the level.
+        """
+        if family is not None and family not in self._names:
+            raise ValueError(f"no family {family!r} here; there are {self._names}")
+        if difficulty is not None and not difficulty.isdecimal():
+            raise ValueError(
+                f"a difficulty of reasoning-gym is a level such as 2, not {difficulty}"
+            )
+        families = {n: self._families[n] for n in self._names if family in (None, n)}
+        level = None if difficulty is None else int(difficulty)
+        return ReasoningGymTasks(families, self._split, self._seed, level)
+
+
+def place_of(question: str) -> float:
+    """A number in [0, 1) that depends on the question's text alone: where to cut for a split."""
+    return _hash(question.strip()) / 2**32
+
 
 def split_of(question: str) -> Split:
     """The split that a question belongs to, by a hash of its text."""
@@ -152,6 +226,22 @@ def _dataset(name: str, config: dict[str, Any]) -> Any:
         raise ValueError(
             f"reasoning-gym cannot make family {name!r} with {config}: {error}"
         ) from error
+
+
+def _at_level(name: str, level: int) -> dict[str, Any]:
+    """The configuration of a level of the library's curriculum."""
+    from reasoning_gym.factory import create_curriculum
+
+    try:
+        curriculum = create_curriculum(name)
+    except ValueError as error:
+        raise ValueError(f"reasoning-gym has no levels of difficulty for {name!r}") from error
+    highest = max(len(attribute.levels) for attribute in curriculum.attributes.values()) - 1
+    if not 0 <= level <= highest:
+        raise ValueError(f"the levels of {name!r} go from 0 to {highest}; there is no {level}")
+    curriculum.set_global_level(level)
+    config = vars(curriculum.generate_configuration())
+    return {key: value for key, value in config.items() if key not in ("seed", "size")}
 
 
 @cache

@@ -1,10 +1,27 @@
-"""Tool calls: how a turn of the assistant carries a program, and how that is read back."""
+"""Tool calls: what an assistant's turn says, and what a format for saying it has to offer.
+
+The formats themselves are in ``cleaner_env.formats``, one file each.
+"""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from cleaner_env.formats.hermes import HermesFormat
+
+    SYSTEM_PROMPT: str
+
+__all__ = [
+    "SYSTEM_PROMPT",
+    "TOOL_NAME",
+    "TOOL_SCHEMA",
+    "HermesFormat",
+    "ParsedTurn",
+    "ToolCallFormat",
+    "system_prompt",
+]
 
 TOOL_NAME = "code_interpreter"
 
@@ -29,12 +46,16 @@ class ParsedTurn:
     """What one assistant turn says.
 
     Attributes:
-        reasoning: the text before the call, or the whole text when there is no call.
-        call: the call block as it was written, markers included; None without a call.
-        code: the program; None without a call or when the call could not be parsed.
-        error: why the call could not be parsed, in words meant for the model; None when it could.
-        call_start: index in the turn's text at which the call block begins; the text's length
+        reasoning: the text before the first call, or the whole text when there is no call.
+        call: the calls as they were written, markers included, from the first one's start to the
+            last one's end; None without a call.
+        code: the program; of several calls all programs, joined by a blank line. None without a
+            call or when a call could not be parsed.
+        error: why a call could not be parsed, in words meant for the model; None when all could.
+        call_start: index in the turn's text at which the first call begins; the text's length
             without a call.
+        codes: the program of each call, in order; filled from ``code`` when left out.
+        repaired: True when a call had to be repaired to be read (formats that are not strict).
     """
 
     reasoning: str
@@ -42,6 +63,12 @@ class ParsedTurn:
     code: str | None
     error: str | None
     call_start: int
+    codes: tuple[str, ...] = ()
+    repaired: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.codes and self.code is not None:
+            object.__setattr__(self, "codes", (self.code,))
 
     @property
     def has_call(self) -> bool:
@@ -49,69 +76,67 @@ class ParsedTurn:
         return self.call is not None
 
 
-class HermesFormat:
-    """The format of Hermes and Qwen models: JSON between ``<tool_call>`` and ``</tool_call>``."""
+class ToolCallFormat(Protocol):
+    """How a turn of the assistant carries programs. ``cleaner_env.formats`` has five of them.
 
-    start = "<tool_call>"
-    end = "</tool_call>"
+    Whatever follows a call in its turn is ignored. ``parse(reasoning + call)``, where ``call`` is
+    one that it read in another turn, finds ``call`` again at ``len(reasoning)``: the splice of a
+    rollback relies on that.
 
-    def render(self, code: str) -> str:
-        """The call block that runs ``code``."""
-        payload = json.dumps({"name": TOOL_NAME, "arguments": {"code": code}}, ensure_ascii=False)
-        return f"{self.start}\n{payload}\n{self.end}"
+    Attributes:
+        name: what ``--tool-format`` and ``make_format`` call it.
+        stop_tokens: special tokens that may end a turn after a call, besides the template's own end
+            of turn. They are no part of the turn's text.
+        max_calls: most calls that a turn may have.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def stop_tokens(self) -> tuple[str, ...]: ...
+
+    @property
+    def max_calls(self) -> int: ...
+
+    @property
+    def instructions(self) -> str:
+        """Part of a system prompt: how to call the tool."""
+        ...
+
+    def render(self, code: str, *more: str) -> str:
+        """The text that calls the tool with each program.
+
+        Raises:
+            ValueError: the format has no way to write such a program.
+        """
+        ...
 
     def parse(self, text: str) -> ParsedTurn:
-        """Read a turn. Never raises: a malformed call comes back with ``error`` set.
-
-        Text inside a leading ``<think>`` block is reasoning, whatever it contains.
-        """
-        thought_end = text.find("</think>") if text.lstrip().startswith("<think>") else -1
-        call_start = text.find(self.start, thought_end + 1)
-        if call_start < 0:
-            return ParsedTurn(text, None, None, None, len(text))
-        reasoning = text[:call_start]
-        body_start = call_start + len(self.start)
-        body_end = text.find(self.end, body_start)
-        if body_end < 0:
-            error = f"the call is not closed; end it with {self.end}"
-            return ParsedTurn(reasoning, text[call_start:], None, error, call_start)
-        call_end = body_end + len(self.end)
-        if text.find(self.start, call_end) >= 0:
-            error = "more than one call in a turn; send one call and wait for its result"
-            return ParsedTurn(reasoning, text[call_start:], None, error, call_start)
-        code, error_or_none = _read_payload(text[body_start:body_end])
-        return ParsedTurn(reasoning, text[call_start:call_end], code, error_or_none, call_start)
+        """Read a turn. Never raises: a malformed call comes back with ``error`` set."""
+        ...
 
 
-def _read_payload(body: str) -> tuple[str | None, str | None]:
-    """The program in a call's JSON, or None and what is wrong with it."""
-    try:
-        payload = json.loads(body, strict=False)
-    except (ValueError, RecursionError) as error:
-        return None, f"the call is not valid JSON: {error}"
-    if not isinstance(payload, dict):
-        return None, 'the call must be an object with "name" and "arguments"'
-    name = payload.get("name")
-    if name != TOOL_NAME:
-        return None, f"there is no tool named {name!r}; the only tool is {TOOL_NAME!r}"
-    arguments = payload.get("arguments")
-    code = arguments.get("code") if isinstance(arguments, dict) else None
-    if not isinstance(code, str):
-        return None, '"arguments" must be an object with the program as a string in "code"'
-    return code, None
+def system_prompt(format: ToolCallFormat) -> str:
+    """What an agent has to know before it meets the environment, in the format's own terms."""
+    calls = "One call per turn."
+    if format.max_calls > 1:
+        calls = (
+            f"At most {format.max_calls} calls per turn; they run in order, and the first one that "
+            "fails ends the turn."
+        )
+    return (
+        "You solve problems with the help of a Python interpreter.\n\n"
+        f"{format.instructions}\n"
+        f"You will be shown what it printed. Programs share no state. {calls}\n"
+        "When you know the answer, write it without a call, as \\boxed{answer}."
+    )
 
 
-SYSTEM_PROMPT = f"""\
-You solve problems with the help of a Python interpreter.
+def __getattr__(name: str) -> Any:
+    # Formats import this module, so what needs a format is made when it is asked for.
+    if name in ("HermesFormat", "SYSTEM_PROMPT"):
+        from cleaner_env.formats.hermes import HermesFormat
 
-# Tools
-<tools>
-{json.dumps(TOOL_SCHEMA)}
-</tools>
-
-To run a program, end your turn with a JSON object between {HermesFormat.start} tags:
-{HermesFormat().render("print(6 * 7)")}
-You will be shown what it printed. Programs share no state. One call per turn.
-When you know the answer, write it without a call, as \\boxed{{answer}}."""
-"""What an agent has to know before it meets the environment. Sent as the first message unless
-the environment is made with another ``system_prompt`` (None sends none)."""
+        return HermesFormat if name == "HermesFormat" else system_prompt(HermesFormat())
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

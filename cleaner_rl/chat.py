@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from threading import Lock
 from typing import Any
 
 import jinja2
 
-from cleaner_rl.errors import TemplateError
+from cleaner_env.formats import FORMATS, TextFormat, choose_format, make_format
+from cleaner_env.toolcall import TOOL_NAME
+from cleaner_rl.errors import TemplateError, UserError
 
 _ANSWER = "\ue000answer\ue000"
-_RESULT = "\ue000result\ue000"
+_RESULT = '\ue000"result"\ue000'
+_FALLBACK = "hermes"
+"""Format for templates that show none."""
 
 
 class ChatCodec:
@@ -20,6 +25,12 @@ class ChatCodec:
     The ids of a conversation are ``prompt_ids(messages)``, then for every turn the ids that the
     policy sampled, as they were sampled, and ``observation_ids`` of the tool's answer. Text from
     programs is encoded without special tokens, so no program can forge the end of a turn.
+
+    Attributes:
+        tool_format: name of the tool-call format that the template shows; None when it shows none.
+        opens_thinking: True when the template begins the assistant's turn inside a think block.
+        stop_ids: ids that end a turn: the template's end of turn, those with which the tool-call
+            format ends a call (Llama's ``<|eom_id|>``, harmony's ``<|call|>``), eos, ``stop_ids``.
 
     Args:
         tokenizer: a Hugging Face tokenizer with a chat template.
@@ -38,26 +49,86 @@ class ChatCodec:
                 f"the tokenizer of {tokenizer.name_or_path!r} has no chat template; "
                 "use an instruct model, or add a chat_template.jinja to its directory"
             )
-        before, after = self._between_turns()
+        self.tool_format = choose_format(_source(tokenizer.chat_template))
+        self._call_ends = self._call_end_ids()
+        before, after, self._quotes_results = self._between_turns()
+        self.opens_thinking = after.rfind("<think>") > after.rfind("</think>")
         self._before_ids, self._after_ids = self._special(before), self._special(after)
         self.stop_ids = tuple(dict.fromkeys([*self._stop_ids(), *stop_ids]))
 
-    def _between_turns(self) -> tuple[str, str]:
-        """The template's text between an assistant's words and a tool's, and from there on."""
-        messages = [
+    def make_format(
+        self, wanted: str = "auto", *, max_calls: int = 1, strict: bool = True
+    ) -> TextFormat:
+        """The tool-call format in which this model's turns are read.
+
+        Args:
+            wanted: a format's name; ``"auto"`` takes the one that the template shows, or hermes.
+            max_calls: most calls of one turn.
+            strict: False repairs malformed calls.
+
+        Raises:
+            UserError: there is no such format, or it cannot be had with these settings.
+        """
+        name = wanted if wanted != "auto" else self.tool_format or _FALLBACK
+        try:
+            return make_format(
+                name, max_calls=max_calls, strict=strict, opened_thinking=self.opens_thinking
+            )
+        except (ValueError, ImportError) as error:
+            raise UserError(str(error)) from error
+
+    def format_warning(self, wanted: str = "auto") -> str | None:
+        """Why the model may write calls that nobody reads; None when nothing speaks for that."""
+        template = f"the chat template of {self.tokenizer.name_or_path!r}"
+        if wanted == "auto" and self.tool_format is None:
+            return (
+                f"{template} shows none of the tool-call formats {', '.join(FORMATS)}; calls are "
+                f"read as {_FALLBACK}, which only a system prompt can tell the model. One that "
+                "writes them in another way makes no calls and earns no reward. Choose a format "
+                "with --tool-format, and look at the calls of the first episodes"
+            )
+        if wanted not in ("auto", "fenced", self.tool_format) and self.tool_format is not None:
+            return (
+                f"{template} writes calls as {self.tool_format}, and they are read as {wanted}: a "
+                f"model that keeps to its template may make no calls and earn no reward. Use "
+                f"--tool-format {self.tool_format} unless the model was trained on {wanted}"
+            )
+        return None
+
+    def _call_end_ids(self) -> tuple[int, ...]:
+        """The ids with which the template's tool-call format may end a turn after a call."""
+        if self.tool_format is None:
+            return ()
+        known = self.tokenizer.get_added_vocab()
+        tokens = FORMATS[self.tool_format].stop_tokens
+        return tuple(known[token] for token in tokens if token in known)
+
+    def _between_turns(self) -> tuple[str, str, bool]:
+        """The template's text between an assistant's words and a tool's, and from there on.
+
+        The third value is True when the template writes the tool's words as a JSON string.
+        """
+        messages: list[dict[str, Any]] = [
             {"role": "user", "content": "question"},
             {"role": "assistant", "content": _ANSWER},
             {"role": "tool", "content": _RESULT},
         ]
+        if self.tool_format == "harmony":
+            # These templates take a tool's answer only after a call that is given as one.
+            call = {"name": TOOL_NAME, "arguments": {"code": _ANSWER}}
+            messages[1] = {"role": "assistant", "tool_calls": [{"function": call}]}
         text = self._render(messages)
-        if text.count(_ANSWER) != 1 or text.count(_RESULT) != 1:
+        result = next((r for r in (_RESULT, _quoted(_RESULT)) if text.count(r) == 1), None)
+        if text.count(_ANSWER) != 1 or result is None:
             raise TemplateError(
                 f"the chat template of {self.tokenizer.name_or_path!r} drops or repeats messages "
                 "of the assistant or the tool; multi-turn tool use needs a template that shows both"
             )
         between = text.split(_ANSWER)[1]
-        before, after = between.split(_RESULT)
-        return before, after
+        before, after = between.split(result)
+        if self.tool_format == "harmony":
+            before = before[before.index("<|call|>") :]
+        return before, after, result != _RESULT
 
     def _stop_ids(self) -> tuple[int, ...]:
         """The ids that end an assistant's turn: the template's own mark, and the model's eos."""
@@ -65,6 +136,7 @@ class ChatCodec:
         mark = self._before_ids[:1]
         if mark and self.tokenizer.decode(mark).strip() in self.tokenizer.all_special_tokens:
             ids = [*mark, *ids]
+        ids += self._call_ends
         unique = tuple(dict.fromkeys(i for i in ids if i is not None))
         if not unique:
             raise TemplateError(
@@ -73,7 +145,7 @@ class ChatCodec:
             )
         return unique
 
-    def _render(self, messages: Sequence[dict[str, str]]) -> str:
+    def _render(self, messages: Sequence[dict[str, Any]]) -> str:
         try:
             text: str = self.tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=True
@@ -107,9 +179,20 @@ class ChatCodec:
         Args:
             text: the tool's answer.
             stop_id: the token that the policy ended its turn with; the template's end of turn is
-                added where that token is another one or none.
+                added where that token is another one or none, and does not end a call either.
         """
         before = self._before_ids
-        if stop_id is not None and before[:1] == [stop_id]:
+        if stop_id is not None and (before[:1] == [stop_id] or stop_id in self._call_ends):
             before = before[1:]
+        text = _quoted(text) if self._quotes_results else text
         return [*before, *self._plain(text), *self._after_ids]
+
+
+def _source(chat_template: str | dict[str, str]) -> str:
+    """The template's text; a tokenizer may have several by name."""
+    return chat_template if isinstance(chat_template, str) else "\n".join(chat_template.values())
+
+
+def _quoted(text: str) -> str:
+    """The text as it stands inside a JSON string."""
+    return json.dumps(text, ensure_ascii=False)[1:-1]

@@ -7,12 +7,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from cleaner_env.rewards import FormatTerm, Reward, ToolTerm
 from cleaner_env.saar import Mode
 from cleaner_rl.credit import CreditRule, GraftedTreatment
 from cleaner_rl.errors import CheckpointError, UserError
 from cleaner_rl.loggers import LoggerName
 from cleaner_rl.precision import Precision
-from cleaner_rl.rollout import RolloutConfig, SystemPrompt
+from cleaner_rl.rollout import RolloutConfig, SystemPrompt, ToolFormat
 
 SaarMode = Literal["on", "off", "shallow-only", "deep-only", "mask-failed", "roc"]
 
@@ -27,11 +28,11 @@ _WRAPPER_MODES: dict[SaarMode, Mode] = {
 _AT_LEAST_ONE = (
     *("steps", "prompts", "minibatch_prompts", "pack_tokens", "workers", "max_turns"),
     *("max_prompt_tokens", "max_response_tokens", "max_turn_tokens", "sample_batch"),
-    *("eval_samples", "save_every", "keep_checkpoints", "oversample"),
+    *("eval_samples", "save_every", "keep_checkpoints", "max_calls", "oversample"),
 )
 _NOT_NEGATIVE = (
     *("seed", "max_retries", "warmup_steps", "weight_decay", "clip_high", "eval_tasks"),
-    *("log_episodes", "overlong_buffer", "overlong_factor"),
+    *("log_episodes", "overlong_buffer", "overlong_factor", "format_penalty", "failure_penalty"),
 )
 
 
@@ -44,8 +45,9 @@ class TrainConfig:
     model: str = "bundled"
     """Policy to start from: bundled, smollm2, a Hugging Face directory, or a hub name."""
     tasks: str = "reasoning-gym"
-    """Problems: reasoning-gym, reasoning-gym:FAMILY,FAMILY, or a .jsonl file with prompt and
-    answer in every row. A tenth is held out for evaluation."""
+    """Problems: reasoning-gym, reasoning-gym:FAMILY,FAMILY@level=2, gsm8k:FILE, a file with prompt
+    and answer in every row, ...; " + " between several mixes them (docs/tasks.md). Of most a tenth
+    is held out for evaluation; @holdout=0.2 holds out a fifth."""
     run_dir: str = ""
     """Where the run is written; empty makes a new directory in runs/."""
     resume: str = ""
@@ -98,10 +100,25 @@ class TrainConfig:
     system_prompt: SystemPrompt = "auto"
     """First message of an episode: how to use the tool (default) or nothing (none); auto leaves it
     out for policies that know the tool from their cold start, such as the bundled one."""
+    tool_format: ToolFormat = "auto"
+    """How the model calls the tool; auto goes by its chat template and warns where that shows no
+    known format. See docs/environment.md."""
+    max_calls: int = 1
+    """Calls of one turn; they run in order, up to the first that fails."""
+    strict_calls: bool = True
+    """Malformed calls are errors that the model sees; off repairs what can be repaired."""
     temperature: float = 1.0
     """Of sampling in training and evaluation."""
     code_seconds: float = 4.0
     """Wall time of one program."""
+    wrong_reward: float = 0.0
+    """What an episode without the right answer earns; one with it earns 1."""
+    partial_reward: bool = False
+    """A score between 0 and 1, such as the share of tests passed, earns its share."""
+    format_penalty: float = 0.0
+    """Taken off an episode whose answer cannot be found."""
+    failure_penalty: float = 0.0
+    """Taken off for each failed call that is left after rollback, 1 at most in all."""
     overlong_buffer: int = 0
     """Last tokens of the response budget in which the reward falls off; 0 turns this off."""
     overlong_factor: float = 1.0
@@ -162,6 +179,8 @@ class TrainConfig:
             raise UserError("--group-size must be at least 2: a group compares its episodes")
         if self.minibatch_prompts > self.prompts:
             raise UserError("--minibatch-prompts must not exceed --prompts")
+        if not self.wrong_reward < 1:
+            raise UserError("--wrong-reward must be below 1, the reward of a right answer")
         if self.overlong_buffer > self.max_response_tokens:
             raise UserError("--overlong-buffer must not exceed --max-response-tokens")
 
@@ -178,10 +197,22 @@ class TrainConfig:
             max_response_tokens=self.max_response_tokens,
             max_turn_tokens=self.max_turn_tokens,
             system_prompt=self.system_prompt,
+            tool_format=self.tool_format,
+            max_calls=self.max_calls,
+            strict_calls=self.strict_calls,
             code_seconds=self.code_seconds,
             workers=self.workers,
             allow_weak=self.allow_weak,
+            reward=self.reward(),
         )
+
+    def reward(self) -> Reward:
+        """What an episode earns, overlong shaping aside, which is the trainer's: it counts tokens.
+
+        See ``cleaner_env.rewards``.
+        """
+        terms = (FormatTerm(penalty=self.format_penalty), ToolTerm(failure=self.failure_penalty))
+        return Reward(wrong=self.wrong_reward, partial=self.partial_reward, terms=terms)
 
     @classmethod
     def load(cls, path: Path) -> TrainConfig:
@@ -215,6 +246,7 @@ _QWEN3_4B = TrainConfig(
     max_response_tokens=20480,
     max_turn_tokens=20480,
     overlong_buffer=4096,
+    wrong_reward=-1.0,
     learning_rate=2e-6,
     warmup_steps=20,
     pack_tokens=32768,

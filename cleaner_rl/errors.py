@@ -5,11 +5,14 @@ UserError
 |   +-- TemplateError its chat template cannot serve a conversation with a tool
 +-- CheckpointError   a run directory or checkpoint cannot be read or written
 +-- OutageError       the sandbox failed, not the policy; the run was stopped and saved
+
+ToolFormatWarning     the model may write tool calls in a way that nobody reads
 """
 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 
 
@@ -33,11 +36,16 @@ class OutageError(UserError):
     """The sandbox failed so often that results would measure it and not the policy."""
 
 
+class ToolFormatWarning(UserWarning):
+    """The model may write tool calls in a way that nobody reads."""
+
+
 def run_command(main: Callable[[], int]) -> None:
     """Run a command's ``main`` and exit with its status.
 
     A ``UserError`` is printed without a traceback, status 2; Ctrl-C is status 130.
     """
+    warnings.formatwarning = _format_warning
     try:
         status = main()
     except UserError as error:
@@ -47,3 +55,19 @@ def run_command(main: Callable[[], int]) -> None:
         print("interrupted", file=sys.stderr)
         status = 130
     sys.exit(status)
+
+
+_PLAIN_FORMAT = warnings.formatwarning
+
+
+def _format_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """A warning for the user without the place in our code that it comes from."""
+    if issubclass(category, ToolFormatWarning):
+        return f"warning: {message}\n"
+    return _PLAIN_FORMAT(message, category, filename, lineno, line)

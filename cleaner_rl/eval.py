@@ -19,10 +19,11 @@ from cleaner_rl.evaluation import Evaluation, evaluate
 from cleaner_rl.policy import load_policy
 from cleaner_rl.precision import Precision
 from cleaner_rl.progress import CountProgress
-from cleaner_rl.rollout import RolloutConfig, SystemPrompt
+from cleaner_rl.rollout import RolloutConfig, SystemPrompt, ToolFormat
 
 _FROM_THE_RUN = (
     *("tasks", "gamma", "max_retries", "similarity_on", "system_prompt", "max_turns"),
+    *("tool_format", "max_calls", "strict_calls"),
     *("max_response_tokens", "max_turn_tokens", "temperature", "code_seconds"),
 )
 """Settings that the evaluation of a checkpoint takes from its run, unless they are given."""
@@ -56,6 +57,13 @@ class EvalConfig:
     system_prompt: SystemPrompt = "auto"
     """First message of an episode: how to use the tool (default) or nothing (none); auto leaves it
     out for policies that know the tool from their cold start, such as the bundled one."""
+    tool_format: ToolFormat = "auto"
+    """How the model calls the tool; auto goes by its chat template and warns where that shows no
+    known format. See docs/environment.md."""
+    max_calls: int = 1
+    """Calls of one turn; they run in order, up to the first that fails."""
+    strict_calls: bool = True
+    """Malformed calls are errors that the model sees; off repairs what can be repaired."""
     max_turns: int = 4
     """Turns of an episode."""
     max_response_tokens: int = 512
@@ -80,7 +88,7 @@ class EvalConfig:
     """Directory for summary.json and episodes.jsonl; empty writes none."""
 
     def __post_init__(self) -> None:
-        for name in ("num_tasks", "samples", "max_turns", "sample_batch", "workers"):
+        for name in ("num_tasks", "samples", "max_turns", "max_calls", "sample_batch", "workers"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1")
         if not self.temperature > 0:
@@ -109,6 +117,9 @@ def evaluate_command(config: EvalConfig) -> dict[str, Evaluation]:
         max_response_tokens=config.max_response_tokens,
         max_turn_tokens=config.max_turn_tokens,
         system_prompt=config.system_prompt,
+        tool_format=config.tool_format,
+        max_calls=config.max_calls,
+        strict_calls=config.strict_calls,
         gamma=config.gamma,
         max_retries=config.max_retries,
         similarity_on=config.similarity_on,

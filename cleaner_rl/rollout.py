@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -12,11 +13,11 @@ from cleaner_env.completion import Completion
 from cleaner_env.env import CodeToolEnv
 from cleaner_env.episode import Episode
 from cleaner_env.interpreter import Limits, Sandbox, SandboxError
+from cleaner_env.rewards import GraderError, Reward
 from cleaner_env.saar import Mode, SAARWrapper
 from cleaner_env.tasks import Task
-from cleaner_env.toolcall import SYSTEM_PROMPT
 from cleaner_rl.credit import context_ids
-from cleaner_rl.errors import OutageError
+from cleaner_rl.errors import OutageError, ToolFormatWarning
 from cleaner_rl.policy import Policy
 from cleaner_rl.sampler import Sampler
 
@@ -27,6 +28,7 @@ _MAX_FAULTED = 0.05
 
 
 SystemPrompt = Literal["auto", "default", "none"]
+ToolFormat = Literal["auto", "hermes", "qwen3-coder", "llama3", "harmony", "fenced"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +43,13 @@ class RolloutConfig:
         max_turn_tokens: tokens of one turn.
         system_prompt: the first message explains the tool (``default``) or is left out (``none``);
             ``auto`` leaves it out for policies that know the tool from their cold start.
+        tool_format: how turns call the tool; ``auto`` goes by the tokenizer's chat template.
+        max_calls: calls of one turn.
+        strict_calls: False repairs malformed calls.
         code_seconds: wall time of one program.
         workers: programs that run at the same time.
         allow_weak: run programs without isolation where there is none.
+        reward: what an episode earns.
     """
 
     rollback: bool = True
@@ -56,9 +62,13 @@ class RolloutConfig:
     max_response_tokens: int = 512
     max_turn_tokens: int = 128
     system_prompt: SystemPrompt = "auto"
+    tool_format: ToolFormat = "auto"
+    max_calls: int = 1
+    strict_calls: bool = True
     code_seconds: float = 4.0
     workers: int = 2
     allow_weak: bool = False
+    reward: Reward = field(default_factory=Reward)
 
 
 @dataclass(slots=True)
@@ -98,6 +108,7 @@ class Rollout:
 
     Raises:
         OutageError: there is no isolation to be had on this machine.
+        UserError: the tool-call format cannot be had with these settings.
     """
 
     def __init__(
@@ -110,6 +121,12 @@ class Rollout:
         self.policy = policy
         self.sampler = sampler
         self.config = config
+        self.format = policy.codec.make_format(
+            config.tool_format, max_calls=config.max_calls, strict=config.strict_calls
+        )
+        warning = policy.codec.format_warning(config.tool_format)
+        if warning is not None:
+            warnings.warn(warning, ToolFormatWarning, stacklevel=2)
         self.sandbox = open_sandbox(config) if sandbox is None else sandbox
         self.observation_ids = lru_cache(maxsize=16384)(policy.codec.observation_ids)
         self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="env")
@@ -140,8 +157,9 @@ class Rollout:
             on_progress: called with the numbers of finished and of all episodes.
 
         Raises:
-            OutageError: faults of the sandbox spoilt too many episodes. Fewer spoilt ones are
-                returned with ``faulted`` set, and have to be left out.
+            OutageError: faults of the sandbox spoilt too many episodes, or no answer can be
+                compared. Fewer spoilt episodes are returned with ``faulted`` set, and have to be
+                left out.
         """
         self.sampler.reseed(seed)
         seats = [self._seat(i, task, seed + i) for i, task in enumerate(tasks)]
@@ -191,10 +209,12 @@ class Rollout:
         )
         env = CodeToolEnv(
             [Task("unused", "unused")],
+            reward=config.reward,
             max_turns=config.max_turns,
             max_length=config.max_response_tokens,
             measure=lambda text: len(self.observation_ids(text)),
-            system_prompt=None if bare else SYSTEM_PROMPT,
+            system_prompt=None if bare else "default",
+            format=self.format,
             sandbox=self.sandbox,
         )
         return SAARWrapper(
@@ -222,6 +242,8 @@ class Rollout:
                 return bool(terminated or truncated)
             except SandboxError as error:
                 seat.fault = error
+            except GraderError as error:
+                raise OutageError(f"answers cannot be compared: {error}") from error
         seat.env.episode.faulted = True
         return True
 

@@ -5,7 +5,13 @@
         assert result.ok and result.stdout == "42\\n"
 
 A worker is a bubblewrap jail with one warm interpreter in it. Every program runs in a fresh fork of
-that interpreter, as pid 1 of its own pid namespace.
+that interpreter, as pid 1 of its own pid namespace. A session, in tier "full", keeps its variables
+from one cell to the next, and a cell that fails leaves no trace:
+
+    with sandbox.session() as session:
+        session.run("x = 1")
+        session.run("x = 2; 1 / 0")
+        assert session.run("print(x)").stdout == "1\\n"
 
 Covered, in tier "full": no network; of the files only the interpreter, its packages and the
 system's libraries, read-only; none of the host's environment variables; a /tmp, /dev/shm, /proc and
@@ -21,10 +27,19 @@ In every tier, where the kernel has them: a filter (seccomp) that denies sockets
 namespaces, keys, bpf, io_uring and everything else that reaches deep into the kernel, and, but in
 tier "rlimits", Landlock rules for files, TCP and signals beneath the other walls.
 
-Not covered: a bug in the system calls that are left is within reach. Memory and CPU time are
-bounded for each process, not for their sum (times Limits.processes), and tmpfs files count besides,
-as do the files of memfd_create: each process may have 64 descriptors open and make files of 16 MiB,
-so nearly 1 GiB that no other limit sees. System information (CPU model, load, kernel version) is
+In every tier, where control groups are to be had (as root, or with a delegated group): a bound on
+the memory of all of a program's processes and files together, Limits.memory_mb and 128 MiB for
+files.
+
+Not covered: a bug in the system calls that are left is within reach. CPU time is bounded for each
+process, not for their sum (times Limits.processes). So is memory without control groups, where
+tmpfs files count besides, as do the files of memfd_create: each process may have 64 descriptors
+open and make files of 16 MiB, so nearly 1 GiB that no other limit sees. In a worker that holds
+sessions, `processes` is larger by 64 for each, and a cell may harm its own session (kill what keeps
+its earlier states, say), which is then restored by running its cells again; what it cannot reach is
+another session. A session takes back a failed cell's variables, modules and files below /tmp and
+/dev/shm; it does not take back time, and pipes, sockets and hard links between files are not kept.
+Process ids differ from cell to cell. System information (CPU model, load, kernel version) is
 visible, and so is what the interpreter's packages contain. Being pid 1, a program is not killed by
 signals that it sends to itself. On kernels before 5.14 `processes` is not enforced for a plain
 user. In tier "no-proc" programs see an empty /proc, and under root `processes` may not bind; in
@@ -43,11 +58,14 @@ from __future__ import annotations
 from .errors import IsolationUnavailable, QueueFull, SandboxError
 from .health import Health
 from .jail import TIERS
-from .pool import Sandbox
+from .pool import LIGHT_PRELOAD, Sandbox
 from .result import Limits, Result, Status
+from .session import Cell, Session
 
 __all__ = [
+    "LIGHT_PRELOAD",
     "TIERS",
+    "Cell",
     "Health",
     "IsolationUnavailable",
     "Limits",
@@ -55,5 +73,6 @@ __all__ = [
     "Result",
     "Sandbox",
     "SandboxError",
+    "Session",
     "Status",
 ]

@@ -9,11 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from .errors import SandboxError
 from .health import quantile
 from .jail import ENVIRONMENT, INTERPRETER_FLAGS, Jail
-from .pool import DEFAULT_PRELOAD, Sandbox
+from .pool import LIGHT_PRELOAD, Sandbox
+from .session import Session
 
 PROGRAMS = {
     "empty": "print(42)",
@@ -52,6 +54,8 @@ def bench(runs: int, budget_s: float, show: Callable[[str], None] = print) -> li
         for row in measure(runs, budget_s):
             rows.append(row)
             show(str(row))
+        for line in ratios(rows):
+            show(line)
         return rows
     finally:
         os.sched_setaffinity(0, cores)
@@ -60,20 +64,45 @@ def bench(runs: int, budget_s: float, show: Callable[[str], None] = print) -> li
 def measure(runs: int, budget_s: float) -> Iterator[Row]:
     programs = {n: code for n, code in PROGRAMS.items() if n == "empty" or installed(n)}
     python = [sys.executable, *INTERPRETER_FLAGS, "-c"]
-    with Sandbox() as sandbox:  # finds the bubblewrap that works
+    with Sandbox(preload=()) as sandbox:  # finds the bubblewrap that works
         jailed = Jail("jail", sandbox.bwrap).prefix() if sandbox.bwrap else None
     for name, code in programs.items():
         yield Row("new process", name, timed(runs, budget_s, process([*python, code])))
         if jailed:
             call = process([*jailed, *python, code])
             yield Row("new bubblewrap", name, timed(runs, budget_s, call))
-    preload = (*DEFAULT_PRELOAD, *(name for name in programs if name != "empty"))
-    with Sandbox(preload=preload) as sandbox:
-        for pause_s in (0.0, PAUSE_S):
-            way = f"pool, {sandbox.tier}" + (", rested" if pause_s else "")
-            for name, code in programs.items():
-                times = timed(runs, budget_s, pooled(sandbox, code), pause_s)
-                yield Row(way, name, times)
+    heavy = ("numpy",) if "numpy" in programs else ()
+    with Sandbox(preload=(*LIGHT_PRELOAD, *heavy)) as sandbox:
+        for name in ("empty", *heavy):
+            yield from pooled(sandbox, name, runs, budget_s)
+        if sandbox.tier == "full":
+            with sandbox.session() as session:
+                times = timed(runs, budget_s, partial(printed, session, PROGRAMS["empty"]))
+                yield Row("session cell", "empty", times)
+    if "sympy" in programs:
+        with Sandbox(preload=(*LIGHT_PRELOAD, *heavy, "sympy")) as sandbox:
+            yield from pooled(sandbox, "sympy", runs, budget_s)
+
+
+def pooled(sandbox: Sandbox, program: str, runs: int, budget_s: float) -> Iterator[Row]:
+    """One call after the other, and with a pause before each in which the next child is forked."""
+    for pause_s in (0.0, PAUSE_S):
+        way = f"pool, {sandbox.tier}" + (", rested" if pause_s else "")
+        call = partial(printed, sandbox, PROGRAMS[program])
+        yield Row(way, program, timed(runs, budget_s, call, pause_s))
+
+
+def printed(runner: Sandbox | Session, code: str) -> str:
+    return runner.run(code).stdout
+
+
+def ratios(rows: Sequence[Row]) -> Iterator[str]:
+    """How many times faster the pool is than a bubblewrap for each execution, by medians."""
+    median = {(row.way, row.program): quantile(sorted(row.times_s), 0.5) for row in rows}
+    for (way, program), time_s in median.items():
+        if way.startswith("pool") and ("new bubblewrap", program) in median:
+            times = median["new bubblewrap", program] / time_s
+            yield f"{way}, {program}: {times:.1f} times as fast as a new bubblewrap"
 
 
 def timed(runs: int, budget_s: float, call: Callable[[], str], pause_s: float = 0.0) -> list[float]:
@@ -95,10 +124,6 @@ def process(command: Sequence[str]) -> Callable[[], str]:
         return done.stdout
 
     return call
-
-
-def pooled(sandbox: Sandbox, code: str) -> Callable[[], str]:
-    return lambda: sandbox.run(code).stdout
 
 
 def installed(name: str) -> bool:

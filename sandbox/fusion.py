@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from .errors import SandboxError, WorkerFault
-from .result import Limits, Result, Status, signal_name
+from .result import Limits, Result, Status, shown, signal_name
 
 ATTEMPTS = 3
 RETRY_HTTP = (408, 425, 429, 500, 502, 503, 504)
@@ -166,8 +166,8 @@ def read_answer(answer: dict[str, Any], limits: Limits) -> Result:
         exit_code=exit_code,
         wall_s=float(run.get("execution_time") or 0.0),
         tier=FusionSandbox.tier,
-        stdout_truncated=stdout.truncated,
-        stderr_truncated=errors.truncated,
+        stdout_bytes=stdout.length,
+        stderr_bytes=errors.length,
     )
 
 
@@ -203,12 +203,13 @@ def split_traceback(stderr: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Text cut to a number of bytes."""
+    """Text cut to a number of bytes, and how many there were."""
 
     text: str
+    length: int
     truncated: bool
 
     @classmethod
     def cut(cls, text: str | None, limit: int) -> Output:
         data = (text or "").encode("utf-8", "replace")
-        return cls(data[:limit].decode("utf-8", "ignore"), len(data) > limit)
+        return cls(shown(data[:limit], len(data)), len(data), len(data) > limit)

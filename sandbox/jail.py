@@ -80,19 +80,30 @@ class Jail:
     bwrap: str | None
 
     @property
+    def private(self) -> bool:
+        """Whether each program has namespaces of its own, and so no way to reach its worker."""
+        return self.tier in ("full", "no-proc")
+
+    @property
     def reusable(self) -> bool:
         """Whether a worker may run a second program: nothing of the first survives in it."""
         return self.tier != "jail"
 
-    def command(self, fd: int, preload: Sequence[str], scratch: str | None) -> list[str]:
-        """Command line of a worker that inherits its control socket as descriptor `fd`."""
+    def command(
+        self, fd: int, preload: Sequence[str], scratch: str | None, cgroup: bool
+    ) -> list[str]:
+        """Command line of a worker that inherits its control socket as descriptor `fd`.
+
+        cgroup: whether it runs in a cgroup, and so may be killed for what its programs use.
+        """
         keep = [path for path in interpreter_roots() if is_below(path, PRIVATE_DIRS)]
         drop_uid = spare_uid() if self.tier in ("full", "landlock") else None
         config = {
             "fd": fd,
             "preload": list(preload),
+            "cgroup": cgroup,
             "scratch": scratch,
-            "private": self.tier in ("full", "no-proc"),
+            "private": self.private,
             "proc": self.tier == "full",
             "host_proc": HOST_PROC_INSIDE if self.tier == "no-proc" else None,
             "keep": keep,
@@ -135,7 +146,7 @@ class Jail:
         arguments += ["--die-with-parent", "--new-session"]
         if drop_uid is None:
             arguments += ["--unshare-user", "--uid", "0", "--gid", "0"]
-        if self.tier in ("full", "no-proc"):
+        if self.private:
             arguments += ["--cap-add", "ALL"]  # in its own user namespace; programs get none
         elif can_disable_userns(self.bwrap):
             arguments += ["--disable-userns"]  # in the other tiers the zygote does it

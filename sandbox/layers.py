@@ -21,6 +21,10 @@ NO_SECCOMP = (
     "bugs in rare system calls are within a program's reach, and there is no tier landlock to fall "
     "back on. To get it: a kernel with CONFIG_SECCOMP_FILTER on x86_64 or aarch64"
 )
+NO_CGROUP = (
+    "memory is bounded for each process of a program and not for their sum. To get it: run as root "
+    "or in a systemd unit with Delegate=yes (systemd-run --user --scope -p Delegate=yes ...)"
+)
 NO_LANDLOCK = (
     "only the mount namespace keeps programs from files, and there is no tier landlock to fall "
     "back on. To get it: Linux 6.2 or newer, with landlock in the kernel parameter lsm="
@@ -39,15 +43,21 @@ class Layers:
 
     landlock    the ABI number of Landlock, 0 for none
     no_seccomp  why there is no system call filter, "" when there is one
+    no_cgroup   why there is no control group for a worker, "" when there is one
     """
 
     landlock: int
     no_seccomp: str
+    no_cgroup: str
 
 
 def describe(tier: str, layers: Layers) -> list[str]:
     """Lines for people: every layer, and what it costs to be without."""
     lines = [f"  costs: {TIER_COSTS[tier]}"] if TIER_COSTS[tier] else []
+    if layers.no_cgroup:
+        lines += [f"cgroup: no ({layers.no_cgroup})", f"  costs: {NO_CGROUP}"]
+    else:
+        lines.append("cgroup: yes")
     if layers.no_seccomp:
         lines += [f"seccomp: no ({layers.no_seccomp})", f"  costs: {NO_SECCOMP}"]
     else:

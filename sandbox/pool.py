@@ -7,8 +7,9 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Self
 
@@ -17,16 +18,18 @@ from .health import Health, Meter
 from .jail import Jail, candidate_jails, find_bwrap
 from .line import Line
 from .result import Limits, Result
+from .session import Session
 from .spawner import Spawner
 from .worker import Worker
 
 ATTEMPTS = 3
 RECYCLE_AFTER = 5_000  # executions; a fresh worker now and then bounds any slow leak
-DEFAULT_PRELOAD = (
+LIGHT_PRELOAD = (
     "bisect", "cmath", "collections", "copy", "datetime", "decimal", "fractions", "functools",
     "heapq", "io", "itertools", "json", "math", "operator", "random", "re", "statistics", "string",
     "typing",
 )  # fmt: skip
+HEAVY_PRELOAD = ("numpy", "sympy")  # where they are installed
 
 REMEDY = """\
 To get isolation, do one of these:
@@ -49,7 +52,9 @@ class Sandbox:
     workers     programs that may run at the same time; further callers wait, first come, first
                 served. The first worker starts at once, the others when they are needed
     limits      the bounds of an execution unless `run` is given others
-    preload     modules to import once, ahead of all programs; they must not start threads
+    preload     modules to import once, ahead of all programs; they must not start threads. None:
+                much of the standard library, and numpy and sympy where they are installed. Every
+                program costs a little more with each; LIGHT_PRELOAD is the standard library alone
     max_waiting callers that may wait at the same time; one more gets QueueFull
     allow_weak  where no isolation is to be had, run with resource limits alone (tier "rlimits")
 
@@ -66,7 +71,7 @@ class Sandbox:
         self,
         workers: int = 1,
         limits: Limits | None = None,
-        preload: Sequence[str] = DEFAULT_PRELOAD,
+        preload: Sequence[str] | None = None,
         allow_weak: bool = False,
         max_waiting: int = 10_000,
     ):
@@ -79,7 +84,7 @@ class Sandbox:
         self.workers = workers
         self.tried: list[str] = []
         self.closed = False
-        self._preload = tuple(preload)
+        self._preload = default_preload() if preload is None else tuple(preload)
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._live: set[Worker] = set()
@@ -122,8 +127,25 @@ class Sandbox:
         broke three times in a row, QueueFull when too many callers wait, TypeError when `code` or
         `stdin` is not a str.
         """
-        self._check(code, stdin)
-        return self._serve(self._line.take(), code, stdin, limits or self.limits)
+        limits = limits or self.limits
+        return self.serve(lambda worker: worker.execute(code, stdin, limits), code, stdin)
+
+    def session(self, limits: Limits | None = None) -> Session:
+        """An interpreter that keeps its variables from one `run` to the next; close it after use.
+
+        Raises SandboxError where programs have no namespaces of their own (`tier` not "full").
+        """
+        if self.tier != "full":
+            raise SandboxError(
+                f'sessions need tier "full", and this machine gives {self.tier!r}; '
+                "`python -m sandbox doctor` says what is missing"
+            )
+        return Session(self, limits or self.limits)
+
+    def serve(self, job: Callable[[Worker], Result], *texts: str) -> Result:
+        """Wait for a worker, and do a job on it; raises as `run` does. `texts` are checked."""
+        self._check(*texts)
+        return self._serve(self._line.take(), job)
 
     async def arun(self, code: str, *, stdin: str = "", limits: Limits | None = None) -> Result:
         """As `run`, without blocking the event loop.
@@ -132,6 +154,7 @@ class Sandbox:
         to its end or its limits, unseen.
         """
         self._check(code, stdin)
+        used = limits or self.limits
         turn = self._line.ask()
         try:
             worker = await asyncio.wrap_future(turn)
@@ -139,7 +162,9 @@ class Sandbox:
             self._line.leave(turn)
             raise
         try:
-            served = self._servers.submit(self._serve, worker, code, stdin, limits or self.limits)
+            served = self._servers.submit(
+                self._serve, worker, lambda worker: worker.execute(code, stdin, used)
+            )
         except RuntimeError as error:
             self._line.give(worker)
             raise SandboxError("the sandbox is closed, or Python is about to end") from error
@@ -155,21 +180,21 @@ class Sandbox:
                 lambda code: self.run(code, stdin=stdin, limits=limits), programs
             )
 
-    def _check(self, code: str, stdin: str) -> None:
-        for name, value in (("code", code), ("stdin", stdin)):
+    def _check(self, *texts: str) -> None:
+        for name, value in zip(("code", "stdin"), texts, strict=False):
             if not isinstance(value, str):
                 raise TypeError(f"{name} must be a str, not {type(value).__name__}")
         if os.getpid() != self._pid:
             raise SandboxError("this Sandbox belongs to the parent process: make one after fork()")
 
-    def _serve(self, worker: Worker | None, code: str, stdin: str, limits: Limits) -> Result:
-        """Run the program in the slot that `worker` was taken from, and give the slot back."""
+    def _serve(self, worker: Worker | None, job: Callable[[Worker], Result]) -> Result:
+        """Do a job in the slot that `worker` was taken from, and give the slot back."""
         try:
             for attempt in range(1, ATTEMPTS + 1):
                 started = time.monotonic()
                 try:
                     worker = worker or self._start(self._jail)
-                    result = worker.execute(code, stdin, limits)
+                    result = job(worker)
                     self._meter.execution(time.monotonic() - started)
                     return result
                 except WorkerFault as error:
@@ -249,7 +274,8 @@ class Sandbox:
         """What goes back into the slot: the worker if it may run another program."""
         if worker is None:
             return None
-        if worker.alive and worker.jail.reusable and worker.runs < RECYCLE_AFTER:
+        young = worker.runs < RECYCLE_AFTER or worker.sessions
+        if worker.alive and worker.jail.reusable and young:
             return worker
         self._drop(worker)
         self._meter.restart()
@@ -270,6 +296,11 @@ class Sandbox:
                 f"the sandbox failed {ATTEMPTS} times in a row, last: {error}. This says nothing "
                 "about the program. `python -m sandbox doctor` checks the machine."
             ) from error
+
+
+def default_preload() -> tuple[str, ...]:
+    """The standard library's share, and of the heavy modules those that are installed."""
+    return (*LIGHT_PRELOAD, *(name for name in HEAVY_PRELOAD if find_spec(name)))
 
 
 def shut_down(workers: set[Worker], spawner: Spawner, servers: Executor, pid: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import math
 import signal
+from codecs import getincrementaldecoder
 from dataclasses import dataclass
 
 
@@ -61,7 +62,8 @@ class Limits:
 class Result:
     """The outcome of one execution.
 
-    stdout, stderr    text, at most Limits.output_bytes; what is not UTF-8 is shown as U+FFFD
+    stdout, stderr    text, at most Limits.output_bytes and a mark where more was written; what is
+                      not UTF-8 is shown as U+FFFD
     traceback         what Python prints for a script "main.py" that fails, shortened in the middle
                       when very long; one line of the same form for a limit or a signal; else ""
     error_class       "NameError", "SystemExit", "TimeoutError", "MemoryError", "SIGSEGV",
@@ -70,7 +72,8 @@ class Result:
     exit_code         the exit status, or minus the number of the signal that ended the program
     wall_s, cpu_s     seconds; CPU time counts the program and the children it waited for
     tier              the isolation it really ran under, see `sandbox.TIERS`
-    stdout_truncated, stderr_truncated  more was written than is kept
+    stdout_bytes, stderr_bytes  true length: all that was written until the program ended or was
+                      stopped
     peak_memory_mb    MiB resident at the most, in one process, the warm interpreter's included
     """
 
@@ -83,14 +86,22 @@ class Result:
     wall_s: float = 0.0
     cpu_s: float = 0.0
     tier: str = "none"
-    stdout_truncated: bool = False
-    stderr_truncated: bool = False
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
     peak_memory_mb: float = 0.0
 
     @property
     def ok(self) -> bool:
         """Whether the program ran to its end with exit status 0."""
         return self.status is Status.OK
+
+
+def shown(kept: bytes | bytearray, length: int) -> str:
+    """Output as text; where `length` bytes were written and fewer kept, with a mark at its end."""
+    cut = length > len(kept)
+    # A character cut in two by the limit is dropped, not shown as an invalid one.
+    text = getincrementaldecoder("utf-8")(errors="replace").decode(bytes(kept), final=not cut)
+    return f"{text}\n[... {length - len(kept)} of {length} bytes cut ...]\n" if cut else text
 
 
 def signal_name(number: int) -> str:

@@ -19,6 +19,7 @@ from .result import Limits, Result, Status
 
 ROUNDS = 10
 THREADS = 6
+CELLS = 20  # of one session; a tenth of the work is done in sessions
 TASKS = 4  # calls in flight of the asyncio caller, which does a quarter of the work
 SHORT_LIMITS = Limits(wall_s=0.3, memory_mb=128)
 LONG_LIMITS = Limits(wall_s=20.0, cpu_s=20.0)
@@ -104,13 +105,32 @@ class Soak:
 
     def _round(self, programs: list[tuple[str, Status, str]]) -> None:
         quarter = len(programs) // 4
-        with ThreadPoolExecutor(THREADS + 1, "soak") as threads:
-            tasks = threads.submit(asyncio.run, self._arun_all(programs[:quarter]))
-            for program, result in zip(
-                programs[quarter:], threads.map(self._call, programs[quarter:]), strict=True
-            ):
+        cells = len(programs) // 10 if self.sandbox.tier == "full" else 0
+        with ThreadPoolExecutor(THREADS + 2, "soak") as threads:
+            others = [
+                threads.submit(asyncio.run, self._arun_all(programs[:quarter])),
+                threads.submit(self._session_cells, cells, self.random.random()),
+            ]
+            rest = programs[quarter + cells :]
+            for program, result in zip(rest, threads.map(self._call, rest), strict=True):
                 self._check(program, result)
-            tasks.result()
+            for other in others:
+                other.result()
+
+    def _session_cells(self, count: int, seed: float) -> None:
+        """Sessions of a few cells, a fifth of which fail; the others add up."""
+        draw = random.Random(seed)
+        for first in range(0, count, CELLS):
+            total = 0
+            with self.sandbox.session(limits=LONG_LIMITS) as session:
+                for _ in range(min(CELLS, count - first)):
+                    number = draw.randrange(1000)
+                    cell = (f"x = 1; x += {number}; 1 / 0", Status.ERROR, "")
+                    if draw.random() > 0.2:
+                        total += number
+                        code = f"x = globals().get('x', 0) + {number}; print(x)"
+                        cell = (code, Status.OK, f"{total}\n")
+                    self._check(cell, session.run(cell[0]))
 
     def _call(self, program: tuple[str, Status, str]) -> Result:
         return self.sandbox.run(program[0], limits=limits_of(program[1]))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import select
 import shutil
 import signal
 import socket
@@ -13,66 +11,31 @@ import subprocess
 import tempfile
 import threading
 import time
-from codecs import getincrementaldecoder
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
-from typing import Any, BinaryIO
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from typing import Any
 
+from .cgroup import make_cgroup
 from .errors import SandboxError, WorkerFault
+from .execution import (
+    Ending,
+    Streams,
+    Watch,
+    judge,
+    open_streams,
+    receive,
+    send_program,
+)
 from .jail import ENVIRONMENT, Jail
 from .layers import Layers
-from .result import Limits, Result, Status, signal_name
+from .result import Limits, Result
 from .spawner import Spawner
 
 START_S = 60.0  # preloading from a cold disk takes long
-SET_UP_S = 20.0  # from the request to the program's first instruction
 KILL_S = 30.0  # from the order to kill to the child's end
-REPORT_BYTES = 65_536
-CHUNK = 65_536
-
-
-class Stream:
-    """The host's end of one output of the program; keeps at most `limit` bytes."""
-
-    def __init__(self, limit: int):
-        self.read_fd, self.write_fd = os.pipe()
-        os.set_blocking(self.read_fd, False)
-        self.limit = limit
-        self.kept = bytearray()
-        self.truncated = False
-
-    def drain(self) -> bool:
-        """Read what is there; False once all writers are gone."""
-        while not self.truncated:
-            try:
-                data = os.read(self.read_fd, CHUNK)
-            except BlockingIOError:
-                return True
-            if not data:
-                return False
-            self.truncated = len(self.kept) + len(data) > self.limit
-            self.kept += data[: self.limit - len(self.kept)]
-        return False
-
-    def text(self) -> str:
-        # A character cut in two by the limit is dropped, not shown as an invalid one.
-        decoder = getincrementaldecoder("utf-8")(errors="replace")
-        return decoder.decode(bytes(self.kept), final=not self.truncated)
-
-    def close(self) -> None:
-        os.close(self.read_fd)
-        os.close(self.write_fd)
-
-
-class Ending:
-    """What the parent learns about an execution: why it was stopped, and what the kernel says."""
-
-    def __init__(self) -> None:
-        self.stopped: Status | None = None
-        self.wait_status: int | None = None
-        self.wall_s = 0.0
-        self.cpu_s = 0.0
-        self.peak_mb = 0.0
+TMPFS_MB = 128  # the files of a program, in /tmp and /dev/shm
+OWN_PROCESSES = 16  # of the jail itself
+SESSION_PROCESSES = 64  # room for the states of a session, and for what its cells start
 
 
 class Worker:
@@ -85,6 +48,9 @@ class Worker:
     def __init__(self, jail: Jail, preload: Sequence[str], spawner: Spawner):
         self.jail = jail
         self.runs = 0
+        self.sessions: list[int] = []  # MiB that each one which lives in it may use
+        self._most_sessions = 0  # at any one time: their processes take a moment to be gone
+        self._bounds: tuple[int, int] | None = None  # of its cgroup
         self.alive = True
         self.process: subprocess.Popen[bytes] | None = None
         self._busy = threading.Lock()
@@ -109,7 +75,12 @@ class Worker:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._held.enter_context(self.socket)
         with theirs:
-            command = self.jail.command(theirs.fileno(), preload, scratch)
+            self.cgroup, self.no_cgroup = make_cgroup()
+            bounded = self.cgroup is not None
+            command = self.jail.command(theirs.fileno(), preload, scratch, bounded)
+            if self.cgroup:
+                self._held.callback(self.cgroup.remove)
+                command = self.cgroup.enter(command)
 
             def start() -> None:  # sets the attribute itself: an interrupted caller still kills it
                 self.process = start_process(command, theirs.fileno(), self._complaints)
@@ -119,7 +90,8 @@ class Worker:
     def _await_ready(self, preload: Sequence[str]) -> None:
         message = self._receive(START_S)
         if message["event"] == "ready":
-            self.layers = Layers(message["landlock"], message["no_seccomp"])
+            self.layers = Layers(message["landlock"], message["no_seccomp"], self.no_cgroup)
+            self._base_mb = message["base_mb"]
             return
         if message["kind"] == "preload":
             raise SandboxError(
@@ -131,12 +103,15 @@ class Worker:
     def execute(self, code: str, stdin: str, limits: Limits) -> Result:
         """Run one program to its end or its limits. Raises WorkerFault when the worker broke."""
         self.runs += 1
-        sizes = (limits.output_bytes, limits.output_bytes, REPORT_BYTES)
         try:
-            with self._busy, ExitStack() as stack:
-                streams = tuple(stack.enter_context(closing(Stream(size))) for size in sizes)
-                self._request(code, stdin, limits, streams)
+            with self._busy, open_streams(limits) as streams:
+                self._bound(limits)
+                kills = self.oom_kills()
+                bounds = self._bounds_of_one(limits)
+                request = {"op": "run", "id": self.runs, "wall_s": limits.wall_s, **bounds}
+                send_program(self.socket, request, streams, code, stdin)
                 ending = self._supervise(limits, streams)
+                ending.out_of_memory = self.oom_kills() > kills
                 return judge(ending, limits, streams, self.jail.tier)
         except (OSError, ValueError, KeyError) as error:
             self.close()
@@ -145,82 +120,78 @@ class Worker:
             self.close()  # the child may still run
             raise
 
-    def _request(self, code: str, stdin: str, limits: Limits, streams: tuple[Stream, ...]) -> None:
-        request = {
-            "op": "run",
-            "id": self.runs,
+    def _bounds_of_one(self, limits: Limits) -> dict[str, Any]:
+        """The limits that the kernel holds for each process, as a request carries them."""
+        return {
             "cpu_s": limits.cpu_s,
             "memory_mb": limits.memory_mb,
-            "processes": limits.processes,
+            # Counted over the user, who is the same for all that runs in here.
+            "processes": limits.processes + SESSION_PROCESSES * self._most_sessions,
         }
-        fds = [stream.write_fd for stream in streams]
-        with sealed_file("code", code) as source, sealed_file("stdin", stdin) as text:
-            fds = [source.fileno(), text.fileno(), *fds]
-            socket.send_fds(self.socket, [json.dumps(request).encode()], fds)
 
-    def _supervise(self, limits: Limits, streams: tuple[Stream, ...]) -> Ending:
+    def _bound(self, limits: Limits) -> None:
+        """Set what all processes in here may use together, sessions included."""
+        if self.cgroup is None:
+            return
+        bound = (
+            self._base_mb + limits.memory_mb + sum(self.sessions) + TMPFS_MB,
+            limits.processes + OWN_PROCESSES + SESSION_PROCESSES * self._most_sessions,
+        )
+        if bound != self._bounds:
+            self.cgroup.allow(*bound)
+            self._bounds = bound
+
+    def _supervise(self, limits: Limits, streams: Streams) -> Ending:
         """What became of the program, once it is dead."""
-        ending = Ending()
-        if self._receive(SET_UP_S)["event"] != "started":
-            raise WorkerFault("the worker spoke out of turn")
-        started = time.monotonic()
+        watch = Watch(
+            self.socket,
+            self._receive,
+            {"op": "kill", "id": self.runs},
+            streams,
+            limits,
+            kill_s=KILL_S if self.jail.reusable else 1.0,  # a stopped zygote never answers
+            says_when_started=not self.jail.private,
+        )
+        began = time.monotonic()
         try:
-            self._watch(ending, limits, streams)
+            ending = Ending(watch.until_ended(), watch.stopped)
         except (WorkerFault, OSError):
-            if self.jail.reusable or not self.alive:
+            if self.jail.private or not (self.alive and watch.started):
                 raise
             # In such a jail a program can kill or stop the zygote: that is its own ending.
             self._kill_jail()
-            ending.wait_status = int(signal.SIGKILL)
-            ending.wall_s = time.monotonic() - started
+            message = {"status": int(signal.SIGKILL), "wall_s": time.monotonic() - began}
+            ending = Ending(message, watch.stopped)
         for stream in streams:
             stream.drain()
         return ending
 
-    def _watch(self, ending: Ending, limits: Limits, streams: tuple[Stream, ...]) -> None:
-        """Drain the outputs and hold the limits until the zygote says that the child is dead."""
-        deadline = time.monotonic() + limits.wall_s
-        kill_s = KILL_S if self.jail.reusable else 1.0  # a stopped zygote never answers
-        poll = select.poll()
-        poll.register(self.socket, select.POLLIN)
-        for stream in streams:
-            poll.register(stream.read_fd, select.POLLIN)
-        while ending.wait_status is None:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                if ending.stopped:
-                    raise WorkerFault("a killed program did not end")
-                self._kill(ending, Status.TIMEOUT)
-                deadline = time.monotonic() + kill_s
-                continue
-            ready = [fd for fd, _ in poll.poll(left * 1000 + 1)]
-            for stream in streams:
-                if stream.read_fd in ready and not stream.drain():
-                    poll.unregister(stream.read_fd)
-            if self.socket.fileno() in ready:
-                message = self._receive(0)
-                ending.wait_status = message["status"]
-                ending.wall_s, ending.cpu_s = message["wall_s"], message["cpu_s"]
-                ending.peak_mb = message["peak_mb"]
-            elif not ending.stopped and (streams[0].truncated or streams[1].truncated):
-                self._kill(ending, Status.OUTPUT)
-                deadline = time.monotonic() + kill_s
+    def open_session(self, end: socket.socket, limits: Limits) -> None:
+        """Fork the keeper of a session, which will speak at the other end of the socket `end`."""
+        self.runs += 1
+        self.sessions.append(limits.memory_mb)
+        self._most_sessions = max(self._most_sessions, len(self.sessions))
+        request = {"op": "session", "id": self.runs, **self._bounds_of_one(limits)}
+        try:
+            with self._busy:
+                self._bound(limits)
+                socket.send_fds(self.socket, [json.dumps(request).encode()], [end.fileno()])
+        except OSError as error:
+            self.close()
+            raise WorkerFault(f"lost the worker: {error}") from error
 
-    def _kill(self, ending: Ending, why: Status) -> None:
-        ending.stopped = why
-        self.socket.send(json.dumps({"op": "kill", "id": self.runs}).encode())
+    def end_session(self, limits: Limits) -> None:
+        """Count one less."""
+        self.sessions.remove(limits.memory_mb)
+
+    def oom_kills(self) -> int:
+        """How many processes in here were killed because they used too much memory together."""
+        return 0 if self.cgroup is None else self.cgroup.oom_kills()
 
     def _receive(self, timeout_s: float) -> dict[str, Any]:
-        poll = select.poll()
-        poll.register(self.socket, select.POLLIN)
-        if not poll.poll(timeout_s * 1000):
-            raise WorkerFault(f"no answer from the worker in {timeout_s:g} s")
-        data = self.socket.recv(65_536)
-        if not data:
+        message = receive(self.socket, timeout_s)
+        if message is None:
             raise WorkerFault(f"the worker died{self._last_words()}")
-        message: dict[str, Any] = json.loads(data)
-        if message["event"] == "fault":
-            raise WorkerFault(message["why"])
         return message
 
     def _last_words(self) -> str:
@@ -241,6 +212,11 @@ class Worker:
         if self._busy.acquire(timeout=KILL_S):
             self._held.close()
             self._busy.release()
+
+    def close_if_dead(self) -> None:
+        """Close when the jail has ended, as somebody may have found out who speaks with it."""
+        if self.process is not None and self.process.poll() is not None:
+            self.close()
 
     def _kill_jail(self) -> None:
         process = self.process
@@ -266,66 +242,3 @@ def start_process(command: list[str], fd: int, stderr: int) -> subprocess.Popen[
         env=ENVIRONMENT,
         start_new_session=True,
     )
-
-
-@contextmanager
-def sealed_file(name: str, text: str) -> Iterator[BinaryIO]:
-    """An in-memory file that nobody can change any more."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    with open(fd, "wb") as file:
-        file.write(text.encode("utf-8", "surrogatepass"))
-        file.seek(0)
-        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-        yield file
-
-
-def judge(ending: Ending, limits: Limits, streams: tuple[Stream, ...], tier: str) -> Result:
-    """The result. Whether it is ok depends on the kernel's exit status and our own stops alone."""
-    stdout, stderr, report = streams
-    assert ending.wait_status is not None
-    exit_code = os.waitstatus_to_exitcode(ending.wait_status)
-    status, error_class, traceback = classify(ending, exit_code, limits, streams)
-    if status is Status.ERROR:
-        head, _, traceback = report.text().partition("\n")
-        kind, _, error_class = head.partition(" ")
-        if kind not in ("error", "memory") or not error_class.isidentifier():
-            error_class = traceback = ""  # os._exit, or the program wrote into the report
-        elif kind == "memory":
-            status = Status.MEMORY
-    return Result(
-        status=status,
-        stdout=stdout.text(),
-        stderr=stderr.text(),
-        traceback=traceback,
-        error_class=error_class,
-        exit_code=exit_code,
-        wall_s=ending.wall_s,
-        cpu_s=ending.cpu_s,
-        tier=tier,
-        stdout_truncated=stdout.truncated,
-        stderr_truncated=stderr.truncated,
-        peak_memory_mb=ending.peak_mb,
-    )
-
-
-def classify(
-    ending: Ending, exit_code: int, limits: Limits, streams: tuple[Stream, ...]
-) -> tuple[Status, str, str]:
-    """Status, error class and one line in the form of a traceback's last."""
-    status, name, text = Status.OK, "", ""
-    if streams[0].truncated or streams[1].truncated:
-        status, name = Status.OUTPUT, "OutputLimitExceeded"
-        text = f"the program wrote more than {limits.output_bytes} bytes"
-    elif exit_code == -signal.SIGKILL and ending.stopped is Status.TIMEOUT:
-        status, name = Status.TIMEOUT, "TimeoutError"
-        text = f"the program ran longer than {limits.wall_s:g} s"
-    elif exit_code == -signal.SIGKILL and ending.cpu_s >= limits.cpu_s * 0.95:
-        status, name = Status.TIMEOUT, "TimeoutError"
-        text = f"the program used more than {limits.cpu_s:g} s of CPU time"
-    elif exit_code < 0:
-        status, name = Status.SIGNAL, signal_name(-exit_code)
-        text = "the program was killed by this signal"
-    elif exit_code:
-        status = Status.ERROR
-    return status, name, f"{name}: {text}\n" if text else ""

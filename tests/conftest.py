@@ -6,11 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
+import sandbox.pool
 from cleaner_env import Sandbox, SandboxError
 
+sandbox.pool.HEAVY_PRELOAD = ()  # tests make many sandboxes; those of the heavy modules say so
 
-@pytest.fixture(scope="session")
-def sandbox() -> Iterator[Sandbox]:
+
+@pytest.fixture(scope="session", name="sandbox")
+def shared_sandbox() -> Iterator[Sandbox]:
     """One sandbox for the whole session."""
     try:
         shared = Sandbox(workers=1)

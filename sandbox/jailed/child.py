@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import builtins
 import contextlib
+import fcntl
 import io
 import json
 import linecache
@@ -14,7 +15,6 @@ import resource
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
 import types
@@ -36,45 +36,77 @@ from typing import Any, NoReturn
 from . import kernel, landlock, seccomp
 
 MAX_FDS = 256  # low, so that closing all of them is cheap
+MESSAGE_BYTES = 65_536  # of a request, its source included when that is short
 REPORT_FD = 3
 FIRST_OWN_FD = 10  # the zygote's own descriptors lie above those a child installs
+KEPT_FD = 128  # and from here on those that a child needs for its set-up
 TMPFS_OPTIONS = b"size=64m,nr_inodes=4096,mode=1777"
 FILE_BYTES = 16 << 20  # neither RLIMIT_AS nor a tmpfs bounds the files of memfd_create
 OPEN_FILES = 64
+FIXED_LIMITS = (
+    (resource.RLIMIT_FSIZE, FILE_BYTES),
+    (resource.RLIMIT_NOFILE, OPEN_FILES),
+    (resource.RLIMIT_CORE, 0),
+)
+VARIED_LIMITS = (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_NPROC)
 HARNESS_BYTES = 32 << 20  # address space kept back to format the traceback of a MemoryError
 TRACEBACK_CHARS = 4_000
 PRIVATE_DIRS = ("/tmp", "/dev/shm")
 WORK_DIR = "/tmp/cwd"
-DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
 Config = dict[str, Any]
 HARNESS = os.path.dirname(__file__)
 
 
-def child_main(config: Config, link: socket.socket, scratch: str | None) -> NoReturn:
+def child_main(
+    config: Config,
+    link: socket.socket,
+    scratch: str | None,
+    keep_session: Callable[[Config, int, dict[str, Any]], NoReturn],
+) -> NoReturn:
     """Shut the doors, wait on `link` for the request, answer "+" and the time or "-" and why."""
     try:
-        shut_doors(config, link.fileno(), scratch)
-        source = receive_request(config, link)
-        link.send(b"+%d" % time.monotonic_ns())
+        namespace = shut_doors(config, link.fileno(), scratch)
+        streams = open_streams()
+        data, fds, _, _ = socket.recv_fds(link, MESSAGE_BYTES, 8)
+        if not data:
+            os._exit(0)  # the zygote is gone
+        if len(fds) == 1:  # the socket of a session
+            link.detach()
+            sys.stdin, sys.stdout, sys.stderr = streams
+            keep_session(config, fds[0], json.loads(data))
+        source = take_program(config, data, fds)
+        # The zygote holds the mounts until it has told how the program ended: taking them down
+        # takes longer than most programs.
+        socket.send_fds(link, [b"+%d" % time.monotonic_ns()], namespace)
         if not config["private"]:
             link.recv(1)  # the program could kill the zygote before it has said "started"
     except BaseException as error:
         link.send(b"-" + str(error).encode(errors="replace"))
         os._exit(70)
     try:
-        link.close()
+        link.detach()
+        os.closerange(REPORT_FD + 1, MAX_FDS)
+        sys.stdin, sys.stdout, sys.stderr = streams
         run_program(source)
     finally:
         os._exit(1)  # never back into the zygote's loop
 
 
-def shut_doors(config: Config, link: int, scratch: str | None) -> None:
-    """All of the set-up that is the same for every program, so that it can be done ahead."""
+def shut_doors(config: Config, link: int, scratch: str | None) -> list[int]:
+    """All of the set-up that is the same for every program, so that it can be done ahead.
+
+    Returns a descriptor of the mount namespace, where it has one of its own that can be named.
+    """
     os.closerange(FIRST_OWN_FD, link)
-    os.closerange(link + 1, MAX_FDS)
+    os.closerange(link + 1, KEPT_FD)
+    namespace = []
     if config["private"]:
         make_private(config)
+        if config["proc"]:
+            namespace = [os.open("/proc/self/ns/mnt", os.O_RDONLY)]
+            if config["cgroup"]:
+                be_killed_first()
     if scratch is None:
         os.setsid()  # os.kill(0, ...) reaches the process group, across pid namespaces
         os.makedirs(WORK_DIR, exist_ok=True)
@@ -83,34 +115,63 @@ def shut_doors(config: Config, link: int, scratch: str | None) -> None:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         os.chdir(scratch)
         os.environ["HOME"] = os.environ["TMPDIR"] = scratch
-    kernel.drop_privileges(config["kept"])
+    install_placeholders()
+    kernel.keep_capabilities(config["kept"])
     confine(config, scratch)
+    for kind, value in FIXED_LIMITS:
+        limit(config, kind, value, value)
+    return namespace
 
 
-def receive_request(config: Config, link: socket.socket) -> str:
+def be_killed_first() -> None:
+    """When memory runs out in the cgroup, it is the program that goes and not the zygote."""
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # else the file belongs to somebody else
+    fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+    os.write(fd, b"1000")
+    os.close(fd)
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+
+
+def install_placeholders() -> None:
+    """Descriptors 0, 1 and 2 of the kinds that a program gets; an empty input may stay."""
+    stdin = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(stdin, fcntl.F_ADD_SEALS, seals)
+    unread, output = os.pipe()
+    for old, new in ((stdin, 0), (output, 1), (output, 2)):
+        os.dup2(old, new)
+    for fd in (stdin, unread, output):
+        os.close(fd)
+
+
+def take_program(config: Config, data: bytes, fds: list[int]) -> str:
     """Take descriptors and limits of the program, and return its source."""
-    data, fds, _, _ = socket.recv_fds(link, 4096, 8)
-    if not data:
-        os._exit(0)  # the zygote is gone
-    code, stdin, stdout, stderr, report = fds
-    with open(code, "rb", closefd=False) as file:
-        source = file.read().decode("utf-8", "surrogatepass")
-    for old, new in ((stdin, 0), (stdout, 1), (stderr, 2)):
+    stdout, stderr, report, *others = fds
+    for old, new in ((stdout, 1), (stderr, 2)):
         os.dup2(old, new)
     os.dup2(report, REPORT_FD, inheritable=False)
-    os.closerange(REPORT_FD + 1, link.fileno())
-    os.closerange(link.fileno() + 1, MAX_FDS)
-    limit_resources(config, json.loads(data))
+    request, source = read_source(data, others)
+    if others:
+        os.dup2(others.pop(), 0)
+    limit_resources(config, request)
     return source
+
+
+def read_source(data: bytes, others: list[int]) -> tuple[dict[str, Any], str]:
+    """A request and the source that came behind it, or in the first of the other descriptors."""
+    header, _, source = data.partition(b"\n")
+    request = json.loads(header)
+    if request["source_fd"]:
+        with open(others.pop(0), "rb") as file:
+            source = file.read()
+    return request, source.decode("utf-8", "surrogatepass")
 
 
 def confine(config: Config, scratch: str | None) -> None:
     """Landlock and the system call filter, each where this kernel has it."""
     if config["landlock"]:
-        rights = dict.fromkeys(config["visible"], landlock.READ)
-        rights |= dict.fromkeys(DEVICES, landlock.DEVICE)
-        rights |= dict.fromkeys([scratch] if scratch else PRIVATE_DIRS, landlock.ALL)
-        landlock.restrict(config["landlock"], rights)
+        own = [scratch] if scratch else PRIVATE_DIRS
+        landlock.restrict(config["landlock"], config["rules"] + landlock.rules(own, landlock.ALL))
     if config["seccomp"]:
         seccomp.install(config["filter"] or seccomp.strict_filter(os.getpid()))
 
@@ -133,28 +194,23 @@ def make_private(config: Config) -> None:
 
 
 def limit_resources(config: Config, request: dict[str, Any]) -> None:
+    """The limits that each program brings."""
     memory = config["base_bytes"] + (request["memory_mb"] << 20)
+    limit(config, resource.RLIMIT_AS, memory, memory + HARNESS_BYTES)
     cpu_s = math.ceil(request["cpu_s"])
-    limits = [
-        (resource.RLIMIT_AS, memory, memory + HARNESS_BYTES),
-        (resource.RLIMIT_CPU, cpu_s, cpu_s),
-        (resource.RLIMIT_FSIZE, FILE_BYTES, FILE_BYTES),
-        (resource.RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES),
-        (resource.RLIMIT_CORE, 0, 0),
-    ]
+    limit(config, resource.RLIMIT_CPU, cpu_s, cpu_s)
     if config["process_slack"] is not None:
         processes = request["processes"] + config["process_slack"]
-        limits.append((resource.RLIMIT_NPROC, processes, processes))
-    for kind, soft, hard in limits:
-        ceiling = resource.getrlimit(kind)[1]
-        if ceiling != resource.RLIM_INFINITY:
-            soft, hard = min(soft, ceiling), min(hard, ceiling)
-        resource.setrlimit(kind, (soft, hard))
+        limit(config, resource.RLIMIT_NPROC, processes, processes)
+
+
+def limit(config: Config, kind: int, soft: int, hard: int) -> None:
+    ceiling = config["ceilings"].get(kind, hard)
+    resource.setrlimit(kind, (min(soft, ceiling), min(hard, ceiling)))
 
 
 def run_program(source: str) -> NoReturn:
     """Run the source as __main__ of a script "main.py", then leave with its exit status."""
-    open_streams()
     main = types.ModuleType("__main__")
     main.__dict__.update(__file__="main.py", __builtins__=builtins)
     sys.modules["__main__"] = main
@@ -165,7 +221,8 @@ def run_program(source: str) -> NoReturn:
         lambda: exec(compile(source, "main.py", "exec", 0, True), main.__dict__)
     )
     # The rest of what an interpreter does on its way out.
-    exit_code = run_guarded(threading._shutdown) or exit_code  # type: ignore[attr-defined]
+    if threading := sys.modules.get("threading"):
+        exit_code = run_guarded(threading._shutdown) or exit_code
     exit_code = run_guarded(atexit._run_exitfuncs) or exit_code
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -175,15 +232,14 @@ def run_program(source: str) -> NoReturn:
     os._exit(exit_code)
 
 
-def open_streams() -> None:
-    """Streams on the new descriptors; unbuffered output, so that a killed program keeps its own."""
-    sys.stdin = io.TextIOWrapper(
-        io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8", "surrogateescape"
-    )
-    for name, fd, errors in (("stdout", 1, "surrogateescape"), ("stderr", 2, "backslashreplace")):
+def open_streams() -> list[Any]:
+    """sys.stdin, stdout and stderr; output unbuffered, so that a killed program keeps its own."""
+    stdin = io.BufferedReader(io.FileIO(0, closefd=False))
+    streams: list[Any] = [io.TextIOWrapper(stdin, "utf-8", "surrogateescape")]
+    for fd, errors in ((1, "surrogateescape"), (2, "backslashreplace")):
         raw = io.FileIO(fd, "w", closefd=False)
-        stream = io.TextIOWrapper(raw, "utf-8", errors, write_through=True)
-        setattr(sys, name, stream)
+        streams.append(io.TextIOWrapper(raw, "utf-8", errors, write_through=True))
+    return streams
 
 
 def run_guarded(action: Callable[[], object]) -> int:

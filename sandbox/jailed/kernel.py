@@ -59,14 +59,13 @@ def setns(fd: int, kind: int) -> None:
     check(libc.setns(fd, kind), "setns")
 
 
-def drop_privileges(kept: int = 0) -> None:
-    """Give up every capability but `kept`, a set of bits, for good, exec() of anything included."""
+def renounce_privileges() -> None:
+    """No program that this process or its children start ever gets a capability."""
     check(prctl(PR_SET_NO_NEW_PRIVS, 1), "prctl no_new_privs")
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     for capability in range(64):
         if prctl(PR_CAPBSET_DROP, capability) == -1:
             break  # past the last one, or not ours to drop
-    keep_capabilities(kept)
 
 
 def keep_capabilities(kept: int) -> None:

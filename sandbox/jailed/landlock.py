@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 from . import kernel
 
@@ -26,6 +26,9 @@ TRUNCATE, IOCTL_DEVICE = 1 << 14, 1 << 15
 TCP = 1 | 2  # bind, connect
 SCOPES = 1 | 2  # abstract UNIX sockets, signals
 FILES_ARE_SAFE_FROM = 3  # before this ABI a file that is not writable can be truncated
+
+
+Rule = tuple[int, int]  # a descriptor of a path, and the rights beneath it
 
 
 class _Ruleset(ctypes.Structure):
@@ -47,8 +50,21 @@ def file_rights(abi: int) -> int:
     return max(rights for since, rights in FILES_BY_ABI.items() if since <= abi)
 
 
-def restrict(abi: int, rights: Mapping[str, int]) -> None:
-    """Allow `rights` beneath each path that exists, no other file, no TCP, no one outside.
+def rules(paths: Iterable[str], rights: int) -> list[Rule]:
+    """Rules that allow `rights` beneath each path that exists; they hold open descriptors."""
+    found = []
+    for path in paths:
+        try:
+            parent = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            continue  # it is not there, so there is nothing to allow
+        directory = os.path.isdir(path)
+        found.append((parent, rights if directory else rights & (FILE_ONLY | TRUNCATE)))
+    return found
+
+
+def restrict(abi: int, allowed: Iterable[Rule]) -> None:
+    """Allow what the rules say, no other file, no TCP, no one outside.
 
     Needs no_new_privs. Holds for this thread and all that it starts, for good.
     """
@@ -58,26 +74,13 @@ def restrict(abi: int, rights: Mapping[str, int]) -> None:
     fd = kernel.libc.syscall(CREATE_RULESET, ctypes.byref(ruleset), ctypes.c_size_t(size), 0)
     kernel.check(fd, "landlock_create_ruleset")
     try:
-        for path, wanted in rights.items():
-            add_rule(fd, path, wanted & handled)
+        for parent, rights in allowed:
+            rule = ctypes.byref(_PathBeneath(rights & handled, parent))
+            returned = kernel.libc.syscall(ADD_RULE, fd, RULE_PATH_BENEATH, rule, 0)
+            kernel.check(returned, "landlock_add_rule")
         kernel.check(kernel.libc.syscall(RESTRICT_SELF, fd, 0), "landlock_restrict_self")
     finally:
         os.close(fd)
-
-
-def add_rule(ruleset: int, path: str, allowed: int) -> None:
-    try:
-        parent = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except OSError:
-        return  # it is not there, so there is nothing to allow
-    try:
-        if not os.path.isdir(path):
-            allowed &= FILE_ONLY | TRUNCATE
-        rule = _PathBeneath(allowed, parent)
-        returned = kernel.libc.syscall(ADD_RULE, ruleset, RULE_PATH_BENEATH, ctypes.byref(rule), 0)
-        kernel.check(returned, f"landlock_add_rule {path}")
-    finally:
-        os.close(parent)
 
 
 ALL = (1 << 15) - 1 & ~MAKE_DEVICES  # what a program may do to its own files

@@ -3,7 +3,19 @@
 import pytest
 
 from cleaner_env import ReasoningGymTasks, Task
-from cleaner_env.rewards import extract_boxed, overlong_penalty, score
+from cleaner_env.env import CodeToolEnv
+from cleaner_env.rewards import (
+    Ended,
+    FormatTerm,
+    OverlongTerm,
+    Reward,
+    Scorer,
+    ToolTerm,
+    extract_boxed,
+    extract_code,
+    overlong_penalty,
+    score,
+)
 
 
 @pytest.mark.parametrize(
@@ -14,6 +26,10 @@ from cleaner_env.rewards import extract_boxed, overlong_penalty, score
         (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
         (r"\boxed{1} and \boxed{2", "1"),
         (r"\boxed{}", ""),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{\left\{ x \right.}", r"\left\{ x \right."),
+        (r"\boxed{a\\}", r"a\\"),
+        (r"\fbox{1} \framebox{2}", None),
         ("42", None),
     ],
 )
@@ -33,6 +49,24 @@ def test_boxed_answer(text, answer):
         ("(1, 2)", "(1,2)", 1.0),
         ("Blue", "blue", 1.0),
         ("", "0", 0.0),
+        (r"\frac{1}{2}", "0.5", 1.0),
+        (r"\dfrac12", "1/2", 1.0),
+        ("0.333333", "1/3", 1.0),
+        ("0.33", "1/3", 0.0),
+        ("1e6", "1000000", 1.0),
+        (r"50\%", "50", 1.0),
+        ("5.", "5", 1.0),
+        ("x = 5", "5", 1.0),
+        (r"5 \text{ apples}", "5", 1.0),
+        ("1 + x", "x+1", 1.0),
+        (r"\sqrt{8}", r"2\sqrt{2}", 1.0),
+        (r"\{2, 1\}", r"\{1, 2\}", 1.0),
+        ("(1, 2]", "(1, 2)", 0.0),
+        (r"\text{Ellipse}", r"\text{ellipse}", 1.0),
+        (r"\text{3:30 p.m.}", "3:30 p.m.", 1.0),
+        ("silent", "listen", 0.0),
+        ("on", "No", 0.0),
+        ("yx", "xy", 1.0),
     ],
 )
 def test_math_score(answer, reference, value):
@@ -68,6 +102,131 @@ def test_reasoning_gym_scores_its_own_answers():
 def test_unknown_reward_is_refused():
     with pytest.raises(ValueError, match="unknown reward 'judge'"):
         score("1", Task("?", "1", reward="judge"))
+
+
+def test_any_of_several_references_is_right():
+    task = Task("?", "1/2", entry={"answers": ["1/2", "2"]})
+    assert [score(answer, task) for answer in ("0.5", "2", "1")] == [1.0, 1.0, 0.0]
+
+
+def test_exact_is_exact():
+    assert score(" a ", Task("?", "a", reward="exact")) == 1.0
+    assert score("1.0", Task("?", "1", reward="exact")) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        ("B", 1.0),
+        ("(b)", 1.0),
+        ("B.", 1.0),
+        ("B) 4 m/s", 1.0),
+        (r"\text{B}", 1.0),
+        (r"\textbf{(B)}", 1.0),
+        ("Option B", 1.0),
+        ("The answer is B", 1.0),
+        ("4 m/s", 1.0),
+        ("A", 0.0),
+        ("Both", 0.0),
+        ("2 m/s", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_choice_score(answer, value):
+    entry = {"choices": ["2 m/s", "4 m/s"]}
+    assert score(answer, Task("?", "B", reward="choice", entry=entry)) == value
+
+
+def test_a_choice_is_a_letter():
+    with pytest.raises(ValueError, match="must be a letter, not '4 m/s'"):
+        score("B", Task("?", "4 m/s", reward="choice"))
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("```python\nprint(1)\n```", "print(1)"),
+        ("```python\nold\n```\nbetter:\n```py\nnew\n```\nDone.", "new"),
+        ("```python\nnew\n```\nIt prints:\n```\n1\n```", "new"),
+        ("```python\nnew\n```\nRun it:\n```bash\npython a.py\n```", "new"),
+        ("It is:\n```\nprint(1)\n```", "print(1)"),
+        ("```python\nwhole\n```\n```python\ncut off", "whole"),
+        ("````python\ns = '''\n```\n'''\n````", "s = '''\n```\n'''"),
+        ("~~~python\nprint(1)\n~~~", "print(1)"),
+        ("```bash\nls\n```", None),
+        ("Use ```print(1)``` for that.", None),
+        ("print(1)", None),
+    ],
+)
+def test_fenced_program(text, code):
+    assert extract_code(text) == code
+
+
+def played(turns, reward=None, **arguments):
+    """The environment after an episode of these turns on "What is 6*7?"."""
+    env = CodeToolEnv([{"prompt": "What is 6*7?", "answer": "42"}], reward=reward, **arguments)
+    env.reset(seed=0)
+    for turn in turns:
+        env.step(turn)
+    return env
+
+
+BAD_CALL = "<tool_call>no json</tool_call>"
+RIGHT, WRONG = r"\boxed{42}", r"\boxed{41}"
+
+
+@pytest.mark.parametrize(("turn", "value"), [(RIGHT, 1.0), (WRONG, -1.0), ("42", -1.0)])
+def test_outcome_values(turn, value):
+    assert played([turn], Reward(wrong=-1.0)).episode.reward == value
+
+
+def test_an_episode_without_an_answer_earns_what_a_wrong_one_does():
+    assert played([BAD_CALL], Reward(wrong=-1.0), max_turns=1).episode.reward == -1.0
+
+
+def test_only_the_last_step_is_rewarded():
+    assert played([BAD_CALL], Reward(wrong=-1.0)).episode.reward == 0.0
+
+
+def test_a_partial_score_earns_its_share_only_when_asked_for():
+    half = {"half": Scorer(lambda answer, task, runner: 0.5)}
+    task = {"prompt": "?", "answer": "?", "reward": "half"}
+    for partial, value in ((False, -1.0), (True, 0.0)):
+        env = CodeToolEnv([task], reward=Reward(wrong=-1.0, partial=partial, scorers=half))
+        env.reset(seed=0)
+        assert env.step(RIGHT)[1] == value
+
+
+def test_terms_are_added_to_the_outcome():
+    terms = (FormatTerm(bonus=0.25, penalty=0.5), ToolTerm(call=0.1, failure=0.3))
+    reward = Reward(terms=terms)
+    parts = reward.breakdown(Ended(played([BAD_CALL, RIGHT], reward).episode))
+    assert parts == pytest.approx({"outcome": 1.0, "format": 0.25, "tool": -0.2})
+    assert played(["no box"], reward).episode.reward == -0.5
+
+
+def test_the_tool_reward_of_the_authors():
+    reward = Reward(wrong=-1.0, terms=(ToolTerm(call=0.1, most=0.4, on="wrong"),))
+    for calls, value in ((0, -1.0), (2, -0.8), (9, -0.6)):
+        assert played([BAD_CALL] * calls + [WRONG], reward).episode.reward == pytest.approx(value)
+    assert played([BAD_CALL, RIGHT], reward).episode.reward == 1.0
+
+
+def test_overlong_answers_earn_less():
+    reward = Reward(terms=(OverlongTerm(buffer=10),))
+    text = "x" * 5 + RIGHT
+    assert played([text], reward, max_length=len(text) + 5).episode.reward == 0.5
+    with pytest.raises(ValueError, match="give the environment max_length"):
+        played([text], reward)
+
+
+def test_a_reward_that_cannot_be_meant_is_refused():
+    with pytest.raises(ValueError, match="must be above wrong"):
+        Reward(right=0.0, wrong=1.0)
+    with pytest.raises(ValueError, match="has a name"):
+        Reward(terms=(lambda ended: 1.0,))
+    with pytest.raises(ValueError, match="'all', 'right' or 'wrong'"):
+        ToolTerm(on="never")
 
 
 @pytest.mark.parametrize(("length", "penalty"), [(0, 0), (60, 0), (80, 0.5), (100, 1), (200, 1)])

@@ -1,10 +1,17 @@
 """Rollout with a scripted policy: what it is shown at each turn, in tokens."""
 
+import subprocess
+import sys
+from dataclasses import replace
+
 import pytest
+import templates
 from scripted import call
 
-from cleaner_env import Completion, SandboxError, Task
-from cleaner_rl.errors import OutageError
+from cleaner_env import Completion, SandboxError, Task, make_format
+from cleaner_env.rewards import GRADER, Reward
+from cleaner_rl.chat import ChatCodec
+from cleaner_rl.errors import OutageError, ToolFormatWarning
 from cleaner_rl.rollout import Rollout, RolloutConfig
 
 TASK = Task("What is 6*7?", "42")
@@ -112,6 +119,27 @@ def test_response_length_leaves_out_what_was_never_trained(toy_policy):
         assert rollout.response_length(episode) == len(episode.turns[0].completion.tokens)
 
 
+def test_a_wrong_answer_earns_what_the_reward_says(toy_policy):
+    sampler = ScriptedSampler(toy_policy, [r"\boxed{41}"])
+    config = RolloutConfig(system_prompt="none", reward=Reward(wrong=-1.0))
+    with Rollout(toy_policy, sampler, config) as rollout:
+        (episode,) = rollout.play([TASK], seed=0)
+    assert episode.reward == -1.0
+
+
+def test_a_broken_grader_stops_the_rollout(toy_policy, monkeypatch, tmp_path):
+    broken = tmp_path / "worker.py"
+    broken.write_text("import no_such_module")
+    monkeypatch.setattr("cleaner_env.rewards.grader._SCRIPT", broken)
+    GRADER.close()
+    sampler = ScriptedSampler(toy_policy, [r"\boxed{x+1}"])
+    with (
+        Rollout(toy_policy, sampler, RolloutConfig(system_prompt="none")) as rollout,
+        pytest.raises(OutageError, match="answers cannot be compared"),
+    ):
+        rollout.play([Task("?", "1+x")], seed=0)
+
+
 def test_environments_are_used_again(toy_policy):
     sampler = ScriptedSampler(toy_policy, [ANSWER, ANSWER])
     with Rollout(toy_policy, sampler, RolloutConfig(system_prompt="none")) as rollout:
@@ -173,3 +201,46 @@ def test_system_prompt_explains_the_tool_to_policies_that_do_not_know_it(toy_pol
     with Rollout(toy_policy, sampler, RolloutConfig(system_prompt="auto")) as rollout:
         rollout.play([TASK], seed=0)
     assert "<tools>" in sampler.shown[0][0]
+
+
+def test_turns_are_read_in_the_chosen_format_and_the_prompt_explains_it(toy_policy):
+    sampler = ScriptedSampler(toy_policy, ["I run it:\n```python\nprint(6 * 7)\n```", ANSWER])
+    config = RolloutConfig(tool_format="fenced")
+    with Rollout(without_tools(toy_policy), sampler, config) as rollout:
+        (episode,) = rollout.play([TASK], seed=0)
+    assert make_format("fenced").render("print(6 * 7)") in sampler.shown[0][0]
+    assert [turn.observation for turn in episode.turns] == ["42", None]
+
+
+def test_a_template_without_a_format_is_warned_of(toy_policy):
+    policy = without_tools(toy_policy)
+    with (
+        pytest.warns(ToolFormatWarning, match="shows none of the tool-call formats"),
+        Rollout(policy, ScriptedSampler(policy, []), RolloutConfig()),
+    ):
+        pass
+
+
+def test_calls_and_repairs_of_a_turn_are_as_configured(toy_policy):
+    two = call("print(6)").replace("}}", "}") + call("print(7)", "")
+    (episode,), _ = play(toy_policy, [two, ANSWER], max_calls=2, strict_calls=False)
+    assert episode.turns[0].observation == "[call 1 of 2]\n6\n[call 2 of 2]\n7"
+
+
+def test_a_command_prints_the_warning_without_its_place_in_the_code():
+    program = (
+        "import warnings; from cleaner_rl.errors import ToolFormatWarning, run_command\n"
+        "run_command(lambda: warnings.warn('choose a format', ToolFormatWarning) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "warning: choose a format\n")
+
+
+def without_tools(policy):
+    """The policy with a chat template that knows no tools."""
+    tokenizer = policy.tokenizer
+    template, tokenizer.chat_template = tokenizer.chat_template, templates.CHATML
+    try:
+        return replace(policy, codec=ChatCodec(tokenizer))
+    finally:
+        tokenizer.chat_template = template

@@ -190,6 +190,15 @@ def test_qwen3_preset_has_the_papers_values():
     assert (c.rollback_probability, c.code_seconds, c.dtype) == (1.0, 4.0, "float16")
     assert (c.clip_low, c.clip_high, c.dual_clip, c.credit) == (0.2, 0.28, 10.0, "purified")
     assert (c.overlong_buffer, c.overlong_factor) == (4096, 1.0)
+    assert c.reward().wrong == -1.0
+
+
+def test_reward_arguments_reach_the_environments():
+    config = parse_arguments(["--wrong-reward", "-0.5", "--failure-penalty", "0.1"])
+    reward = config.rollout().reward
+    assert (reward.wrong, [term.name for term in reward.terms]) == (-0.5, ["format", "tool"])
+    with pytest.raises(UserError, match="--wrong-reward must be below 1"):
+        parse_arguments(["--wrong-reward", "1"])
 
 
 def test_missing_model_directory(tmp_path):

@@ -17,13 +17,8 @@ def load(name):
 
 
 def test_all_examples_are_tested():
-    tested = {
-        "drive_env",
-        "watch_rollback",
-        "foreign_agent",
-        "other_environment",
-        "train_two_steps",
-    }
+    tested = {"drive_env", "watch_rollback", "foreign_agent", "other_environment", "session"}
+    tested |= {"train_two_steps"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 
@@ -51,6 +46,11 @@ def test_other_environment(capsys):
     assert episode.reward == 1.0
     assert (episode.stats.shallow, episode.rollbacks[0].error_class) == (1, "OperationalError")
     assert "lookahead: True" in capsys.readouterr().out
+
+
+def test_session(capsys):
+    load("session").main()
+    assert capsys.readouterr().out.count("[1, 2, 3]") == 4
 
 
 @pytest.mark.slow

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 import sandbox.jail
+import sandbox.pool
 from sandbox import IsolationUnavailable, Limits, Sandbox
+from sandbox.jail import Jail
 
 QUICK = Limits(wall_s=10.0, cpu_s=10.0)
+TIER = os.environ.get("SANDBOX_TEST_TIER", "")  # the tier to test; empty: the best there is
 
 
 @pytest.fixture(scope="session")
 def box() -> Iterator[Sandbox]:
-    try:
-        shared = Sandbox(limits=QUICK)
-    except IsolationUnavailable as error:
-        pytest.skip(str(error))
-    with shared:
-        yield shared
+    with pytest.MonkeyPatch.context() as patch:
+        if TIER:
+            force_tier(patch, TIER)
+        try:
+            shared = Sandbox(limits=QUICK)
+        except IsolationUnavailable as error:
+            pytest.skip(str(error))
+        with shared:
+            yield shared
+
+
+def force_tier(patch: pytest.MonkeyPatch, tier: str) -> None:
+    """Let new sandboxes know of no other tier."""
+
+    def candidates(bwraps: Sequence[str]) -> list[Jail]:
+        return [Jail(tier, bwrap) for bwrap in ([None] if tier == "landlock" else bwraps)]
+
+    patch.setattr(sandbox.pool, "candidate_jails", candidates)
 
 
 @pytest.fixture(autouse=True)

@@ -129,7 +129,7 @@ def test_a_timeout(remote: FusionSandbox) -> None:
 
 def test_output_is_cut(remote: FusionSandbox) -> None:
     result = remote.run("print('é' * 99)", limits=Limits(output_bytes=5))
-    assert (result.status, result.stdout, result.stdout_truncated) == (Status.OUTPUT, "éé", True)
+    assert result.status is Status.OUTPUT and result.stdout.startswith("éé\n[... ")
 
 
 @pytest.mark.parametrize(

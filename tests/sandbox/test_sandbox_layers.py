@@ -292,8 +292,12 @@ def test_a_jump_that_is_too_long_is_refused() -> None:
 
 
 def test_what_is_missing_is_said() -> None:
-    assert describe("full", Layers(7, "")) == ["seccomp: yes", "landlock: ABI 7"]
+    assert describe("full", Layers(7, "", "")) == [
+        "cgroup: yes",
+        "seccomp: yes",
+        "landlock: ABI 7",
+    ]
     for tier, cost in TIER_COSTS.items():
-        text = "\n".join(describe(tier, Layers(0, "not here")))
+        text = "\n".join(describe(tier, Layers(0, "not here", "nor this")))
         assert cost in text and "not here" in text and "lsm=" in text
-    assert "TCP" in "\n".join(describe("full", Layers(2, "")))
+    assert "TCP" in "\n".join(describe("full", Layers(2, "", "")))

@@ -21,8 +21,9 @@ def test_bench_compares_three_ways(box: Sandbox, monkeypatch: pytest.MonkeyPatch
     before = os.sched_getaffinity(0)
     lines: list[str] = []
     rows = bench(2, 5.0, lines.append)
-    assert [row.way.split(",")[0] for row in rows][-2:] == ["pool", "pool"]
-    assert rows[0].way == "new process" and len(lines) == len(rows) + 1
+    assert [row.way.split(",")[0] for row in rows][-3:] == ["pool", "pool", "session cell"]
+    assert rows[0].way == "new process" and len(lines) == 1 + len(rows) + 2
+    assert "times as fast as a new bubblewrap" in lines[-1]
     assert os.sched_getaffinity(0) == before
 
 
@@ -40,9 +41,9 @@ def test_a_soak_with_killed_workers_loses_no_result() -> None:
     lines: list[str] = []
     with Sandbox(workers=2) as box:
         soak = Soak(box, hostile_share=0.02)
-        good = soak.run(200, 0.3, lines.append)
+        good = soak.run(300, 0.3, lines.append)
     assert good, "\n".join(lines)
-    assert (soak.done, soak.wrong) == (200, []) and len(soak.samples) == 10
+    assert (soak.done, soak.wrong) == (300, []) and len(soak.samples) == 10
     assert soak.killed > 0
 
 

@@ -112,6 +112,8 @@ def test_packages_of_the_environment(box: Sandbox) -> None:
 
 
 def test_the_interpreter_can_be_started_again(box: Sandbox) -> None:
+    if box.tier == "landlock":
+        pytest.skip("in this tier programs cannot start processes")
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(5)'], check=True)"
     assert box.run(code).stdout == "5\n"
 
@@ -144,20 +146,18 @@ def test_printing_a_huge_integer(box: Sandbox) -> None:
 
 def test_output_at_the_limit_is_ok(box: Sandbox) -> None:
     result = box.run("print('x' * 99)", limits=Limits(output_bytes=100))
-    assert (result.ok, len(result.stdout), result.stdout_truncated) == (True, 100, False)
+    assert (result.ok, len(result.stdout), result.stdout_bytes) == (True, 100, 100)
 
 
 def test_output_over_the_limit_by_one_byte(box: Sandbox) -> None:
     result = box.run("print('x' * 100)", limits=Limits(output_bytes=100))
-    assert (result.status, result.stdout, result.stdout_truncated) == (
-        Status.OUTPUT,
-        "x" * 100,
-        True,
-    )
+    mark = "\n[... 1 of 101 bytes cut ...]\n"
+    assert (result.status, result.stdout) == (Status.OUTPUT, "x" * 100 + mark)
+    assert (result.stdout_bytes, result.stderr_bytes) == (101, 0)
 
 
 def test_a_character_cut_by_the_limit_is_dropped(box: Sandbox) -> None:
-    assert box.run("print('é' * 9)", limits=Limits(output_bytes=5)).stdout == "éé"
+    assert box.run("print('é' * 9)", limits=Limits(output_bytes=5)).stdout.startswith("éé\n[")
 
 
 def test_times(box: Sandbox) -> None:

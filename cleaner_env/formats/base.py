@@ -1,0 +1,130 @@
+"""TextFormat: what all formats share, from the calls found in a text to the parsed turn."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import ClassVar
+
+from cleaner_env.formats.json_call import require_repair
+from cleaner_env.toolcall import ParsedTurn
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call in a turn's text.
+
+    Attributes:
+        start: index of its first character.
+        end: index after its last one.
+        code: the program; None when the call could not be read.
+        error: why not, in words meant for the model.
+        repaired: True when it was read only after a repair.
+    """
+
+    start: int
+    end: int
+    code: str | None = None
+    error: str | None = None
+    repaired: bool = False
+
+
+class TextFormat(ABC):
+    """A format given by how one call is found and read.
+
+    Args:
+        max_calls: most calls that a turn may have. A turn with more is refused as a whole.
+        strict: False repairs calls that break the format's rules in ways that models often do. The
+            model is then not told of its mistake; ``ParsedTurn.repaired`` tells you.
+        opened_thinking: True when the prompt ends inside a ``<think>`` block, as the templates of
+            some reasoning models do: the turn is reasoning up to ``</think>``.
+
+    Raises:
+        ValueError: ``max_calls`` is below 1.
+        ImportError: ``strict=False`` in a format of JSON, and json-repair is not installed.
+    """
+
+    name: ClassVar[str]
+    stop_tokens: ClassVar[tuple[str, ...]] = ()
+    holds_json: ClassVar[bool] = False
+
+    def __init__(
+        self, *, max_calls: int = 1, strict: bool = True, opened_thinking: bool = False
+    ) -> None:
+        if max_calls < 1:
+            raise ValueError(f"max_calls must be at least 1, not {max_calls}")
+        if not strict and self.holds_json:
+            require_repair()
+        self.max_calls = max_calls
+        self.strict = strict
+        self.opened_thinking = opened_thinking
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(max_calls={self.max_calls}, strict={self.strict})"
+
+    @property
+    @abstractmethod
+    def instructions(self) -> str:
+        """Part of a system prompt: how to call the tool."""
+
+    @abstractmethod
+    def render(self, code: str, *more: str) -> str:
+        """The text that calls the tool with each program."""
+
+    @abstractmethod
+    def _calls(self, text: str, start: int) -> Iterator[Call]:
+        """The calls from an index on, in order, malformed ones included."""
+
+    def parse(self, text: str) -> ParsedTurn:
+        """Read a turn. Never raises: a malformed call comes back with ``error`` set.
+
+        Text inside a leading ``<think>`` block is reasoning, whatever it contains. Of several calls
+        none has a program when one is malformed: either all can be run or none is.
+        """
+        found = self._calls(text, self._thought_end(text))
+        calls = list(islice(found, self.max_calls + 1))
+        if not calls:
+            return ParsedTurn(text, None, None, None, len(text))
+        start = calls[0].start
+        if len(calls) > self.max_calls:
+            return ParsedTurn(text[:start], text[start:], None, self._too_many(), start)
+        call = text[start : calls[-1].end]
+        error = _first_error(calls)
+        if error is not None:
+            return ParsedTurn(text[:start], call, None, error, start)
+        codes = tuple(one.code for one in calls if one.code is not None)
+        repaired = any(one.repaired for one in calls)
+        return ParsedTurn(text[:start], call, "\n\n".join(codes), None, start, codes, repaired)
+
+    def _thought_end(self, text: str) -> int:
+        """Where the leading think block ends; 0 without one, or when it is never closed."""
+        if self.opened_thinking or text.lstrip().startswith("<think>"):
+            return text.find("</think>") + 1
+        return 0
+
+    def _too_many(self) -> str:
+        if self.max_calls == 1:
+            return "more than one call in a turn; send one call and wait for its result"
+        return (
+            f"more than {self.max_calls} calls in a turn; send at most {self.max_calls} and wait "
+            "for their results"
+        )
+
+
+def _first_error(calls: list[Call]) -> str | None:
+    """What is wrong with the first malformed call, None when all are well-formed."""
+    for number, call in enumerate(calls, 1):
+        if call.error is not None and len(calls) > 1:
+            return f"call {number} of {len(calls)}: {call.error}; no call of this turn was run"
+        if call.error is not None:
+            return call.error
+    return None
+
+
+def skip_space(text: str, place: int) -> int:
+    """Index of the next character that is no white space, or the text's length."""
+    while place < len(text) and text[place].isspace():
+        place += 1
+    return place

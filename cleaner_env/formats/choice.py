@@ -1,0 +1,31 @@
+"""Choice: the tool-call format that a model was trained on, as its chat template shows it."""
+
+from __future__ import annotations
+
+import re
+
+_COMMENT = re.compile(r"\{#.*?#\}", re.S)
+_MARKS = (
+    ("harmony", ("<|channel|>", "<|call|>", "commentary"), ()),
+    ("qwen3-coder", ("<tool_call>", "<function=", "<parameter="), ()),
+    ("hermes", ("<tool_call>", '"name"', '"arguments"'), ("<arg_key>",)),
+    ("llama3", ("<|start_header_id|>", "ipython", '"parameters"'), ("<tool_call>", "<TOOLCALL>")),
+)
+"""Format, what its templates contain, and what only templates of other formats contain."""
+
+
+def choose_format(chat_template: str) -> str | None:
+    """The name of the format in which the template writes a model's tool calls.
+
+    The template's text is searched for the format's marks; nothing is rendered. None means that the
+    template knows no tools, or writes calls in a way for which there is no format here. ``fenced``
+    is never chosen: templates do not show it.
+
+    Args:
+        chat_template: the template's source, as ``tokenizer.chat_template`` has it.
+    """
+    source = _COMMENT.sub("", chat_template).replace("\\", "")
+    for name, present, absent in _MARKS:
+        if all(mark in source for mark in present) and not any(mark in source for mark in absent):
+            return name
+    return None

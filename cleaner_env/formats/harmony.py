@@ -1,0 +1,143 @@
+"""The format of gpt-oss models (harmony): messages on channels, a call is one with a recipient.
+
+A turn continues ``<|start|>assistant``, which the prompt ends with, and may hold several messages::
+
+    <|channel|>analysis<|message|>I have to count.<|end|><|start|>assistant<|channel|>commentary
+     to=functions.code_interpreter <|constrain|>json<|message|>{"code": "print(6 * 7)"}<|call|>
+
+The recipient stands behind the channel or before it. ``<|call|>`` is a token that ends the turn and
+no part of its text when a model was sampled. Messages without a recipient, such as those on the
+analysis channel, are reasoning. The built-in ``python`` tool gets the program as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cleaner_env.formats.base import Call, TextFormat
+from cleaner_env.formats.json_call import Read, dump, read_arguments
+from cleaner_env.toolcall import TOOL_NAME, TOOL_SCHEMA
+
+_START, _CHANNEL, _BODY, _CALL = "<|start|>", "<|channel|>", "<|message|>", "<|call|>"
+_END = re.compile(r"<\|(?:end|call|return|start)\|>")
+_RECIPIENT = re.compile(r"\s*\bto=([^\s<]+)")
+_TYPE = re.compile(r"(?:<\|constrain\|>\s*|\s)(json|code|python|text)\s*$")
+_NOBODY = ("assistant", "user", "all")
+_PYTHON = "python"
+
+
+class HarmonyFormat(TextFormat):
+    """``<|channel|>commentary to=functions.code_interpreter ...``; see ``TextFormat``."""
+
+    name = "harmony"
+    holds_json = True
+    stop_tokens = (_CALL,)
+
+    @property
+    def instructions(self) -> str:
+        """Part of a system prompt: how to call the tool.
+
+        Written without special tokens, which a prompt's text must not contain.
+        """
+        function = TOOL_SCHEMA["function"]
+        code = function["parameters"]["properties"]["code"]
+        return (
+            "# Tools\n\n## functions\n\nnamespace functions {\n\n"
+            f"// {function['description']}\n"
+            f"type {TOOL_NAME} = (_: {{\n// {code['description']}\ncode: string,\n}}) => any;\n\n"
+            "} // namespace functions\n\n"
+            f"To run a program, call functions.{TOOL_NAME} on the commentary channel."
+        )
+
+    def render(self, code: str, *more: str) -> str:
+        """The text that calls the tool with each program. Any program can be written.
+
+        It continues ``<|start|>assistant``, and leaves out the ``<|call|>`` at its end.
+        """
+        header = f"<|channel|>commentary to=functions.{TOOL_NAME} <|constrain|>json{_BODY}"
+        return f"{_CALL}{_START}assistant".join(
+            header + dump({"code": program}, "<|") for program in (code, *more)
+        )
+
+    def _thought_end(self, text: str) -> int:
+        """0: thoughts are messages of their own here."""
+        return 0
+
+    def _calls(self, text: str, start: int) -> Iterator[Call]:
+        for message in _messages(text):
+            found = _recipient(message.header)
+            if found is None or (message.content is None and _CHANNEL not in message.header):
+                continue
+            recipient, offset = found
+            begin = message.start + offset
+            if message.content is None:
+                error = f"the call has no {_BODY} before its arguments"
+                yield Call(begin, message.end, error=error)
+                continue
+            typed = _TYPE.search(message.header)
+            read = self._read(recipient, typed and typed[1], message.content)
+            yield Call(begin, message.end, *read)
+
+    def _read(self, recipient: str, content_type: str | None, content: str) -> Read:
+        """The program in a message's content; without a type, functions get JSON."""
+        name = recipient.removeprefix("functions.")
+        if name not in (TOOL_NAME, _PYTHON):
+            known = f"functions.{TOOL_NAME}"
+            return None, f"there is no tool named {recipient!r}; the only tool is {known!r}", False
+        if (content_type or ("code" if name == _PYTHON else "json")) == "json":
+            return read_arguments(content, self.strict)
+        return content, None, False
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """A message of the assistant.
+
+    Attributes:
+        start: index in the turn's text after ``<|start|>assistant``.
+        header: from there to ``<|message|>``.
+        content: from there to the message's end; None without ``<|message|>``.
+        end: index after it, with the ``<|call|>`` that ended it.
+    """
+
+    start: int
+    header: str
+    content: str | None
+    end: int
+
+
+def _recipient(header: str) -> tuple[str, int] | None:
+    """Who a message is for, and where in its header that or the channel begins; None for nobody.
+
+    The recipient stands behind the channel, or right behind the role.
+    """
+    channel = header.rfind(_CHANNEL)
+    found = _RECIPIENT.search(header, channel) if channel >= 0 else None
+    if found is None:
+        channel = 0
+        found = _RECIPIENT.match(header)
+    return None if found is None or found[1] in _NOBODY else (found[1], channel)
+
+
+def _messages(text: str) -> Iterator[_Message]:
+    """The messages of a turn, in order. What stands before one belongs to its header."""
+    place = 0
+    while place < len(text):
+        body = text.find(_BODY, place)
+        header_end = len(text) if body < 0 else body
+        author = text.rfind(_START, place, header_end)
+        if author >= 0:
+            place = author + len(_START)
+            place += len("assistant") if text.startswith("assistant", place) else 0
+        header = text[place:header_end]
+        if body < 0:
+            yield _Message(place, header, None, len(text))
+            return
+        first = body + len(_BODY)
+        ended = _END.search(text, first)
+        last = len(text) if ended is None else ended.start()
+        called = ended is not None and ended[0] == _CALL
+        yield _Message(place, header, text[first:last], last + len(_CALL) * called)
+        place = last if ended is None or ended[0] == _START else ended.end()

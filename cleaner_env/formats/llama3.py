@@ -1,0 +1,90 @@
+"""The format of Llama 3.1, 3.2 and 3.3: a bare JSON object, or a program after ``<|python_tag|>``.
+
+The published templates write ``{"name": ..., "parameters": ...}`` for tools of one's own, and
+models put ``<|python_tag|>`` before it or not. The built-in interpreter gets the program itself
+after that tag, as it is, to the end of the turn. Such a turn ends with ``<|eom_id|>``, others with
+``<|eot_id|>``; both are tokens and no part of the text. Several objects stand one after another,
+with a semicolon between them or not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+from cleaner_env.formats.base import Call, TextFormat, skip_space
+from cleaner_env.formats.json_call import dump, read_call
+from cleaner_env.toolcall import TOOL_NAME, TOOL_SCHEMA
+
+_TAG = "<|python_tag|>"
+_ENDS = ("<|eom_id|>", "<|eot_id|>")
+_ARGUMENTS = ("parameters", "arguments")
+_OBJECT = re.compile(r"""\{\s*["'](?:name|type)["']\s*:""")
+_TAG_OR_OBJECT = re.compile(rf"{re.escape(_TAG)}|{_OBJECT.pattern}")
+_HINT = re.compile("|".join((*_ARGUMENTS, TOOL_NAME)))
+"""An object that cannot be read is taken for a call only when one of these words is in it."""
+_AFTER_BROKEN = re.compile(rf"{re.escape(_TAG)}|(?<=[;\n])\s*{_OBJECT.pattern}|<\|eo[mt]_id\|>")
+"""Where an object ends that cannot be read. Dictionaries in its program must not end it."""
+
+
+class Llama3Format(TextFormat):
+    """``{"name": ..., "parameters": {"code": ...}}``, or a tagged program; see ``TextFormat``."""
+
+    name = "llama3"
+    holds_json = True
+    stop_tokens = ("<|eom_id|>",)
+
+    @property
+    def instructions(self) -> str:
+        """Part of a system prompt: how to call the tool."""
+        return (
+            f"You have this function:\n{json.dumps(TOOL_SCHEMA)}\n\n"
+            "To run a program, end your turn with a JSON object, its name and its parameters:\n"
+            f"{self.render('print(6 * 7)')}"
+        )
+
+    def render(self, code: str, *more: str) -> str:
+        """The text that calls the tool with each program. Any program can be written."""
+        return "; ".join(
+            dump({"name": TOOL_NAME, "parameters": {"code": program}}, _TAG, *_ENDS)
+            for program in (code, *more)
+        )
+
+    def _calls(self, text: str, start: int) -> Iterator[Call]:
+        while begin := _TAG_OR_OBJECT.search(text, start):
+            first = begin.start() + len(_TAG) if begin[0] == _TAG else begin.start()
+            found = _OBJECT.match(text, skip_space(text, first))
+            if found is None:
+                call: Call | None = self._tagged(text, begin.start(), first)
+            else:
+                call = self._object(text, begin.start(), found.start())
+            if call is None:
+                start = begin.end()
+            else:
+                start = call.end
+                yield call
+
+    @staticmethod
+    def _tagged(text: str, start: int, first: int) -> Call:
+        """A program as it is, up to the end of the turn or the next tag."""
+        ends = [place for mark in (_TAG, *_ENDS) if (place := text.find(mark, first)) >= 0]
+        end = min(ends, default=len(text))
+        if not text[first:end].strip():
+            return Call(start, end, error=f"there is no program after {_TAG}")
+        return Call(start, end, text[first:end].strip("\n"))
+
+    def _object(self, text: str, start: int, first: int) -> Call | None:
+        """The call in a JSON object; None when the object has nothing of a call."""
+        try:
+            payload, end = json.JSONDecoder(strict=False).raw_decode(text, first)
+        except (ValueError, RecursionError):
+            following = _TAG_OR_OBJECT.search(text, first + 1)
+            if not _HINT.search(text, first, following.start() if following else len(text)):
+                return None
+            after = _AFTER_BROKEN.search(text, first + 1)
+            end = after.start() if after else len(text)
+            return Call(start, end, *read_call(text[first:end].strip(), _ARGUMENTS, self.strict))
+        if payload.get("name") != TOOL_NAME and not payload.keys() & {*_ARGUMENTS}:
+            return None
+        return Call(start, end, *read_call(text[first:end], _ARGUMENTS, self.strict))

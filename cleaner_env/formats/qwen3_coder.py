@@ -1,0 +1,122 @@
+"""The format of Qwen3-Coder, Qwen3.5 and later: XML-like tags, the program between them as it is.
+
+Nothing is escaped, so a program that holds ``</parameter>`` cannot be written. Servers read a value
+without one line break at each end; so does this parser.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+from cleaner_env.formats.base import Call, TextFormat, skip_space
+from cleaner_env.toolcall import TOOL_NAME, TOOL_SCHEMA
+
+_OPEN = re.compile(r"(<tool_call>\s*)?<function=|<tool_call>")
+_NAME = re.compile(r"([^<>\n]*)>\s*")
+_PARAMETER = re.compile(r"<parameter=([^<>\n]*)>")
+_END_OF_VALUE = "</parameter>"
+_LOST_END = re.compile(r"</function>|</tool_call>|<parameter=|\Z")
+"""Where a value ends whose own end tag is missing."""
+
+
+class Qwen3CoderFormat(TextFormat):
+    """``<tool_call><function=code_interpreter><parameter=code>...``; see ``TextFormat``.
+
+    Not strict, it also reads calls that lack ``<tool_call>`` or an end tag.
+    """
+
+    name = "qwen3-coder"
+
+    @property
+    def instructions(self) -> str:
+        """Part of a system prompt: how to call the tool."""
+        return (
+            f"# Tools\n<tools>\n{json.dumps(TOOL_SCHEMA)}\n</tools>\n\n"
+            "To run a program, end your turn with a call like this one, all tags included:\n"
+            f"{self.render('print(6 * 7)')}"
+        )
+
+    def render(self, code: str, *more: str) -> str:
+        """The text that calls the tool with each program.
+
+        Raises:
+            ValueError: a program holds ``</parameter>``, which would end it.
+        """
+        for program in (code, *more):
+            if _END_OF_VALUE in program:
+                raise ValueError(
+                    f"the qwen3-coder format cannot carry a program with {_END_OF_VALUE}; write "
+                    "that text in two parts in the program, or use another format"
+                )
+        return "\n".join(
+            f"<tool_call>\n<function={TOOL_NAME}>\n<parameter=code>\n{program}\n</parameter>\n"
+            "</function>\n</tool_call>"
+            for program in (code, *more)
+        )
+
+    def _calls(self, text: str, start: int) -> Iterator[Call]:
+        while opened := _OPEN.search(text, start):
+            call = self._read(text, opened)
+            yield call
+            start = call.end
+
+    def _read(self, text: str, opened: re.Match[str]) -> Call:
+        """The call whose opening tags were found."""
+        start, place = opened.span()
+        if opened[0] == "<tool_call>":
+            return self._broken(text, start, place, "<tool_call> must be followed by <function=")
+        if opened[1] is None and self.strict:
+            return self._broken(text, start, place, "the call must begin with <tool_call>")
+        named = _NAME.match(text, place)
+        if named is None:
+            return self._broken(text, start, place, "<function= must be followed by a name and >")
+        values, place, complete = self._values(text, named.end())
+        if not complete and self.strict:
+            error = "every tag must be closed: </parameter>, </function>, </tool_call>"
+            return self._broken(text, start, place, f"the call is not closed; {error}")
+        if named[1].strip() != TOOL_NAME:
+            error = f"there is no tool named {named[1].strip()!r}; the only tool is {TOOL_NAME!r}"
+            return Call(start, place, error=error)
+        if "code" not in values:
+            return Call(start, place, error="the program must stand in <parameter=code>")
+        return Call(start, place, values["code"], repaired=not complete or opened[1] is None)
+
+    def _values(self, text: str, place: int) -> tuple[dict[str, str], int, bool]:
+        """Parameters from an index on, the index after the call, and whether all tags were there.
+
+        The first value of a name counts.
+        """
+        values: dict[str, str] = {}
+        complete = True
+        while parameter := _PARAMETER.match(text, place):
+            first = parameter.end()
+            last = text.find(_END_OF_VALUE, first)
+            place = last + len(_END_OF_VALUE)
+            if last < 0:
+                lost = _LOST_END.search(text, first)
+                assert lost is not None, "the pattern matches at the end of any text"
+                last = place = lost.start()
+                complete = False
+            values.setdefault(parameter[1].strip(), _without_line_breaks(text[first:last]))
+            place = skip_space(text, place)
+        for tag in ("</function>", "</tool_call>"):
+            if text.startswith(tag, after := skip_space(text, place)):
+                place = after + len(tag)
+            else:
+                complete = False
+        return values, place, complete
+
+    @staticmethod
+    def _broken(text: str, start: int, place: int, error: str) -> Call:
+        """A malformed call; it reaches to its end tag, or to the next call where it has none."""
+        after = _OPEN.search(text, place)
+        limit = len(text) if after is None else after.start()
+        closed = text.find("</tool_call>", place, limit)
+        return Call(start, limit if closed < 0 else closed + len("</tool_call>"), error=error)
+
+
+def _without_line_breaks(value: str) -> str:
+    """The value without the line break that follows its tag and the one before its end tag."""
+    return value.removeprefix("\n").removesuffix("\n")

@@ -1,0 +1,133 @@
+"""Scorers: what finds the answer of a kind of task in a turn, and compares it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from cleaner_env.rewards.code_tests import check_tests, code_score
+from cleaner_env.rewards.equivalence import equivalent
+from cleaner_env.rewards.extraction import extract_boxed, extract_code
+from cleaner_env.tasks import Task, reasoning_gym_scorer
+from sandbox.judge import Runner
+
+
+def _nothing_to_check(task: Task) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """How the answers of a kind of task are found and scored.
+
+    Attributes:
+        score: answer, task and what runs programs in; score in [0, 1] out, 1 is right.
+        extract: the last turn's text in; the answer out, None without one.
+        check: raises ValueError when a task cannot be scored.
+        runs_programs: the scorer needs a sandbox.
+    """
+
+    score: Callable[[str, Task, Runner | None], float]
+    extract: Callable[[str], str | None] = extract_boxed
+    check: Callable[[Task], None] = _nothing_to_check
+    runs_programs: bool = False
+
+
+def exact_score(answer: str, task: Task, runner: Runner | None = None) -> float:
+    """1.0 when the answer is the reference, spaces at both ends aside."""
+    return float(answer.strip() == task.answer.strip())
+
+
+def math_score(answer: str, task: Task, runner: Runner | None = None) -> float:
+    """1.0 when the answer equals the reference, or one of ``entry["answers"]``.
+
+    Raises:
+        GraderError: math-verify cannot be run at all.
+    """
+    references = task.entry.get("answers") or [task.answer]
+    return float(any(equivalent(reference, answer) for reference in references))
+
+
+_LETTER = re.compile(
+    r"\W*(?:(?:the )?(?:final |correct )?(?:answer|option|choice)(?: is)?\W+)?([A-Z])(?![A-Za-z])",
+    re.IGNORECASE,
+)
+_WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf|boxed)\s*\{([^{}]*)\}")
+
+
+def choice_score(answer: str, task: Task, runner: Runner | None = None) -> float:
+    r"""1.0 when the answer is the letter of the right choice.
+
+    Read are ``B``, ``(b)``, ``B.``, ``\text{B}``, ``B) 4 m/s`` and ``Option B``, or the very text
+    of a choice (``entry["choices"]``, in the order of their letters).
+    """
+    plain = _WRAPPER.sub(r"\1", answer).strip()
+    choices = [str(choice).strip() for choice in task.entry.get("choices", ())]
+    if choices.count(plain) == 1:
+        return float("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[choices.index(plain)] == task.answer.upper())
+    letter = _LETTER.match(plain)
+    return float(letter is not None and letter[1].upper() == task.answer.strip().upper())
+
+
+def _check_choice(task: Task) -> None:
+    if not re.fullmatch(r"\s*[A-Za-z]\s*", task.answer):
+        raise ValueError(f"the answer of a choice task must be a letter, not {task.answer!r}")
+
+
+def reasoning_gym_score(answer: str, task: Task, runner: Runner | None = None) -> float:
+    """The score that reasoning-gym's own scorer of the family gives.
+
+    Some of its scorers raise at an answer that they cannot read; such an answer is wrong.
+    """
+    scorer = reasoning_gym_scorer(task.family)
+    try:
+        return float(scorer(answer, task.entry))
+    except Exception:
+        return 0.0
+
+
+def _check_family(task: Task) -> None:
+    reasoning_gym_scorer(task.family)
+
+
+SCORERS: Mapping[str, Scorer] = MappingProxyType(
+    {
+        "choice": Scorer(choice_score, check=_check_choice),
+        "code": Scorer(code_score, extract_code, check_tests, runs_programs=True),
+        "exact": Scorer(exact_score),
+        "math": Scorer(math_score),
+        "reasoning_gym": Scorer(reasoning_gym_score, check=_check_family),
+    }
+)
+"""Scorers by the name that ``Task.reward`` gives."""
+
+
+def check_reward(task: Task, scorers: Mapping[str, Scorer] = SCORERS) -> None:
+    """Check that the task's answers can be scored.
+
+    Raises:
+        ValueError: the task names a scorer, or a family of reasoning-gym, that does not exist; its
+            answer is no letter where it should be; its tests cannot be read.
+    """
+    if task.reward not in scorers:
+        raise ValueError(f"unknown reward {task.reward!r}; use one of {sorted(scorers)}")
+    scorers[task.reward].check(task)
+
+
+def score(answer: str, task: Task, runner: Runner | None = None) -> float:
+    """The verdict of the task's scorer, in [0, 1].
+
+    Args:
+        answer: as ``SCORERS[task.reward].extract`` finds it.
+        task: the problem.
+        runner: the sandbox that the code reward runs programs in; the others need none.
+
+    Raises:
+        ValueError: see ``check_reward``.
+        GraderError: math-verify cannot be run at all.
+        sandbox.SandboxError: the sandbox failed.
+    """
+    check_reward(task)
+    return SCORERS[task.reward].score(answer, task, runner)

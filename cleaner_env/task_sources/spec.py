@@ -1,0 +1,102 @@
+"""SourceSpec: what a text such as ``gsm8k:train.jsonl@weight=2,holdout=0.05`` means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+_OPTIONS = re.compile(r"@(?=\w+=)(?P<options>[^@]*)$")
+_AND = re.compile(r"\s\+\s")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpec:
+    """One source.
+
+    Attributes:
+        text: as it was written, for errors.
+        kind: before the colon; "" for a path alone.
+        place: a path, a hub name, or names of families.
+        options: behind the ``@``.
+    """
+
+    text: str
+    kind: str
+    place: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def number(self, name: str, default: float, low: float = 0.0, high: float = 1.0) -> float:
+        """An option's value as a number.
+
+        Raises:
+            ValueError: it is none, or out of range.
+        """
+        text = self.options.get(name)
+        if text is None:
+            return default
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise ValueError(
+                f"{self.text}: {name} must be a number between {low:g} and {high:g}, not {text!r}"
+            )
+        return value
+
+    def choice(self, name: str, values: Sequence[str]) -> str:
+        """An option's value, one of some; the first of them when it is not given.
+
+        Raises:
+            ValueError: it is another.
+        """
+        value = self.options.get(name, values[0])
+        if value not in values:
+            raise ValueError(f"{self.text}: {name} must be one of {list(values)}, not {value!r}")
+        return value
+
+    def allow(self, names: Sequence[str]) -> None:
+        """Raise ValueError for an option that is none of these."""
+        unknown = sorted(set(self.options) - set(names))
+        if unknown:
+            raise ValueError(f"{self.text}: unknown options {unknown}; use {sorted(names)}")
+
+
+def split_specs(specs: str | Sequence[str]) -> list[SourceSpec]:
+    """Every source of a text with `` + `` between them, or of a list of texts.
+
+    Raises:
+        ValueError: there is none, or one cannot be read.
+    """
+    texts = [specs] if isinstance(specs, str) else list(specs)
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"task sources are texts such as 'gsm8k:PATH@weight=2', not {specs!r}")
+    parts = [part.strip() for text in texts for part in _AND.split(text)]
+    if not parts or not all(parts):
+        raise ValueError(f"an empty task source in {specs!r}")
+    return [read_spec(part) for part in parts]
+
+
+def read_spec(text: str) -> SourceSpec:
+    """``KIND:PLACE@OPTION=VALUE,OPTION=VALUE``; the kind and the options may be left out.
+
+    Raises:
+        ValueError: an option has no value, or is given twice.
+    """
+    found = _OPTIONS.search(text)
+    source = text[: found.start()] if found else text
+    kind, colon, place = source.partition(":")
+    if not colon or not re.fullmatch(r"[\w-]+", kind) or place.startswith("//"):
+        kind, place = ("", source) if _looks_like_a_path(source) else (source, "")
+    options: dict[str, str] = {}
+    for item in found["options"].split(",") if found else ():
+        name, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or not value or name in options:
+            raise ValueError(f"{text}: options are NAME=VALUE, each once, not {item!r}")
+        options[name] = value
+    return SourceSpec(text, kind.strip(), place.strip(), options)
+
+
+def _looks_like_a_path(source: str) -> bool:
+    return "/" in source or "." in source

@@ -1,0 +1,129 @@
+"""The parquet layout of verl, as Open-AgentRL-30K has it, and what its ground truths mean.
+
+Columns: ``prompt`` (a list of messages), ``reward_model`` (``ground_truth``, ``style``),
+``data_source``, ``ability``, ``extra_info``. Open-AgentRL-30K mixes DAPO-Math, MegaScience,
+LeetCode problems (ground truth: JSON with ``import_prefix``, ``test_code``, ``entry_point``) and
+Skywork-OR1 (JSON with ``inputs``, ``outputs`` and perhaps ``fn_name``; a JSON list of answers).
+
+Source: recipe/demystify in github.com/Gen-Verse/Open-AgentRL and its fork by CLEANER's authors.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cleaner_env.task_sources.code_layouts import CONTEST_IMPORTS, FENCED
+from cleaner_env.task_sources.layouts import Layout
+from cleaner_env.task_sources.rows import Row
+from cleaner_env.task_sources.spec import SourceSpec
+from cleaner_env.tasks import Task
+
+
+def read_verl(row: Row, spec: SourceSpec, seed: int) -> Task:
+    """A row of a parquet file made for verl."""
+    model = _mapping(row.need("reward_model"), "reward_model")
+    if model.get("ground_truth") is None:
+        raise ValueError(f"reward_model has no ground_truth; it has {sorted(model)}")
+    style = model.get("style", "rule")
+    if style not in ("rule", "rule-lighteval/MATH_v2"):
+        raise ValueError(f"reward_model.style {style!r} needs a reward model; only rules are known")
+    prompt, family = _question(row.need("prompt")), str(row.get("data_source", default="verl"))
+    truth = _parsed(model["ground_truth"])
+    if isinstance(truth, Mapping):
+        tests, prefix = _tests(truth)
+        entry = {"tests": tests, "prefix": prefix}
+        return Task(f"{prompt}\n\n{FENCED}", "", family, "code", entry)
+    if isinstance(truth, list):
+        if not truth:
+            raise ValueError("reward_model.ground_truth is an empty list")
+        return Task(prompt, str(truth[0]), family, "math", {"answers": [str(t) for t in truth]})
+    letter = re.fullmatch(r"\(?([A-J])\)?", str(truth).strip())
+    if letter and "gpqa" in family.lower():
+        return Task(prompt, letter[1], family, "choice")
+    return Task(prompt, str(truth).strip(), family)
+
+
+def _question(prompt: Any) -> str:
+    """The text of the messages before the first answer: system text, then the question."""
+    if isinstance(prompt, str):
+        prompt = _parsed(prompt)
+    if isinstance(prompt, str):
+        return prompt.strip()
+    roles = [message.get("role") for message in prompt] if isinstance(prompt, list) else None
+    if roles not in (["user"], ["system", "user"]):
+        raise ValueError(
+            f"prompt must be a text or a list of a user's message, perhaps after a system message; "
+            f"its roles are {roles}"
+        )
+    return "\n\n".join(str(message["content"]).strip() for message in prompt)
+
+
+def _mapping(value: Any, column: str) -> Mapping[str, Any]:
+    value = _parsed(value)
+    if not isinstance(value, Mapping):
+        raise ValueError(f"column {column!r} must be a mapping, not {value!r:.80}")
+    return value
+
+
+def _parsed(value: Any) -> Any:
+    """JSON that stands for a mapping or a list is read; any other text is itself."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _tests(truth: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str]:
+    """The tests in a ground truth, and what has to stand before the program."""
+    if {"test_code", "entry_point"} <= truth.keys():
+        check = {"check": truth["test_code"], "entry_point": truth["entry_point"]}
+        return [check], str(truth.get("import_prefix") or "")
+    if not {"inputs", "outputs"} <= truth.keys():
+        raise ValueError(
+            "a ground truth for programs has inputs and outputs, or test_code and entry_point; "
+            f"this one has {sorted(truth)}"
+        )
+    pairs = list(zip(truth["inputs"], truth["outputs"], strict=True))
+    name = truth.get("fn_name")
+    if not name:
+        return [{"input": _text(given), "output": _text(wanted)} for given, wanted in pairs], ""
+    if all(isinstance(wanted, list) and len(wanted) == 1 for _, wanted in pairs):
+        pairs = [(given, wanted[0]) for given, wanted in pairs]  # the convention of APPS and TACO
+    return [_call(name, given, wanted) for given, wanted in pairs], CONTEST_IMPORTS
+
+
+def _text(value: Any) -> str:
+    """Input and output are texts; some rows have lists of lines."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Sequence):
+        return "\n".join(map(str, value))
+    return str(value)
+
+
+def _call(name: str, given: Any, wanted: Any) -> dict[str, str]:
+    """A call of ``Solution().name``; arguments come as a list, or as a text with one a line."""
+    if isinstance(given, str):
+        given = [_literal(line) for line in given.split("\n") if line.strip()]
+    if isinstance(wanted, str):
+        wanted = _literal(wanted)
+    arguments = ", ".join(map(repr, given))
+    return {"call": f"Solution().{name}({arguments})", "returns": repr(wanted)}
+
+
+def _literal(text: str) -> Any:
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError):
+            continue
+    return text
+
+
+VERL = Layout(read_verl)

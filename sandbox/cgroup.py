@@ -1,0 +1,166 @@
+"""Control groups: bounds on what all processes of a worker use together, where we may make them.
+
+A worker gets a group of its own below the group of this process or, since cgroup v2 allows no
+processes beside controlled groups, below the nearest ancestor that hands its controllers on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path("/sys/fs/cgroup")
+PREFIX = "code-sandbox"
+REMOVE_S = 0.5  # processes that were killed may take a moment to go
+# The shell enters the group, so that nothing that it starts is ever outside.
+ENTER = 'for d in $0; do echo $$ > "$d/cgroup.procs" || exit 1; done; exec "$@"'
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What a version of the interface calls its files."""
+
+    memory: str
+    oom_kills: str
+    extra: dict[str, str]  # to be written where it is possible
+
+
+V2 = Files("memory.max", "memory.events", {"memory.swap.max": "0"})
+V1 = Files("memory.limit_in_bytes", "memory.oom_control", {"memory.swappiness": "0"})
+
+
+@dataclass(slots=True)
+class Cgroup:
+    """The groups of one worker: of memory and, where possible, of processes.
+
+    memory, pids   directories; in cgroup v2 the same one
+    files          what is in them
+    """
+
+    memory: Path
+    pids: Path | None
+    files: Files
+    events_fd: int | None = None
+
+    def enter(self, command: Sequence[str]) -> list[str]:
+        """The command that runs `command` inside."""
+        directories = dict.fromkeys(str(path) for path in (self.memory, self.pids) if path)
+        return ["/bin/sh", "-c", ENTER, " ".join(directories), *command]
+
+    def allow(self, memory_mb: int, processes: int) -> None:
+        """Set the bounds; raises OSError when the kernel refuses."""
+        (self.memory / self.files.memory).write_text(str(memory_mb << 20))
+        if self.pids:
+            (self.pids / "pids.max").write_text(str(processes))
+
+    def oom_kills(self) -> int:
+        """How many processes were killed so far because the bound of memory was reached."""
+        if self.events_fd is None:  # kept open: this is asked twice for every execution
+            self.events_fd = os.open(self.memory / self.files.oom_kills, os.O_RDONLY)
+        words = os.pread(self.events_fd, 4096, 0).split()
+        return int(words[words.index(b"oom_kill") + 1]) if b"oom_kill" in words else 0
+
+    def remove(self) -> None:
+        """Remove the groups, once their processes are gone."""
+        if self.events_fd is not None:
+            os.close(self.events_fd)
+            self.events_fd = None
+        deadline = time.monotonic() + REMOVE_S
+        for path in {self.memory, self.pids or self.memory}:
+            while not removed(path) and time.monotonic() < deadline:
+                time.sleep(0.002)
+
+
+def make_cgroup() -> tuple[Cgroup | None, str]:
+    """Groups for a new worker; or None and why there are none to be had."""
+    reasons = []
+    name = f"{PREFIX}-{os.getpid()}-{next(_numbers)}"
+    for make in (make_v2, make_v1):
+        try:
+            return make(name), ""
+        except OSError as error:
+            reasons.append(str(error))
+    return None, "; ".join(reasons)
+
+
+def make_v2(name: str) -> Cgroup:
+    for mount in (ROOT, ROOT / "unified"):
+        if not (mount / "cgroup.controllers").exists():
+            continue
+        own = mount / own_path("").lstrip("/")
+        for parent in (own, *own.parents):
+            if not parent.is_relative_to(mount):
+                break
+            if "memory" in words(parent / "cgroup.subtree_control"):
+                return ready(Cgroup(made(parent / name), None, V2), parent)
+        raise OSError("cgroup v2: no group above this process hands on the controller of memory")
+    raise OSError("cgroup v2: not mounted")
+
+
+def make_v1(name: str) -> Cgroup:
+    memory = ROOT / "memory"
+    if not (memory / V1.memory).exists():
+        raise OSError("cgroup v1: no controller of memory")
+    parent = memory / own_path("memory").lstrip("/")
+    group = Cgroup(made(parent / name), None, V1)
+    pids = ROOT / "pids"
+    if (pids / "cgroup.procs").exists():
+        group.pids = made(pids / own_path("pids").lstrip("/") / name)
+    return ready(group, parent)
+
+
+def ready(group: Cgroup, parent: Path) -> Cgroup:
+    """The group after what else there is to set; groups of processes that are gone are removed."""
+    if group.pids is None and (group.memory / "pids.max").exists():
+        group.pids = group.memory
+    for name, value in group.files.extra.items():
+        try:
+            (group.memory / name).write_text(value)
+        except OSError:
+            continue
+    for path in stale(parent):
+        removed(path)
+    return group
+
+
+def stale(parent: Path) -> Iterator[Path]:
+    for path in parent.glob(f"{PREFIX}-*-*"):
+        owner = path.name.split("-")[-2]
+        if owner.isdigit() and not Path("/proc", owner).exists():
+            yield path
+
+
+def own_path(controller: str) -> str:
+    """The group of this process in a hierarchy of v1, or that of v2 for ""."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            return path
+    raise OSError(f"no cgroup of {controller or 'v2'}")
+
+
+def words(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except OSError:
+        return []
+
+
+def made(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def removed(path: Path) -> bool:
+    try:
+        path.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,290 @@
+"""The keeper of a session: pid 1 of the session's namespaces, trusted, runs no program itself.
+
+It knows every process that holds a state, hands cells to them, holds the limit of time, learns from
+the kernel how each cell ended, kills what a cell leaves behind, and takes back its files when it
+failed. It speaks with the host over a socket of its own:
+
+    host -> keeper  {"op": "cell", "base", "state", "name", "wall_s", "source_fd"} and the source,
+                    with the descriptors of stdout, stderr and the report; {"op": "kill", "state"};
+                    {"op": "forget", "states"}
+    keeper -> host  {"event": "opened"}                                     once
+                    {"event": "ended", "state", "committed", "lost", "status", "timed_out",
+                    "threads", "wall_s", "cpu_s", "peak_mb"}                per cell
+                    {"event": "fault", "why"}                               and it is gone
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from .cell import hold_state, reap
+from .child import (
+    MAX_FDS,
+    MESSAGE_BYTES,
+    PRIVATE_DIRS,
+    REPORT_FD,
+    WORK_DIR,
+    Config,
+    limit_resources,
+)
+from .files import Files
+
+HELLO_MS = 10_000  # from the request to the cell's first instruction
+CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
+SWEEP_S = 0.2
+THREAD_GRACE_MS = 50
+CPU_CLOCK = 2  # of a process, as clock_getcpuclockid(3) makes it of the pid
+
+
+def keep_session(config: Config, fd: int, request: dict[str, Any]) -> NoReturn:
+    """Be the keeper of a session whose host is at the other end of the socket `fd`."""
+    host = socket.socket(fileno=os.dup2(fd, REPORT_FD + 1, inheritable=False))
+    os.closerange(REPORT_FD + 2, MAX_FDS)
+    try:
+        Keeper(host, config, request).serve()
+    except BaseException as error:
+        why = f"{type(error).__name__}: {error}"
+        host.send(json.dumps({"event": "fault", "why": why}).encode())
+    finally:
+        os._exit(0)
+
+
+@dataclass(slots=True)
+class State:
+    """A process that holds a state and waits at the other end of `link`."""
+
+    pid: int
+    link: socket.socket
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a cell ended. `status` is the kernel's, None for a process that goes on."""
+
+    committed: bool = False
+    lost: bool = False  # the process that was to run it does not answer
+    status: int | None = None
+    timed_out: bool = False
+    threads: int = 0  # that were still alive
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    peak_mb: float = 0.0
+
+
+class Lost(Exception):
+    """A state's process is dead, or does not do as it is told."""
+
+
+class Keeper:
+    """Serves one request after another until the host closes the socket."""
+
+    def __init__(self, host: socket.socket, config: Config, request: dict[str, Any]):
+        self.host = host
+        self.states = {0: self._first_state(config, request)}
+        self.files = {0: Files((*PRIVATE_DIRS, WORK_DIR))}
+        self.dying: set[int] = set()  # processes of states that were given up
+        self.current = 0  # the state whose files are there
+
+    def _first_state(self, config: Config, request: dict[str, Any]) -> State:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pid = os.fork()
+        if not pid:
+            self.host.close()
+            ours.close()
+            limit_resources(config, request)
+            hold_state(theirs)
+        theirs.close()
+        return State(pid, ours)
+
+    def send(self, **message: Any) -> None:
+        self.host.send(json.dumps(message).encode())
+
+    def serve(self) -> None:
+        self.send(event="opened")
+        while True:
+            data, fds, _, _ = socket.recv_fds(self.host, MESSAGE_BYTES, 8)
+            if not data:
+                return
+            request = json.loads(data.partition(b"\n")[0])
+            if request["op"] == "cell":
+                outcome = self.run(request, data, fds)
+                self.send(
+                    event="ended",
+                    state=request["state"],
+                    **{name: getattr(outcome, name) for name in Outcome.__slots__},
+                )
+            elif request["op"] == "forget":
+                for number in request["states"]:
+                    self.forget(number)
+
+    def forget(self, number: int) -> None:
+        state = self.states.pop(number)
+        self.files.pop(number)
+        state.link.close()
+        kill(state.pid)
+        self.dying.add(state.pid)
+
+    def run(self, request: dict[str, Any], data: bytes, fds: list[int]) -> Outcome:
+        """Run a cell on the state `base`; when it ends well its process is the state `state`."""
+        base = self.states[request["base"]]
+        pid = 0
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        try:
+            if request["base"] != self.current:
+                self.files[request["base"]].restore()
+                self.current = request["base"]
+            socket.send_fds(base.link, [data], [*fds, theirs.fileno()])
+            theirs.close()
+            pid = self._hello(base, ours)
+            outcome = self._watch(request, pid, ours)
+        except (Lost, OSError):
+            outcome = Outcome(lost=True)
+        finally:
+            theirs.close()
+            for fd in fds:
+                os.close(fd)
+        if outcome.committed:
+            self.states[request["state"]] = State(pid, ours)
+        else:
+            ours.close()
+        self._clean_up(outcome, request)
+        return outcome
+
+    def _hello(self, base: State, link: socket.socket) -> int:
+        """The process id of the cell that says that it begins, in the kernel's own word."""
+        pidfd = os.pidfd_open(base.pid)
+        poll = select.poll()
+        for fd in (link.fileno(), pidfd):
+            poll.register(fd, select.POLLIN)
+        ready = [fd for fd, _ in poll.poll(HELLO_MS)]
+        os.close(pidfd)
+        if link.fileno() not in ready:
+            raise Lost
+        word, extra, _, _ = link.recvmsg(16, socket.CMSG_SPACE(CREDENTIALS.size))
+        if not word:
+            raise Lost
+        return int(CREDENTIALS.unpack(extra[0][2])[0])
+
+    def _watch(self, request: dict[str, Any], pid: int, link: socket.socket) -> Outcome:
+        """Wait for the end of a cell, which its time or an order may bring about."""
+        outcome = Outcome()
+        began = time.monotonic()
+        pidfd = os.pidfd_open(pid)
+        poll = select.poll()
+        for fd in (pidfd, link.fileno(), self.host.fileno()):
+            poll.register(fd, select.POLLIN)
+        killed, left_s = False, request["wall_s"]
+        while True:
+            ready = [fd for fd, _ in poll.poll(None if killed else max(0.0, left_s) * 1e3 + 1)]
+            if pidfd in ready:
+                break
+            if link.fileno() in ready and not killed:
+                outcome.threads = live_threads(pid)
+                outcome.committed = bool(link.recv(16)) and not outcome.threads
+                if outcome.committed:
+                    break
+                killed = True
+            elif self.host.fileno() in ready:
+                killed = self._order(request)
+            elif not killed and (left_s := began + request["wall_s"] - time.monotonic()) <= 0:
+                killed = outcome.timed_out = True
+            if killed:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                for fd in (link.fileno(), self.host.fileno()):
+                    poll.unregister(fd)
+        os.close(pidfd)
+        outcome.wall_s = time.monotonic() - began
+        self._account(outcome, pid)
+        return outcome
+
+    def _order(self, request: dict[str, Any]) -> bool:
+        """Whether the host wants the cell killed. It may also be gone."""
+        data = self.host.recv(MESSAGE_BYTES)
+        if not data:
+            os._exit(0)
+        order = json.loads(data)
+        return bool(order["op"] == "kill" and order["state"] == request["state"])
+
+    def _account(self, outcome: Outcome, pid: int) -> None:
+        if not outcome.committed:
+            try:
+                _, outcome.status, usage = os.wait4(pid, 0)
+            except ChildProcessError as error:
+                raise Lost from error  # no fork of ours: the program made another one
+            outcome.cpu_s = usage.ru_utime + usage.ru_stime
+            outcome.peak_mb = usage.ru_maxrss / 1024
+            return
+        outcome.cpu_s = time.clock_gettime((~pid << 3) | CPU_CLOCK)
+        with open(f"/proc/{pid}/status") as file:
+            peak = [line for line in file if line.startswith("VmHWM")]
+        outcome.peak_mb = int(peak[0].split()[1]) / 1024 if peak else 0.0
+
+    def _clean_up(self, outcome: Outcome, request: dict[str, Any]) -> None:
+        """Kill what is no state, and take the files back when the cell failed."""
+        until = time.monotonic() + SWEEP_S
+        while strays := self._strays():
+            if time.monotonic() > until:  # they multiply faster than they die
+                os.kill(-1, signal.SIGKILL)
+                reap(wait=True)
+                outcome.lost = True
+                break
+            for pid in strays:
+                kill(pid)
+            reap()
+            time.sleep(0.001)
+        reap()
+        if outcome.lost:
+            return
+        try:
+            if outcome.committed:
+                self.files[request["state"]] = self.files[request["base"]].after()
+                self.current = request["state"]
+            else:
+                self.files[request["base"]].restore()
+        except (OSError, RecursionError):
+            outcome.committed, outcome.lost = False, True
+
+    def _strays(self) -> set[int]:
+        alive = living()
+        self.dying &= alive
+        return alive - self.dying - {state.pid for state in self.states.values()} - {os.getpid()}
+
+
+def live_threads(pid: int) -> int:
+    """Threads of a process besides its first; one that was joined may take a moment to go."""
+    for _ in range(THREAD_GRACE_MS):
+        count = len(os.listdir(f"/proc/{pid}/task")) - 1
+        if not count:
+            break
+        time.sleep(0.001)
+    return count
+
+
+def living() -> set[int]:
+    """The processes of this namespace that are not dead yet."""
+    found = set()
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat") as file:
+                alive = file.read().rpartition(")")[2].split()[0] not in "ZX"
+        except OSError:
+            continue  # it ended meanwhile
+        if alive:
+            found.add(int(name))
+    return found
+
+
+def kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return

@@ -1,0 +1,207 @@
+"""What the zygote does once, before it serves: privileges, preloads, what its children need."""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import fcntl
+import gc
+import importlib
+import linecache
+import os
+import resource
+import sys
+from typing import NoReturn
+
+from . import kernel, landlock, seccomp
+from .child import FIRST_OWN_FD, FIXED_LIMITS, KEPT_FD, MAX_FDS, VARIED_LIMITS, Config
+
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+LAZY = {  # what a module imports when it is first used
+    "sympy": (
+        "sympy.assumptions.wrapper",
+        "sympy.codegen.ast",
+        "sympy.combinatorics",
+        "sympy.integrals.manualintegrate",
+        "sympy.integrals.risch",
+        "sympy.polys.polymatrix",
+        "sympy.sets.handlers.functions",
+        "sympy.sets.handlers.issubset",
+        "sympy.sets.setexpr",
+        "sympy.tensor.tensor",
+    ),
+}
+
+
+def drop_root(uid: int) -> None:
+    """Continue as pid 1 of a user, pid and mount namespace whose only user is `uid` outside.
+
+    Real root is exempt from RLIMIT_NPROC, so it has to go. It goes here and not before bubblewrap,
+    because bubblewrap must still be root to bind an interpreter that lies below a directory only
+    root may enter (/root is such a one). The process that called this stays behind as root and only
+    waits; programs live in a pid namespace below it and cannot name it.
+    """
+    os.setgroups([])
+    # A second, uncovered /proc: the kernel lets a user namespace mount proc only if it already
+    # sees one in full, and bubblewrap covers parts of its own when it runs as root.
+    kernel.mount_proc()
+    unshared, mapped = os.pipe(), os.pipe()
+    child = os.fork()
+    if child:
+        os.close(unshared[1])
+        os.read(unshared[0], 1)
+        for name in ("gid_map", "uid_map"):
+            with open(f"/proc/{child}/{name}", "w") as file:
+                file.write(f"0 {uid} 1")
+        os.write(mapped[1], b"+")
+        wait_and_exit(child)
+    os.close(mapped[1])
+    kernel.unshare(kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS | kernel.CLONE_NEWPID)
+    os.write(unshared[1], b"+")
+    if not os.read(mapped[0], 1):
+        raise OSError("the user namespace was given no user")
+    for fd in (unshared[0], unshared[1], mapped[0]):
+        os.close(fd)
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    child = os.fork()
+    if child:
+        wait_and_exit(child)
+    kernel.mount(b"none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE, None)
+    kernel.mount_proc()
+
+
+def become(uid: int, scratch: str) -> int:
+    """Continue as the user `uid`, who owns the scratch directory alone; capabilities still held.
+
+    They are none, unless the interpreter lies below a directory that only root may enter (/root is
+    such a one): then the one that reads it in spite of that. What is read is Landlock's business.
+    """
+    os.chown(scratch, uid, uid)
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    kernel.check(kernel.prctl(kernel.PR_SET_KEEPCAPS, 1), "prctl keepcaps")
+    os.setresuid(uid, uid, uid)
+    readable = all(os.access(path, os.R_OK) for path in (os.__file__, sys.executable))
+    kept = 0 if readable else kernel.CAP_DAC_READ_SEARCH
+    kernel.keep_capabilities(kept)
+    return kept
+
+
+def wait_and_exit(child: int) -> NoReturn:
+    for fd in range(FIRST_OWN_FD, MAX_FDS):  # the host must see the socket close with the zygote
+        try:
+            os.close(fd)
+        except OSError:
+            continue
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 0xFF)
+
+
+def forbid_user_namespaces(host_proc: str | None) -> None:
+    """Best effort: programs cannot make user namespaces, and so cannot get capabilities in them.
+
+    The sysctl is that of our own user namespace, whichever /proc it is written through.
+    """
+    try:
+        with open(f"{host_proc or '/proc'}/sys/user/max_user_namespaces", "w") as file:
+            file.write("0")
+    except OSError:
+        pass  # read-only in some containers; the host's trial program finds out
+    if host_proc:
+        kernel.unmount(host_proc)
+
+
+def preload(names: list[str]) -> None:
+    for name in names:
+        importlib.import_module(name)
+        for part in LAZY.get(name, ()):
+            with contextlib.suppress(ImportError):  # another version has it elsewhere
+                importlib.import_module(part)
+    # Threads do not survive fork, and a lock one of them holds would stay locked for ever.
+    if _thread._count():
+        raise RuntimeError("a preloaded module started a thread, which fork() cannot copy")
+
+
+def address_space() -> int:
+    """Bytes of address space in use; a generous guess where /proc does not tell."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 512 << 20
+
+
+class Broken(Exception):
+    """The zygote cannot serve; `kind` tells what to blame."""
+
+    def __init__(self, kind: str, error: BaseException):
+        super().__init__(f"{type(error).__name__}: {error}")
+        self.kind = kind
+
+
+def probe_layers(config: Config) -> None:
+    """Note which layers of confinement this kernel has; without namespaces both must be there."""
+    config["landlock_abi"] = landlock.abi()
+    config["no_seccomp"] = seccomp.missing()
+    config["landlock"] = config["landlock_abi"] if config["visible"] else 0
+    config["seccomp"] = not config["no_seccomp"]
+    if not config["strict"]:
+        config["filter"] = seccomp.base_filter() if config["seccomp"] else None
+        return
+    config["filter"] = None  # it names the program's pid
+    if config["landlock_abi"] < landlock.FILES_ARE_SAFE_FROM:
+        have = f"ABI {config['landlock_abi']}" if config["landlock_abi"] else "none"
+        raise OSError(
+            f"needs Landlock of ABI {landlock.FILES_ARE_SAFE_FROM} (Linux 6.2), here: {have}"
+        )
+    if config["no_seccomp"]:
+        raise OSError(f"needs seccomp, here: {config['no_seccomp']}")
+
+
+def prepare(config: Config) -> None:
+    try:
+        probe_layers(config)
+        config["kept"] = 0
+        if config["drop_uid"] is not None:
+            if config["private"]:
+                drop_root(config["drop_uid"])
+            else:
+                config["kept"] = become(config["drop_uid"], config["scratch"])
+        if config["private"]:
+            forbid_user_namespaces(config["host_proc"])
+        if config["scratch"] is not None:
+            kernel.check(kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1), "prctl subreaper")
+        for path in (os.__file__, sys.executable):
+            if not os.access(path, os.R_OK, effective_ids=True):
+                raise PermissionError(f"{path} is not readable by other users (chmod o+rX)")
+    except Exception as error:
+        raise Broken("isolation", error) from error
+    try:
+        preload(config["preload"])
+    except Exception as error:
+        raise Broken("preload", error) from error
+    config["base_bytes"] = address_space()
+    config["ceilings"] = ceilings()
+    config["rules"] = landlock_rules(config)
+    kernel.renounce_privileges()
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # programs share our uid: keep them out of our memory
+    linecache.clearcache()
+    gc.collect()
+    gc.freeze()
+
+
+def ceilings() -> dict[int, int]:
+    """The hard limits that there are already: no child can go above them."""
+    kinds = [kind for kind, _ in FIXED_LIMITS] + list(VARIED_LIMITS)
+    hard = {kind: resource.getrlimit(kind)[1] for kind in kinds}
+    return {kind: value for kind, value in hard.items() if value != resource.RLIM_INFINITY}
+
+
+def landlock_rules(config: Config) -> list[landlock.Rule]:
+    """What every child may reach, opened once for all of them."""
+    found = landlock.rules(config["visible"], landlock.READ)
+    found += landlock.rules(DEVICES, landlock.DEVICE)
+    kept = [(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, KEPT_FD), rights) for fd, rights in found]
+    for fd, _ in found:
+        os.close(fd)
+    return kept

@@ -1,0 +1,314 @@
+"""Session: cells that share their variables; one that fails leaves no trace."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import socket
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from .errors import SandboxError, WorkerFault
+from .execution import SET_UP_S, Ending, Watch, judge, open_streams, receive, send_program
+from .result import Limits, Result, Status
+from .worker import Worker
+
+if TYPE_CHECKING:
+    from .pool import Sandbox
+
+MAX_CHECKPOINTS = 16
+KILL_S = 30.0  # from the order to kill to the cell's end
+MORE_TIME = (
+    4.0  # times the limit that a cell may take when it is run again: it was well in time once
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell that was committed, and what it printed."""
+
+    code: str
+    stdout: str
+
+
+class Session:
+    """A Python interpreter that keeps its variables from one `run` to the next.
+
+    Each cell is a transaction. When it fails, for whatever reason, variables, modules, working
+    directory and files are what they were before it; when it ends well they stay. `checkpoint` and
+    `rollback` return to an earlier state. A state is a forked process, so what a cell costs does
+    not depend on how much there is to keep, but for the kernel's page tables.
+
+    A cell that leaves threads running fails with LiveThreadsError: a process with threads cannot be
+    forked whole. Processes that it leaves running are killed. Standard input is empty. `limits`
+    hold for every cell; memory_mb is for all of the state.
+
+    When the sandbox breaks, the session is restored on a fresh worker by running its cells again.
+
+    Made by Sandbox.session(). Thread-safe: one cell at a time. A context manager.
+    """
+
+    def __init__(self, sandbox: Sandbox, limits: Limits):
+        self.limits = limits
+        self._sandbox = sandbox
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._cells: list[Cell] = []
+        self._state = 0
+        self._checkpoints: dict[int, list[Cell]] = {}
+        self._socket: socket.socket | None = None
+        self._worker: Worker | None = None
+        self._closed = False
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The cells that make up the present state, in their order."""
+        return tuple(self._cells)
+
+    def run(self, code: str) -> Result:
+        """Run `code` as the next cell and return how it ended; only when ok it is committed.
+
+        Raises SandboxError when the session or its sandbox is closed, or when the session was lost
+        and could not be restored; QueueFull and TypeError as Sandbox.run does.
+        """
+        with self._lock:
+            return self._sandbox.serve(lambda worker: self._serve(worker, code), code)
+
+    async def arun(self, code: str) -> Result:
+        """As `run`, without blocking the event loop."""
+        return await asyncio.to_thread(self.run, code)
+
+    def checkpoint(self) -> int:
+        """A number for the present state, to which `rollback` can return. Free until it is used.
+
+        Raises SandboxError when there are 16 already.
+        """
+        with self._lock:
+            if len(self._checkpoints) == MAX_CHECKPOINTS and self._state not in self._checkpoints:
+                raise SandboxError(
+                    f"a session keeps {MAX_CHECKPOINTS} checkpoints: release one of "
+                    f"{sorted(self._checkpoints)}"
+                )
+            self._checkpoints[self._state] = list(self._cells)
+            return self._state
+
+    def rollback(self, checkpoint: int) -> None:
+        """Return to a state. The checkpoint stays; those made after it as well.
+
+        Raises ValueError when there is no such checkpoint.
+        """
+        with self._lock:
+            cells = self._known(checkpoint)
+            left, self._state, self._cells = self._state, checkpoint, list(cells)
+            self._forget(left)
+
+    def release(self, checkpoint: int) -> None:
+        """Give up a checkpoint and its memory.
+
+        Raises ValueError when there is no such checkpoint.
+        """
+        with self._lock:
+            self._known(checkpoint)
+            del self._checkpoints[checkpoint]
+            self._forget(checkpoint)
+
+    def replay(self) -> list[Result]:
+        """Run the committed cells in a new session; one result for each, up to one that fails."""
+        results = []
+        with self._sandbox.session(limits=self.limits) as other:
+            for cell in self.cells:
+                results.append(other.run(cell.code))
+                if not results[-1].ok:
+                    break
+        return results
+
+    def close(self) -> None:
+        """End the session and free its processes."""
+        with self._lock:
+            self._closed = True
+            self._drop()
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # of a session that was never opened
+            self._drop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _known(self, checkpoint: int) -> list[Cell]:
+        if checkpoint not in self._checkpoints:
+            raise ValueError(f"no checkpoint {checkpoint!r}; there are {sorted(self._checkpoints)}")
+        return self._checkpoints[checkpoint]
+
+    def _forget(self, state: int) -> None:
+        """Let go of a state's process, unless the state is needed."""
+        if self._socket is not None and state != self._state and state not in self._checkpoints:
+            try:
+                self._send(op="forget", states=[state])
+            except OSError:
+                self._drop()  # the next cell restores the session
+
+    def _serve(self, worker: Worker, code: str) -> Result:
+        if self._closed:
+            raise SandboxError("the session is closed")
+        try:
+            if self._socket is None:
+                self._restore(worker)
+            before = self._state
+            result, lost = self._run(code, self.limits)
+            if lost:  # an earlier cell killed the state's process, or this one did; which is it?
+                self._drop()
+                self._restore(worker)
+                result, lost = self._run(code, self.limits)
+        except (OSError, WorkerFault) as error:
+            if self._worker is not None:
+                self._worker.close_if_dead()
+            self._drop()
+            raise WorkerFault(f"lost the session: {error}") from error
+        except BaseException:
+            self._drop()
+            raise
+        if lost:
+            self._drop()
+        self._forget(before)
+        return result
+
+    def _run(self, code: str, limits: Limits, state: int | None = None) -> tuple[Result, bool]:
+        """Run a cell, whose state gets that number; its result, and whether the session is lost."""
+        assert self._socket is not None and self._worker is not None
+        state = next(self._numbers) if state is None else state
+        request = {
+            "op": "cell",
+            "base": self._state,
+            "state": state,
+            "name": f"cell{len(self._cells) + 1}.py",
+            "wall_s": limits.wall_s,
+        }
+        order_to_kill = {"op": "kill", "state": state}
+        kills = self._worker.oom_kills()
+        with open_streams(limits) as streams:
+            send_program(self._socket, request, streams, code)
+            watch = Watch(
+                self._socket,
+                self._receive,
+                order_to_kill,
+                streams,
+                limits,
+                KILL_S,
+                says_when_started=False,
+            )
+            message = watch.until_ended()
+            for stream in streams:
+                stream.drain()
+            if message["lost"]:
+                return replace(LOST, tier=self._sandbox.tier), True
+            committed = message["committed"]
+            if committed:
+                message["status"] = 0
+            ending = Ending(message, watch.stopped)
+            ending.out_of_memory = self._worker.oom_kills() > kills
+            result = judge(ending, limits, streams, self._sandbox.tier)
+        if committed and result.ok:
+            self._state = state
+            self._cells.append(Cell(code, result.stdout))
+        elif committed:
+            self._forget(state)
+        else:
+            result = self._explained(result, message["threads"])
+        return result, False
+
+    def _explained(self, result: Result, threads: int) -> Result:
+        """The result of a cell that failed in a way that only a session knows."""
+        if threads:
+            why = f"LiveThreadsError: the cell left {threads} threads running; join them in it\n"
+        elif result.ok:
+            why = "SessionExit: the cell ended the interpreter; the session is as it was before\n"
+        else:
+            return result
+        name = why.partition(":")[0]
+        return replace(result, status=Status.ERROR, error_class=name, traceback=why)
+
+    def _open(self, worker: Worker) -> None:
+        """Begin on a worker without any cell."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs:
+                worker.open_session(theirs, self.limits)
+            self._socket, self._worker = ours, worker
+            if self._receive(SET_UP_S)["event"] != "opened":
+                raise WorkerFault("the session spoke out of turn")
+        except OSError as error:
+            raise WorkerFault(f"cannot open the session: {error}") from error
+        except BaseException:
+            ours.close()
+            raise
+
+    def _restore(self, worker: Worker) -> None:
+        """Make all the states that are needed again, by running the cells that led to them."""
+        present, needed = self._state, self._checkpoints | {self._state: self._cells}
+        made: dict[tuple[Cell, ...], int] = {(): 0}
+        passing = []
+        self._open(worker)
+        for number, cells in sorted(needed.items(), key=lambda item: len(item[1])):
+            for length in range(1, len(cells)):
+                path = tuple(cells[:length])
+                if path not in made:
+                    made[path] = self._again(made[path[:-1]], path)
+                    passing.append(made[path])
+            if cells:
+                path = tuple(cells)
+                made[path] = self._again(made[path[:-1]], path, number)
+        self._state, self._cells = present, list(needed[present])
+        for state in (0, *passing):
+            self._forget(state)
+
+    def _again(self, base: int, path: tuple[Cell, ...], state: int | None = None) -> int:
+        """Run the last cell of a path on the state that the others led to; the new state."""
+        self._state, self._cells = base, list(path[:-1])
+        longer = replace(self.limits, wall_s=self.limits.wall_s * MORE_TIME)
+        result, _ = self._run(path[-1].code, longer, state)
+        if not result.ok or result.stdout != path[-1].stdout:
+            raise SandboxError(
+                f"the session was lost, and cell {len(path)} did not do the same again: "
+                f"{result.status} {result.traceback or repr(result.stdout)}"
+            )
+        return self._state
+
+    def _receive(self, timeout_s: float) -> dict[str, Any]:
+        assert self._socket is not None
+        message = receive(self._socket, timeout_s)
+        if message is None:
+            raise WorkerFault("the session's keeper died")
+        return message
+
+    def _send(self, **message: Any) -> None:
+        assert self._socket is not None
+        self._socket.send(json.dumps(message).encode())
+
+    def _drop(self) -> None:
+        """Leave the keeper, which then ends with all its processes."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._worker is not None:
+            self._worker.end_session(self.limits)
+            self._worker = None
+
+
+LOST = Result(
+    Status.ERROR,
+    error_class="SessionLost",
+    traceback="SessionLost: the cell ended the processes of its session; it was taken back\n",
+)

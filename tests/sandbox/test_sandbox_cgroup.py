@@ -1,0 +1,128 @@
+"""Control groups: what all processes of a program use together is bounded, where that can be."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import sandbox.cgroup
+from sandbox import Limits, Sandbox, Status
+from sandbox.cgroup import V1, V2, Cgroup, make_cgroup
+
+LIMITS = Limits(wall_s=20.0, cpu_s=20.0, memory_mb=256)
+
+
+@pytest.fixture
+def grouped(box: Sandbox) -> Iterator[Sandbox]:
+    if box.layers.no_cgroup:
+        pytest.skip(f"no cgroups here: {box.layers.no_cgroup}")
+    with Sandbox(limits=LIMITS) as own:
+        yield own
+        assert own.run("print('alive')").stdout == "alive\n" and own.faults == 0
+
+
+def groups() -> list[Path]:
+    return list(Path("/sys/fs/cgroup").glob(f"**/code-sandbox-{os.getpid()}-*"))
+
+
+FORKS = """
+import os, time
+for _ in range(8):
+    if not os.fork():
+        x = bytearray(200 << 20)
+        time.sleep(1)
+        os._exit(0)
+codes = [os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(8)]
+print(codes.count(-9) >= 5)
+"""
+
+
+def test_the_sum_over_processes_is_bounded(grouped: Sandbox) -> None:
+    assert grouped.run(FORKS).stdout == "True\n"
+
+
+def test_who_is_killed_for_the_sum_ran_out_of_memory(grouped: Sandbox) -> None:
+    code = "import os\nfor i in range(55): os.write(os.memfd_create(str(i)), bytes(15 << 20))"
+    result = grouped.run(code)
+    assert (result.status, result.error_class) == (Status.MEMORY, "MemoryError")
+    assert "more than 256 MiB" in result.traceback
+
+
+def test_a_session_counts_as_well(grouped: Sandbox) -> None:
+    if grouped.tier != "full":
+        pytest.skip("no sessions here")
+    with grouped.session() as session:
+        session.run("x = bytearray(200 << 20)")
+        assert grouped.run("x = bytearray(200 << 20); print(len(x) >> 20)").stdout == "200\n"
+        assert session.run("print(len(x) >> 20)").stdout == "200\n"
+
+
+def test_groups_go_with_their_worker(grouped: Sandbox) -> None:
+    before = set(groups())
+    with Sandbox() as other:
+        other.run("")
+        made = set(groups()) - before
+        assert made
+    assert not made & set(groups())
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory in the place of /sys/fs/cgroup."""
+    monkeypatch.setattr(sandbox.cgroup, "ROOT", tmp_path)
+    monkeypatch.setattr(sandbox.cgroup, "own_path", lambda controller: "/user/app/me")
+    (tmp_path / "user/app/me").mkdir(parents=True)
+    return tmp_path
+
+
+def test_v2_goes_below_the_nearest_ancestor_that_hands_memory_on(tree: Path) -> None:
+    (tree / "cgroup.controllers").write_text("cpu memory pids")
+    (tree / "cgroup.subtree_control").write_text("memory")
+    (tree / "user/app/cgroup.subtree_control").write_text("memory pids")
+    group, why = make_cgroup()
+    assert group and not why and group.memory.parent == tree / "user/app"
+    group.allow(300, 20)
+    assert (group.memory / "memory.max").read_text() == str(300 << 20)
+    (group.memory / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
+    assert group.oom_kills() == 2 and group.files is V2
+
+
+def test_v2_without_a_controller_says_so(tree: Path) -> None:
+    (tree / "cgroup.controllers").write_text("cpu")
+    group, why = make_cgroup()
+    assert group is None and "hands on the controller of memory" in why
+
+
+def test_v1_has_a_group_for_each_controller(tree: Path) -> None:
+    for name in ("memory", "pids"):
+        (tree / name / "user/app/me").mkdir(parents=True)
+    (tree / "memory" / V1.memory).write_text("")
+    (tree / "pids/cgroup.procs").write_text("")
+    group, why = make_cgroup()
+    assert group and not why and group.pids and group.pids.parent == tree / "pids/user/app/me"
+    group.allow(1, 7)
+    assert (group.pids / "pids.max").read_text() == "7"
+
+
+def test_groups_of_processes_that_are_gone_are_removed(tree: Path) -> None:
+    (tree / "cgroup.controllers").write_text("memory")
+    (tree / "user/cgroup.subtree_control").write_text("memory")
+    old = tree / "user/code-sandbox-999999999-0"
+    old.mkdir()
+    mine = tree / f"user/code-sandbox-{os.getpid()}-77"
+    mine.mkdir()
+    assert make_cgroup()[0] and not old.exists() and mine.exists()
+
+
+def test_the_shell_enters_every_group_before_the_command(tmp_path: Path) -> None:
+    group = Cgroup(tmp_path / "m", tmp_path / "p", V1)
+    for path in (group.memory, group.pids):
+        assert path
+        path.mkdir()
+    command = group.enter(["/bin/sh", "-c", f"cat {tmp_path}/m/cgroup.procs; echo $$"])
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert len(lines) == 2 and lines[0] == lines[1]

@@ -1,0 +1,334 @@
+"""Sessions: variables stay, and a cell that fails leaves no trace."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sandbox import Limits, Sandbox, SandboxError, Session, Status
+from sandbox.soak import descendants
+
+LIMITS = Limits(wall_s=10.0, cpu_s=10.0)
+
+
+@pytest.fixture
+def session(box: Sandbox) -> Iterator[Session]:
+    if box.tier != "full":
+        pytest.skip(f"sessions need tier full, and this machine gives {box.tier}")
+    with box.session(limits=LIMITS) as opened:
+        yield opened
+
+
+def printed(session: Session, code: str) -> str:
+    result = session.run(code)
+    assert result.ok, result
+    return result.stdout.strip()
+
+
+def test_variables_functions_and_modules_stay(session: Session) -> None:
+    session.run("import math\nx = 5\ndef f(n): return math.factorial(n) + x")
+    assert printed(session, "print(f(3))") == "11"
+
+
+@pytest.mark.parametrize(
+    ("cell", "status"),
+    [
+        ("x = 2; 1 / 0", Status.ERROR),
+        ("x = 2; import sys; sys.exit(3)", Status.ERROR),
+        ("x = 2; import os; os._exit(0)", Status.ERROR),
+        ("x = 2; import os; os._exit(4)", Status.ERROR),
+        ("x = 2; import ctypes; ctypes.string_at(0)", Status.SIGNAL),
+        ("x = 2; y = bytearray(10**10)", Status.MEMORY),
+        ("x = 2\nwhile True: print('z' * 1000)", Status.OUTPUT),
+        ("x = 2; print('z' * 20_000)", Status.OUTPUT),
+        ("x = 2 ((", Status.ERROR),
+        ("x = 2; import os; os.kill(os.getpid(), 9)", Status.SIGNAL),
+        ("x = 2; import builtins; del builtins.print; 1 / 0", Status.ERROR),
+        ("x = 2; import sys; sys.modules.clear(); 1 / 0", Status.ERROR),
+        ("x = 2; import os; os.chdir('/'); 1 / 0", Status.ERROR),
+    ],
+)
+def test_a_failed_cell_leaves_no_trace(session: Session, cell: str, status: Status) -> None:
+    session.run("x = 1")
+    result = session.run(cell)
+    assert (result.status, bool(result.error_class)) == (status, "_exit(4)" not in cell)
+    assert printed(session, "import os; print(x, os.getcwd(), 'y' in globals())") == (
+        "1 /tmp/cwd False"
+    )
+    assert len(session.cells) == 2
+
+
+def test_a_cell_that_takes_too_long_leaves_no_trace(box: Sandbox) -> None:
+    with box.session(limits=Limits(wall_s=0.5)) as session:
+        session.run("x = 1")
+        result = session.run("print('so far')\nx = 2\nwhile True: pass")
+        assert (result.status, result.stdout) == (Status.TIMEOUT, "so far\n")
+        assert 0.5 <= result.wall_s < 5
+        assert printed(session, "print(x)") == "1"
+
+
+FILES = """
+import os
+def listing():
+    found = []
+    for root in ('/tmp/cwd', '/dev/shm'):
+        for top, directories, files in os.walk(root):
+            for name in sorted(directories + files):
+                path = os.path.join(top, name)
+                status = os.lstat(path)
+                text = ''
+                if os.path.islink(path): text = os.readlink(path)
+                elif os.path.isfile(path) and os.access(path, os.R_OK): text = open(path).read()
+                found.append((path, oct(status.st_mode), text))
+    return sorted(found)
+os.makedirs('d/e'); open('d/e/deep', 'w').write('deep'); open('a', 'w').write('old')
+os.symlink('a', 'link'); open('/dev/shm/s', 'w').write('shared')
+open('secret', 'w').write('s'); os.chmod('secret', 0); os.mkdir('closed', 0o500)
+print(listing())
+"""
+
+
+def test_a_failed_cell_takes_its_files_with_it(session: Session) -> None:
+    before = printed(session, FILES)
+    failed = session.run(
+        "import shutil\nopen('a', 'w').write('new'); shutil.rmtree('d'); os.mkdir('a2')\n"
+        "open('/dev/shm/more', 'w').write('x'); os.remove('link'); os.chmod('secret', 0o600)\n"
+        "open('secret', 'w').write('other'); os.rmdir('closed'); open('closed', 'w').write('!')\n"
+        "os.makedirs('/tmp/x/y/z'); os.chmod('/tmp/x', 0); 1 / 0"
+    )
+    assert failed.error_class == "ZeroDivisionError"
+    assert printed(session, "print(listing())") == before
+    assert printed(session, "print(os.path.exists('/tmp/x'))") == "False"
+
+
+def test_the_files_of_a_state_come_back_with_it(session: Session) -> None:
+    session.run("open('f', 'w').write('one')")
+    first = session.checkpoint()
+    session.run("open('f', 'w').write('two'); open('g', 'w').write('g')")
+    session.rollback(first)
+    assert printed(session, "import os; print(open('f').read(), os.listdir())") == "one ['f']"
+
+
+def test_a_sparse_file_is_not_read_in_full(session: Session) -> None:
+    code = "for i in range(500):\n    f = open(str(i), 'wb'); f.truncate(16 << 20); f.close()"
+    assert session.run(code).ok
+    assert session.run("open('0', 'r+b').write(b'x'); 1 / 0").error_class == "ZeroDivisionError"
+    assert printed(session, "import os; print(open('0', 'rb').read(1), os.path.getsize('0'))") == (
+        "b'\\x00' 16777216"
+    )
+
+
+def test_rollback_and_the_branches_after_it(session: Session) -> None:
+    session.run("x = [1]")
+    first = session.checkpoint()
+    session.run("x.append(2)")
+    second = session.checkpoint()
+    session.rollback(first)
+    session.run("x.append(3)")
+    assert printed(session, "print(x)") == "[1, 3]"
+    session.rollback(second)
+    assert printed(session, "print(x)") == "[1, 2]"
+    assert [cell.code for cell in session.cells] == ["x = [1]", "x.append(2)", "print(x)"]
+    session.release(second)
+    with pytest.raises(ValueError, match="no checkpoint"):
+        session.rollback(second)
+
+
+def test_a_rollback_does_not_lose_the_state_that_is_no_checkpoint_by_accident(
+    session: Session,
+) -> None:
+    beginning = session.checkpoint()
+    session.run("x = 1")
+    session.rollback(beginning)
+    assert session.run("x").error_class == "NameError"
+    assert printed(session, "print(dir()[:1])") == "['__builtins__']"
+
+
+def test_there_is_a_bound_for_checkpoints(session: Session) -> None:
+    for number in range(16):
+        session.run(f"x = {number}")
+        session.checkpoint()
+    session.run("x = 99")
+    with pytest.raises(SandboxError, match="16 checkpoints"):
+        session.checkpoint()
+    assert printed(session, "print(x)") == "99"
+
+
+def test_a_cell_with_live_threads_fails_and_says_so(session: Session) -> None:
+    session.run("x = 1")
+    result = session.run(
+        "import threading, time\nx = 2\nthreading.Thread(target=time.sleep, args=(9,)).start()"
+    )
+    assert (result.status, result.error_class) == (Status.ERROR, "LiveThreadsError")
+    assert "join" in result.traceback and printed(session, "print(x)") == "1"
+
+
+def test_threads_that_ended_are_welcome(session: Session) -> None:
+    code = "import threading\nt = threading.Thread(target=print, args=(7,)); t.start(); t.join()"
+    assert printed(session, code) == "7"
+
+
+def test_processes_that_a_cell_leaves_behind_are_killed(session: Session, box: Sandbox) -> None:
+    session.run("x = 1")
+    before = len(descendants(os.getpid()))
+    session.run(
+        "import subprocess, sys\nfor _ in range(3):\n    if not __import__('os').fork():\n"
+        "        __import__('time').sleep(60)"
+    )
+    assert printed(session, "print(x)") == "1"
+    assert len(descendants(os.getpid())) == before
+
+
+def test_a_cell_that_multiplies_is_ended(box: Sandbox) -> None:
+    with box.session(limits=Limits(wall_s=0.5)) as session:
+        session.run("x = 1")
+        result = session.run("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass")
+        assert result.status in (Status.TIMEOUT, Status.ERROR)
+        assert printed(session, "print(x)") == "1"
+
+
+@pytest.mark.parametrize("attempt", range(2))
+def test_a_cell_that_kills_its_own_checkpoints_does_not_end_the_session(
+    session: Session, attempt: int
+) -> None:
+    session.run("x = 1")
+    first = session.checkpoint()
+    session.run("x = 2; import os; os.kill(-1, 9)")
+    session.rollback(first)
+    assert printed(session, "print(x)") == "1"
+
+
+def test_a_cell_cannot_end_its_keeper(session: Session) -> None:
+    session.run("x = 1")
+    keeper = descendants(os.getpid())
+    session.run("import os, signal\nfor s in (9, 19, 11, 15): os.kill(1, s)\nx = 2")
+    assert printed(session, "print(x)") == "2"
+    assert set(keeper) & set(descendants(os.getpid()))
+
+
+def test_a_session_whose_worker_dies_is_restored(box: Sandbox) -> None:
+    with Sandbox(limits=LIMITS) as own, own.session() as session:
+        session.run("x = [1]; print('first')")
+        first = session.checkpoint()
+        session.run("x.append(2)")
+        session.run("x.append(3)")
+        os.kill(own.worker_pids()[0], signal.SIGKILL)
+        assert printed(session, "print(x)") == "[1, 2, 3]"
+        session.rollback(first)
+        assert printed(session, "print(x)") == "[1]"
+        assert own.faults >= 1
+
+
+def test_a_session_that_cannot_be_restored_says_so(box: Sandbox) -> None:
+    with Sandbox(limits=LIMITS) as own, own.session() as session:
+        session.run("import time; print(time.time_ns())")
+        os.kill(own.worker_pids()[0], signal.SIGKILL)
+        with pytest.raises(SandboxError, match="cell 1 did not do the same again"):
+            session.run("1")
+
+
+def test_replay_gives_the_same_outputs(session: Session) -> None:
+    for code in ("x = {3, 1, 2}", "1 / 0", "print(x)", "import random; random.seed(7)"):
+        session.run(code)
+    session.run("print(random.random())")
+    assert [result.stdout for result in session.replay()] == [c.stdout for c in session.cells]
+
+
+def test_an_interrupted_cell_is_taken_back(session: Session) -> None:
+    session.run("x = 1")
+
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            session.run("x = 2; import time; time.sleep(9)")
+    finally:
+        signal.signal(signal.SIGALRM, handler)
+    assert printed(session, "print(x)") == "1"
+
+
+def test_many_sessions_side_by_side(box: Sandbox) -> None:
+    sessions = [box.session(limits=LIMITS) for _ in range(12)]
+    threads = [
+        threading.Thread(target=lambda s=s, i=i: [s.run(f"x = {i}"), s.run("x += 1")])  # type: ignore[misc]
+        for i, s in enumerate(sessions)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [printed(s, "print(x)") for s in sessions] == [str(i + 1) for i in range(12)]
+    for session in sessions:
+        session.close()
+
+
+def test_close_leaves_no_process(box: Sandbox) -> None:
+    box.run("")
+    with box.session() as session:
+        session.run("x = 1")
+        session.checkpoint()
+        session.run("x = 2")
+        (keeper,) = [pid for pid in descendants(os.getpid()) if len(descendants(pid)) == 2]
+        own = [keeper, *descendants(keeper)]
+    for _ in range(500):
+        if not set(own) & set(descendants(os.getpid())):
+            break
+        threading.Event().wait(0.01)
+    assert not set(own) & set(descendants(os.getpid()))
+    with pytest.raises(SandboxError, match="closed"):
+        session.run("1")
+
+
+def test_a_session_that_is_forgotten_ends(box: Sandbox) -> None:
+    session = box.session()
+    session.run("x = 1")
+    (worker,) = [worker for worker in box._live if worker.sessions]
+    del session
+    assert not worker.sessions
+
+
+def test_arun(session: Session) -> None:
+    async def both() -> list[str]:
+        return [(await session.arun(code)).stdout for code in ("x = 3", "print(x)")]
+
+    assert asyncio.run(both()) == ["", "3\n"]
+
+
+def test_cells_see_nothing_of_other_sessions_and_programs(session: Session, box: Sandbox) -> None:
+    session.run("open('mine', 'w').write('x')")
+    with box.session() as other:
+        assert printed(other, "import os; print(os.listdir('/tmp'), os.listdir())") == (
+            f"{['cwd', *kept()]} []"
+        )
+    assert box.run("import os; print(os.listdir())").stdout == "[]\n"
+
+
+def kept() -> list[str]:
+    """What of the interpreter lies below /tmp, and so is visible there."""
+    import sys
+
+    parts = Path(sys.prefix).parts
+    return [parts[2]] if parts[:2] == ("/", "tmp") else []
+
+
+def test_open_files_stay_open(session: Session) -> None:
+    session.run("f = open('log', 'w+'); f.write('one '); f.flush()")
+    session.run("f.write('two'); f.flush()")
+    assert printed(session, "f.seek(0); print(f.read())") == "one two"
+
+
+def test_tracebacks_show_the_lines_of_the_cells(session: Session) -> None:
+    session.run("def f(n):\n    return 1 / n")
+    result = session.run("f(0)")
+    assert 'File "cell2.py", line 1' in result.traceback
+    assert 'File "cell1.py", line 2, in f\n    return 1 / n' in result.traceback
+    assert "jailed" not in result.traceback

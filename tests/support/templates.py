@@ -1,0 +1,92 @@
+"""Chat templates for tests: the structure of published ones, as short as it can be."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+CHATML = """\
+{%- for m in messages -%}
+{{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"""
+
+_CHATML_WITH_TOOLS = """\
+{%%- if tools -%%}{{- %r -}}{%%- endif -%%}
+{%%- for m in messages -%%}
+{%%- if m.role == 'tool' -%%}
+{{- '<|im_start|>user\n<tool_response>\n' + m.content + '\n</tool_response><|im_end|>\n' -}}
+{%%- else -%%}
+{{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' -}}
+{%%- endif -%%}
+{%%- endfor -%%}
+{%%- if add_generation_prompt -%%}{{- '<|im_start|>assistant\n%s' -}}{%%- endif -%%}"""
+
+HERMES = _CHATML_WITH_TOOLS % (
+    '<tool_call>\n{"name": <name>, "arguments": <object>}\n</tool_call>',
+    "",
+)
+QWEN3_CODER = _CHATML_WITH_TOOLS % (
+    "<tool_call>\n<function=f>\n<parameter=p>\nvalue\n</parameter>\n</function>\n</tool_call>",
+    "",
+)
+QWEN3_CODER_THINKING = QWEN3_CODER.replace("assistant\n'", "assistant\n<think>\n'")
+GLM = _CHATML_WITH_TOOLS % (
+    '<tool_call>name\n<arg_key>key</arg_key>\n<arg_value>value</arg_value>\n</tool_call> "name" '
+    '"arguments"',
+    "",
+)
+
+LLAMA3 = """\
+{{- '<|begin_of_text|>' -}}
+{%- if tools -%}{{- 'Respond with {"name": name, "parameters": dictionary}.' -}}{%- endif -%}
+{%- for m in messages -%}
+{%- if m.role in ['tool', 'ipython'] -%}
+{{- '<|start_header_id|>ipython<|end_header_id|>\n\n' + (m.content | tojson) + '<|eot_id|>' -}}
+{%- else -%}
+{{- '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + (m.content | trim) -}}
+{{- '<|eot_id|>' -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' -}}
+{%- endif -%}"""
+LLAMA3_TOKENS = (
+    *("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>"),
+    *("<|eot_id|>", "<|eom_id|>", "<|python_tag|>"),
+)
+
+HARMONY = """\
+{%- set last = namespace(name=none) -%}
+{%- for m in messages -%}
+{%- if m.role == 'tool' -%}
+{%- if last.name is none -%}{{- raise_exception('nobody called the tool') -}}{%- endif -%}
+{{- '<|start|>functions.' + last.name + ' to=assistant<|channel|>commentary<|message|>' -}}
+{{- (m.content | tojson) + '<|end|>' -}}
+{%- elif m.tool_calls -%}
+{%- set last.name = m.tool_calls[0].function.name -%}
+{{- '<|start|>assistant to=functions.' + last.name + '<|channel|>commentary json<|message|>' -}}
+{{- (m.tool_calls[0].function.arguments | tojson) + '<|call|>' -}}
+{%- elif m.role == 'assistant' -%}
+{{- '<|start|>assistant<|channel|>final<|message|>' + m.content + '<|end|>' -}}
+{%- else -%}
+{{- '<|start|>' + m.role + '<|message|>' + m.content + '<|end|>' -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|start|>assistant' -}}{%- endif -%}"""
+HARMONY_TOKENS = (
+    *("<|start|>", "<|end|>", "<|message|>", "<|channel|>"),
+    *("<|constrain|>", "<|return|>", "<|call|>"),
+)
+
+
+def published(name: str) -> str | None:
+    """A model's own template as the ``trl`` package carries it, which is not imported for that.
+
+    None without the package, or where its version has no such template.
+    """
+    spec = find_spec("trl")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(spec.submodule_search_locations[0]) / "chat_templates" / f"{name}.jinja"
+    return path.read_text(encoding="utf-8") if path.is_file() else None
