@@ -5,6 +5,7 @@ UserError
 |   +-- TemplateError its chat template cannot serve a conversation with a tool
 +-- CheckpointError   a run directory or checkpoint cannot be read or written
 +-- OutageError       the sandbox failed, not the policy; the run was stopped and saved
++-- EndpointError     the server with the model cannot be used, or stopped answering
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ class CheckpointError(UserError):
 
 class OutageError(UserError):
     """The sandbox failed so often that results would measure it and not the policy."""
+
+
+class EndpointError(UserError):
+    """The server that a model is asked on cannot be used, or stopped answering."""
 
 
 def run_command(main: Callable[[], int]) -> None:

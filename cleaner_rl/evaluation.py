@@ -49,8 +49,8 @@ class Evaluation:
 
     Attributes:
         metrics: ``accuracy`` (avg@n: mean over all episodes), ``pass@k``, ``majority@n``, and means
-            over episodes as in ``episode_metrics``. Those that count calls are 0 without any; tokens
-            are missing where nobody counted them.
+            over episodes as in ``episode_metrics``. ``first_call_failed`` and ``recovery`` are 0
+            where there was no call; tokens are missing where nobody counted them.
         intervals: 95% intervals over problems, for the metrics that have them.
         errors: standard error over tasks of ``accuracy`` and ``failed_calls``.
         families: metrics of each task family.
@@ -218,6 +218,7 @@ def episode_row(played: Played, samples: int) -> dict[str, Any]:
     """A finished episode as plain data for JSON; ``Outcome.of`` reads it."""
     problem, sample = divmod(played.job.index, samples)
     return {
+        "index": played.job.index,
         "problem": problem,
         "sample": sample,
         "seconds": round(played.seconds, 3),

@@ -283,7 +283,7 @@ class Rollout:
         waiting = iter(jobs)
         free = list(range(at_once))
         active: list[Seat] = []
-        faults: list[SandboxError | None] = []
+        faults: list[Exception | None] = []
         while True:
             places = at_once - len(active)
             begun = [self._seat(free.pop(0), job) for job in islice(waiting, places)]
@@ -295,7 +295,7 @@ class Rollout:
                     free.append(seat.number)
                     if seat.env.episode.faulted:
                         faults.append(seat.fault)
-                        _check_faults(faults, len(jobs))
+                        check_faults(faults, len(jobs))
                     yield seat.played()
             active = [seat for seat in active if not seat.over]
             self._advance(active, on_turn)
@@ -356,8 +356,16 @@ class Rollout:
         return max(1, min(room, self.config.max_turn_tokens))
 
 
-def _check_faults(faults: Sequence[SandboxError | None], episodes: int) -> None:
-    """Stop when so many episodes were spoilt that the sandbox and not a program is to blame."""
+def check_faults(faults: Sequence[Exception | None], episodes: int) -> None:
+    """Stop when so many episodes were spoilt that the sandbox and not a program is to blame.
+
+    Args:
+        faults: one for each spoilt episode.
+        episodes: how many are to be played.
+
+    Raises:
+        OutageError: they are too many.
+    """
     if len(faults) > max(1, _MAX_FAULTED * episodes):
         raise OutageError(
             f"the sandbox spoilt {len(faults)} of {episodes} episodes ({faults[0]}); none of "

@@ -23,7 +23,7 @@ def arguments(toy_policy, tmp_path):
 def test_both_modes_stand_side_by_side(arguments, tmp_path, capsys):
     assert main([*arguments, "--rollback", "both", "--out", str(tmp_path / "out")]) == 0
     header = capsys.readouterr().out.splitlines()[1].split()
-    assert header == ["rollback", "off", "on"]
+    assert header == ["rollback", "off", "on", "on", "-", "off"]
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert set(summary["results"]) == {"off", "on"}
     episodes = (tmp_path / "out" / "episodes.jsonl").read_text().splitlines()
@@ -34,7 +34,7 @@ def test_summary_can_be_recomputed_from_the_episodes(arguments, tmp_path):
     main([*arguments, "--out", str(tmp_path / "out")])
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())["results"]["off"]
     rows = map(json.loads, (tmp_path / "out" / "episodes.jsonl").read_text().splitlines())
-    tokens = [row["stats"]["tokens_sampled"] for row in rows]
+    tokens = [row["episode"]["stats"]["tokens_sampled"] for row in rows]
     assert summary["metrics"]["tokens_sampled"] == pytest.approx(sum(tokens) / len(tokens))
 
 
