@@ -83,7 +83,7 @@ def table(summary: Mapping[str, Any]) -> str:
             continue  # the same number as accuracy; what cannot happen
         cells = [_cell(result, name) for result in results.values()]
         if name in compared:
-            cells.append(_interval(*compared[name], sign="+"))
+            cells.append(_interval(compared[name], "+"))
         label = f"accuracy (avg@{samples})" if name == "accuracy" else name
         lines.append(f"{label:<20}" + "".join(f"{cell:>{_WIDTH}}" for cell in cells))
     times = [f"{result['wall_seconds']:.1f}" for result in results.values()]
@@ -96,10 +96,11 @@ def _cell(result: Mapping[str, Any], name: str) -> str:
     value, ends = result["metrics"].get(name), result["intervals_95"].get(name)
     if value is None or (ends is None and result["tasks"] > 1):
         return "-"
-    return _number(value) if ends is None else _interval(value, *ends)
+    return _number(value) if ends is None else _interval((value, *ends))
 
 
-def _interval(value: float, low: float, high: float, sign: str = "") -> str:
+def _interval(estimate: Sequence[float], sign: str = "") -> str:
+    value, low, high = estimate
     return f"{_number(value, sign)} [{_number(low, sign)}, {_number(high, sign)}]"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -207,7 +207,7 @@ class Ledger:
             ) from error
 
 
-def wall_seconds(rows: list[Row]) -> float:
+def wall_seconds(rows: Iterable[Row]) -> float:
     """Time that the episodes of a mode took, summed over the sessions that played them."""
     ends: dict[int, float] = {}
     for row in rows:
