@@ -91,7 +91,7 @@ class ChatCodec:
         with self._lock:
             return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _plain(self, text: str) -> list[int]:
+    def plain_ids(self, text: str) -> list[int]:
         """Ids of foreign text, in which special tokens are ordinary characters."""
         with self._lock:
             encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
@@ -112,4 +112,4 @@ class ChatCodec:
         before = self._before_ids
         if stop_id is not None and before[:1] == [stop_id]:
             before = before[1:]
-        return [*before, *self._plain(text), *self._after_ids]
+        return [*before, *self.plain_ids(text), *self._after_ids]
