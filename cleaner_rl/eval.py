@@ -191,6 +191,8 @@ def _finish(config: EvalConfig, ledger: Ledger, tasks: int) -> int:
     if summary["results"]:
         print(table(summary))
         print("in brackets: 95% intervals over problems")
+    for warning in summary["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
     if ledger.directory is not None:
         print(f"written to {ledger.directory}")
     for mode, count in summary["missing"].items():

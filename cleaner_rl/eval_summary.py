@@ -26,6 +26,7 @@ def summarize(config: EvalConfig, rows: Mapping[str, Sequence[Row]], tasks: int)
 
     Returns:
         ``config``, ``made_with``, ``tasks``, ``complete``, ``missing`` (episodes, by mode),
+        ``warnings``,
         ``results`` (by mode: ``Evaluation.summary()``, ``wall_seconds``, and for an endpoint
         ``usage``), and with both modes ``difference``: for each metric ``on - off`` and the ends of
         its 95% interval.
@@ -42,6 +43,7 @@ def summarize(config: EvalConfig, rows: Mapping[str, Sequence[Row]], tasks: int)
         "tasks": tasks,
         "complete": not any(missing.values()),
         "missing": missing,
+        "warnings": _warnings(config, found),
         "results": {
             mode: {**result.summary(), **_spent(rows[mode])} for mode, result in found.items()
         },
@@ -50,6 +52,23 @@ def summarize(config: EvalConfig, rows: Mapping[str, Sequence[Row]], tasks: int)
         compared = difference(found["off"], found["on"], config.seed)
         summary["difference"] = {name: list(values) for name, values in compared.items()}
     return summary
+
+
+def _warnings(config: EvalConfig, found: Mapping[str, Evaluation]) -> list[str]:
+    """What makes figures worthless without looking wrong."""
+    warnings = []
+    for mode, result in found.items():
+        if not result.metrics["calls"]:
+            warnings.append(
+                f"rollback {mode}: no episode called the tool; does the model know its format? "
+                f"python -m cleaner_rl.doctor --model {config.model} looks into it"
+            )
+        if result.metrics["answered"] and not result.metrics["answer_found"]:
+            warnings.append(
+                f"rollback {mode}: no answer stood in \\boxed{{}}, so none could be graded; read "
+                "some of the episodes (--out)"
+            )
+    return warnings
 
 
 def summarize_directory(directory: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ Part = Callable[[Outcome], Iterable[float]]
 
 _SHARES: dict[str, Part] = {
     "answered": lambda o: [o.answered],
+    "answer_found": lambda o: [o.answer is not None],
     "first_call_failed": lambda o: [] if o.first_call_failed is None else [o.first_call_failed],
     "recovery": lambda o: o.mended,
     "truncated": lambda o: [o.truncated],
@@ -49,7 +50,8 @@ class Evaluation:
 
     Attributes:
         metrics: ``accuracy`` (avg@n: mean over all episodes), ``pass@k``, ``majority@n``, and means
-            over episodes as in ``episode_metrics``. ``first_call_failed`` and ``recovery`` are 0
+            over episodes as in ``episode_metrics``; ``answer_found`` is the share with a
+            ``\\boxed{}`` to be graded. ``first_call_failed`` and ``recovery`` are 0
             where there was no call; tokens are missing where nobody counted them.
         intervals: 95% intervals over problems, for the metrics that have them.
         errors: standard error over tasks of ``accuracy`` and ``failed_calls``.
