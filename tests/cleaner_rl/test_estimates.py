@@ -89,10 +89,10 @@ def share(values):
 def test_intervals_cover_the_truth():
     generator = np.random.default_rng(1)
     covered = 0
-    for trial in range(200):
+    for trial in range(100):
         low, high = intervals({"x": share(generator.random(60) < 0.4)}, seed=trial)["x"]
         covered += low <= 0.4 <= high
-    assert 182 <= covered <= 199
+    assert 87 <= covered <= 99
 
 
 def test_episodes_of_a_problem_stay_together():
