@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 
 from cleaner_env.completion import Completion
 from cleaner_rl.errors import EndpointError
@@ -59,10 +59,10 @@ class Endpoint:
         self.config = config
         key = config.api_key
         self._url = config.url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
-        self._http = httpx.AsyncClient(
+        self._http = httpx2.AsyncClient(
             headers={} if key is None else {"Authorization": f"Bearer {key}"},
-            timeout=httpx.Timeout(config.timeout_s, connect=min(30.0, config.timeout_s)),
-            limits=httpx.Limits(max_connections=None),
+            timeout=httpx2.Timeout(config.timeout_s, connect=min(30.0, config.timeout_s)),
+            limits=httpx2.Limits(max_connections=None),
         )
 
     async def __aenter__(self) -> Endpoint:
@@ -99,16 +99,16 @@ class Endpoint:
         }
         return _read(await self._post(request), self._url)
 
-    async def _post(self, request: Mapping[str, Any]) -> httpx.Response:
+    async def _post(self, request: Mapping[str, Any]) -> httpx2.Response:
         """The server's answer, after as many attempts as it takes."""
         config = self.config
         for attempt in range(config.retries + 1):
             wait = min(_LONGEST_WAIT, config.first_wait_s * 2**attempt) * random.uniform(0.5, 1.0)
             try:
                 response = await self._http.post(self._url, json=request)
-            except httpx.TransportError as error:
+            except httpx2.TransportError as error:
                 reason = f"{type(error).__name__} {error}".strip()
-            except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
                 raise EndpointError(f"--endpoint {config.url!r}: {error}") from error
             else:
                 if response.status_code == 200:
@@ -127,7 +127,7 @@ class Endpoint:
         )
 
 
-def _read(response: httpx.Response, url: str) -> tuple[Completion, Usage]:
+def _read(response: httpx2.Response, url: str) -> tuple[Completion, Usage]:
     try:
         data = response.json()
         choice = data["choices"][0]
@@ -144,7 +144,7 @@ def _read(response: httpx.Response, url: str) -> tuple[Completion, Usage]:
     return turn, usage
 
 
-def _message(response: httpx.Response) -> str:
+def _message(response: httpx2.Response) -> str:
     """What the server says is wrong."""
     try:
         error = response.json()["error"]
@@ -161,7 +161,7 @@ def _remedy(status: int) -> str:
     return "check --endpoint"
 
 
-def _asked_wait(response: httpx.Response) -> float:
+def _asked_wait(response: httpx2.Response) -> float:
     """Seconds that the server asks to be left alone for; 0 where it says nothing."""
     try:
         return min(_LONGEST_ASKED, float(response.headers["retry-after"]))
