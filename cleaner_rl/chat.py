@@ -163,7 +163,7 @@ class ChatCodec:
         with self._lock:
             return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _plain(self, text: str) -> list[int]:
+    def plain_ids(self, text: str) -> list[int]:
         """Ids of foreign text, in which special tokens are ordinary characters."""
         with self._lock:
             encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
@@ -185,7 +185,7 @@ class ChatCodec:
         if stop_id is not None and (before[:1] == [stop_id] or stop_id in self._call_ends):
             before = before[1:]
         text = _quoted(text) if self._quotes_results else text
-        return [*before, *self._plain(text), *self._after_ids]
+        return [*before, *self.plain_ids(text), *self._after_ids]
 
 
 def _source(chat_template: str | dict[str, str]) -> str:

@@ -7,6 +7,7 @@ UserError
 +-- OutageError       the sandbox failed, not the policy; the run was stopped and saved
 
 ToolFormatWarning     the model may write tool calls in a way that nobody reads
++-- EndpointError     the server with the model cannot be used, or stopped answering
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ class OutageError(UserError):
 
 class ToolFormatWarning(UserWarning):
     """The model may write tool calls in a way that nobody reads."""
+
+
+class EndpointError(UserError):
+    """The server that a model is asked on cannot be used, or stopped answering."""
 
 
 def run_command(main: Callable[[], int]) -> None:

@@ -2,217 +2,236 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
+import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Literal
 
-import tyro
-
+from cleaner_env.completion import Completion
 from cleaner_env.task_files import first_tasks, load_tasks
-from cleaner_rl.arguments import option
-from cleaner_rl.config import TrainConfig
+from cleaner_env.tasks import Task
+from cleaner_rl.endpoint import EndpointConfig
+from cleaner_rl.endpoint_rollout import EndpointRollout
 from cleaner_rl.errors import UserError, run_command
-from cleaner_rl.evaluation import Evaluation, evaluate
-from cleaner_rl.policy import load_policy
-from cleaner_rl.precision import Precision
+from cleaner_rl.eval_config import EvalConfig, parse_arguments
+from cleaner_rl.eval_summary import summarize, table
+from cleaner_rl.evaluation import episode_row, evaluation_jobs
+from cleaner_rl.interrupt import Interrupt
+from cleaner_rl.ledger import Ledger, Usage
+from cleaner_rl.policy import Policy, load_policy
 from cleaner_rl.progress import CountProgress
-from cleaner_rl.rollout import RolloutConfig, SystemPrompt, ToolFormat
+from cleaner_rl.rollout import Job, Played, Rollout
+from cleaner_rl.sampler import Sampler
 
-_FROM_THE_RUN = (
-    *("tasks", "gamma", "max_retries", "similarity_on", "system_prompt", "max_turns"),
-    *("tool_format", "max_calls", "strict_calls"),
-    *("max_response_tokens", "max_turn_tokens", "temperature", "code_seconds"),
-)
-"""Settings that the evaluation of a checkpoint takes from its run, unless they are given."""
-
-
-@dataclass(frozen=True, slots=True)
-class EvalConfig:
-    """Evaluate a policy on held-out tasks, with rollback off, on, or both side by side."""
-
-    model: str = "bundled"
-    """bundled, smollm2, a Hugging Face directory, or a hub name. For a checkpoint of a run, the
-    defaults of the settings below are those of the run."""
-    tasks: str = "reasoning-gym"
-    """reasoning-gym, reasoning-gym:FAMILY,FAMILY, or a .jsonl file with prompt and answer."""
-    rollback: Literal["off", "on", "both"] = "off"
-    """Whether failed calls are rolled back during the evaluation; off shows the policy itself."""
-    gamma: float = 0.5
-    """With rollback: similarity from which on a splice keeps the failed turn's reasoning."""
-    max_retries: int = 3
-    """With rollback: lookaheads at one position."""
-    similarity_on: Literal["code", "call"] = "code"
-    """With rollback: compare programs or whole call blocks."""
-    num_tasks: int = 240
-    """Held-out problems."""
-    samples: int = 1
-    """Episodes for each problem."""
-    temperature: float = 1.0
-    """Of sampling."""
-    top_p: float = 1.0
-    """Of sampling."""
-    system_prompt: SystemPrompt = "auto"
-    """First message of an episode: how to use the tool (default) or nothing (none); auto leaves it
-    out for policies that know the tool from their cold start, such as the bundled one."""
-    tool_format: ToolFormat = "auto"
-    """How the model calls the tool; auto goes by its chat template and warns where that shows no
-    known format. See docs/environment.md."""
-    max_calls: int = 1
-    """Calls of one turn; they run in order, up to the first that fails."""
-    strict_calls: bool = True
-    """Malformed calls are errors that the model sees; off repairs what can be repaired."""
-    max_turns: int = 4
-    """Turns of an episode."""
-    max_response_tokens: int = 512
-    """Tokens of an episode after its prompt."""
-    max_turn_tokens: int = 128
-    """Tokens of one turn."""
-    code_seconds: float = 4.0
-    """Wall time of one program."""
-    sample_batch: int = 128
-    """Episodes that are decoded together."""
-    seed: int = 0
-    """Of tasks and sampling."""
-    dtype: Precision = "float32"
-    """Precision of the forward passes."""
-    device: str = "auto"
-    """auto (CUDA when there is one), cpu, cuda, ..."""
-    workers: int = 2
-    """Programs that run at the same time."""
-    allow_weak: bool = False
-    """Run programs without isolation where bubblewrap does not work."""
-    out: str = ""
-    """Directory for summary.json and episodes.jsonl; empty writes none."""
-
-    def __post_init__(self) -> None:
-        for name in ("num_tasks", "samples", "max_turns", "max_calls", "sample_batch", "workers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1")
-        if not self.temperature > 0:
-            raise UserError("--temperature must be above 0")
-        for name in ("gamma", "top_p"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"--{name.replace('_', '-')} must lie between 0 and 1")
+COMPLETE, MISSING, INTERRUPTED = 0, 1, 130
+"""Exit statuses besides 2, which ``run_command`` gives for a ``UserError``."""
+_SESSION = 7919
+"""Keeps the random streams of an evaluation's sessions apart."""
 
 
-def evaluate_command(config: EvalConfig) -> dict[str, Evaluation]:
-    """The evaluations that a configuration asks for, by ``"off"`` and ``"on"``.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; see ``EvalConfig`` for its exit statuses."""
+    config = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+    tasks = _tasks(config)
+    ledger = _open_ledger(config)
+    ledger.identify("problems", len(tasks))
+    ledger.identify("tasks", _tasks_digest(tasks))
+    total = len(tasks) * config.samples * len(config.modes)
+    with Interrupt() as interrupt:
+        try:
+            _play(config, tasks, ledger, interrupt)
+        except KeyboardInterrupt:
+            print(f"\ninterrupted; {_saved(ledger, total)}", file=sys.stderr)
+            return INTERRUPTED
+        except UserError as error:
+            raise type(error)(f"{error}\n{_saved(ledger, total)}") from error
+    return _finish(config, ledger, len(tasks))
+
+
+def _tasks(config: EvalConfig) -> list[Task]:
+    """The held-out problems.
 
     Raises:
-        UserError: the model or the tasks cannot be loaded.
+        UserError: there is no such source, or it cannot be read.
     """
-    policy = load_policy(config.model, config.device)
     try:
         source = load_tasks(config.tasks, "test", config.seed)
     except ValueError as error:
         raise UserError(str(error)) from error
     tasks = first_tasks(source, config.num_tasks)
     if len(tasks) < config.num_tasks:
-        print(f"{config.tasks} has {len(tasks)} held-out tasks; evaluating on these")
-    rollout = RolloutConfig(
-        max_turns=config.max_turns,
-        max_response_tokens=config.max_response_tokens,
-        max_turn_tokens=config.max_turn_tokens,
-        system_prompt=config.system_prompt,
-        tool_format=config.tool_format,
-        max_calls=config.max_calls,
-        strict_calls=config.strict_calls,
-        gamma=config.gamma,
-        max_retries=config.max_retries,
-        similarity_on=config.similarity_on,
-        code_seconds=config.code_seconds,
-        workers=config.workers,
-        allow_weak=config.allow_weak,
-    )
-    total = len(tasks) * config.samples
-    modes = ("off", "on") if config.rollback == "both" else (config.rollback,)
-    return {
-        mode: evaluate(
-            policy,
-            tasks,
-            replace(rollout, rollback=mode == "on"),
-            samples=config.samples,
-            temperature=config.temperature,
-            top_p=config.top_p,
-            max_batch=config.sample_batch,
-            seed=config.seed,
-            dtype=config.dtype,
-            on_progress=_progress(f"episodes, rollback {mode}", total),
+        print(
+            f"{config.tasks} has {len(tasks)} held-out tasks; evaluating on these", file=sys.stderr
         )
-        for mode in modes
-    }
+    return tasks
 
 
-def _progress(label: str, total: int) -> Callable[[int, int], None]:
-    """Shows finished episodes on standard error, which leaves standard output to the table."""
-    progress = CountProgress(label, total, sys.stderr)
-    return lambda done, _: progress.show(done)
+def _open_ledger(config: EvalConfig) -> Ledger:
+    if config.resume:
+        ledger = Ledger.resume(Path(config.resume))
+        ledger.note_settings(config.settings())
+        return ledger
+    return Ledger.begin(Path(config.out), config.settings()) if config.out else Ledger()
 
 
-def table(results: dict[str, Evaluation]) -> str:
-    """The results side by side."""
-    lines = [f"{'rollback':<18}" + "".join(f"{mode:>18}" for mode in results)]
-    for key in next(iter(results.values())).metrics:
-        cells = []
-        for result in results.values():
-            error = result.errors.get(key)
-            cells.append(f"{result.metrics[key]:.3f}" + (f" ± {error:.3f}" if error else ""))
-        lines.append(f"{key:<18}" + "".join(f"{cell:>18}" for cell in cells))
-    return "\n".join(lines)
+def _play(config: EvalConfig, tasks: Sequence[Task], ledger: Ledger, interrupt: Interrupt) -> None:
+    """Play what is not in the ledger yet.
 
-
-def _prepare_out(config: EvalConfig) -> Path | None:
-    """The output directory, made before any work is done."""
-    if not config.out:
-        return None
-    out = Path(config.out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error}; choose another --out") from error
-    if any(out.iterdir()):
-        raise UserError(f"{out} is not empty; choose another --out")
-    return out
-
-
-def parse_arguments(arguments: Sequence[str]) -> EvalConfig:
-    """The configuration behind command-line arguments.
-
-    A checkpoint of a run is evaluated with the budgets that it was trained with.
+    Raises:
+        UserError: the model, the sandbox or the endpoint cannot be used.
     """
-    model = option(arguments, "--model")
-    run = Path(model).resolve().parent.parent / "config.json" if model else None
-    default = EvalConfig()
-    if run is not None and Path(str(model)).resolve().parent.name == "checkpoints" and run.exists():
-        trained = TrainConfig.load(run)
-        default = replace(default, **{name: getattr(trained, name) for name in _FROM_THE_RUN})
-    return tyro.cli(EvalConfig, args=arguments, default=default, prog="python -m cleaner_rl.eval")
+    jobs = evaluation_jobs(tasks, config.samples, config.seed)
+    if all((mode, job.index) in ledger.rows for mode in config.modes for job in jobs):
+        return
+    play = _endpoint_player(config) if config.endpoint else _local_player(config, ledger)
+    for mode in config.modes:
+        left = [job for job in jobs if (mode, job.index) not in ledger.rows]
+        if left:
+            play(_Recorder(mode, left, len(jobs), config.samples, ledger, interrupt))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when the evaluation reached its end."""
-    config = parse_arguments(sys.argv[1:] if arguments is None else arguments)
-    out = _prepare_out(config)
-    results = evaluate_command(config)
+class _Recorder:
+    """The episodes of a mode that are to be played; writes down what comes of them."""
+
+    def __init__(
+        self,
+        mode: str,
+        jobs: Sequence[Job],
+        total: int,
+        samples: int,
+        ledger: Ledger,
+        interrupt: Interrupt,
+    ) -> None:
+        self.mode = mode
+        self.jobs = jobs
+        self.ledger = ledger
+        self.done = total - len(jobs)
+        self._samples = samples
+        self._interrupt = interrupt
+        self._progress = CountProgress(f"episodes, rollback {mode}", total, sys.stderr)
+        ledger.start_clock()
+
+    def turn(self, job: Job, turn: Completion, usage: Usage | None = None) -> None:
+        """A turn was sampled."""
+        with self._interrupt.protected():
+            self.ledger.add_turn(self.mode, job.index, turn, usage)
+
+    def episode(self, played: Played, usage: Usage | None = None) -> None:
+        """A faulted episode is not written down: it may be tried again."""
+        with self._interrupt.protected():
+            if not played.episode.faulted:
+                row = episode_row(played, self._samples)
+                if usage is not None:
+                    row["usage"] = asdict(usage)
+                self.ledger.add_episode(self.mode, row)
+        self.done += 1
+        self._progress.show(self.done)
+
+
+_Player = Callable[[_Recorder], None]
+
+
+def _local_player(config: EvalConfig, ledger: Ledger) -> _Player:
+    """Plays with a policy that is loaded here."""
+    policy = load_policy(config.model, config.device)
+    ledger.identify("model", _weights_digest(policy))
+    seed = config.seed + _SESSION * ledger.turns_written()
+
+    def play(recorder: _Recorder) -> None:
+        jobs = [
+            replace(job, turns=ledger.turns(recorder.mode, job.index, policy.decode))
+            for job in recorder.jobs
+        ]
+        at_once = min(config.sample_batch, len(jobs))
+        sampler = Sampler(
+            policy, config.temperature, config.top_p, at_once, seed, dtype=config.dtype
+        )
+        with Rollout(policy, sampler, config.rollout(recorder.mode)) as rollout:
+            for played in rollout.stream(jobs, seed, at_once, recorder.turn):
+                recorder.episode(played)
+
+    return play
+
+
+def _endpoint_player(config: EvalConfig) -> _Player:
+    """Plays with a model on a server."""
+    endpoint = EndpointConfig(
+        url=config.endpoint,
+        model=config.model,
+        api_key=os.environ.get(config.api_key_env) or None,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        timeout_s=config.request_seconds,
+        retries=config.request_retries,
+    )
+
+    def play(recorder: _Recorder) -> None:
+        mode, ledger = recorder.mode, recorder.ledger
+        jobs = [replace(job, turns=ledger.turns(mode, job.index, None)) for job in recorder.jobs]
+        spent = {job.index: ledger.usage(mode, job.index) for job in jobs}
+        rollout = EndpointRollout(
+            endpoint, config.rollout(mode), config.concurrency, config.tool_role
+        )
+        rollout.play(jobs, spent, recorder.turn, recorder.episode)
+
+    return play
+
+
+def _finish(config: EvalConfig, ledger: Ledger, tasks: int) -> int:
+    """Print and write what came out."""
+    summary = summarize(config, {mode: ledger.of_mode(mode) for mode in config.modes}, tasks)
+    ledger.write_summary(summary)
     print(
-        f"{config.model} on {config.tasks}: at most {config.max_turns} turns, "
+        f"{config.model} on {config.tasks}: {tasks} tasks x {config.samples}, temperature "
+        f"{config.temperature:g}, top_p {config.top_p:g}; at most {config.max_turns} turns, "
         f"{config.max_response_tokens} tokens, {config.max_turn_tokens} a turn"
     )
-    print(table(results))
-    if out is not None:
-        summary = {mode: result.summary() for mode, result in results.items()}
-        data = {"config": asdict(config), "results": summary}
-        (out / "summary.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-        with (out / "episodes.jsonl").open("w", encoding="utf-8") as stream:
-            for mode, result in results.items():
-                for episode in result.episodes:
-                    row = {"mode": mode, **episode.to_dict()}
-                    stream.write(json.dumps(row) + "\n")
-        print(f"written to {out}")
-    return 0
+    if summary["results"]:
+        print(table(summary))
+        print("in brackets: 95% intervals over problems")
+    for warning in summary["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    if ledger.directory is not None:
+        print(f"written to {ledger.directory}")
+    for mode, count in summary["missing"].items():
+        if count:
+            print(
+                f"rollback {mode}: {count} episodes are missing, spoilt by faults of the sandbox "
+                f"or the endpoint; {_resume_hint(ledger)}",
+                file=sys.stderr,
+            )
+    return COMPLETE if summary["complete"] else MISSING
+
+
+def _saved(ledger: Ledger, total: int) -> str:
+    """What is left of an evaluation that stopped early."""
+    if ledger.directory is None:
+        return "nothing was saved; with --out it could be resumed"
+    return f"{len(ledger.rows)} of {total} episodes are saved. {_resume_hint(ledger)}"
+
+
+def _resume_hint(ledger: Ledger) -> str:
+    if ledger.directory is None:
+        return "with --out they could be tried again"
+    return f"Go on with: python -m cleaner_rl.eval --resume {ledger.directory}"
+
+
+def _tasks_digest(tasks: Sequence[Task]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for task in tasks:
+        digest.update(f"{task.prompt}\0{task.answer}\0{task.reward}\0".encode("utf-8", "replace"))
+    return digest.hexdigest()
+
+
+def _weights_digest(policy: Policy) -> str:
+    """Of a sample of every parameter: training changes all of them."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, parameter in policy.model.named_parameters():
+        digest.update(name.encode())
+        digest.update(parameter.detach().flatten()[:256].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 if __name__ == "__main__":

@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
+from functools import partial
 from typing import Any
 
-from cleaner_env.episode import Episode
+import numpy as np
+
 from cleaner_env.tasks import Task
-from cleaner_rl.metrics import by_family, episode_metrics, standard_error
+from cleaner_rl.estimates import Sums, differences, intervals, majority, pass_at_k, powers_of_two
+from cleaner_rl.metrics import standard_error
+from cleaner_rl.outcomes import Outcome
 from cleaner_rl.policy import Policy
 from cleaner_rl.precision import Precision
-from cleaner_rl.rollout import Rollout, RolloutConfig
+from cleaner_rl.rollout import Job, Played, Rollout, RolloutConfig
 from cleaner_rl.sampler import Sampler
+
+Part = Callable[[Outcome], Iterable[float]]
+"""What an episode adds to a metric; nothing where the metric does not apply to it."""
+
+_SHARES: dict[str, Part] = {
+    "answered": lambda o: [o.answered],
+    "answer_found": lambda o: [o.answer is not None],
+    "first_call_failed": lambda o: [] if o.first_call_failed is None else [o.first_call_failed],
+    "recovery": lambda o: o.mended,
+    "truncated": lambda o: [o.truncated],
+}
+_MEANS: dict[str, Part] = {
+    "failed_calls": lambda o: [o.stats["failures"]],
+    "calls": lambda o: [o.stats["calls"]],
+    "turns": lambda o: [o.stats["turns"]],
+    "tokens_sampled": lambda o: [] if o.tokens is None else [o.tokens],
+    "tokens_discarded": lambda o: [] if o.discarded is None else [o.discarded],
+    "triggered": lambda o: [o.stats["triggered"]],
+    "recovered": lambda o: [o.stats["recovered"]],
+    "exhausted": lambda o: [o.stats["exhausted"]],
+    "shallow": lambda o: [o.stats["shallow"]],
+    "deep": lambda o: [o.stats["deep"]],
+    "seconds": lambda o: [o.seconds],
+}
+_ZERO_WITHOUT_CALLS = ("first_call_failed", "recovery")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,31 +49,123 @@ class Evaluation:
     """What came out.
 
     Attributes:
-        metrics: see ``episode_metrics``.
+        metrics: ``accuracy`` (avg@n: mean over all episodes), ``pass@k``, ``majority@n``, and means
+            over episodes as in ``episode_metrics``; ``answer_found`` is the share with a
+            ``\\boxed{}`` to be graded. ``first_call_failed`` and ``recovery`` are 0
+            where there was no call; tokens are missing where nobody counted them.
+        intervals: 95% intervals over problems, for the metrics that have them.
         errors: standard error over tasks of ``accuracy`` and ``failed_calls``.
         families: metrics of each task family.
-        episodes: all of them, the samples of a task next to each other.
-        samples: episodes for each task.
-        tasks: how many there were. Episodes that faults of the sandbox spoilt are in none of this.
+        samples: episodes asked for each task.
+        tasks: how many there were. Episodes that faults spoilt are in none of this.
+        episodes: how many there were.
+        sums: what the metrics are made of, for comparisons.
     """
 
     metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
     errors: dict[str, float]
     families: dict[str, dict[str, float]]
-    episodes: list[Episode]
     samples: int
     tasks: int
+    episodes: int
+    sums: Mapping[str, Sums]
+
+    @classmethod
+    def of(cls, rows: Iterable[Mapping[str, Any]], samples: int, seed: int = 0) -> Evaluation:
+        """The evaluation of saved episodes.
+
+        Args:
+            rows: rows of ``episodes.jsonl``, at least one, in any order.
+            samples: episodes asked for each task.
+            seed: of the bootstrap.
+        """
+        outcomes = [Outcome.of(row) for row in rows]
+        problems = _by(outcomes, lambda outcome: outcome.problem)
+        families = _by(outcomes, lambda outcome: outcome.family)
+        sums = metric_sums([problems[index] for index in sorted(problems)], samples)
+        return cls(
+            metrics=_values(sums),
+            intervals=intervals(sums, seed),
+            errors={name: _error(sums[name]) for name in ("accuracy", "failed_calls")},
+            families={name: _family(families[name], samples) for name in sorted(families)},
+            samples=samples,
+            tasks=len(problems),
+            episodes=len(outcomes),
+            sums=sums,
+        )
 
     def summary(self) -> dict[str, Any]:
-        """Everything but the episodes, as plain data for JSON."""
+        """The figures as plain data for JSON."""
         return {
             "tasks": self.tasks,
-            "episodes": len(self.episodes),
+            "episodes": self.episodes,
             "samples": self.samples,
             "metrics": self.metrics,
+            "intervals_95": {name: list(ends) for name, ends in self.intervals.items()},
             "standard_errors": self.errors,
             "families": self.families,
         }
+
+
+def difference(
+    first: Evaluation, second: Evaluation, seed: int = 0
+) -> dict[str, tuple[float, float, float]]:
+    """``second - first`` on the same tasks, with its 95% interval, for each metric of both.
+
+    Empty when they have not the same tasks left.
+    """
+    if first.tasks != second.tasks:
+        return {}
+    ends = differences(first.sums, second.sums, seed)
+    return {
+        name: (second.metrics[name] - first.metrics[name], low, high)
+        for name, (low, high) in ends.items()
+    }
+
+
+def metric_sums(problems: Sequence[Sequence[Outcome]], samples: int) -> dict[str, Sums]:
+    """What every metric is made of.
+
+    Args:
+        problems: the outcomes of each problem; those that faults spoilt are missing.
+        samples: episodes asked for each problem; pass@k counts problems with at least k left.
+    """
+
+    metrics = {"accuracy": _over_episodes(problems, lambda o: [o.correct], True)}
+    for k in powers_of_two(samples):
+        metrics[f"pass@{k}"] = _over_problems(problems, partial(_pass_at, k), least=k)
+    if samples > 1:
+        metrics[f"majority@{samples}"] = _over_problems(problems, _majority)
+    metrics |= {name: _over_episodes(problems, part, True) for name, part in _SHARES.items()}
+    metrics |= {name: _over_episodes(problems, part, False) for name, part in _MEANS.items()}
+    return metrics
+
+
+def _pass_at(k: int, outcomes: Sequence[Outcome]) -> float:
+    return pass_at_k(len(outcomes), sum(outcome.correct for outcome in outcomes), k)
+
+
+def _majority(outcomes: Sequence[Outcome]) -> float:
+    return majority((outcome.answer, outcome.correct) for outcome in outcomes)
+
+
+def _over_episodes(problems: Sequence[Sequence[Outcome]], part: Part, share: bool) -> Sums:
+    parts = [[float(x) for outcome in outcomes for x in part(outcome)] for outcomes in problems]
+    return Sums(
+        np.array([sum(p) for p in parts], float), np.array(list(map(len, parts)), float), share
+    )
+
+
+def _over_problems(
+    problems: Sequence[Sequence[Outcome]],
+    value: Callable[[Sequence[Outcome]], float],
+    least: int = 1,
+) -> Sums:
+    """A share that each problem has as a whole, over those with at least ``least`` episodes."""
+    counted = [len(outcomes) >= least for outcomes in problems]
+    values = [value(o) if enough else 0.0 for o, enough in zip(problems, counted, strict=True)]
+    return Sums(np.array(values, float), np.array(counted, float), True)
 
 
 def evaluate(
@@ -74,27 +194,64 @@ def evaluate(
         seed: of sampling.
         dtype: precision of the forward passes.
         on_progress: called with the numbers of finished and of all episodes.
+
+    Raises:
+        OutageError: faults of the sandbox spoilt too many episodes.
     """
     sampler = Sampler(policy, temperature, top_p, max_batch, seed, dtype)
+    jobs = evaluation_jobs(tasks, samples, seed)
+    rows = []
     with Rollout(policy, sampler, config) as rollout:
-        episodes = rollout.play([task for task in tasks for _ in range(samples)], seed, on_progress)
-    groups = [episodes[i : i + samples] for i in range(0, len(episodes), samples)]
-    groups = [[e for e in group if not e.faulted] for group in groups]
-    groups = [group for group in groups if group]
-    episodes = [episode for group in groups for episode in group]
-    return Evaluation(
-        metrics=episode_metrics(episodes),
-        errors={
-            "accuracy": standard_error([fmean(e.correct for e in g) for g in groups]),
-            "failed_calls": standard_error([fmean(e.stats.failures for e in g) for g in groups]),
-        },
-        families=by_family(episodes),
-        episodes=episodes,
-        samples=samples,
-        tasks=len(groups),
-    )
+        for done, played in enumerate(rollout.stream(jobs, seed, len(jobs)), start=1):
+            if not played.episode.faulted:
+                rows.append(episode_row(played, samples))
+            if on_progress is not None:
+                on_progress(done, len(jobs))
+    return Evaluation.of(rows, samples, seed)
+
+
+def evaluation_jobs(tasks: Sequence[Task], samples: int, seed: int) -> list[Job]:
+    """The episodes of an evaluation: the samples of a task next to each other."""
+    repeated = [task for task in tasks for _ in range(samples)]
+    return [Job(index, task, seed + index) for index, task in enumerate(repeated)]
+
+
+def episode_row(played: Played, samples: int) -> dict[str, Any]:
+    """A finished episode as plain data for JSON; ``Outcome.of`` reads it."""
+    problem, sample = divmod(played.job.index, samples)
+    return {
+        "index": played.job.index,
+        "problem": problem,
+        "sample": sample,
+        "seconds": round(played.seconds, 3),
+        "episode": played.episode.to_dict(),
+    }
 
 
 def without_rollback(config: RolloutConfig) -> RolloutConfig:
     """The same episodes with SAAR off."""
     return replace(config, rollback=False)
+
+
+def _family(outcomes: Sequence[Outcome], samples: int) -> dict[str, float]:
+    problems = _by(outcomes, lambda outcome: outcome.problem)
+    return _values(metric_sums(list(problems.values()), samples))
+
+
+def _values(sums: Mapping[str, Sums]) -> dict[str, float]:
+    return {
+        name: metric.value or 0.0
+        for name, metric in sums.items()
+        if metric.value is not None or name in _ZERO_WITHOUT_CALLS
+    }
+
+
+def _error(sums: Sums) -> float:
+    return standard_error((sums.total_P / sums.count_P).tolist())
+
+
+def _by(outcomes: Iterable[Outcome], key: Callable[[Outcome], Any]) -> dict[Any, list[Outcome]]:
+    groups: dict[Any, list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault(key(outcome), []).append(outcome)
+    return groups

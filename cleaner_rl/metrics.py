@@ -43,14 +43,6 @@ def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
     }
 
 
-def by_family(episodes: Sequence[Episode]) -> dict[str, dict[str, float]]:
-    """``episode_metrics`` for each task family, in the order of their names."""
-    groups: dict[str, list[Episode]] = {}
-    for episode in episodes:
-        groups.setdefault(episode.task.family, []).append(episode)
-    return {family: episode_metrics(groups[family]) for family in sorted(groups)}
-
-
 def standard_error(values: Sequence[float]) -> float:
     """Standard error of the mean of independent values; 0 for fewer than two."""
     if len(values) < 2:

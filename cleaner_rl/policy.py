@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
@@ -10,9 +11,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from cleaner_env.completion import Decode
 from cleaner_rl.chat import ChatCodec
 from cleaner_rl.errors import PolicyError
 
@@ -51,12 +53,9 @@ class Policy:
         """Tokens that the model can attend to."""
         return int(self.model.config.max_position_embeddings)
 
-    def decode(self, ids: Any) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens included, exactly as they are."""
-        text: str = self.tokenizer.decode(
-            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        return text
+        return decoder(self.tokenizer)(ids)
 
     @property
     def knows_tool(self) -> bool:
@@ -84,15 +83,11 @@ def load_policy(name: str, device: str = "auto") -> Policy:
     disable_progress_bar()
     target = resolve_device(device)
     source, options = _locate(name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **options)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise PolicyError(
-            f"cannot load the model {name!r}: {reason}; give --model a directory with config.json, "
-            "weights and tokenizer, or a hub name that this machine can reach"
-        ) from error
+    tokenizer = load_tokenizer(name)
+    model = _read(
+        name,
+        lambda: AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **options),
+    )
     codec = ChatCodec(tokenizer, _generation_stop_ids(model))
     if "gguf_file" in options:
         _forget_quantization(model)
@@ -103,6 +98,38 @@ def load_policy(name: str, device: str = "auto") -> Policy:
     model.to(target)
     model.eval()
     return Policy(model, tokenizer, codec, name)
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a policy alone.
+
+    Raises:
+        PolicyError: there is no such model, or its tokenizer cannot be read.
+    """
+    source, options = _locate(name)
+    return _read(name, lambda: AutoTokenizer.from_pretrained(source, **options))
+
+
+def load_model_config(name: str) -> Any:
+    """The model's configuration alone.
+
+    Raises:
+        PolicyError: there is no such model, or its configuration cannot be read.
+    """
+    source, options = _locate(name)
+    return _read(name, lambda: AutoConfig.from_pretrained(source, **options))
+
+
+def decoder(tokenizer: Any) -> Decode:
+    """Turns token ids into text, special tokens included, exactly as they are."""
+
+    def decode(ids: Sequence[int]) -> str:
+        text: str = tokenizer.decode(
+            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    return decode
 
 
 def resolve_device(device: str) -> torch.device:
@@ -142,6 +169,18 @@ def _generation_stop_ids(model: Any) -> list[int]:
     """The ids that the model's generation settings call the end of a sequence."""
     ids = model.generation_config.eos_token_id
     return [ids] if isinstance(ids, int) else list(ids or [])
+
+
+def _read(name: str, load: Callable[[], Any]) -> Any:
+    """What ``load`` gives, its many errors said as one."""
+    try:
+        return load()
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise PolicyError(
+            f"cannot load the model {name!r}: {reason}; give --model a directory with config.json, "
+            "weights and tokenizer, or a hub name that this machine can reach"
+        ) from error
 
 
 def _locate(name: str) -> tuple[str, dict[str, Any]]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from typing import Any, Literal
 
 from cleaner_env.completion import Completion
 from cleaner_env.env import CodeToolEnv
 from cleaner_env.episode import Episode
+from cleaner_env.formats import TextFormat
 from cleaner_env.interpreter import Limits, Sandbox, SandboxError
 from cleaner_env.rewards import GraderError, Reward
 from cleaner_env.saar import Mode, SAARWrapper
@@ -71,14 +74,90 @@ class RolloutConfig:
     reward: Reward = field(default_factory=Reward)
 
 
-@dataclass(slots=True)
-class _Seat:
-    """An environment and the episode that is played in it."""
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An episode to be played.
 
-    env: Any
-    prompt_ids: list[int]
+    Attributes:
+        index: its number among the episodes of a rollout.
+        task: the problem.
+        seed: of its rollback draw.
+        turns: what was sampled for it in an earlier session, to be stepped through again first.
+    """
+
+    index: int
+    task: Task
+    seed: int
+    turns: Sequence[Completion] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """An episode that has ended.
+
+    Attributes:
+        job: what was asked for.
+        episode: what came of it; ``faulted`` when the sandbox spoilt it.
+        seconds: from its beginning to its end, other episodes being played beside it.
+    """
+
+    job: Job
+    episode: Episode
+    seconds: float
+
+
+@dataclass(slots=True)
+class Seat:
+    """An environment and the episode that is played in it.
+
+    Attributes:
+        number: which of the environments.
+        env: the environment.
+        job: the episode that is played.
+        info: what the last step gave.
+        began: ``time.monotonic()`` at the episode's beginning.
+        prompt_ids: of its prompt, for players that need them.
+        over: it has ended.
+        fault: why the sandbox spoilt it.
+    """
+
+    number: int
+    env: SAARWrapper
+    job: Job
     info: dict[str, Any]
+    began: float
+    prompt_ids: Sequence[int] = ()
+    over: bool = False
     fault: SandboxError | None = None
+
+    @classmethod
+    def begin(cls, number: int, env: SAARWrapper, job: Job) -> Seat:
+        """Begin the job's episode, and step it as far as it was played before."""
+        began = time.monotonic()
+        _, info = env.reset(seed=job.seed, options={"task": job.task})
+        seat = cls(number, env, job, info, began)
+        for turn in job.turns:
+            if not seat.over:
+                seat.step(turn)
+        return seat
+
+    def step(self, turn: Completion) -> None:
+        """Take a turn, which may end the episode. A broken sandbox spoils it."""
+        for _ in range(_STEP_ATTEMPTS):
+            try:
+                _, _, terminated, truncated, self.info = self.env.step(turn)
+                self.over = bool(terminated or truncated)
+                return
+            except SandboxError as error:
+                self.fault = error
+            except GraderError as error:
+                raise OutageError(f"answers cannot be compared: {error}") from error
+        self.env.episode.faulted = True
+        self.over = True
+
+    def played(self) -> Played:
+        """The episode that has ended here."""
+        return Played(self.job, self.env.episode, time.monotonic() - self.began)
 
 
 def open_sandbox(config: RolloutConfig) -> Sandbox:
@@ -95,6 +174,46 @@ def open_sandbox(config: RolloutConfig) -> Sandbox:
         )
     except SandboxError as error:
         raise OutageError(str(error)) from error
+
+
+def make_env(
+    config: RolloutConfig,
+    sandbox: Sandbox,
+    format: TextFormat,
+    *,
+    knows_tool: bool,
+    max_length: int | None = None,
+    measure: Callable[[str], int] = len,
+) -> SAARWrapper:
+    """The environment that episodes of that kind are played in.
+
+    Args:
+        config: what an episode is like.
+        sandbox: runs the programs.
+        format: how turns call the tool.
+        knows_tool: the policy needs no system prompt.
+        max_length: length of an episode after its prompt; None for no limit.
+        measure: the length of a text.
+    """
+    bare = config.system_prompt == "none" or (config.system_prompt == "auto" and knows_tool)
+    env = CodeToolEnv(
+        [Task("unused", "unused")],
+        reward=config.reward,
+        max_turns=config.max_turns,
+        max_length=max_length,
+        measure=measure,
+        system_prompt=None if bare else "default",
+        format=format,
+        sandbox=sandbox,
+    )
+    return SAARWrapper(
+        env,
+        gamma=config.gamma,
+        max_retries=config.max_retries,
+        rollback_probability=config.rollback_probability,
+        similarity_on=config.similarity_on,  # type: ignore[arg-type]
+        mode=config.mode if config.rollback else "off",
+    )
 
 
 class Rollout:
@@ -161,21 +280,64 @@ class Rollout:
                 compared. Fewer spoilt episodes are returned with ``faulted`` set, and have to be
                 left out.
         """
-        self.sampler.reseed(seed)
-        seats = [self._seat(i, task, seed + i) for i, task in enumerate(tasks)]
-        active = seats
-        while active:
-            contexts = [self._context(seat) for seat in active]
-            limits = [
-                self._limit(seat, context) for seat, context in zip(active, contexts, strict=True)
-            ]
-            turns = self.sampler.sample(contexts, limits)
-            over = list(self._threads.map(self._step, active, turns))
-            active = [seat for seat, done in zip(active, over, strict=True) if not done]
-            self._check_faults(seats)
+        jobs = [Job(index, task, seed + index) for index, task in enumerate(tasks)]
+        episodes: dict[int, Episode] = {}
+        for played in self.stream(jobs, seed, len(jobs)):
+            episodes[played.job.index] = played.episode
             if on_progress is not None:
-                on_progress(len(seats) - len(active), len(seats))
-        return [seat.env.episode for seat in seats]
+                on_progress(len(episodes), len(jobs))
+        return [episodes[index] for index in range(len(jobs))]
+
+    def stream(
+        self,
+        jobs: Sequence[Job],
+        seed: int,
+        at_once: int,
+        on_turn: Callable[[Job, Completion], None] | None = None,
+    ) -> Iterator[Played]:
+        """Episodes in the order in which they end; another one begins for each that has ended.
+
+        Args:
+            jobs: what to play.
+            seed: of sampling.
+            at_once: episodes that are played side by side.
+            on_turn: called with each sampled turn before it is stepped.
+
+        Raises:
+            OutageError: as ``play``.
+        """
+        self.sampler.reseed(seed)
+        waiting = iter(jobs)
+        free = list(range(at_once))
+        active: list[Seat] = []
+        faults: list[Exception | None] = []
+        while True:
+            places = at_once - len(active)
+            begun = [self._seat(free.pop(0), job) for job in islice(waiting, places)]
+            active += begun
+            if not active:
+                return
+            for seat in active:
+                if seat.over:
+                    free.append(seat.number)
+                    if seat.env.episode.faulted:
+                        faults.append(seat.fault)
+                        check_faults(faults, len(jobs))
+                    yield seat.played()
+            active = [seat for seat in active if not seat.over]
+            self._advance(active, on_turn)
+
+    def _advance(
+        self, active: Sequence[Seat], on_turn: Callable[[Job, Completion], None] | None
+    ) -> None:
+        """One turn more for each seat."""
+        contexts = [self._context(seat) for seat in active]
+        limits = [self._limit(seat, ids) for seat, ids in zip(active, contexts, strict=True)]
+        turns = self.sampler.sample(contexts, limits) if active else []
+        if on_turn is not None:
+            for seat, turn in zip(active, turns, strict=True):
+                on_turn(seat.job, turn)
+        list(self._threads.map(Seat.step, active, turns))
 
     def prompt_ids(self, episode: Episode) -> list[int]:
         """Token ids of an episode's prompt."""
@@ -195,63 +357,45 @@ class Rollout:
         length = len(context_ids((), before, self.observation_ids))
         return length + (0 if tokens is None else len(tokens))
 
-    def _seat(self, index: int, task: Task, seed: int) -> _Seat:
-        if index == len(self._envs):
+    def _seat(self, number: int, job: Job) -> Seat:
+        while number >= len(self._envs):
             self._envs.append(self._make_env())
-        env = self._envs[index]
-        _, info = env.reset(seed=seed, options={"task": task})
-        return _Seat(env, self.prompt_ids(env.episode), info)
+        seat = Seat.begin(number, self._envs[number], job)
+        seat.prompt_ids = self.prompt_ids(seat.env.episode)
+        return seat
 
     def _make_env(self) -> SAARWrapper:
-        config = self.config
-        bare = config.system_prompt == "none" or (
-            config.system_prompt == "auto" and self.policy.knows_tool
-        )
-        env = CodeToolEnv(
-            [Task("unused", "unused")],
-            reward=config.reward,
-            max_turns=config.max_turns,
-            max_length=config.max_response_tokens,
+        return make_env(
+            self.config,
+            self.sandbox,
+            self.format,
+            knows_tool=self.policy.knows_tool,
+            max_length=self.config.max_response_tokens,
             measure=lambda text: len(self.observation_ids(text)),
-            system_prompt=None if bare else "default",
-            format=self.format,
-            sandbox=self.sandbox,
-        )
-        return SAARWrapper(
-            env,
-            gamma=config.gamma,
-            max_retries=config.max_retries,
-            rollback_probability=config.rollback_probability,
-            similarity_on=config.similarity_on,  # type: ignore[arg-type]
-            mode=config.mode if config.rollback else "off",
         )
 
-    def _context(self, seat: _Seat) -> list[int]:
-        return context_ids(seat.prompt_ids, seat.env.episode.turns, self.observation_ids)
+    def _context(self, seat: Seat) -> list[int]:
+        episode = seat.env.episode
+        return context_ids(seat.prompt_ids, episode.turns, self.observation_ids)
 
-    def _limit(self, seat: _Seat, context: list[int]) -> int:
+    def _limit(self, seat: Seat, context: list[int]) -> int:
         """Tokens that the next turn may have."""
         room = min(int(seat.info["remaining"]), self.policy.context_length - len(context))
         return max(1, min(room, self.config.max_turn_tokens))
 
-    def _step(self, seat: _Seat, turn: Completion) -> bool:
-        """Take a turn; True when it ended the episode."""
-        for _ in range(_STEP_ATTEMPTS):
-            try:
-                _, _, terminated, truncated, seat.info = seat.env.step(turn)
-                return bool(terminated or truncated)
-            except SandboxError as error:
-                seat.fault = error
-            except GraderError as error:
-                raise OutageError(f"answers cannot be compared: {error}") from error
-        seat.env.episode.faulted = True
-        return True
 
-    def _check_faults(self, seats: Sequence[_Seat]) -> None:
-        """Stop when so many episodes were spoilt that the sandbox and not a program is to blame."""
-        faults = [seat.fault for seat in seats if seat.env.episode.faulted]
-        if len(faults) > max(1, _MAX_FAULTED * len(seats)):
-            raise OutageError(
-                f"the sandbox spoilt {len(faults)} of {len(seats)} episodes ({faults[0]}); none of "
-                "them was scored. Check it with: python -m sandbox doctor"
-            )
+def check_faults(faults: Sequence[Exception | None], episodes: int) -> None:
+    """Stop when so many episodes were spoilt that the sandbox and not a program is to blame.
+
+    Args:
+        faults: one for each spoilt episode.
+        episodes: how many are to be played.
+
+    Raises:
+        OutageError: they are too many.
+    """
+    if len(faults) > max(1, _MAX_FAULTED * episodes):
+        raise OutageError(
+            f"the sandbox spoilt {len(faults)} of {episodes} episodes ({faults[0]}); none of "
+            "them was scored. Check it with: python -m sandbox doctor"
+        )

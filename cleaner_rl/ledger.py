@@ -1,0 +1,257 @@
+"""Ledger: the episodes of an evaluation, written down as they are played, so that none is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cleaner_env.completion import Completion, Decode
+from cleaner_rl.errors import CheckpointError
+
+SETTINGS = "settings.json"
+EPISODES = "episodes.jsonl"
+TURNS = "turns.jsonl"
+SUMMARY = "summary.json"
+
+Row = dict[str, Any]
+Key = tuple[str, int]
+"""Mode and number of an episode."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as an endpoint counted them.
+
+    Attributes:
+        prompt_tokens: that it read.
+        completion_tokens: that it sampled.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+        )
+
+
+class Ledger:
+    """Rows of finished episodes, and the turns of those that are being played.
+
+    With a directory every row is appended to ``episodes.jsonl`` when its episode ends, and every
+    turn to ``turns.jsonl`` when it was sampled. An evaluation that goes on steps through those
+    turns again: episodes that were under way are continued and not drawn anew, so an interruption
+    does not favour the short ones.
+
+    Args:
+        directory: where to write; None keeps everything in memory.
+    """
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self.directory = directory
+        self.rows: dict[Key, Row] = {}
+        self._turns: dict[Key, list[Row]] = {}
+        self._session = 1
+        self._began = time.monotonic()
+
+    @classmethod
+    def begin(cls, directory: Path, settings: Mapping[str, Any]) -> Ledger:
+        """Begin an evaluation there.
+
+        Raises:
+            CheckpointError: the directory cannot be written, or holds something already.
+        """
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            if any(directory.iterdir()):
+                raise CheckpointError(
+                    f"{directory} is not empty; choose another --out, or go on with an evaluation "
+                    f"that was begun there: --resume {directory}"
+                )
+            ledger = cls(directory)
+            ledger.write_json(SETTINGS, {"config": settings})
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write {directory}: {error}; choose another --out"
+            ) from error
+        return ledger
+
+    @classmethod
+    def resume(cls, directory: Path) -> Ledger:
+        """An evaluation that was begun there. What a kill cut short is dropped.
+
+        Raises:
+            CheckpointError: the files there cannot be read or written, or a row is damaged.
+        """
+        ledger = cls(directory)
+        try:
+            for row in read_rows(directory / EPISODES, mend=True):
+                ledger.rows[row["mode"], row["index"]] = row
+                ledger._session = max(ledger._session, row["session"] + 1)
+            for turn in read_rows(directory / TURNS, mend=True):
+                ledger._turns.setdefault((turn["mode"], turn["index"]), []).append(turn)
+        except OSError as error:
+            raise CheckpointError(f"cannot go on in {directory}: {error}") from error
+        except KeyError as error:
+            raise CheckpointError(f"a row in {directory} has no {error}") from error
+        return ledger
+
+    def note_settings(self, settings: Mapping[str, Any]) -> None:
+        """Keep the settings of the newest session."""
+        self.write_json(SETTINGS, {**self._stored(), "config": settings})
+
+    def identify(self, name: str, value: str | int) -> None:
+        """Note what is evaluated, or what on, or check that it is the same as before.
+
+        Raises:
+            CheckpointError: it is not.
+        """
+        if self.directory is None:
+            return
+        stored = self._stored()
+        known = stored.setdefault("identity", {}).setdefault(name, value)
+        if known != value:
+            raise CheckpointError(
+                f"the {name} of the evaluation in {self.directory} changed since it was begun "
+                f"({known} then, {value} now); begin another one with another --out"
+            )
+        self.write_json(SETTINGS, stored)
+
+    @property
+    def problems(self) -> int:
+        """How many problems the evaluation in the directory has."""
+        return int(self._stored()["identity"]["problems"])
+
+    def start_clock(self) -> None:
+        """Rows note the seconds since then."""
+        self._began = time.monotonic()
+
+    def add_turn(self, mode: str, index: int, turn: Completion, usage: Usage | None = None) -> None:
+        """Write down a sampled turn of an episode that is being played."""
+        row: Row = {"mode": mode, "index": index, "text": str(turn), "truncated": turn.truncated}
+        if turn.tokens is not None:
+            row["ids"] = list(turn.tokens.ids)
+            row["logprobs"] = list(turn.tokens.logprobs)
+            row["stop_length"] = turn.tokens.stop_length
+        if usage is not None:
+            row["usage"] = [usage.prompt_tokens, usage.completion_tokens]
+        self._append(TURNS, row)
+
+    def add_episode(self, mode: str, row: Mapping[str, Any]) -> None:
+        """Write down a finished episode; ``row`` has its ``index``."""
+        at = round(time.monotonic() - self._began, 3)
+        whole = {"mode": mode, "session": self._session, "at": at, **row}
+        self._append(EPISODES, whole)
+        self.rows[mode, row["index"]] = whole
+
+    def of_mode(self, mode: str) -> list[Row]:
+        """The finished episodes of a mode, by their numbers."""
+        return [self.rows[key] for key in sorted(self.rows) if key[0] == mode]
+
+    def turns(self, mode: str, index: int, decode: Decode | None) -> list[Completion]:
+        """What was sampled in earlier sessions for an episode that has not ended.
+
+        Args:
+            mode: of the episode.
+            index: its number.
+            decode: turns token ids into text; None where no tokens were sampled.
+        """
+        return [_completion(row, decode) for row in self._turns.get((mode, index), [])]
+
+    def usage(self, mode: str, index: int) -> Usage:
+        """What an endpoint counted for those turns."""
+        rows = self._turns.get((mode, index), [])
+        return sum((Usage(*row["usage"]) for row in rows), Usage())
+
+    def turns_written(self) -> int:
+        """Turns of earlier sessions, finished episodes included."""
+        return sum(map(len, self._turns.values()))
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write ``summary.json``; a complete evaluation needs its turns no more."""
+        if self.directory is None:
+            return
+        self.write_json(SUMMARY, summary)
+        if summary["complete"]:
+            (self.directory / TURNS).unlink(missing_ok=True)
+
+    def write_json(self, name: str, data: Any) -> None:
+        """Write a JSON file, whole or not at all."""
+        assert self.directory is not None
+        partial = self.directory / f".{name}.partial"
+        partial.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, self.directory / name)
+
+    def _stored(self) -> dict[str, Any]:
+        assert self.directory is not None
+        stored: dict[str, Any] = json.loads((self.directory / SETTINGS).read_text(encoding="utf-8"))
+        return stored
+
+    def _append(self, name: str, row: Row) -> None:
+        if self.directory is None:
+            return
+        try:
+            with (self.directory / name).open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write {self.directory / name}: {error}; make room, then go on with "
+                f"--resume {self.directory}"
+            ) from error
+
+
+def wall_seconds(rows: Iterable[Row]) -> float:
+    """Time that the episodes of a mode took, summed over the sessions that played them."""
+    ends: dict[int, float] = {}
+    for row in rows:
+        ends[row["session"]] = max(row["at"], ends.get(row["session"], 0.0))
+    return round(sum(ends.values()), 3)
+
+
+def read_rows(path: Path, mend: bool = False) -> Iterator[Row]:
+    """The rows of a file of JSON lines; none when there is no file.
+
+    Args:
+        path: of the file.
+        mend: cut off a last line that a kill left unfinished, so that more can be appended.
+
+    Raises:
+        CheckpointError: a line before the last one is no JSON object.
+    """
+    if not path.exists():
+        return
+    whole = 0
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise CheckpointError(f"{path}, line {number}, is damaged: {error}") from error
+            if not isinstance(row, dict):
+                raise CheckpointError(f"{path}, line {number}, is damaged: not an object")
+            whole += len(line)
+            yield row
+    if mend and whole < path.stat().st_size:
+        os.truncate(path, whole)
+
+
+def _completion(row: Row, decode: Decode | None) -> Completion:
+    if "ids" not in row:
+        return Completion(row["text"], truncated=row["truncated"])
+    assert decode is not None, "turns with tokens are continued by a policy"
+    return Completion.from_tokens(
+        row["ids"],
+        row["logprobs"],
+        decode,
+        stop_length=row["stop_length"],
+        truncated=row["truncated"],
+    )

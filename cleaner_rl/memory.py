@@ -1,0 +1,144 @@
+"""Memory: an estimate of what training a model takes, by formula."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from cleaner_rl.precision import Precision
+
+_WEIGHTS = 4
+_GRADIENTS = 4
+_OPTIMISER = 8
+"""Bytes a parameter: float32 weights and gradients, AdamW's two float32 moments."""
+_LOGIT_CHUNK = 4096
+"""Tokens whose logits are held at a time, see ``token_logprobs``."""
+_LOGIT_COPIES = 4
+"""float32 arrays of that size in the backward pass: logits, log-softmax, their gradients."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """The sizes that memory depends on.
+
+    Attributes:
+        parameters: of the model, tied ones counted once.
+        layers: how many.
+        hidden: width of the residual stream.
+        queries: query heads times head size.
+        keys: key-value heads times head size.
+        intermediate: width inside the MLP.
+        vocabulary: tokens.
+        normed_queries: whether queries and keys are normalised, as in Qwen3.
+    """
+
+    parameters: int
+    layers: int
+    hidden: int
+    queries: int
+    keys: int
+    intermediate: int
+    vocabulary: int
+    normed_queries: bool
+
+    @classmethod
+    def of(cls, config: Any) -> ModelShape:
+        """The shape behind a transformers configuration; no weights are made."""
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        text = config.get_text_config()
+        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        keys = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        names = {name for name, _ in model.named_parameters()}
+        return cls(
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            layers=text.num_hidden_layers,
+            hidden=text.hidden_size,
+            queries=text.num_attention_heads * head,
+            keys=keys * head,
+            intermediate=text.intermediate_size,
+            vocabulary=text.vocab_size,
+            normed_queries=any("q_norm" in name for name in names),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """Bytes. Learning and sampling take turns, so the larger of the two counts.
+
+    Attributes:
+        weights: float32, and the half-precision copies of a forward pass.
+        gradients: float32.
+        optimiser: AdamW's moments.
+        activations: of one pack, without gradient checkpointing.
+        logits: of one chunk of it.
+        cache: keys and values of the conversations that are decoded together, at their longest.
+    """
+
+    weights: int
+    gradients: int
+    optimiser: int
+    activations: int
+    logits: int
+    cache: int
+
+    @property
+    def total(self) -> int:
+        """Weights, gradients and optimiser, and the larger one of learning and sampling."""
+        fixed = self.weights + self.gradients + self.optimiser
+        return fixed + max(self.activations + self.logits, self.cache)
+
+
+def estimate_memory(
+    shape: ModelShape, precision: Precision, pack_tokens: int, batch: int, context: int
+) -> MemoryEstimate:
+    """What training takes.
+
+    Args:
+        shape: of the model.
+        precision: of the forward passes.
+        pack_tokens: tokens of one packed pass.
+        batch: conversations decoded together.
+        context: most tokens of one.
+    """
+    half = precision != "float32"
+    return MemoryEstimate(
+        weights=shape.parameters * (_WEIGHTS + 2 * half),
+        gradients=shape.parameters * _GRADIENTS,
+        optimiser=shape.parameters * _OPTIMISER,
+        activations=pack_tokens * shape.layers * activation_bytes(shape, precision),
+        logits=min(pack_tokens, _LOGIT_CHUNK) * shape.vocabulary * 4 * _LOGIT_COPIES,
+        cache=batch * context * shape.layers * 2 * shape.keys * 4,
+    )
+
+
+def activation_bytes(shape: ModelShape, precision: Precision) -> int:
+    """Bytes that one layer keeps for each token until the backward pass.
+
+    The coefficients were counted with torch's saved-tensor hooks on Llama and Qwen3 layers
+    (RMSNorm computes in float32 whatever the precision; keys and values are repeated to the number
+    of query heads); a test counts again. Fused attention kernels keep a little less.
+    """
+    wide = shape.queries + shape.keys if shape.normed_queries else 0
+    if precision == "float32":
+        return 24 * shape.hidden + 20 * shape.queries + 16 * shape.intermediate + 8 * wide
+    return 26 * shape.hidden + 10 * shape.queries + 8 * shape.intermediate + 6 * wide
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that are free on the device; on a CPU those that Linux calls available.
+
+    Raises:
+        OSError: the machine does not say.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free)
+    with open("/proc/meminfo", encoding="ascii") as stream:
+        for line in stream:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    raise OSError("/proc/meminfo does not say how much memory is available")
