@@ -212,6 +212,13 @@ def test_a_cell_cannot_end_its_keeper(session: Session) -> None:
     assert set(keeper) & set(descendants(os.getpid()))
 
 
+def test_a_process_may_have_any_name(session: Session) -> None:
+    name = "import ctypes; x = ctypes.CDLL(None).prctl(15, b'\\xff', 0, 0, 0)"
+    assert session.run(name + "; 1 / 0").error_class == "ZeroDivisionError"
+    session.run(name)
+    assert printed(session, "print(x)") == "0"
+
+
 def test_a_session_whose_worker_dies_is_restored(box: Sandbox) -> None:
     with Sandbox(limits=LIMITS) as own, own.session() as session:
         session.run("x = [1]; print('first')")
