@@ -31,7 +31,7 @@ LINK_FD = OPEN_FILES - 1  # each process's end of its link to the keeper, out of
 libc = ctypes.PyDLL(None, use_errno=True)  # without giving up the interpreter lock
 # Bound here, because a program may replace what the modules hold.
 receive, send = socket.recv_fds, socket.socket.send
-dup2, close, waitpid = os.dup2, os.close, os.waitpid
+dup2, close, waitpid, getpid = os.dup2, os.close, os.waitpid, os.getpid
 
 
 def hold_state(link: socket.socket) -> NoReturn:
@@ -80,13 +80,14 @@ def run_cell(data: bytes, fds: list[int], variables: dict[str, Any]) -> None:
     linecache.cache[name] = (len(source), None, source.splitlines(True), name)
     link = socket.socket(fileno=LINK_FD)
     send(link, b"+")
+    own = getpid()
     code = run_guarded(lambda: exec(compile(source, name, "exec", 0, True), variables))
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except BaseException:
             continue
-    if code:
+    if code or getpid() != own:  # a child that the cell forked is no state when it comes here
         os._exit(code)
     send(link, b".")
     link.detach()

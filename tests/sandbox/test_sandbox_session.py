@@ -185,6 +185,14 @@ def test_processes_that_a_cell_leaves_behind_are_killed(session: Session, box: S
     assert len(descendants(os.getpid())) == before
 
 
+def test_a_cell_ends_when_its_process_does_and_not_with_a_child_of_it(session: Session) -> None:
+    fork = "import os, time\nx = 1\nif os.fork():\n    os.wait(); time.sleep(0.2); "
+    assert printed(session, fork + "print('parent')\nelse: print('child')") == "child\nparent"
+    failed = session.run(fork + "1 / 0")
+    assert (failed.status, failed.error_class) == (Status.ERROR, "ZeroDivisionError")
+    assert printed(session, "print(x)") == "1"
+
+
 def test_a_cell_that_multiplies_is_ended(box: Sandbox) -> None:
     with box.session(limits=Limits(wall_s=0.5)) as session:
         session.run("x = 1")
