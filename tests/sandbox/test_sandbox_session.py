@@ -240,6 +240,37 @@ def test_a_session_whose_worker_dies_is_restored(box: Sandbox) -> None:
         assert own.faults >= 1
 
 
+def test_a_long_session_is_restored_with_all_of_its_checkpoints(box: Sandbox) -> None:
+    with Sandbox(limits=LIMITS) as own, own.session() as session:
+        beginning, made = session.checkpoint(), []
+        for _ in range(2):  # the same cells twice
+            session.rollback(beginning)
+            session.run("x = []")
+            for number in range(70):
+                session.run(f"x.append({number})")
+                if number == 30:
+                    made.append(session.checkpoint())
+        os.kill(own.worker_pids()[0], signal.SIGKILL)
+        assert printed(session, "print(len(x))") == "70"
+        for checkpoint in made:
+            session.rollback(checkpoint)
+            assert printed(session, "print(len(x))") == "31"
+        session.rollback(beginning)
+        assert session.run("x").error_class == "NameError"
+
+
+def test_a_restoration_that_fails_forgets_no_cell(box: Sandbox) -> None:
+    with Sandbox(limits=LIMITS) as own, own.session() as session:
+        for code in ("x = 1", "import time; print(time.time_ns())", "y = 1"):
+            session.run(code)
+        before = session.cells
+        os.kill(own.worker_pids()[0], signal.SIGKILL)
+        for _ in range(2):
+            with pytest.raises(SandboxError, match="cell 2 did not do the same again"):
+                session.run("print(x, y)")
+        assert session.cells == before
+
+
 def test_a_session_that_cannot_be_restored_says_so(box: Sandbox) -> None:
     with Sandbox(limits=LIMITS) as own, own.session() as session:
         session.run("import time; print(time.time_ns())")
