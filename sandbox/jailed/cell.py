@@ -21,7 +21,14 @@ import types
 from typing import Any, NoReturn
 
 from . import kernel
-from .child import MESSAGE_BYTES, OPEN_FILES, REPORT_FD, read_source, run_guarded
+from .child import (
+    MESSAGE_BYTES,
+    OPEN_FILES,
+    REPORT_FD,
+    flush_streams,
+    read_source,
+    run_guarded,
+)
 
 CLONE_PARENT, CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID = 0x8000, 0x200000, 0x1000000
 PR_GET_TID_ADDRESS = 40
@@ -82,11 +89,7 @@ def run_cell(data: bytes, fds: list[int], variables: dict[str, Any]) -> None:
     send(link, b"+")
     own = getpid()
     code = run_guarded(lambda: exec(compile(source, name, "exec", 0, True), variables))
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BaseException:
-            continue
+    flush_streams()
     if code or getpid() != own:  # a child that the cell forked is no state when it comes here
         os._exit(code)
     send(link, b".")

@@ -160,6 +160,12 @@ def test_there_is_a_bound_for_checkpoints(session: Session) -> None:
     assert printed(session, "print(x)") == "99"
 
 
+def test_a_deleted_stream_is_no_failure(session: Session, box: Sandbox) -> None:
+    assert session.run("import sys; out = sys.stdout; del sys.stdout").ok
+    assert box.run("import sys; del sys.stdout").ok
+    assert printed(session, "sys.stdout = out; print(1)") == "1"
+
+
 def test_a_cell_with_live_threads_fails_and_says_so(session: Session) -> None:
     session.run("x = 1")
     result = session.run(
