@@ -39,6 +39,7 @@ libc = ctypes.PyDLL(None, use_errno=True)  # without giving up the interpreter l
 # Bound here, because a program may replace what the modules hold.
 receive, send = socket.recv_fds, socket.socket.send
 dup2, close, waitpid, getpid = os.dup2, os.close, os.waitpid, os.getpid
+seek = os.lseek
 
 
 def hold_state(link: socket.socket) -> NoReturn:
@@ -58,6 +59,7 @@ def hold_state(link: socket.socket) -> NoReturn:
 
 def wait_and_run(variables: dict[str, Any]) -> NoReturn:
     """Fork for every cell that is asked for; the fork goes on waiting when its cell ends well."""
+    offsets = file_offsets()
     while True:
         link = socket.socket(fileno=LINK_FD)
         data, fds, _, _ = receive(link, MESSAGE_BYTES, 8)
@@ -65,19 +67,21 @@ def wait_and_run(variables: dict[str, Any]) -> NoReturn:
         if not data:
             os._exit(0)
         reap()  # what the keeper killed
+        for fd, offset in offsets.items():
+            seek(fd, offset, 0)
         random = sys.modules.get("random")
         seeded = random and random.getstate()
         if fork_sibling() == 0:
             if random:
                 random.setstate(seeded)  # it seeds itself anew in every fork
-            run_cell(data, fds, variables)
+            offsets = run_cell(data, fds, variables)
         else:
             for fd in fds:
                 close(fd)
 
 
-def run_cell(data: bytes, fds: list[int], variables: dict[str, Any]) -> None:
-    """Run a cell; return when it ended well, else end the process."""
+def run_cell(data: bytes, fds: list[int], variables: dict[str, Any]) -> dict[int, int]:
+    """Run a cell; return when it ended well, and where its files stand; else end the process."""
     stdout, stderr, report, *others, new_link = fds
     for old, new in ((stdout, 1), (stderr, 2), (report, REPORT_FD), (new_link, LINK_FD)):
         dup2(old, new, inheritable=new in (1, 2))
@@ -92,8 +96,21 @@ def run_cell(data: bytes, fds: list[int], variables: dict[str, Any]) -> None:
     flush_streams()
     if code or getpid() != own:  # a child that the cell forked is no state when it comes here
         os._exit(code)
+    offsets = file_offsets()
     send(link, b".")
     link.detach()
+    return offsets
+
+
+def file_offsets() -> dict[int, int]:
+    """Where open files are read and written: forks share it, and a cell that fails has moved it."""
+    found = {}
+    for fd in range(LINK_FD):
+        try:
+            found[fd] = seek(fd, 0, 1)
+        except OSError:  # not open, or a pipe
+            continue
+    return found
 
 
 def reap(wait: bool = False) -> None:

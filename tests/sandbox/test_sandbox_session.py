@@ -370,6 +370,22 @@ def test_open_files_stay_open(session: Session) -> None:
     assert printed(session, "f.seek(0); print(f.read())") == "one two"
 
 
+def test_a_failed_cell_does_not_move_open_files(session: Session) -> None:
+    session.run("open('data', 'w').write('abcdef'); f = open('data'); first = f.read(0)")
+    checkpoint = session.checkpoint()
+    assert session.run("print(f.read()); 1 / 0").stdout == "abcdef\n"
+    assert printed(session, "print(f.read())") == "abcdef"
+    assert printed(session, "print(f.read())") == ""
+    session.rollback(checkpoint)
+    assert printed(session, "print(f.read())") == "abcdef"
+
+
+def test_open_files_stay_those_of_their_names(session: Session) -> None:
+    session.run("f = open('log', 'w+'); f.write('one '); f.flush()")
+    session.run("open('log', 'a').write('no'); import os; os.chmod('log', 0); 1 / 0")
+    assert printed(session, "f.write('two'); f.flush(); print(open('log').read())") == "one two"
+
+
 def test_tracebacks_show_the_lines_of_the_cells(session: Session) -> None:
     session.run("def f(n):\n    return 1 / n")
     result = session.run("f(0)")
