@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import types
+from builtins import compile, exec  # as in child.py
 from typing import Any, NoReturn
 
 from . import kernel
@@ -37,7 +38,7 @@ LINK_FD = OPEN_FILES - 1  # each process's end of its link to the keeper, out of
 
 libc = ctypes.PyDLL(None, use_errno=True)  # without giving up the interpreter lock
 # Bound here, because a program may replace what the modules hold.
-receive, send = socket.recv_fds, socket.socket.send
+Socket, receive, send = socket.socket, socket.recv_fds, socket.socket.send
 dup2, close, waitpid, getpid = os.dup2, os.close, os.waitpid, os.getpid
 seek = os.lseek
 
@@ -61,7 +62,7 @@ def wait_and_run(variables: dict[str, Any]) -> NoReturn:
     """Fork for every cell that is asked for; the fork goes on waiting when its cell ends well."""
     offsets = file_offsets()
     while True:
-        link = socket.socket(fileno=LINK_FD)
+        link = Socket(fileno=LINK_FD)
         data, fds, _, _ = receive(link, MESSAGE_BYTES, 8)
         link.detach()
         if not data:
@@ -89,7 +90,7 @@ def run_cell(data: bytes, fds: list[int], variables: dict[str, Any]) -> dict[int
     request, source = read_source(data, others)
     name = request["name"]
     linecache.cache[name] = (len(source), None, source.splitlines(True), name)
-    link = socket.socket(fileno=LINK_FD)
+    link = Socket(fileno=LINK_FD)
     send(link, b"+")
     own = getpid()
     code = run_guarded(lambda: exec(compile(source, name, "exec", 0, True), variables))

@@ -29,6 +29,7 @@ from builtins import (  # noqa: UP029
     int,
     isinstance,
     len,
+    open,
     print,
 )
 from collections.abc import Callable

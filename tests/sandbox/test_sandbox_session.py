@@ -160,6 +160,19 @@ def test_there_is_a_bound_for_checkpoints(session: Session) -> None:
     assert printed(session, "print(x)") == "99"
 
 
+@pytest.mark.parametrize(
+    "patch",
+    [
+        "import socket; socket.socket = None",
+        "import builtins; builtins.open = None",
+        "import builtins; builtins.exec = builtins.compile = None",
+    ],
+)
+def test_a_session_lives_on_whatever_its_cells_replace(session: Session, patch: str) -> None:
+    assert session.run(patch + "; x = 1").ok
+    assert printed(session, "print(x)\n#" + "long" * 10_000) == "1"
+
+
 def test_a_deleted_stream_is_no_failure(session: Session, box: Sandbox) -> None:
     assert session.run("import sys; out = sys.stdout; del sys.stdout").ok
     assert box.run("import sys; del sys.stdout").ok
