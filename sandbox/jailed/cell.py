@@ -14,6 +14,7 @@ import builtins
 import ctypes
 import linecache
 import os
+import resource
 import signal
 import socket
 import sys
@@ -35,12 +36,14 @@ CLONE_PARENT, CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID = 0x8000, 0x200000, 0x100
 PR_GET_TID_ADDRESS = 40
 CLONE = {"x86_64": 56, "aarch64": 220}
 LINK_FD = OPEN_FILES - 1  # each process's end of its link to the keeper, out of the programs' way
+SPARE_FDS = 8  # that a cell leaves for what comes with the next: outputs, source, link
 
 libc = ctypes.PyDLL(None, use_errno=True)  # without giving up the interpreter lock
 # Bound here, because a program may replace what the modules hold.
 Socket, receive, send = socket.socket, socket.recv_fds, socket.socket.send
 dup2, close, waitpid, getpid = os.dup2, os.close, os.waitpid, os.getpid
-seek = os.lseek
+seek, getrlimit, setrlimit = os.lseek, resource.getrlimit, resource.setrlimit
+RLIMIT_NOFILE = resource.RLIMIT_NOFILE
 
 
 def hold_state(link: socket.socket) -> NoReturn:
@@ -93,14 +96,22 @@ def run_cell(data: bytes, fds: list[int], variables: dict[str, Any]) -> dict[int
     link = Socket(fileno=LINK_FD)
     send(link, b"+")
     own = getpid()
+    spare_descriptors(SPARE_FDS)
     code = run_guarded(lambda: exec(compile(source, name, "exec", 0, True), variables))
     flush_streams()
     if code or getpid() != own:  # a child that the cell forked is no state when it comes here
         os._exit(code)
+    spare_descriptors(0)
     offsets = file_offsets()
     send(link, b".")
     link.detach()
     return offsets
+
+
+def spare_descriptors(count: int) -> None:
+    """Let the program open so many files less than there may be: the next cell needs some."""
+    hard = getrlimit(RLIMIT_NOFILE)[1]
+    setrlimit(RLIMIT_NOFILE, (min(OPEN_FILES - count, hard), hard))
 
 
 def file_offsets() -> dict[int, int]:

@@ -173,6 +173,11 @@ def test_a_session_lives_on_whatever_its_cells_replace(session: Session, patch: 
     assert printed(session, "print(x)\n#" + "long" * 10_000) == "1"
 
 
+def test_a_session_survives_a_cell_that_opens_all_files_it_may(session: Session) -> None:
+    session.run("f = []\ntry:\n    while True: f.append(open('/dev/null'))\nexcept OSError: pass")
+    assert int(printed(session, "print(len(f))\n#" + "long" * 10_000)) > 40
+
+
 def test_a_deleted_stream_is_no_failure(session: Session, box: Sandbox) -> None:
     assert session.run("import sys; out = sys.stdout; del sys.stdout").ok
     assert box.run("import sys; del sys.stdout").ok
