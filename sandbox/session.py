@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import socket
 import threading
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -55,6 +57,7 @@ class Session:
     def __init__(self, sandbox: Sandbox, limits: Limits):
         self.limits = limits
         self._sandbox = sandbox
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._cells: list[Cell] = []
@@ -131,6 +134,9 @@ class Session:
         with self._lock:
             self._closed = True
             self._drop()
+
+    def __del__(self) -> None:
+        self._drop()  # else its worker would count it for ever
 
     def __enter__(self) -> Self:
         return self
@@ -306,6 +312,9 @@ class Session:
     def _drop(self) -> None:
         """Leave the keeper, which then ends with all its processes."""
         if self._socket is not None:
+            if os.getpid() == self._pid:  # a forked copy of the host may hold the socket as well
+                with suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_RDWR)
             self._socket.close()
             self._socket = None
         if self._worker is not None:

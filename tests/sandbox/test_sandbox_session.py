@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import threading
@@ -356,6 +357,34 @@ def test_close_leaves_no_process(box: Sandbox) -> None:
     assert not set(own) & set(descendants(os.getpid()))
     with pytest.raises(SandboxError, match="closed"):
         session.run("1")
+
+
+def test_a_session_that_is_forgotten_is_closed(box: Sandbox) -> None:
+    with Sandbox(limits=LIMITS) as own:
+        own.session().run("x = 1")
+        gc.collect()
+        assert [worker.sessions for worker in own._live] == [[]]
+
+
+def test_close_leaves_no_process_though_the_host_forked(box: Sandbox) -> None:
+    with Sandbox(limits=LIMITS) as own:
+        session = own.session()
+        session.run("x = 1")
+        (jail,) = own.worker_pids()
+        before = set(descendants(jail))
+        fork = os.fork()
+        if not fork:
+            signal.pause()
+        try:
+            session.close()
+            for _ in range(500):
+                if len(gone := before - set(descendants(jail))) >= 2:  # the keeper and a state
+                    break
+                threading.Event().wait(0.01)
+            assert len(gone) >= 2
+        finally:
+            os.kill(fork, signal.SIGKILL)
+            os.waitpid(fork, 0)
 
 
 def test_arun(session: Session) -> None:
