@@ -177,7 +177,7 @@ def test_the_tier_is_reported(box: Sandbox) -> None:
 )
 def test_limits_name_the_bad_field(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=field):
-        Limits(**{field: value})
+        Limits(**{field: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("field", list(LARGEST))
