@@ -59,6 +59,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     for name in ("runs", "executions", "workers"):
         if getattr(options, name, 1) < 1:
             parser.error(f"--{name} must be at least 1")
+    for name in ("seconds", "kill_every"):
+        if not getattr(options, name, 0.0) >= 0:  # nor NaN
+            parser.error(f"--{name.replace('_', '-')} must be 0 or more")
     if options.command == "run":
         try:
             options.limits = Limits(
@@ -72,7 +75,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def read(file: str) -> str:
     data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    return data.decode("utf-8")
+    return data.decode("utf-8-sig")  # a mark at the beginning is no part of the program
 
 
 def run(options: argparse.Namespace) -> int:

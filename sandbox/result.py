@@ -24,6 +24,15 @@ class Status(enum.StrEnum):
     INTERNAL = "internal"  # the sandbox failed; only in records, run() raises SandboxError instead
 
 
+LARGEST = {
+    "wall_s": 1_000_000,
+    "cpu_s": 1_000_000,
+    "memory_mb": 1 << 30,
+    "output_bytes": 1 << 30,
+    "processes": 1 << 20,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Upper bounds for one execution.
@@ -35,7 +44,7 @@ class Limits:
     processes     processes and threads that may exist at the same time, the program included
 
     Raises ValueError, naming the field, when a value is not a positive number (whole for
-    memory_mb, output_bytes and processes).
+    memory_mb, output_bytes and processes), or more than LARGEST, which the kernel can hold.
     """
 
     wall_s: float = 4.0
@@ -56,6 +65,11 @@ class Limits:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
                 raise ValueError(f"Limits.{name} must be a positive whole number, not {value!r}")
+        for name, largest in LARGEST.items():
+            if getattr(self, name) > largest:
+                raise ValueError(
+                    f"Limits.{name} must be at most {largest:,}, not {getattr(self, name)!r}"
+                )
 
 
 @dataclass(frozen=True, slots=True)

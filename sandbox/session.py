@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import socket
 import threading
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -55,6 +57,7 @@ class Session:
     def __init__(self, sandbox: Sandbox, limits: Limits):
         self.limits = limits
         self._sandbox = sandbox
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._cells: list[Cell] = []
@@ -133,8 +136,7 @@ class Session:
             self._drop()
 
     def __del__(self) -> None:
-        with suppress(Exception):  # of a session that was never opened
-            self._drop()
+        self._drop()  # else its worker would count it for ever
 
     def __enter__(self) -> Self:
         return self
@@ -258,21 +260,31 @@ class Session:
     def _restore(self, worker: Worker) -> None:
         """Make all the states that are needed again, by running the cells that led to them."""
         present, needed = self._state, self._checkpoints | {self._state: self._cells}
+        try:
+            self._open(worker)
+            self._make_again(needed)
+        finally:  # also when it is to be tried once more
+            self._state, self._cells = present, list(needed[present])
+
+    def _make_again(self, needed: dict[int, list[Cell]]) -> None:
+        """Make states, and on the way to them others, which go as soon as nothing is built on them.
+
+        A state is a process and a descriptor, of which a session has few, and its cells are many.
+        """
+        named = [(tuple(cells), number) for number, cells in needed.items() if cells]
+        kept = {tuple(cells) for cells in needed.values()}
+        between = {path[:n] for path, _ in named for n in range(1, len(path))} - kept
+        to_come = Counter(path[:-1] for path in [*between, *(path for path, _ in named)])
         made: dict[tuple[Cell, ...], int] = {(): 0}
-        passing = []
-        self._open(worker)
-        for number, cells in sorted(needed.items(), key=lambda item: len(item[1])):
-            for length in range(1, len(cells)):
-                path = tuple(cells[:length])
-                if path not in made:
-                    made[path] = self._again(made[path[:-1]], path)
-                    passing.append(made[path])
-            if cells:
-                path = tuple(cells)
-                made[path] = self._again(made[path[:-1]], path, number)
-        self._state, self._cells = present, list(needed[present])
-        for state in (0, *passing):
-            self._forget(state)
+        for path, number in sorted(named, key=lambda item: len(item[0])):
+            for length in range(1, len(path) + 1):
+                step, before = path[:length], path[: length - 1]
+                if step in made and step != path:
+                    continue
+                made[step] = self._again(made[before], step, number if step == path else None)
+                to_come[before] -= 1
+                if not to_come[before] and before not in kept:
+                    self._forget(made[before])
 
     def _again(self, base: int, path: tuple[Cell, ...], state: int | None = None) -> int:
         """Run the last cell of a path on the state that the others led to; the new state."""
@@ -300,6 +312,9 @@ class Session:
     def _drop(self) -> None:
         """Leave the keeper, which then ends with all its processes."""
         if self._socket is not None:
+            if os.getpid() == self._pid:  # a forked copy of the host may hold the socket as well
+                with suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_RDWR)
             self._socket.close()
             self._socket = None
         if self._worker is not None:

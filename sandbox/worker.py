@@ -137,9 +137,15 @@ class Worker:
             self._base_mb + limits.memory_mb + sum(self.sessions) + TMPFS_MB,
             limits.processes + OWN_PROCESSES + SESSION_PROCESSES * self._most_sessions,
         )
-        if bound != self._bounds:
+        if bound == self._bounds:
+            return
+        try:
             self.cgroup.allow(*bound)
-            self._bounds = bound
+        except OSError:
+            if self._bounds is None or bound[0] >= self._bounds[0]:
+                raise
+            return  # what a session that ended used is not free yet; the next request asks again
+        self._bounds = bound
 
     def _supervise(self, limits: Limits, streams: Streams) -> Ending:
         """What became of the program, once it is dead."""

@@ -14,24 +14,36 @@ import builtins
 import ctypes
 import linecache
 import os
+import resource
 import signal
 import socket
 import sys
 import types
+from builtins import compile, exec  # as in child.py
 from typing import Any, NoReturn
 
 from . import kernel
-from .child import MESSAGE_BYTES, OPEN_FILES, REPORT_FD, read_source, run_guarded
+from .child import (
+    MESSAGE_BYTES,
+    OPEN_FILES,
+    REPORT_FD,
+    flush_streams,
+    read_source,
+    run_guarded,
+)
 
 CLONE_PARENT, CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID = 0x8000, 0x200000, 0x1000000
 PR_GET_TID_ADDRESS = 40
 CLONE = {"x86_64": 56, "aarch64": 220}
 LINK_FD = OPEN_FILES - 1  # each process's end of its link to the keeper, out of the programs' way
+SPARE_FDS = 8  # that a cell leaves for what comes with the next: outputs, source, link
 
 libc = ctypes.PyDLL(None, use_errno=True)  # without giving up the interpreter lock
 # Bound here, because a program may replace what the modules hold.
-receive, send = socket.recv_fds, socket.socket.send
-dup2, close, waitpid = os.dup2, os.close, os.waitpid
+Socket, receive, send = socket.socket, socket.recv_fds, socket.socket.send
+dup2, close, waitpid, getpid = os.dup2, os.close, os.waitpid, os.getpid
+seek, getrlimit, setrlimit = os.lseek, resource.getrlimit, resource.setrlimit
+RLIMIT_NOFILE = resource.RLIMIT_NOFILE
 
 
 def hold_state(link: socket.socket) -> NoReturn:
@@ -51,26 +63,29 @@ def hold_state(link: socket.socket) -> NoReturn:
 
 def wait_and_run(variables: dict[str, Any]) -> NoReturn:
     """Fork for every cell that is asked for; the fork goes on waiting when its cell ends well."""
+    offsets = file_offsets()
     while True:
-        link = socket.socket(fileno=LINK_FD)
+        link = Socket(fileno=LINK_FD)
         data, fds, _, _ = receive(link, MESSAGE_BYTES, 8)
         link.detach()
         if not data:
             os._exit(0)
         reap()  # what the keeper killed
+        for fd, offset in offsets.items():
+            seek(fd, offset, 0)
         random = sys.modules.get("random")
         seeded = random and random.getstate()
         if fork_sibling() == 0:
             if random:
                 random.setstate(seeded)  # it seeds itself anew in every fork
-            run_cell(data, fds, variables)
+            offsets = run_cell(data, fds, variables)
         else:
             for fd in fds:
                 close(fd)
 
 
-def run_cell(data: bytes, fds: list[int], variables: dict[str, Any]) -> None:
-    """Run a cell; return when it ended well, else end the process."""
+def run_cell(data: bytes, fds: list[int], variables: dict[str, Any]) -> dict[int, int]:
+    """Run a cell; return when it ended well, and where its files stand; else end the process."""
     stdout, stderr, report, *others, new_link = fds
     for old, new in ((stdout, 1), (stderr, 2), (report, REPORT_FD), (new_link, LINK_FD)):
         dup2(old, new, inheritable=new in (1, 2))
@@ -78,18 +93,36 @@ def run_cell(data: bytes, fds: list[int], variables: dict[str, Any]) -> None:
     request, source = read_source(data, others)
     name = request["name"]
     linecache.cache[name] = (len(source), None, source.splitlines(True), name)
-    link = socket.socket(fileno=LINK_FD)
+    link = Socket(fileno=LINK_FD)
     send(link, b"+")
+    own = getpid()
+    spare_descriptors(SPARE_FDS)
     code = run_guarded(lambda: exec(compile(source, name, "exec", 0, True), variables))
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BaseException:
-            continue
-    if code:
+    flush_streams()
+    if code or getpid() != own:  # a child that the cell forked is no state when it comes here
         os._exit(code)
+    spare_descriptors(0)
+    offsets = file_offsets()
     send(link, b".")
     link.detach()
+    return offsets
+
+
+def spare_descriptors(count: int) -> None:
+    """Let the program open so many files less than there may be: the next cell needs some."""
+    hard = getrlimit(RLIMIT_NOFILE)[1]
+    setrlimit(RLIMIT_NOFILE, (min(OPEN_FILES - count, hard), hard))
+
+
+def file_offsets() -> dict[int, int]:
+    """Where open files are read and written: forks share it, and a cell that fails has moved it."""
+    found = {}
+    for fd in range(LINK_FD):
+        try:
+            found[fd] = seek(fd, 0, 1)
+        except OSError:  # not open, or a pipe
+            continue
+    return found
 
 
 def reap(wait: bool = False) -> None:

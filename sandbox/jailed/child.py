@@ -25,9 +25,11 @@ from builtins import (  # noqa: UP029
     MemoryError,
     OSError,
     SystemExit,
+    getattr,
     int,
     isinstance,
     len,
+    open,
     print,
 )
 from collections.abc import Callable
@@ -224,12 +226,17 @@ def run_program(source: str) -> NoReturn:
     if threading := sys.modules.get("threading"):
         exit_code = run_guarded(threading._shutdown) or exit_code
     exit_code = run_guarded(atexit._run_exitfuncs) or exit_code
-    for stream in (sys.stdout, sys.stderr):
+    flush_streams()
+    os._exit(exit_code)
+
+
+def flush_streams() -> None:
+    """Write what is left; the program may have closed, replaced or deleted them."""
+    for name in ("stdout", "stderr"):
         try:
-            stream.flush()
+            getattr(sys, name).flush()
         except BaseException:
             continue
-    os._exit(exit_code)
 
 
 def open_streams() -> list[Any]:

@@ -135,16 +135,26 @@ def write(path: str, entry: Entry) -> None:
     if stat.S_ISDIR(entry.mode):
         os.makedirs(path, mode=0o700, exist_ok=True)
         return
-    if os.path.lexists(path):
+    same = is_same_file(path, entry)  # then it is written in place: processes have it open
+    if same:
+        os.chmod(path, 0o600)
+    elif os.path.lexists(path):
         os.unlink(path)
     if stat.S_ISLNK(entry.mode):
         os.symlink(entry.target, path)
     elif stat.S_ISREG(entry.mode):
-        with open(path, "xb", buffering=0) as file:
+        with open(path, "r+b" if same else "xb", buffering=0) as file:
+            file.truncate(0)
             for start, data in entry.pieces:
                 os.pwrite(file.fileno(), data, start)
             file.truncate(entry.size)
         os.chmod(path, stat.S_IMODE(entry.mode))
+
+
+def is_same_file(path: str, entry: Entry) -> bool:
+    """Whether the regular file that is there is the kept one, with other contents perhaps."""
+    mark = mark_at(path)
+    return mark is not None and stat.S_ISREG(mark[0]) and mark[1:2] == entry.mark[1:2]
 
 
 def remove(path: str) -> None:

@@ -224,7 +224,7 @@ class Keeper:
             outcome.peak_mb = usage.ru_maxrss / 1024
             return
         outcome.cpu_s = time.clock_gettime((~pid << 3) | CPU_CLOCK)
-        with open(f"/proc/{pid}/status") as file:
+        with open(f"/proc/{pid}/status", errors="replace") as file:
             peak = [line for line in file if line.startswith("VmHWM")]
         outcome.peak_mb = int(peak[0].split()[1]) / 1024 if peak else 0.0
 
@@ -274,7 +274,8 @@ def living() -> set[int]:
     found = set()
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
-            with open(f"/proc/{name}/stat") as file:
+            # The program names its processes, and not in UTF-8 if it likes.
+            with open(f"/proc/{name}/stat", errors="replace") as file:
                 alive = file.read().rpartition(")")[2].split()[0] not in "ZX"
         except OSError:
             continue  # it ended meanwhile

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,15 @@ def test_the_shell_enters_every_group_before_the_command(tmp_path: Path) -> None
     command = group.enter(["/bin/sh", "-c", f"cat {tmp_path}/m/cgroup.procs; echo $$"])
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert len(lines) == 2 and lines[0] == lines[1]
+
+
+def test_a_large_session_that_ends_costs_the_others_nothing(grouped: Sandbox) -> None:
+    if grouped.tier != "full":
+        pytest.skip("no sessions here")
+    with grouped.session() as other:
+        other.run("x = 1")
+        large = grouped.session(limits=replace(LIMITS, memory_mb=1800))
+        assert large.run("x = bytearray(1500 << 20)").ok
+        large.close()
+        assert grouped.run("print('at once')").stdout == "at once\n"
+        assert grouped.faults == 0 and other.run("print(x)").stdout == "1\n"

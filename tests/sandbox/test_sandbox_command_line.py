@@ -43,6 +43,22 @@ def test_a_bad_limit_is_a_usage_error(program: Path) -> None:
     assert caught.value.code == 2
 
 
+@pytest.mark.parametrize("options", [("bench", "--seconds"), ("soak", "--kill-every")])
+@pytest.mark.parametrize("value", ["-1", "nan"])
+def test_a_bad_time_is_a_usage_error(options: tuple[str, str], value: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*options, value])
+    assert caught.value.code == 2
+
+
+@pytest.mark.usefixtures("box")
+def test_a_byte_order_mark_is_no_part_of_the_program(
+    program: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program.write_text("print(1)", encoding="utf-8-sig")
+    assert main(["run", str(program)]) == 0
+
+
 def test_no_isolation_is_a_sandbox_fault(
     program: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from sandbox import Limits, Sandbox, Status
+from sandbox.result import LARGEST
 
 
 def test_stdout_of_a_good_program(box: Sandbox) -> None:
@@ -177,6 +178,14 @@ def test_the_tier_is_reported(box: Sandbox) -> None:
 def test_limits_name_the_bad_field(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=field):
         Limits(**{field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("field", list(LARGEST))
+def test_limits_are_what_the_kernel_can_hold(box: Sandbox, field: str) -> None:
+    largest = Limits(**{field: LARGEST[field]})
+    assert box.run("print(1)", limits=largest).ok
+    with pytest.raises(ValueError, match=f"{field} must be at most"):
+        Limits(**{field: LARGEST[field] + 1})
 
 
 def test_code_must_be_text(box: Sandbox) -> None:

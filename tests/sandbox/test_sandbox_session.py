@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import threading
@@ -160,6 +161,30 @@ def test_there_is_a_bound_for_checkpoints(session: Session) -> None:
     assert printed(session, "print(x)") == "99"
 
 
+@pytest.mark.parametrize(
+    "patch",
+    [
+        "import socket; socket.socket = None",
+        "import builtins; builtins.open = None",
+        "import builtins; builtins.exec = builtins.compile = None",
+    ],
+)
+def test_a_session_lives_on_whatever_its_cells_replace(session: Session, patch: str) -> None:
+    assert session.run(patch + "; x = 1").ok
+    assert printed(session, "print(x)\n#" + "long" * 10_000) == "1"
+
+
+def test_a_session_survives_a_cell_that_opens_all_files_it_may(session: Session) -> None:
+    session.run("f = []\ntry:\n    while True: f.append(open('/dev/null'))\nexcept OSError: pass")
+    assert int(printed(session, "print(len(f))\n#" + "long" * 10_000)) > 40
+
+
+def test_a_deleted_stream_is_no_failure(session: Session, box: Sandbox) -> None:
+    assert session.run("import sys; out = sys.stdout; del sys.stdout").ok
+    assert box.run("import sys; del sys.stdout").ok
+    assert printed(session, "sys.stdout = out; print(1)") == "1"
+
+
 def test_a_cell_with_live_threads_fails_and_says_so(session: Session) -> None:
     session.run("x = 1")
     result = session.run(
@@ -183,6 +208,14 @@ def test_processes_that_a_cell_leaves_behind_are_killed(session: Session, box: S
     )
     assert printed(session, "print(x)") == "1"
     assert len(descendants(os.getpid())) == before
+
+
+def test_a_cell_ends_when_its_process_does_and_not_with_a_child_of_it(session: Session) -> None:
+    fork = "import os, time\nx = 1\nif os.fork():\n    os.wait(); time.sleep(0.2); "
+    assert printed(session, fork + "print('parent')\nelse: print('child')") == "child\nparent"
+    failed = session.run(fork + "1 / 0")
+    assert (failed.status, failed.error_class) == (Status.ERROR, "ZeroDivisionError")
+    assert printed(session, "print(x)") == "1"
 
 
 def test_a_cell_that_multiplies_is_ended(box: Sandbox) -> None:
@@ -212,6 +245,13 @@ def test_a_cell_cannot_end_its_keeper(session: Session) -> None:
     assert set(keeper) & set(descendants(os.getpid()))
 
 
+def test_a_process_may_have_any_name(session: Session) -> None:
+    name = "import ctypes; x = ctypes.CDLL(None).prctl(15, b'\\xff', 0, 0, 0)"
+    assert session.run(name + "; 1 / 0").error_class == "ZeroDivisionError"
+    session.run(name)
+    assert printed(session, "print(x)") == "0"
+
+
 def test_a_session_whose_worker_dies_is_restored(box: Sandbox) -> None:
     with Sandbox(limits=LIMITS) as own, own.session() as session:
         session.run("x = [1]; print('first')")
@@ -223,6 +263,37 @@ def test_a_session_whose_worker_dies_is_restored(box: Sandbox) -> None:
         session.rollback(first)
         assert printed(session, "print(x)") == "[1]"
         assert own.faults >= 1
+
+
+def test_a_long_session_is_restored_with_all_of_its_checkpoints(box: Sandbox) -> None:
+    with Sandbox(limits=LIMITS) as own, own.session() as session:
+        beginning, made = session.checkpoint(), []
+        for _ in range(2):  # the same cells twice
+            session.rollback(beginning)
+            session.run("x = []")
+            for number in range(70):
+                session.run(f"x.append({number})")
+                if number == 30:
+                    made.append(session.checkpoint())
+        os.kill(own.worker_pids()[0], signal.SIGKILL)
+        assert printed(session, "print(len(x))") == "70"
+        for checkpoint in made:
+            session.rollback(checkpoint)
+            assert printed(session, "print(len(x))") == "31"
+        session.rollback(beginning)
+        assert session.run("x").error_class == "NameError"
+
+
+def test_a_restoration_that_fails_forgets_no_cell(box: Sandbox) -> None:
+    with Sandbox(limits=LIMITS) as own, own.session() as session:
+        for code in ("x = 1", "import time; print(time.time_ns())", "y = 1"):
+            session.run(code)
+        before = session.cells
+        os.kill(own.worker_pids()[0], signal.SIGKILL)
+        for _ in range(2):
+            with pytest.raises(SandboxError, match="cell 2 did not do the same again"):
+                session.run("print(x, y)")
+        assert session.cells == before
 
 
 def test_a_session_that_cannot_be_restored_says_so(box: Sandbox) -> None:
@@ -288,12 +359,32 @@ def test_close_leaves_no_process(box: Sandbox) -> None:
         session.run("1")
 
 
-def test_a_session_that_is_forgotten_ends(box: Sandbox) -> None:
-    session = box.session()
-    session.run("x = 1")
-    (worker,) = [worker for worker in box._live if worker.sessions]
-    del session
-    assert not worker.sessions
+def test_a_session_that_is_forgotten_is_closed(box: Sandbox) -> None:
+    with Sandbox(limits=LIMITS) as own:
+        own.session().run("x = 1")
+        gc.collect()
+        assert [worker.sessions for worker in own._live] == [[]]
+
+
+def test_close_leaves_no_process_though_the_host_forked(box: Sandbox) -> None:
+    with Sandbox(limits=LIMITS) as own:
+        session = own.session()
+        session.run("x = 1")
+        (jail,) = own.worker_pids()
+        before = set(descendants(jail))
+        fork = os.fork()
+        if not fork:
+            signal.pause()
+        try:
+            session.close()
+            for _ in range(500):
+                if len(gone := before - set(descendants(jail))) >= 2:  # the keeper and a state
+                    break
+                threading.Event().wait(0.01)
+            assert len(gone) >= 2
+        finally:
+            os.kill(fork, signal.SIGKILL)
+            os.waitpid(fork, 0)
 
 
 def test_arun(session: Session) -> None:
@@ -324,6 +415,22 @@ def test_open_files_stay_open(session: Session) -> None:
     session.run("f = open('log', 'w+'); f.write('one '); f.flush()")
     session.run("f.write('two'); f.flush()")
     assert printed(session, "f.seek(0); print(f.read())") == "one two"
+
+
+def test_a_failed_cell_does_not_move_open_files(session: Session) -> None:
+    session.run("open('data', 'w').write('abcdef'); f = open('data'); first = f.read(0)")
+    checkpoint = session.checkpoint()
+    assert session.run("print(f.read()); 1 / 0").stdout == "abcdef\n"
+    assert printed(session, "print(f.read())") == "abcdef"
+    assert printed(session, "print(f.read())") == ""
+    session.rollback(checkpoint)
+    assert printed(session, "print(f.read())") == "abcdef"
+
+
+def test_open_files_stay_those_of_their_names(session: Session) -> None:
+    session.run("f = open('log', 'w+'); f.write('one '); f.flush()")
+    session.run("open('log', 'a').write('no'); import os; os.chmod('log', 0); 1 / 0")
+    assert printed(session, "f.write('two'); f.flush(); print(open('log').read())") == "one two"
 
 
 def test_tracebacks_show_the_lines_of_the_cells(session: Session) -> None:
