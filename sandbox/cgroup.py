@@ -52,6 +52,11 @@ class Cgroup:
         directories = dict.fromkeys(str(path) for path in (self.memory, self.pids) if path)
         return ["/bin/sh", "-c", ENTER, " ".join(directories), *command]
 
+    def add(self, pid: int) -> None:
+        """Move a process in; what it starts from then on is in as well. Raises OSError."""
+        for path in {self.memory, self.pids or self.memory}:
+            (path / "cgroup.procs").write_text(str(pid))
+
     def allow(self, memory_mb: int, processes: int) -> None:
         """Set the bounds; raises OSError when the kernel refuses."""
         (self.memory / self.files.memory).write_text(str(memory_mb << 20))

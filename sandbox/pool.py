@@ -215,6 +215,9 @@ class Sandbox:
         with self._lock:
             self._finalizer()
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        return self  # a pool of processes is shared, as by environments that are copied by spec
+
     def __enter__(self) -> Self:
         return self
 
@@ -274,12 +277,21 @@ class Sandbox:
         """What goes back into the slot: the worker if it may run another program."""
         if worker is None:
             return None
+        if worker.alive and worker.full:  # it lives on for its sessions, and others get a new one
+            worker.retired = True
+            return None
         young = worker.runs < RECYCLE_AFTER or worker.sessions
         if worker.alive and worker.jail.reusable and young:
             return worker
         self._drop(worker)
         self._meter.restart()
         return None
+
+    def end_session(self, worker: Worker) -> None:
+        """Count one session less in a worker, which may have lived for it alone."""
+        worker.sessions -= 1
+        if worker.retired and not worker.sessions:
+            self._drop(worker)
 
     def _drop(self, worker: Worker) -> None:
         with self._lock:

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import socket
+import struct
 import threading
 from collections import Counter
 from contextlib import suppress
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from .cgroup import Cgroup, make_cgroup
 from .errors import SandboxError, WorkerFault
 from .execution import SET_UP_S, Ending, Watch, judge, open_streams, receive, send_program
 from .result import Limits, Result, Status
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from .pool import Sandbox
 
 MAX_CHECKPOINTS = 16
+CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 KILL_S = 30.0  # from the order to kill to the cell's end
 MORE_TIME = (
     4.0  # times the limit that a cell may take when it is run again: it was well in time once
@@ -65,6 +68,7 @@ class Session:
         self._checkpoints: dict[int, list[Cell]] = {}
         self._socket: socket.socket | None = None
         self._worker: Worker | None = None
+        self._cgroup: Cgroup | None = None
         self._closed = False
 
     @property
@@ -199,7 +203,7 @@ class Session:
             "wall_s": limits.wall_s,
         }
         order_to_kill = {"op": "kill", "state": state}
-        kills = self._worker.oom_kills()
+        kills = self._oom_kills()
         with open_streams(limits) as streams:
             send_program(self._socket, request, streams, code)
             watch = Watch(
@@ -220,7 +224,7 @@ class Session:
             if committed:
                 message["status"] = 0
             ending = Ending(message, watch.stopped)
-            ending.out_of_memory = self._worker.oom_kills() > kills
+            ending.out_of_memory = self._oom_kills() > kills
             result = judge(ending, limits, streams, self._sandbox.tier)
         if committed and result.ok:
             self._state = state
@@ -228,34 +232,46 @@ class Session:
         elif committed:
             self._forget(state)
         else:
-            result = self._explained(result, message["threads"])
+            result = explained(result, message["refused"])
         return result, False
-
-    def _explained(self, result: Result, threads: int) -> Result:
-        """The result of a cell that failed in a way that only a session knows."""
-        if threads:
-            why = f"LiveThreadsError: the cell left {threads} threads running; join them in it\n"
-        elif result.ok:
-            why = "SessionExit: the cell ended the interpreter; the session is as it was before\n"
-        else:
-            return result
-        name = why.partition(":")[0]
-        return replace(result, status=Status.ERROR, error_class=name, traceback=why)
 
     def _open(self, worker: Worker) -> None:
         """Begin on a worker without any cell."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         try:
             with theirs:
                 worker.open_session(theirs, self.limits)
             self._socket, self._worker = ours, worker
-            if self._receive(SET_UP_S)["event"] != "opened":
-                raise WorkerFault("the session spoke out of turn")
+            self._enter_cgroup(worker, self._keeper_pid())
         except OSError as error:
             raise WorkerFault(f"cannot open the session: {error}") from error
         except BaseException:
             ours.close()
             raise
+
+    def _keeper_pid(self) -> int:
+        """Wait for the keeper to speak; its process id, in the kernel's own word."""
+        assert self._socket is not None
+        self._socket.settimeout(SET_UP_S)
+        word, extra, _, _ = self._socket.recvmsg(1024, socket.CMSG_SPACE(CREDENTIALS.size))
+        self._socket.settimeout(None)
+        if not word or json.loads(word)["event"] != "opened":
+            raise WorkerFault(f"the session spoke out of turn: {word!r}")
+        return int(CREDENTIALS.unpack(extra[0][2])[0])
+
+    def _enter_cgroup(self, worker: Worker, keeper: int) -> None:
+        """A control group of its own, where they are to be had: a session bursts alone."""
+        if worker.cgroup is None:
+            return
+        self._cgroup, why = make_cgroup()
+        if self._cgroup is None:
+            raise WorkerFault(f"no control group for the session: {why}")
+        self._cgroup.add(keeper)
+        worker.bound_session(self._cgroup, self.limits)
+
+    def _oom_kills(self) -> int:
+        return 0 if self._cgroup is None else self._cgroup.oom_kills()
 
     def _restore(self, worker: Worker) -> None:
         """Make all the states that are needed again, by running the cells that led to them."""
@@ -311,19 +327,34 @@ class Session:
 
     def _drop(self) -> None:
         """Leave the keeper, which then ends with all its processes."""
+        ours = os.getpid() == self._pid  # else a forked copy of the host, which only lets go
         if self._socket is not None:
-            if os.getpid() == self._pid:  # a forked copy of the host may hold the socket as well
+            if ours:
                 with suppress(OSError):
                     self._socket.shutdown(socket.SHUT_RDWR)
             self._socket.close()
             self._socket = None
-        if self._worker is not None:
-            self._worker.end_session(self.limits)
-            self._worker = None
+        if self._cgroup is not None and ours:
+            self._cgroup.remove()
+        if self._worker is not None and ours:
+            self._sandbox.end_session(self._worker)
+        self._cgroup = self._worker = None
+
+
+def explained(result: Result, refused: str) -> Result:
+    """The result of a cell that failed in a way that only a session knows."""
+    why = refused
+    unexplained = result.status is Status.ERROR and not result.error_class
+    if not why and (result.ok or unexplained):
+        why = "SessionExit: the cell ended the interpreter; the session is as it was before"
+    if not why:
+        return result
+    name = why.partition(":")[0]
+    return replace(result, status=Status.ERROR, error_class=name, traceback=f"{why}\n")
 
 
 LOST = Result(
     Status.ERROR,
     error_class="SessionLost",
-    traceback="SessionLost: the cell ended the processes of its session; it was taken back\n",
+    traceback="SessionLost: the cell broke its session, which is as it was before\n",
 )

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
-from .cgroup import make_cgroup
+from .cgroup import Cgroup, make_cgroup
 from .errors import SandboxError, WorkerFault
 from .execution import (
     Ending,
@@ -35,7 +35,9 @@ START_S = 60.0  # preloading from a cold disk takes long
 KILL_S = 30.0  # from the order to kill to the child's end
 TMPFS_MB = 128  # the files of a program, in /tmp and /dev/shm
 OWN_PROCESSES = 16  # of the jail itself
+SESSIONS = 32  # at most, in one worker
 SESSION_PROCESSES = 64  # room for the states of a session, and for what its cells start
+KEPT_FILES_MB = 256  # see KEPT_BYTES in jailed/keeper.py
 
 
 class Worker:
@@ -48,7 +50,8 @@ class Worker:
     def __init__(self, jail: Jail, preload: Sequence[str], spawner: Spawner):
         self.jail = jail
         self.runs = 0
-        self.sessions: list[int] = []  # MiB that each one which lives in it may use
+        self.sessions = 0  # that live in it
+        self.retired = False  # it serves its sessions, and nobody else
         self._most_sessions = 0  # at any one time: their processes take a moment to be gone
         self._bounds: tuple[int, int] | None = None  # of its cgroup
         self.alive = True
@@ -130,22 +133,16 @@ class Worker:
         }
 
     def _bound(self, limits: Limits) -> None:
-        """Set what all processes in here may use together, sessions included."""
+        """Set what all processes of a program may use together."""
         if self.cgroup is None:
             return
         bound = (
-            self._base_mb + limits.memory_mb + sum(self.sessions) + TMPFS_MB,
+            self._base_mb + limits.memory_mb + TMPFS_MB,
             limits.processes + OWN_PROCESSES + SESSION_PROCESSES * self._most_sessions,
         )
-        if bound == self._bounds:
-            return
-        try:
+        if bound != self._bounds:
             self.cgroup.allow(*bound)
-        except OSError:
-            if self._bounds is None or bound[0] >= self._bounds[0]:
-                raise
-            return  # what a session that ended used is not free yet; the next request asks again
-        self._bounds = bound
+            self._bounds = bound
 
     def _supervise(self, limits: Limits, streams: Streams) -> Ending:
         """What became of the program, once it is dead."""
@@ -175,20 +172,32 @@ class Worker:
     def open_session(self, end: socket.socket, limits: Limits) -> None:
         """Fork the keeper of a session, which will speak at the other end of the socket `end`."""
         self.runs += 1
-        self.sessions.append(limits.memory_mb)
-        self._most_sessions = max(self._most_sessions, len(self.sessions))
-        request = {"op": "session", "id": self.runs, **self._bounds_of_one(limits)}
+        self.sessions += 1
+        self._most_sessions = max(self._most_sessions, self.sessions)
+        request = {
+            "op": "session",
+            "id": self.runs,
+            **self._bounds_of_one(limits),
+            # The kernel counts over all sessions of the user, so the keeper counts its own.
+            "processes": limits.processes + SESSION_PROCESSES * SESSIONS,
+            "own_processes": limits.processes,
+        }
         try:
             with self._busy:
-                self._bound(limits)
                 socket.send_fds(self.socket, [json.dumps(request).encode()], [end.fileno()])
         except OSError as error:
             self.close()
             raise WorkerFault(f"lost the worker: {error}") from error
 
-    def end_session(self, limits: Limits) -> None:
-        """Count one less."""
-        self.sessions.remove(limits.memory_mb)
+    def bound_session(self, cgroup: Cgroup, limits: Limits) -> None:
+        """Set what all processes of a session may use together, its kept files included."""
+        memory_mb = self._base_mb + limits.memory_mb + TMPFS_MB + KEPT_FILES_MB
+        cgroup.allow(memory_mb, limits.processes + SESSION_PROCESSES)
+
+    @property
+    def full(self) -> bool:
+        """Whether it takes no more sessions."""
+        return self.sessions >= SESSIONS
 
     def oom_kills(self) -> int:
         """How many processes in here were killed because they used too much memory together."""

@@ -19,7 +19,9 @@ import signal
 import socket
 import sys
 import types
-from builtins import compile, exec  # as in child.py
+
+# As in child.py.
+from builtins import BaseException, OSError, bool, compile, exec, len, min, range  # noqa: UP029
 from typing import Any, NoReturn
 
 from . import kernel
@@ -67,17 +69,20 @@ def wait_and_run(variables: dict[str, Any]) -> NoReturn:
     while True:
         link = Socket(fileno=LINK_FD)
         data, fds, _, _ = receive(link, MESSAGE_BYTES, 8)
-        link.detach()
         if not data:
             os._exit(0)
+        if data == b"?":  # the keeper asks whether the cell has come back
+            send(link, b"!")
+            link.detach()
+            continue
+        link.detach()
         reap()  # what the keeper killed
         for fd, offset in offsets.items():
             seek(fd, offset, 0)
-        random = sys.modules.get("random")
-        seeded = random and random.getstate()
+        seeded = random_state()
         if fork_sibling() == 0:
-            if random:
-                random.setstate(seeded)  # it seeds itself anew in every fork
+            if seeded:
+                sys.modules["random"].setstate(seeded)  # it seeds itself anew in every fork
             offsets = run_cell(data, fds, variables)
         else:
             for fd in fds:
@@ -106,6 +111,14 @@ def run_cell(data: bytes, fds: list[int], variables: dict[str, Any]) -> dict[int
     send(link, b".")
     link.detach()
     return offsets
+
+
+def random_state() -> Any:
+    """The state of the module random, None where there is none, or no longer."""
+    try:
+        return sys.modules["random"].getstate()
+    except BaseException:
+        return None
 
 
 def spare_descriptors(count: int) -> None:

@@ -6,7 +6,7 @@ import copy
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 Piece = tuple[int, bytes]  # where it stands in the file, and what stands there
@@ -162,3 +162,14 @@ def remove(path: str) -> None:
         shutil.rmtree(path)
     elif os.path.lexists(path):
         os.unlink(path)
+
+
+def kept_bytes(states: Iterable[Files]) -> int:
+    """What the files of some states take; what they share is counted once."""
+    pieces = {
+        id(piece): len(piece[1])
+        for files in states
+        for e in files.kept.values()
+        for piece in e.pieces
+    }
+    return sum(pieces.values())

@@ -8,13 +8,14 @@ failed. It speaks with the host over a socket of its own:
                     with the descriptors of stdout, stderr and the report; {"op": "kill", "state"};
                     {"op": "forget", "states"}
     keeper -> host  {"event": "opened"}                                     once
-                    {"event": "ended", "state", "committed", "lost", "status", "timed_out",
-                    "threads", "wall_s", "cpu_s", "peak_mb"}                per cell
+                    {"event": "ended", "state", "committed", "lost", "refused", "status",
+                    "timed_out", "wall_s", "cpu_s", "peak_mb"}              per cell
                     {"event": "fault", "why"}                               and it is gone
 """
 
 from __future__ import annotations
 
+import array
 import json
 import os
 import select
@@ -35,11 +36,15 @@ from .child import (
     Config,
     limit_resources,
 )
-from .files import Files
+from .files import Files, kept_bytes
 
 HELLO_MS = 10_000  # from the request to the cell's first instruction
 CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
+ANSWER_MS = 2_000  # from the end of a cell to its process waiting for the next
+EXIT_MS = 200  # from a process that closes its descriptors to its end
+LOOK_S = 0.05  # between two looks at how many processes a cell has
 SWEEP_S = 0.2
+KEPT_BYTES = 256 << 20  # of files, over all states: twice what a session can have at one time
 THREAD_GRACE_MS = 50
 CPU_CLOCK = 2  # of a process, as clock_getcpuclockid(3) makes it of the pid
 
@@ -55,6 +60,14 @@ def keep_session(config: Config, fd: int, request: dict[str, Any]) -> NoReturn:
         host.send(json.dumps({"event": "fault", "why": why}).encode())
     finally:
         os._exit(0)
+
+
+EXITS = "it is about to end"  # the kernel closes its descriptors first
+TOO_MANY = "ProcessLimitError: the cell had more processes than it may"
+TOO_MUCH = (
+    "SessionFilesError: the files of this session's checkpoints and cells came to more than "
+    f"{KEPT_BYTES >> 20} MiB; release checkpoints, or write less"
+)
 
 
 @dataclass(slots=True)
@@ -73,7 +86,7 @@ class Outcome:
     lost: bool = False  # the process that was to run it does not answer
     status: int | None = None
     timed_out: bool = False
-    threads: int = 0  # that were still alive
+    refused: str = ""  # why a cell that came to its end was not committed, in words for people
     wall_s: float = 0.0
     cpu_s: float = 0.0
     peak_mb: float = 0.0
@@ -88,18 +101,20 @@ class Keeper:
 
     def __init__(self, host: socket.socket, config: Config, request: dict[str, Any]):
         self.host = host
-        self.states = {0: self._first_state(config, request)}
+        self.config = config
+        self.limits = request
+        self.states: dict[int, State] = {}
         self.files = {0: Files((*PRIVATE_DIRS, WORK_DIR))}
         self.dying: set[int] = set()  # processes of states that were given up
         self.current = 0  # the state whose files are there
 
-    def _first_state(self, config: Config, request: dict[str, Any]) -> State:
+    def _first_state(self) -> State:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if not pid:
             self.host.close()
             ours.close()
-            limit_resources(config, request)
+            limit_resources(self.config, self.limits)
             hold_state(theirs)
         theirs.close()
         return State(pid, ours)
@@ -114,6 +129,8 @@ class Keeper:
             if not data:
                 return
             request = json.loads(data.partition(b"\n")[0])
+            if not self.states:  # only now, for the host has first put us into a cgroup
+                self.states[0] = self._first_state()
             if request["op"] == "cell":
                 outcome = self.run(request, data, fds)
                 self.send(
@@ -142,10 +159,14 @@ class Keeper:
             if request["base"] != self.current:
                 self.files[request["base"]].restore()
                 self.current = request["base"]
-            socket.send_fds(base.link, [data], [*fds, theirs.fileno()])
+            os.kill(base.pid, signal.SIGCONT)
+            ancillary = array.array("i", [*fds, theirs.fileno()])
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ancillary)]
+            base.link.sendmsg([data], rights, socket.MSG_DONTWAIT)  # who does not read is lost
             theirs.close()
             pid = self._hello(base, ours)
             outcome = self._watch(request, pid, ours)
+            os.kill(base.pid, signal.SIGSTOP)  # states do nothing between cells
         except (Lost, OSError):
             outcome = Outcome(lost=True)
         finally:
@@ -153,10 +174,11 @@ class Keeper:
             for fd in fds:
                 os.close(fd)
         if outcome.committed:
+            os.kill(pid, signal.SIGSTOP)
             self.states[request["state"]] = State(pid, ours)
-        else:
-            ours.close()
         self._clean_up(outcome, request)
+        if not outcome.committed:
+            ours.close()
         return outcome
 
     def _hello(self, base: State, link: socket.socket) -> int:
@@ -184,19 +206,24 @@ class Keeper:
             poll.register(fd, select.POLLIN)
         killed, left_s = False, request["wall_s"]
         while True:
-            ready = [fd for fd, _ in poll.poll(None if killed else max(0.0, left_s) * 1e3 + 1)]
+            wait_s = min(LOOK_S, max(0.0, left_s))
+            ready = [fd for fd, _ in poll.poll(None if killed else wait_s * 1e3 + 1)]
             if pidfd in ready:
                 break
-            if link.fileno() in ready and not killed:
-                outcome.threads = live_threads(pid)
-                outcome.committed = bool(link.recv(16)) and not outcome.threads
+            if link.fileno() in ready:
+                outcome.refused = end_of(link, pid, pidfd)
+                outcome.committed = not outcome.refused
                 if outcome.committed:
                     break
                 killed = True
+                if outcome.refused is EXITS:
+                    outcome.refused = ""
             elif self.host.fileno() in ready:
                 killed = self._order(request)
-            elif not killed and (left_s := began + request["wall_s"] - time.monotonic()) <= 0:
+            elif (left_s := began + request["wall_s"] - time.monotonic()) <= 0:
                 killed = outcome.timed_out = True
+            elif len(living()) > self.limits["own_processes"] + len(self.states) + 1:
+                killed, outcome.refused = True, TOO_MANY
             if killed:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 for fd in (link.fileno(), self.host.fileno()):
@@ -246,17 +273,50 @@ class Keeper:
             return
         try:
             if outcome.committed:
-                self.files[request["state"]] = self.files[request["base"]].after()
-                self.current = request["state"]
-            else:
+                self._keep_files(outcome, request)
+            if not outcome.committed:
                 self.files[request["base"]].restore()
         except (OSError, RecursionError):
             outcome.committed, outcome.lost = False, True
+
+    def _keep_files(self, outcome: Outcome, request: dict[str, Any]) -> None:
+        """Keep the files of a state that is to be committed, if there is room for them."""
+        later = self.files[request["base"]].after()
+        if kept_bytes([*self.files.values(), later]) > KEPT_BYTES:
+            outcome.committed, outcome.refused = False, TOO_MUCH
+            pid = self.states.pop(request["state"]).pid
+            kill(pid)
+            _, outcome.status = os.waitpid(pid, 0)
+            return
+        self.files[request["state"]] = later
+        self.current = request["state"]
 
     def _strays(self) -> set[int]:
         alive = living()
         self.dying &= alive
         return alive - self.dying - {state.pid for state in self.states.values()} - {os.getpid()}
+
+
+def end_of(link: socket.socket, pid: int, pidfd: int) -> str:
+    """Why a cell whose process has spoken cannot be committed; "" when it waits for the next."""
+    if not link.recv(16):
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if poll.poll(EXIT_MS):
+            return EXITS
+        return "SessionExit: the cell closed the descriptors of its session"
+    if threads := live_threads(pid):
+        return f"LiveThreadsError: the cell left {threads} threads running; join them in it"
+    poll = select.poll()
+    poll.register(link, select.POLLIN)
+    try:
+        link.send(b"?")
+        answered = bool(poll.poll(ANSWER_MS) and link.recv(16))
+    except OSError:
+        answered = False
+    if not answered:
+        return "SessionExit: the cell did not come back when it had ended"
+    return ""
 
 
 def live_threads(pid: int) -> int:
