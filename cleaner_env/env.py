@@ -13,7 +13,7 @@ import gymnasium as gym
 from cleaner_env.completion import Completion
 from cleaner_env.episode import Episode, Turn
 from cleaner_env.formats import resolve_format
-from cleaner_env.interpreter import Limits, Sandbox
+from cleaner_env.interpreter import Interpreter, Limits, Sandbox
 from cleaner_env.observation import format_call_error, format_observations
 from cleaner_env.rewards import Ended, Reward
 from cleaner_env.task_files import load_tasks
@@ -68,6 +68,9 @@ class CodeToolEnv(gym.Env[str, str]):
         max_calls: most calls of one turn. They run in order, up to the first that fails.
         strict: False repairs calls that break the format's rules in ways that models often do, so
             that the agent does not see those errors; see ``docs/environment.md``.
+        stateful: an episode's programs share their variables and files, as the cells of a notebook
+            do; a program that fails leaves no trace in them, and neither does a turn that is rolled
+            back. Needs the sandbox's tier ``full``.
         sandbox: a sandbox to share between environments; by default each environment starts its
             own at its first call, and closes it.
         limits: of one program, for the environment's own sandbox.
@@ -99,6 +102,7 @@ class CodeToolEnv(gym.Env[str, str]):
         format: str | ToolCallFormat = "hermes",
         max_calls: int = 1,
         strict: bool = True,
+        stateful: bool = False,
         sandbox: Sandbox | None = None,
         limits: Limits | None = None,
         allow_weak: bool = False,
@@ -127,6 +131,8 @@ class CodeToolEnv(gym.Env[str, str]):
         self._measure = measure
         self._max_observation_chars = max_observation_chars
         self._system_prompt = system_prompt
+        self._stateful = stateful
+        self._programs: Interpreter | None = None
         self._sandbox = sandbox
         self._owns_sandbox = sandbox is None
         self._limits = limits or Limits()
@@ -163,8 +169,12 @@ class CodeToolEnv(gym.Env[str, str]):
         super().reset(seed=seed)
         task = self._choose_task(options or {})
         self.reward.check(task)
+        self._end_programs()
         self._episode = Episode(
-            task, self.prompt(task), max_observation_chars=self._max_observation_chars
+            task,
+            self.prompt(task),
+            max_observation_chars=self._max_observation_chars,
+            stateful=self._stateful,
         )
         self._show(beginning(self._episode))
         return task.prompt, self._info()
@@ -175,7 +185,7 @@ class CodeToolEnv(gym.Env[str, str]):
         if self._system_prompt is None:
             return [question]
         default = self._system_prompt == "default"
-        system = system_prompt(self.format) if default else self._system_prompt
+        system = system_prompt(self.format, self._stateful) if default else self._system_prompt
         return [{"role": "system", "content": system}, question]
 
     def step(self, action: str) -> StepResult:
@@ -209,11 +219,9 @@ class CodeToolEnv(gym.Env[str, str]):
             return replace(turn, observation=observation, ok=False, error_class="ToolCallError")
         assert turn.code is not None, "a call without an error carries a program"
         codes = turn.parsed.codes
-        results = []
-        for code in codes:
-            results.append(self._interpreter().run(code))
-            if not results[-1].ok:
-                break
+        if self._programs is None:
+            self._programs = Interpreter(self._interpreter, self._stateful)
+        results = self._programs.run_turn(codes)
         last = results[-1]
         return replace(
             turn,
@@ -256,6 +264,8 @@ class CodeToolEnv(gym.Env[str, str]):
     def retract(self) -> Turn:
         """Take the last turn out of the history (it stays among the raw turns) and return it."""
         self._show("[rollback] the turn above is replaced by:")
+        if self._programs is not None:
+            self._programs.take_back()
         return self.episode.turns.pop()
 
     def annotate(self, note: str) -> StepResult:
@@ -289,6 +299,7 @@ class CodeToolEnv(gym.Env[str, str]):
         observation = episode.turns[-1].observation or ""
         if episode.terminated or episode.truncated:
             self._show(ending(episode))
+            self._end_programs()
         reward = episode.reward
         return observation, reward, episode.terminated, episode.truncated, self._info()
 
@@ -337,6 +348,11 @@ class CodeToolEnv(gym.Env[str, str]):
             self._sandbox = Sandbox(limits=self._limits, allow_weak=self._allow_weak)
         return self._sandbox
 
+    def _end_programs(self) -> None:
+        if self._programs is not None:
+            self._programs.close()
+            self._programs = None
+
     def render(self) -> str | None:
         """The episode so far as text: returned for ``"ansi"``, printed for ``"human"``."""
         if self.render_mode is None:
@@ -356,6 +372,7 @@ class CodeToolEnv(gym.Env[str, str]):
 
     def close(self) -> None:
         """Stop the environment's own sandbox. A shared one is left to its owner."""
+        self._end_programs()
         if self._owns_sandbox and self._sandbox is not None:
             self._sandbox.close()
             self._sandbox = None

@@ -162,6 +162,7 @@ class Episode:
             episode out of every count.
         max_observation_chars: where the environment cuts the tool's answers, for ``replay``; None
             when they do not come from a sandbox.
+        stateful: whether its programs shared their variables.
     """
 
     task: Task
@@ -177,6 +178,7 @@ class Episode:
     truncated: bool = False
     faulted: bool = False
     max_observation_chars: int | None = None
+    stateful: bool = False
 
     def commit(self, turn: Turn, parse: Callable[[str], ParsedTurn]) -> None:
         """Append a turn to the history, and what the agent really sent to the raw turns.

@@ -16,7 +16,16 @@ from cleaner_env.toolcall import ParsedTurn
 VERSION = 1
 """Of the data's layout. Data of another version is refused, not guessed at."""
 
-_OUTCOME = ("answer", "score", "reward", "terminated", "truncated", "faulted", "rollback")
+_OUTCOME = (
+    "answer",
+    "score",
+    "reward",
+    "terminated",
+    "truncated",
+    "faulted",
+    "stateful",
+    "rollback",
+)
 
 
 def episode_to_dict(episode: Episode) -> dict[str, Any]:

@@ -1,5 +1,62 @@
-"""The sandbox as users of the environment reach it; packages above import it from here."""
+"""Interpreter: runs the programs of an episode. Packages above import the sandbox from here."""
 
-from sandbox import Limits, Sandbox, SandboxError
+from __future__ import annotations
 
-__all__ = ["Limits", "Sandbox", "SandboxError"]
+from collections.abc import Callable, Sequence
+
+from sandbox import LIGHT_PRELOAD, Limits, Result, Sandbox, SandboxError, Session
+
+__all__ = ["LIGHT_PRELOAD", "Interpreter", "Limits", "Result", "Sandbox", "SandboxError"]
+
+
+class Interpreter:
+    """Runs the programs of one episode, each by itself or all as cells of one session.
+
+    Args:
+        sandbox: gives what they run in, which is started when it is first needed.
+        stateful: programs share their variables and files; one that fails leaves none behind.
+    """
+
+    def __init__(self, sandbox: Callable[[], Sandbox], stateful: bool) -> None:
+        self.sandbox = sandbox
+        self.stateful = stateful
+        self._session: Session | None = None
+        self._before: int | None = None  # the state before a turn of several calls
+
+    def run_turn(self, codes: Sequence[str]) -> list[Result]:
+        """The results of a turn's programs, up to the first that failed.
+
+        Raises:
+            SandboxError: the sandbox is broken, or cannot keep variables; the turn left no trace.
+        """
+        results: list[Result] = []
+        runner = self._at_a_turns_beginning(len(codes)) if self.stateful else self.sandbox()
+        for code in codes:
+            try:
+                results.append(runner.run(code))
+            except BaseException:
+                self.take_back()
+                raise
+            if not results[-1].ok:
+                break
+        return results
+
+    def take_back(self) -> None:
+        """Undo what the last turn, which failed, left behind: the calls before the one that did."""
+        if self._session is not None and self._before is not None:
+            self._session.rollback(self._before)
+
+    def close(self) -> None:
+        """End the session, if there is one."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def _at_a_turns_beginning(self, calls: int) -> Session:
+        if self._session is None:
+            self._session = self.sandbox().session()
+        if self._before is not None:
+            self._session.release(self._before)
+        # A single call that fails has left nothing; of several, those before it have.
+        self._before = self._session.checkpoint() if calls > 1 else None
+        return self._session

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cleaner_env.env import CodeToolEnv
@@ -48,21 +49,32 @@ def replay(episode: Episode, sandbox: Sandbox | None = None) -> Difference | Non
         raise ValueError(
             "the episode does not come from a CodeToolEnv, so its calls cannot be run in a sandbox"
         )
+    for position, answer in _answers(episode, sandbox):
+        turn = episode.turns[position]
+        expected = _answer(turn)
+        if answer != expected:
+            # From the beginning once more: programs may share their variables.
+            again = dict(_answers(episode, sandbox, position))[position]
+            return Difference(position, turn.code, expected, answer, again == answer)
+    return None
+
+
+def _answers(
+    episode: Episode, sandbox: Sandbox | None, last: int | None = None
+) -> Iterator[tuple[int, str]]:
+    """What the executed turns' programs answer now, each by its position, up to the last."""
     env = CodeToolEnv(
-        [episode.task], sandbox=sandbox, max_observation_chars=episode.max_observation_chars
+        [episode.task],
+        sandbox=sandbox,
+        max_observation_chars=episode.max_observation_chars or 0,
+        stateful=episode.stateful,
     )
     try:
-        for position, turn in enumerate(episode.turns):
-            if turn.ok is None:
-                continue
-            expected = _answer(turn)
-            observed = _answer(env._execute(turn))
-            if observed != expected:
-                again = _answer(env._execute(turn))
-                return Difference(position, turn.code, expected, observed, again == observed)
+        for position, turn in enumerate(episode.turns[: None if last is None else last + 1]):
+            if turn.ok is not None:
+                yield position, _answer(env._execute(turn))
     finally:
         env.close()
-    return None
 
 
 def _answer(turn: Turn) -> str:

@@ -117,8 +117,16 @@ class ToolCallFormat(Protocol):
         ...
 
 
-def system_prompt(format: ToolCallFormat) -> str:
-    """What an agent has to know before it meets the environment, in the format's own terms."""
+def system_prompt(format: ToolCallFormat, stateful: bool = False) -> str:
+    """What an agent has to know before it meets the environment, in the format's own terms.
+
+    Args:
+        format: how it calls the tool.
+        stateful: programs share their variables.
+    """
+    state = "Programs share no state."
+    if stateful:
+        state = "Variables stay from one program to the next; one that fails changes nothing."
     calls = "One call per turn."
     if format.max_calls > 1:
         calls = (
@@ -128,7 +136,7 @@ def system_prompt(format: ToolCallFormat) -> str:
     return (
         "You solve problems with the help of a Python interpreter.\n\n"
         f"{format.instructions}\n"
-        f"You will be shown what it printed. Programs share no state. {calls}\n"
+        f"You will be shown what it printed. {state} {calls}\n"
         "When you know the answer, write it without a call, as \\boxed{answer}."
     )
 

@@ -13,7 +13,7 @@ from cleaner_rl.credit import CreditRule, GraftedTreatment
 from cleaner_rl.errors import CheckpointError, UserError
 from cleaner_rl.loggers import LoggerName
 from cleaner_rl.precision import Precision
-from cleaner_rl.rollout import RolloutConfig, SystemPrompt, ToolFormat
+from cleaner_rl.rollout import Preload, RolloutConfig, SystemPrompt, ToolFormat
 
 SaarMode = Literal["on", "off", "shallow-only", "deep-only", "mask-failed", "roc"]
 
@@ -109,6 +109,12 @@ class TrainConfig:
     """Malformed calls are errors that the model sees; off repairs what can be repaired."""
     temperature: float = 1.0
     """Of sampling in training and evaluation."""
+    stateful: bool = False
+    """An episode's programs share their variables; one that fails leaves no trace."""
+    preload: Preload = "full"
+    """What programs find imported already: the standard library (light), or numpy and sympy as well
+    (full), which costs every program a little and spares those which import them most of a
+    second."""
     code_seconds: float = 4.0
     """Wall time of one program."""
     wrong_reward: float = 0.0
@@ -200,6 +206,8 @@ class TrainConfig:
             tool_format=self.tool_format,
             max_calls=self.max_calls,
             strict_calls=self.strict_calls,
+            stateful=self.stateful,
+            preload=self.preload,
             code_seconds=self.code_seconds,
             workers=self.workers,
             allow_weak=self.allow_weak,
@@ -254,7 +262,7 @@ _QWEN3_4B = TrainConfig(
 )
 
 PRESETS: dict[str, TrainConfig] = {
-    "tiny": TrainConfig(steps=40, credit="contrastive", code_seconds=1.0),
+    "tiny": TrainConfig(steps=40, credit="contrastive", preload="light", code_seconds=1.0),
     "smollm2": TrainConfig(
         preset="smollm2",
         model="smollm2",

@@ -15,13 +15,13 @@ from cleaner_rl.config import TrainConfig
 from cleaner_rl.errors import CheckpointError, UserError
 from cleaner_rl.ledger import SETTINGS
 from cleaner_rl.precision import Precision
-from cleaner_rl.rollout import RolloutConfig, SystemPrompt, ToolFormat
+from cleaner_rl.rollout import Preload, RolloutConfig, SystemPrompt, ToolFormat
 
 ToolRole = Literal["user", "tool"]
 
 _FROM_THE_RUN = (
     *("tasks", "gamma", "max_retries", "similarity_on", "system_prompt", "max_turns"),
-    *("tool_format", "max_calls", "strict_calls"),
+    *("tool_format", "max_calls", "strict_calls", "stateful", "preload"),
     *("max_response_tokens", "max_turn_tokens", "temperature", "code_seconds"),
 )
 """Settings that the evaluation of a checkpoint takes from its run, unless they are given."""
@@ -86,6 +86,12 @@ class EvalConfig:
     """Tokens of an episode after its prompt; with --endpoint only sampled tokens count."""
     max_turn_tokens: int = 128
     """Tokens of one turn."""
+    stateful: bool = False
+    """An episode's programs share their variables; one that fails leaves no trace."""
+    preload: Preload = "full"
+    """What programs find imported already: the standard library (light), or numpy and sympy as well
+    (full), which costs every program a little and spares those which import them most of a
+    second."""
     code_seconds: float = 4.0
     """Wall time of one program."""
     sample_batch: int = 128
@@ -156,6 +162,8 @@ class EvalConfig:
             tool_format=self.tool_format,
             max_calls=self.max_calls,
             strict_calls=self.strict_calls,
+            stateful=self.stateful,
+            preload=self.preload,
             code_seconds=self.code_seconds,
             workers=self.workers,
             allow_weak=self.allow_weak,

@@ -15,7 +15,7 @@ from cleaner_env.completion import Completion
 from cleaner_env.env import CodeToolEnv
 from cleaner_env.episode import Episode
 from cleaner_env.formats import TextFormat
-from cleaner_env.interpreter import Limits, Sandbox, SandboxError
+from cleaner_env.interpreter import LIGHT_PRELOAD, Limits, Sandbox, SandboxError
 from cleaner_env.rewards import GraderError, Reward
 from cleaner_env.saar import Mode, SAARWrapper
 from cleaner_env.tasks import Task
@@ -31,6 +31,7 @@ _MAX_FAULTED = 0.05
 
 
 SystemPrompt = Literal["auto", "default", "none"]
+Preload = Literal["light", "full"]
 ToolFormat = Literal["auto", "hermes", "qwen3-coder", "llama3", "harmony", "fenced"]
 
 
@@ -49,6 +50,9 @@ class RolloutConfig:
         tool_format: how turns call the tool; ``auto`` goes by the tokenizer's chat template.
         max_calls: calls of one turn.
         strict_calls: False repairs malformed calls.
+        stateful: an episode's programs share their variables.
+        preload: what programs find imported already: the standard library (``light``), or numpy
+            and sympy as well (``full``).
         code_seconds: wall time of one program.
         workers: programs that run at the same time.
         allow_weak: run programs without isolation where there is none.
@@ -68,6 +72,8 @@ class RolloutConfig:
     tool_format: ToolFormat = "auto"
     max_calls: int = 1
     strict_calls: bool = True
+    stateful: bool = False
+    preload: Preload = "full"
     code_seconds: float = 4.0
     workers: int = 2
     allow_weak: bool = False
@@ -170,6 +176,7 @@ def open_sandbox(config: RolloutConfig) -> Sandbox:
         return Sandbox(
             workers=config.workers,
             limits=Limits(wall_s=config.code_seconds, cpu_s=config.code_seconds),
+            preload=LIGHT_PRELOAD if config.preload == "light" else None,
             allow_weak=config.allow_weak,
         )
     except SandboxError as error:
@@ -204,6 +211,7 @@ def make_env(
         measure=measure,
         system_prompt=None if bare else "default",
         format=format,
+        stateful=config.stateful,
         sandbox=sandbox,
     )
     return SAARWrapper(
