@@ -169,6 +169,11 @@ class CodeToolEnv(gym.Env[str, str]):
         super().reset(seed=seed)
         task = self._choose_task(options or {})
         self.reward.check(task)
+        if self.format.name == "fenced" and self.reward.runs_programs(task):
+            raise ValueError(
+                "the answer to this task is a program in a fenced block, which format 'fenced' "
+                "would take for a call; use another format, such as format='hermes'"
+            )
         self._end_programs()
         self._episode = Episode(
             task,

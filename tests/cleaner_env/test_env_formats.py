@@ -123,3 +123,11 @@ def test_a_format_object_has_its_arguments_already():
 def test_an_unknown_format_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="unknown tool-call format 'json'; use one of: hermes"):
         gym.make("cleaner_env:CleanerCodeTool-v0", format="json")
+
+
+def test_fenced_calls_and_fenced_answers_are_not_to_be_confused(sandbox):
+    tests = {"tests": [{"input": "3\n", "output": "6\n"}]}
+    task = Task("Double it.", "", reward="code", entry=tests)
+    env = CodeToolEnv([task], sandbox=sandbox, format="fenced")
+    with pytest.raises(ValueError, match="use another format"):
+        env.reset()

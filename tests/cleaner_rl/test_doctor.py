@@ -244,7 +244,7 @@ def verdicts(monkeypatch, score):
 
 
 def test_programs_are_judged_in_a_sandbox(examinee):
-    entry = {"tests": [{"input": "3\n", "output": "6\n"}]}
+    entry = {"tests": [{"input": "3\n", "output": "6\n"}], "seconds": 0.5}
     task = Task("Double it.", "print(int(input()) * 2)", reward="code", entry=entry)
     assert check_grader(examinee(tasks=[task])).status == "ok"
 
