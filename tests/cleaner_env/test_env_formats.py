@@ -3,7 +3,7 @@
 import gymnasium as gym
 import pytest
 
-from cleaner_env import FORMATS, CodeToolEnv, HermesFormat, SAARWrapper, make_format
+from cleaner_env import FORMATS, CodeToolEnv, HermesFormat, SAARWrapper, Task, make_format
 from cleaner_env.observation import format_observations
 from cleaner_env.toolcall import SYSTEM_PROMPT
 from sandbox import Result, Status
