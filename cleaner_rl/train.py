@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import count
 
 import torch
 
@@ -21,6 +22,7 @@ from cleaner_rl.errors import CheckpointError, UserError, run_command
 from cleaner_rl.evaluation import Evaluation, evaluate, without_rollback
 from cleaner_rl.interrupt import Interrupt
 from cleaner_rl.loggers import MetricLogger, open_logger
+from cleaner_rl.loss import LOSSES
 from cleaner_rl.metrics import episode_metrics
 from cleaner_rl.progress import TrainingProgress
 from cleaner_rl.report import write_report
@@ -73,6 +75,7 @@ def train(session: Session, progress: TrainingProgress, logger: MetricLogger) ->
                     run.log_metrics(metrics)
                     logger.log(step, metrics)
                     run.log_episodes(step, [e for g in groups for e in g][: config.log_episodes])
+                    session.updater.require_finite()
                     if step % config.save_every == 0 or step == config.steps:
                         session.save()
                 progress.step(step, metrics)
@@ -123,10 +126,13 @@ def training_samples(
     config: TrainConfig,
 ) -> list[list[Sample]]:
     """The samples of each minibatch, each episode with its advantage in its group."""
+    numbers = count()
     samples = [
         [
             sample
-            for episode, advantage in zip(group, group_advantages(rewards_G), strict=True)
+            for episode, advantage in zip(
+                group, group_advantages(rewards_G, scaled=LOSSES[config.loss].scaled), strict=True
+            )
             for sample in episode_samples(
                 episode,
                 advantage,
@@ -134,6 +140,7 @@ def training_samples(
                 rollout.observation_ids,
                 config.credit,
                 config.grafted,
+                next(numbers),
             )
         ]
         for group, rewards_G in zip(groups, rewards, strict=True)
