@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -19,6 +20,24 @@ from transformers.utils import (
 PACKED = "cleaner_packed"
 """Name under which transformers finds ``packed_attention``. No mask function is registered for it,
 so transformers builds no mask: the boundaries alone say what belongs together."""
+
+
+@contextmanager
+def packed(model: Any) -> Iterator[None]:
+    """The model attends inside the samples of a row, in forward and backward passes in the block.
+
+    The attention that the model came with is back afterwards.
+    """
+    before = model.config._attn_implementation
+    if before == PACKED:
+        yield
+        return
+    model.set_attn_implementation(PACKED)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
 
 Backend = Literal["flash_attn_4", "flash_attn_3", "flash_attn_2", "varlen_attn", "sdpa"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from cleaner_rl.attention import PACKED
+from cleaner_rl.attention import packed
 from cleaner_rl.packing import Pack
 from cleaner_rl.samples import Sample
 
@@ -92,9 +92,7 @@ def packing_error(model: Any) -> float:
 
 def _hidden_states(model: Any, pack: Pack) -> Tensor:
     """[T, D] last hidden states of the packed row."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation(PACKED)
-    try:
+    with packed(model):
         output = model.base_model(
             input_ids=pack.ids_T[None],
             position_ids=pack.positions_T[None],
@@ -102,8 +100,6 @@ def _hidden_states(model: Any, pack: Pack) -> Tensor:
             boundaries_S1=pack.boundaries_S1,
             lengths=pack.lengths,
         )
-    finally:
-        model.set_attn_implementation(before)
     hidden: Tensor = output.last_hidden_state[0]
     return hidden
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from cleaner_rl.errors import PolicyError
 
 
 class Optimizer:
@@ -79,19 +84,22 @@ def layers_recomputed(model: Any, on: bool) -> Iterator[None]:
     """Gradient checkpointing inside the block: layers compute their activations anew.
 
     transformers does so in training mode only. The layers alone are put in that mode, so that
-    nothing inside them begins to drop out.
+    nothing inside them begins to drop out, and nothing is left of it for the sampler.
+
+    Raises:
+        PolicyError: the model's layers cannot do it.
     """
-    if not on:
-        yield
-        return
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    layers = [module for module in model.modules() if hasattr(module, "gradient_checkpointing")]
-    before = [layer.training for layer in layers]
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)] if on else []
+    if on and not layers:
+        raise PolicyError(
+            f"{type(model).__name__} has no layers that transformers can recompute; leave out "
+            "--gradient-checkpointing"
+        )
     for layer in layers:
-        layer.training = True
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        layer.gradient_checkpointing = layer.training = True
     try:
         yield
     finally:
-        for layer, training in zip(layers, before, strict=True):
-            layer.training = training
-        model.gradient_checkpointing_disable()
+        for layer in layers:
+            layer.gradient_checkpointing = layer.training = False

@@ -32,6 +32,8 @@ from cleaner_rl.session import Session, load_source
 
 Group = list[Episode]
 """Episodes that share a prompt."""
+_REFILL_START = 500_000_003
+"""Index of the first problem that replaces another one."""
 
 
 def train(session: Session, progress: TrainingProgress, logger: MetricLogger) -> None:
@@ -51,14 +53,13 @@ def train(session: Session, progress: TrainingProgress, logger: MetricLogger) ->
             _evaluate_once(session, progress, "before")
             for step in range(session.step + 1, config.steps + 1):
                 began = time.monotonic()
-                tasks, skipped = step_tasks(session, step)
-                groups = play_groups(tasks, session, step, progress)
-                rewards = [[_reward(episode, rollout, config) for episode in g] for g in groups]
+                groups, rewards, skipped = play_step(session, step, progress)
                 sampled = time.monotonic()
                 progress.phase("learning")
                 with interrupt.protected():
                     whole = False
-                    minibatches = training_samples(groups, rewards, rollout, config)
+                    taught = with_signal(groups, rewards, config)
+                    minibatches = training_samples(*taught, rollout, config)
                     learned = session.updater.update(minibatches)
                     session.step, whole = step, True
                     ended = time.monotonic()
@@ -88,14 +89,63 @@ def train(session: Session, progress: TrainingProgress, logger: MetricLogger) ->
     write_report(run.path, config)
 
 
-def step_tasks(session: Session, step: int) -> tuple[list[Task], int]:
+def play_step(
+    session: Session, step: int, progress: TrainingProgress
+) -> tuple[list[Group], list[list[float]], int]:
+    """The groups of a step, their rewards, and how many problems were skipped as too long.
+
+    With ``dynamic_sampling`` (DAPO, 2503.14476) further problems are played in the place of those
+    whose rewards are all the same, in that many rounds at most.
+    """
+    config, rollout = session.config, session.rollout
+    groups: list[Group] = []
+    rewards: list[list[float]] = []
+    skipped = 0
+    for refill in range(1 + config.dynamic_sampling):
+        wanted = config.prompts - sum(max(r) > min(r) for r in rewards)
+        if wanted < 1:
+            break
+        tasks, too_long = step_tasks(session, step, refill, wanted)
+        played = play_groups(tasks, session, step, progress, refill)
+        groups += played
+        rewards += [[_reward(episode, rollout, config) for episode in g] for g in played]
+        skipped += too_long
+    return groups, rewards, skipped
+
+
+def with_signal(
+    groups: Sequence[Group], rewards: Sequence[Sequence[float]], config: TrainConfig
+) -> tuple[list[Group], list[Sequence[float]]]:
+    """What a step learns from: with ``dynamic_sampling`` the groups whose rewards differ."""
+    kept = [
+        (group, rewards_G)
+        for group, rewards_G in zip(groups, rewards, strict=True)
+        if not config.dynamic_sampling or max(rewards_G) > min(rewards_G)
+    ]
+    return [group for group, _ in kept], [rewards_G for _, rewards_G in kept]
+
+
+def step_tasks(
+    session: Session, step: int, refill: int = 0, wanted: int | None = None
+) -> tuple[list[Task], int]:
     """The problems of a step, and how many were skipped because their prompts are too long.
+
+    Args:
+        session: of the run.
+        step: from 1.
+        refill: round of dynamic sampling; 0 are the step's own problems.
+        wanted: problems of that round, as many as the step has at most; None for as many.
 
     Raises:
         UserError: all of them are.
     """
     count, limit = session.config.prompts, session.config.max_prompt_tokens
-    tasks = [session.source[index] for index in range((step - 1) * count, step * count)]
+    start = (step - 1) * count
+    if refill:
+        # Far from the steps' own problems, of which none must be lost to a refill not needed.
+        rounds = session.config.dynamic_sampling
+        start = _REFILL_START + ((step - 1) * rounds + refill - 1) * count
+    tasks = [session.source[start + i] for i in range(count if wanted is None else wanted)]
     fitting = [task for task in tasks if session.rollout.prompt_length(task) <= limit]
     if not fitting:
         raise UserError(
@@ -105,13 +155,17 @@ def step_tasks(session: Session, step: int) -> tuple[list[Task], int]:
 
 
 def play_groups(
-    tasks: Sequence[Task], session: Session, step: int, progress: TrainingProgress
+    tasks: Sequence[Task],
+    session: Session,
+    step: int,
+    progress: TrainingProgress,
+    refill: int = 0,
 ) -> list[Group]:
     """A group of episodes for each problem; those that the sandbox's faults spoilt are left out."""
     size = session.config.group_size
     episodes = session.rollout.play(
         [task for task in tasks for _ in range(size)],
-        seed=_step_seed(session.config.seed, step),
+        seed=_step_seed(session.config.seed, step) + refill * session.config.prompts * size,
         on_progress=lambda done, total: progress.phase("playing", done, total),
     )
     groups = [episodes[begin : begin + size] for begin in range(0, len(episodes), size)]
@@ -165,6 +219,7 @@ def _rollout_metrics(
     all_rewards = [reward for rewards_G in rewards for reward in rewards_G]
     return {
         "reward": sum(all_rewards) / len(all_rewards),
+        "groups": len(groups),
         "groups_with_signal": sum(max(r) > min(r) for r in rewards) / len(rewards),
         **episode_metrics([episode for group in groups for episode in group]),
     }

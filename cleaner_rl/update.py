@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cleaner_rl.attention import packed
 from cleaner_rl.errors import UserError
 from cleaner_rl.logprobs import token_logprobs
 from cleaner_rl.lora import adapter_state, adapters_off, has_lora, load_adapter_state
@@ -178,26 +179,27 @@ class Updater:
         )
 
     @torch.no_grad()
-    def _logprobs(self, packed: Pack, model: Any = None) -> Tensor:
+    def _logprobs(self, row: Pack, model: Any = None) -> Tensor:
         with self._autocast():
             model = self.model if model is None else model
-            return token_logprobs(model, packed, self.config.temperature, wanted_T=packed.mask_T)[0]
+            return token_logprobs(model, row, self.config.temperature, wanted_T=row.mask_T)[0]
 
-    def _reference_logprobs(self, packed: Pack) -> Tensor:
+    def _reference_logprobs(self, row: Pack) -> Tensor:
         if self.reference is not None:
-            return self._logprobs(packed, self.reference)
+            return self._logprobs(row, self.reference)
         with adapters_off(self.model):
-            return self._logprobs(packed)
+            return self._logprobs(row)
 
     def _step(self, minibatch: _Minibatch, metrics: UpdateMetrics) -> None:
         """Gradients of all packs added up, then one update."""
         self.optimizer.zero()
         dropped: list[Tensor] = []
-        with layers_recomputed(self.model, self.config.gradient_checkpointing):
-            for packed, old_T, reference_T in zip(
+        recomputed = layers_recomputed(self.model, self.config.gradient_checkpointing)
+        with packed(self.model), recomputed:
+            for row, old_T, reference_T in zip(
                 minibatch.packs, minibatch.old, minibatch.reference, strict=True
             ):
-                loss, lost = self._loss(packed, old_T, reference_T, minibatch.denominator, metrics)
+                loss, lost = self._loss(row, old_T, reference_T, minibatch.denominator, metrics)
                 self.optimizer.backward(loss)
                 dropped.append(lost)
         weight_lost = float(torch.stack(dropped).sum())
@@ -216,7 +218,7 @@ class Updater:
 
     def _loss(
         self,
-        packed: Pack,
+        row: Pack,
         old_logprobs_T: Tensor | None,
         reference_T: Tensor | None,
         denominator: float,
@@ -226,22 +228,22 @@ class Updater:
         config = self.config
         with self._autocast():
             logprobs_T, entropies_T = token_logprobs(
-                self.model, packed, config.temperature, wanted_T=packed.mask_T
+                self.model, row, config.temperature, wanted_T=row.mask_T
             )
         before_T = logprobs_T.detach() if old_logprobs_T is None else old_logprobs_T
-        advantages_T, sums = packed.advantages_T, {}
+        advantages_T, sums = row.advantages_T, {}
         if config.tis_cap > 0:
             factor_T = importance_weights(
-                before_T, packed.sampled_logprobs_T, packed.grafted_T, config.tis_cap
+                before_T, row.sampled_logprobs_T, row.grafted_T, config.tis_cap
             )
             advantages_T = advantages_T * factor_T
         tokens = Tokens.of(
             logprobs_T,
             before_T,
             advantages_T,
-            packed.mask_T,
-            packed.weights_T,
-            packed.sample_T,
+            row.mask_T,
+            row.weights_T,
+            row.sample_T,
             () if reference_T is None else (reference_T,),
         )
         rule = LOSSES[config.loss]
@@ -256,8 +258,8 @@ class Updater:
             sums["importance"] = torch.where(tokens.mask_T, factor_T, 0.0).sum()
             sums["capped"] = (tokens.mask_T & (factor_T >= config.tis_cap)).sum()
         sums["kl"] = kl_estimate(tokens.old_logprobs_T, tokens.logprobs_T.detach()).sum()
-        metrics.add(packed, tokens.mask_T, loss, sums, before_T, entropies_T)
-        lost = (packed.weights_T * (packed.mask_T & ~tokens.mask_T)).sum()
+        metrics.add(row, tokens.mask_T, loss, sums, before_T, entropies_T)
+        lost = (row.weights_T * (row.mask_T & ~tokens.mask_T)).sum()
         return loss, lost
 
     def _learning_rate(self) -> float:
