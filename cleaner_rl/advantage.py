@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite, nan
 from statistics import fmean, pstdev
 
 
@@ -17,17 +18,25 @@ def group_advantages(
         scaled: False leaves the division out (Dr. GRPO, 2503.20783).
 
     Returns:
-        [G] advantages; exactly zero for all when all rewards are the same.
+        [G] advantages; exactly zero for all when all rewards are the same, not a number for all
+        when a reward is not finite.
 
     Raises:
         ValueError: the group has fewer than two episodes.
     """
     if len(rewards_G) < 2:
         raise ValueError("a group needs at least two episodes to compare; raise group_size")
-    if max(rewards_G) == min(rewards_G):
+    if not all(map(isfinite, rewards_G)):
+        return [nan] * len(rewards_G)
+    if not has_signal(rewards_G):
         return [0.0] * len(rewards_G)
     mean = fmean(rewards_G)
     if not scaled:
         return [reward - mean for reward in rewards_G]
     deviation = pstdev(rewards_G)
     return [(reward - mean) / (deviation + epsilon) for reward in rewards_G]
+
+
+def has_signal(rewards_G: Sequence[float]) -> bool:
+    """Whether the rewards of a group differ, so that it teaches something."""
+    return any(reward != rewards_G[0] for reward in rewards_G)

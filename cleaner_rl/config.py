@@ -158,7 +158,7 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1")
         for name in _NOT_NEGATIVE:
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise UserError(f"--{name.replace('_', '-')} must not be negative")
         for name in ("temperature", "code_seconds", "learning_rate", "grad_clip", "lora_alpha"):
             if not getattr(self, name) > 0:

@@ -14,7 +14,7 @@ from cleaner_env.episode import Episode
 from cleaner_env.rewards import overlong_penalty
 from cleaner_env.task_files import first_tasks
 from cleaner_env.tasks import Task
-from cleaner_rl.advantage import group_advantages
+from cleaner_rl.advantage import group_advantages, has_signal
 from cleaner_rl.arguments import parse_arguments
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.credit import episode_samples
@@ -102,7 +102,7 @@ def play_step(
     rewards: list[list[float]] = []
     skipped = 0
     for refill in range(1 + config.dynamic_sampling):
-        wanted = config.prompts - sum(max(r) > min(r) for r in rewards)
+        wanted = config.prompts - sum(map(has_signal, rewards))
         if wanted < 1:
             break
         tasks, too_long = step_tasks(session, step, refill, wanted)
@@ -120,7 +120,7 @@ def with_signal(
     kept = [
         (group, rewards_G)
         for group, rewards_G in zip(groups, rewards, strict=True)
-        if not config.dynamic_sampling or max(rewards_G) > min(rewards_G)
+        if not config.dynamic_sampling or has_signal(rewards_G)
     ]
     return [group for group, _ in kept], [rewards_G for _, rewards_G in kept]
 
@@ -220,7 +220,7 @@ def _rollout_metrics(
     return {
         "reward": sum(all_rewards) / len(all_rewards),
         "groups": len(groups),
-        "groups_with_signal": sum(max(r) > min(r) for r in rewards) / len(rewards),
+        "groups_with_signal": sum(map(has_signal, rewards)) / len(rewards),
         **episode_metrics([episode for group in groups for episode in group]),
     }
 

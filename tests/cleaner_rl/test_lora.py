@@ -127,8 +127,10 @@ def test_without_peft_the_remedy_is_named(toy_policy, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_with_lora_resumes_to_the_bit(tmp_path, toy_policy):
+def test_a_run_with_lora_resumes_to_the_bit(tmp_path, toy_policy, monkeypatch):
     toy_policy.save(tmp_path / "model")
+    # A random policy never earns anything; this reward differs within groups.
+    monkeypatch.setattr("cleaner_rl.train._reward", lambda e, *_: float(len(e.turns[0].text)))
 
     def run(name, steps):
         arguments = [
@@ -136,7 +138,7 @@ def test_a_run_with_lora_resumes_to_the_bit(tmp_path, toy_policy):
             *("--model", str(tmp_path / "model"), "--system-prompt", "none"),
             *("--kl-coefficient", "0.1", "--max-turn-tokens", "8", "--max-response-tokens", "24"),
             *("--prompts", "2", "--minibatch-prompts", "1", "--group-size", "2"),
-            *("--eval-tasks", "0", "--save-every", "1", "--overlong-buffer", "24"),
+            *("--eval-tasks", "0", "--save-every", "1"),
         ]
         assert main(arguments) == 0
 
@@ -149,5 +151,5 @@ def test_a_run_with_lora_resumes_to_the_bit(tmp_path, toy_policy):
     assert main(["--resume", str(tmp_path / "resumed"), "--steps", "2"]) == 0
     whole, resumed = checkpoint("whole"), checkpoint("resumed")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    config = json.loads((tmp_path / "resumed" / "config.json").read_text())
-    assert config["lora_rank"] == 4
+    rows = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
+    assert all(json.loads(row)["grad_norm"] > 0 for row in rows)
