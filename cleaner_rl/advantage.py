@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite, nan
 from statistics import fmean, pstdev
 
 
-def group_advantages(rewards_G: Sequence[float], epsilon: float = 1e-6) -> list[float]:
+def group_advantages(
+    rewards_G: Sequence[float], epsilon: float = 1e-6, scaled: bool = True
+) -> list[float]:
     """Rewards less their mean, over their standard deviation; they sum to zero (GRPO, 2402.03300).
 
     Args:
         rewards_G: rewards of the episodes that share a prompt, at least two.
         epsilon: added to the standard deviation.
+        scaled: False leaves the division out (Dr. GRPO, 2503.20783).
 
     Returns:
-        [G] advantages; exactly zero for all when all rewards are the same.
+        [G] advantages; exactly zero for all when all rewards are the same, not a number for all
+        when a reward is not finite.
 
     Raises:
         ValueError: the group has fewer than two episodes.
     """
     if len(rewards_G) < 2:
         raise ValueError("a group needs at least two episodes to compare; raise group_size")
-    if max(rewards_G) == min(rewards_G):
+    if not all(map(isfinite, rewards_G)):
+        return [nan] * len(rewards_G)
+    if not has_signal(rewards_G):
         return [0.0] * len(rewards_G)
-    mean, deviation = fmean(rewards_G), pstdev(rewards_G)
+    mean = fmean(rewards_G)
+    if not scaled:
+        return [reward - mean for reward in rewards_G]
+    deviation = pstdev(rewards_G)
     return [(reward - mean) / (deviation + epsilon) for reward in rewards_G]
+
+
+def has_signal(rewards_G: Sequence[float]) -> bool:
+    """Whether the rewards of a group differ, so that it teaches something."""
+    return any(reward != rewards_G[0] for reward in rewards_G)

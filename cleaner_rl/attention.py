@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -9,12 +11,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
+from transformers.utils import (
+    is_flash_attn_2_available,
+    is_flash_attn_3_available,
+    is_flash_attn_4_available,
+)
 
 PACKED = "cleaner_packed"
 """Name under which transformers finds ``packed_attention``. No mask function is registered for it,
 so transformers builds no mask: the boundaries alone say what belongs together."""
 
-Backend = Literal["flash_attn", "varlen_attn", "sdpa"]
+
+@contextmanager
+def packed(model: Any) -> Iterator[None]:
+    """The model attends inside the samples of a row, in forward and backward passes in the block.
+
+    The attention that the model came with is back afterwards.
+    """
+    before = model.config._attn_implementation
+    if before == PACKED:
+        yield
+        return
+    model.set_attn_implementation(PACKED)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+Backend = Literal["flash_attn_4", "flash_attn_3", "flash_attn_2", "varlen_attn", "sdpa"]
 
 
 def backend(device: torch.device, dtype: torch.dtype) -> Backend:
@@ -22,9 +47,20 @@ def backend(device: torch.device, dtype: torch.dtype) -> Backend:
     torch's ``varlen_attn`` where this torch has it; one SDPA call a sample everywhere else."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return "sdpa"
-    if find_spec("flash_attn") is not None:
-        return "flash_attn"
+    flash = _flash_version(torch.cuda.get_device_capability(device)[0])
+    if flash is not None:
+        return flash
     return "varlen_attn" if find_spec("torch.nn.attention.varlen") is not None else "sdpa"
+
+
+def _flash_version(generation: int) -> Backend | None:
+    """The installed flash-attn that is fastest on a GPU of that generation (9 Hopper, 10 and more
+    Blackwell): version 3 is for Hopper alone, version 4 for Hopper and later."""
+    if generation == 9 and is_flash_attn_3_available():
+        return "flash_attn_3"
+    if generation >= 9 and is_flash_attn_4_available():
+        return "flash_attn_4"
+    return "flash_attn_2" if is_flash_attn_2_available() else None
 
 
 def packed_attention(
@@ -37,7 +73,7 @@ def packed_attention(
     dropout: float = 0.0,
     *,
     boundaries_S1: Tensor | None = None,
-    longest: int = 0,
+    lengths: Sequence[int] = (),
     sliding_window: int | None = None,
     **_unused: Any,
 ) -> tuple[Tensor, None]:
@@ -52,7 +88,7 @@ def packed_attention(
         scaling: of the scores; ``head_dim ** -0.5`` when None.
         dropout: must be 0.
         boundaries_S1: [S + 1] int32 start of each sample and end of the row.
-        longest: length of the longest sample.
+        lengths: of the samples.
         sliding_window: of the layer, in tokens.
         _unused: what transformers passes to every attention function.
 
@@ -61,74 +97,122 @@ def packed_attention(
     """
     assert boundaries_S1 is not None, "packed attention needs the boundaries of the samples"
     assert attention_mask is None and dropout == 0.0
-    if sliding_window is not None and sliding_window >= longest:
+    if sliding_window is not None and sliding_window >= max(lengths):
         sliding_window = None
-    window = (-1, 0) if sliding_window is None else (sliding_window - 1, 0)
     if torch.is_autocast_enabled(query.device.type):
         # Rotary embeddings leave queries and keys in float32; the kernels want one dtype.
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     chosen = backend(query.device, query.dtype)
     if chosen == "sdpa":
-        if sliding_window is not None:
-            raise ValueError(
-                f"a sample of {longest} tokens exceeds the layer's sliding window of "
-                f"{sliding_window}; without flash-attn or varlen_attn this is not supported, "
-                "shorten the episodes"
-            )
-        return _per_sample_sdpa(query, key, value, scaling, boundaries_S1), None
+        return _per_sample_sdpa(query, key, value, scaling, lengths, sliding_window), None
     q_THD, k_THD, v_THD = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
-    if chosen == "flash_attn":
-        from flash_attn import flash_attn_varlen_func
-
-        out_THD = flash_attn_varlen_func(
-            q_THD,
-            k_THD,
-            v_THD,
-            boundaries_S1,
-            boundaries_S1,
-            longest,
-            longest,
-            softmax_scale=scaling,
-            causal=True,
-            window_size=(window[0], window[1]),
-        )
+    ends = (boundaries_S1, boundaries_S1, max(lengths), max(lengths))
+    if chosen == "varlen_attn":
+        out_THD = _varlen(q_THD, k_THD, v_THD, ends, scaling, sliding_window)
     else:
-        from torch.nn.attention.varlen import varlen_attn
-
-        out_THD = varlen_attn(
-            q_THD,
-            k_THD,
-            v_THD,
-            boundaries_S1,
-            boundaries_S1,
-            longest,
-            longest,
-            scale=scaling,
-            window_size=window,
-            enable_gqa=q_THD.shape[1] != k_THD.shape[1],
-        )
-    assert isinstance(out_THD, Tensor)
+        out_THD = _flash(chosen, q_THD, k_THD, v_THD, ends, scaling, sliding_window)
     return out_THD[None], None
 
 
+Ends = tuple[Tensor, Tensor, int, int]
+"""Boundaries of queries and of keys, then the longest sample of each."""
+
+
+def _flash(
+    version: Backend,
+    q_THD: Tensor,
+    k_THD: Tensor,
+    v_THD: Tensor,
+    ends: Ends,
+    scaling: float | None,
+    sliding_window: int | None,
+) -> Tensor:
+    if version == "flash_attn_4":
+        from flash_attn.cute import flash_attn_varlen_func as attend
+    elif version == "flash_attn_3":
+        from flash_attn_interface import flash_attn_varlen_func as attend
+    else:
+        from flash_attn import flash_attn_varlen_func as attend
+    # No window is spelt differently in each version, and is the default of all.
+    window = {} if sliding_window is None else {"window_size": (sliding_window - 1, 0)}
+    output = attend(
+        q_THD,
+        k_THD,
+        v_THD,
+        cu_seqlens_q=ends[0],
+        cu_seqlens_k=ends[1],
+        max_seqlen_q=ends[2],
+        max_seqlen_k=ends[3],
+        softmax_scale=scaling,
+        causal=True,
+        **window,
+    )
+    # Versions 3 and 4 may return the log-sum-exp as well.
+    out_THD: Tensor = output[0] if isinstance(output, tuple) else output
+    return out_THD
+
+
+def _varlen(
+    q_THD: Tensor,
+    k_THD: Tensor,
+    v_THD: Tensor,
+    ends: Ends,
+    scaling: float | None,
+    sliding_window: int | None,
+) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    out_THD = varlen_attn(
+        q_THD,
+        k_THD,
+        v_THD,
+        *ends,
+        scale=scaling,
+        window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
+        enable_gqa=q_THD.shape[1] != k_THD.shape[1],
+    )
+    assert isinstance(out_THD, Tensor)
+    return out_THD
+
+
 def _per_sample_sdpa(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, boundaries_S1: Tensor
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float | None,
+    lengths: Sequence[int],
+    sliding_window: int | None,
 ) -> Tensor:
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    lengths = boundaries_S1.diff().tolist()
     parts = [
-        F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
-        for q, k, v in zip(
-            query.split(lengths, dim=2),
-            key.split(lengths, dim=2),
-            value.split(lengths, dim=2),
+        F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=_window_mask(length, sliding_window, q.device),
+            is_causal=sliding_window is None or length <= sliding_window,
+            scale=scaling,
+        )
+        for length, q, k, v in zip(
+            lengths,
+            *(x.split(list(lengths), dim=2) for x in (query, key, value)),
             strict=True,
         )
     ]
     return torch.cat(parts, dim=2).transpose(1, 2)
+
+
+def _window_mask(length: int, window: int | None, device: torch.device) -> Tensor | None:
+    """[T, T] True where a token sees another: itself and ``window - 1`` before it. None when the
+    window holds the whole sample."""
+    if window is None or length <= window:
+        return None
+    positions_T = torch.arange(length, device=device)
+    distance_TT = positions_T[:, None] - positions_T
+    return (distance_TT >= 0) & (distance_TT < window)
 
 
 AttentionInterface.register(PACKED, packed_attention)

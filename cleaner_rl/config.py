@@ -12,6 +12,7 @@ from cleaner_env.saar import Mode
 from cleaner_rl.credit import CreditRule, GraftedTreatment
 from cleaner_rl.errors import CheckpointError, UserError
 from cleaner_rl.loggers import LoggerName
+from cleaner_rl.loss import LossName
 from cleaner_rl.precision import Precision
 from cleaner_rl.rollout import Preload, RolloutConfig, SystemPrompt, ToolFormat
 
@@ -31,7 +32,8 @@ _AT_LEAST_ONE = (
     *("eval_samples", "save_every", "keep_checkpoints", "max_calls", "oversample"),
 )
 _NOT_NEGATIVE = (
-    *("seed", "max_retries", "warmup_steps", "weight_decay", "clip_high", "eval_tasks"),
+    *("seed", "max_retries", "warmup_steps", "weight_decay", "eval_tasks"),
+    *("kl_coefficient", "tis_cap", "dynamic_sampling", "lora_rank"),
     *("log_episodes", "overlong_buffer", "overlong_factor", "format_penalty", "failure_penalty"),
 )
 
@@ -138,12 +140,29 @@ class TrainConfig:
     """Of AdamW."""
     grad_clip: float = 1.0
     """Largest norm of the gradient."""
-    clip_low: float = 0.2
-    """How far a token's probability ratio may fall below 1."""
-    clip_high: float = 0.28
-    """How far a token's probability ratio may rise above 1."""
+    loss: LossName = "dapo"
+    """What is minimised: grpo, dr_grpo, dapo, gspo or cispo; see docs/training.md."""
+    clip_low: float | None = None
+    """How far a probability ratio may fall below 1; None takes the loss's own bound."""
+    clip_high: float | None = None
+    """How far a probability ratio may rise above 1; None takes the loss's own bound."""
     dual_clip: float = 10.0
-    """Bound on the ratio of tokens with a negative advantage."""
+    """Bound on the ratio of tokens with a negative advantage, for grpo, dr_grpo and dapo; inf for
+    none."""
+    kl_coefficient: float = 0.0
+    """Weight of a KL term that holds on to the policy the run started from; 0 for none."""
+    tis_cap: float = 0.0
+    """Largest truncated importance weight, where the sampler's probabilities differ from the
+    trainer's; 2 is usual, 0 for none."""
+    dynamic_sampling: int = 0
+    """Further rounds of problems that a step may play to replace groups whose rewards are all the
+    same; 0 keeps such groups."""
+    lora_rank: int = 0
+    """Train low-rank adapters of that rank in the place of the weights; 0 trains all weights."""
+    lora_alpha: float = 32.0
+    """The adapters' output is multiplied by alpha / rank."""
+    gradient_checkpointing: bool = False
+    """Compute activations anew in the backward pass: less memory, a third more computation."""
     pack_tokens: int = 8192
     """Tokens in one packed forward and backward pass."""
     sample_batch: int = 128
@@ -171,14 +190,20 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1")
         for name in _NOT_NEGATIVE:
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise UserError(f"--{name.replace('_', '-')} must not be negative")
-        for name in ("temperature", "code_seconds", "learning_rate", "grad_clip"):
+        for name in ("temperature", "code_seconds", "learning_rate", "grad_clip", "lora_alpha"):
             if not getattr(self, name) > 0:
                 raise UserError(f"--{name.replace('_', '-')} must be above 0")
-        for name in ("gamma", "rollback_probability", "clip_low"):
+        for name in ("gamma", "rollback_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"--{name.replace('_', '-')} must lie between 0 and 1")
+        if self.clip_low is not None and not 0 <= self.clip_low <= 1:
+            raise UserError("--clip-low must lie between 0 and 1")
+        if self.clip_high is not None and not self.clip_high >= 0:
+            raise UserError("--clip-high must not be negative")
+        if self.kl_coefficient == float("inf") or self.kl_coefficient != self.kl_coefficient:
+            raise UserError("--kl-coefficient must be a finite number")
         if not self.dual_clip > 1:
             raise UserError("--dual-clip must be above 1")
         if self.group_size < 2:
@@ -257,7 +282,10 @@ _QWEN3_4B = TrainConfig(
     wrong_reward=-1.0,
     learning_rate=2e-6,
     warmup_steps=20,
+    clip_low=0.2,
+    clip_high=0.28,
     pack_tokens=32768,
+    gradient_checkpointing=True,
     workers=16,
 )
 

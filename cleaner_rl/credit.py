@@ -88,14 +88,15 @@ class _Builder:
         self.logprobs += logprobs
         self.grafted += grafted
 
-    def build(self) -> Sample:
-        """The finished sample."""
+    def build(self, episode: int | None) -> Sample:
+        """The finished sample of that episode."""
         return Sample(
             tuple(self.ids),
             tuple(self.mask),
             tuple(self.advantages),
             tuple(self.logprobs),
             tuple(self.grafted),
+            episode,
         )
 
 
@@ -119,6 +120,7 @@ def episode_samples(
     observation_ids: ObservationIds,
     rule: CreditRule = "purified",
     grafted: GraftedTreatment = "recompute",
+    number: int | None = None,
 ) -> list[Sample]:
     """The samples that an episode is trained on: the purified trajectory, then extra ones.
 
@@ -130,6 +132,7 @@ def episode_samples(
         rule: see this module's text.
         grafted: ``recompute`` trains grafted tokens (their old log-probabilities are recomputed in
             the purified context before the loss); ``mask`` leaves them out of loss and denominator.
+        number: of the episode among those trained together; its samples carry it.
 
     Raises:
         ValueError: the rule or the treatment is unknown, or a turn carries no tokens.
@@ -143,10 +146,10 @@ def episode_samples(
         grafted_advantage = None
     elif rule == "positive":
         grafted_advantage = max(advantage, 0.0)
-    samples = [_purified(episode, advantage, grafted_advantage, prompt_ids, observation_ids)]
+    builders = [_purified(episode, advantage, grafted_advantage, prompt_ids, observation_ids)]
     if rule == "contrastive" and advantage < 0:
-        samples += _replaced_calls(episode, advantage, prompt_ids, observation_ids)
-    return samples
+        builders += _replaced_calls(episode, advantage, prompt_ids, observation_ids)
+    return [builder.build(number) for builder in builders]
 
 
 def _purified(
@@ -155,7 +158,7 @@ def _purified(
     grafted_advantage: float | None,
     prompt_ids: Sequence[int],
     observation_ids: ObservationIds,
-) -> Sample:
+) -> _Builder:
     builder = _Builder(prompt_ids)
     for turn in episode.turns:
         tokens = _tokens(turn)
@@ -163,7 +166,7 @@ def _purified(
         builder.add_turn(tokens, advantage, grafted_advantage, first=first)
         if turn.observation is not None and turn is not episode.turns[-1]:
             builder.add_environment(observation_ids(turn.observation, stop_id(tokens)))
-    return builder.build()
+    return builder
 
 
 def _replaced_calls(
@@ -171,9 +174,9 @@ def _replaced_calls(
     advantage: float,
     prompt_ids: Sequence[int],
     observation_ids: ObservationIds,
-) -> list[Sample]:
+) -> list[_Builder]:
     """One sample for each first attempt that failed and was spliced away."""
-    samples = []
+    builders = []
     for record in episode.rollbacks:
         if record.retry != 1 or record.purified is None:
             continue
@@ -182,8 +185,8 @@ def _replaced_calls(
         builder = _Builder(context_ids(prompt_ids, history, observation_ids))
         call = token_index(tokens.ids, record.failed.parsed.call_start + 1, tokens.decode) - 1
         builder.add_turn(tokens, advantage, None, first=call)
-        samples.append(builder.build())
-    return samples
+        builders.append(builder)
+    return builders
 
 
 def stop_id(tokens: Tokens) -> int | None:

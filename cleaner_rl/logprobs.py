@@ -6,15 +6,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from cleaner_rl.attention import PACKED
+from cleaner_rl.attention import packed
 from cleaner_rl.packing import Pack
 from cleaner_rl.samples import Sample
 
+_CHUNK_NUMBERS = 2**26
+"""Logits held at a time: 256 MiB in float32, of which the gradient needs a few."""
+
 
 def token_logprobs(
-    model: Any, pack: Pack, temperature: float = 1.0, chunk: int = 4096
+    model: Any,
+    pack: Pack,
+    temperature: float = 1.0,
+    chunk: int | None = None,
+    wanted_T: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of every token given those before it in its sample, and the entropy there.
 
@@ -22,18 +30,24 @@ def token_logprobs(
         model: a transformers causal language model.
         pack: the samples.
         temperature: the one that the tokens were sampled at; the logits are divided by it.
-        chunk: tokens whose logits are held at a time; they are computed anew for the gradient.
+        chunk: tokens whose logits are held at a time; they are computed anew for the gradient. None
+            takes as many as ``_CHUNK_NUMBERS`` allows, at most 4096.
+        wanted_T: True where the numbers are wanted; no logits are computed for the other tokens.
 
     Returns:
         logprobs_T and entropies_T in float32 nats, both 0 for the first token of each sample, which
-        nothing predicts. The entropies carry no gradient.
+        nothing predicts, and where they are not wanted. The entropies carry no gradient.
     """
     hidden_TD = _hidden_states(model, pack)
     head = model.get_output_embeddings()
-    starts_S = pack.boundaries_S1[:-1].long()
-    predicted_T = torch.ones_like(pack.mask_T)
-    predicted_T[starts_S] = False
+    if chunk is None:
+        chunk = max(1, min(4096, _CHUNK_NUMBERS // model.config.get_text_config().vocab_size))
+    predicted_T = torch.ones_like(pack.mask_T) if wanted_T is None else wanted_T.clone()
+    predicted_T[pack.boundaries_S1[:-1].long()] = False
     target_N = predicted_T.nonzero().squeeze(1)
+    zeros_T = torch.zeros(len(pack.ids_T), dtype=torch.float32, device=hidden_TD.device)
+    if len(target_N) == 0:
+        return zeros_T + 0.0 * hidden_TD.sum(), zeros_T
     logprobs, entropies = [], []
     for index_N in target_N.split(chunk):
         piece = checkpoint(
@@ -46,7 +60,6 @@ def token_logprobs(
         )
         logprobs.append(piece[0])
         entropies.append(piece[1])
-    zeros_T = torch.zeros(len(pack.ids_T), dtype=torch.float32, device=hidden_TD.device)
     return (
         zeros_T.index_put((target_N,), torch.cat(logprobs)),
         zeros_T.index_put((target_N,), torch.cat(entropies)),
@@ -79,18 +92,14 @@ def packing_error(model: Any) -> float:
 
 def _hidden_states(model: Any, pack: Pack) -> Tensor:
     """[T, D] last hidden states of the packed row."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation(PACKED)
-    try:
+    with packed(model):
         output = model.base_model(
             input_ids=pack.ids_T[None],
             position_ids=pack.positions_T[None],
             use_cache=False,
             boundaries_S1=pack.boundaries_S1,
-            longest=pack.longest,
+            lengths=pack.lengths,
         )
-    finally:
-        model.set_attn_implementation(before)
     hidden: Tensor = output.last_hidden_state[0]
     return hidden
 
@@ -98,8 +107,37 @@ def _hidden_states(model: Any, pack: Pack) -> Tensor:
 def _chunk_logprobs(
     head: Any, hidden_ND: Tensor, ids_N: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    all_NV = torch.log_softmax(head(hidden_ND).float() / temperature, dim=-1)
-    logprobs_N = all_NV.gather(1, ids_N[:, None]).squeeze(1)
-    with torch.no_grad():
-        entropies_N = -(all_NV.exp() * all_NV).sum(-1)
-    return logprobs_N, entropies_N
+    logits_NV = head(hidden_ND)
+    pair: tuple[Tensor, Tensor] = _LogProbability.apply(logits_NV, ids_N, temperature)  # type: ignore[no-untyped-call]
+    return pair
+
+
+class _LogProbability(torch.autograd.Function):
+    """Log-probability and entropy of logits. The gradient overwrites what was saved for it, so that
+    fewer tensors of the logits' size are alive at a time than with autograd's own formulas."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits_NV: Tensor, ids_N: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        scaled_NV = logits_NV.float()
+        if temperature != 1.0:
+            scaled_NV = scaled_NV / temperature
+        all_NV = torch.log_softmax(scaled_NV, dim=-1)
+        del scaled_NV
+        logprobs_N = all_NV.gather(1, ids_N[:, None]).squeeze(1)
+        entropies_N = -all_NV.exp().mul_(all_NV).sum(-1)
+        ctx.save_for_backward(all_NV, ids_N)
+        ctx.temperature, ctx.dtype = temperature, logits_NV.dtype
+        ctx.mark_non_differentiable(entropies_N)
+        return logprobs_N, entropies_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_N: Tensor, _entropies: Tensor) -> tuple[Tensor, None, None]:
+        all_NV, ids_N = ctx.saved_tensors
+        gradient_NV = all_NV.exp_().mul_(-grad_N[:, None])
+        gradient_NV.scatter_add_(1, ids_N[:, None], grad_N[:, None])
+        if ctx.temperature != 1.0:
+            gradient_NV /= ctx.temperature
+        return gradient_NV.to(ctx.dtype), None, None

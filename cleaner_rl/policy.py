@@ -17,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 from cleaner_env.completion import Decode
 from cleaner_rl.chat import ChatCodec
 from cleaner_rl.errors import PolicyError
+from cleaner_rl.lora import has_lora, merged_state
 
 BUNDLED = "bundled"
 """Name of the small policy that ships with the package."""
@@ -64,8 +65,9 @@ class Policy:
         return getattr(self.model.config, KNOWS_TOOL, False) is True
 
     def save(self, directory: Path) -> None:
-        """Write a plain Hugging Face directory."""
-        self.model.save_pretrained(directory)
+        """Write a plain Hugging Face directory; LoRA adapters are merged into the weights."""
+        merged = merged_state(self.model) if has_lora(self.model) else None
+        self.model.save_pretrained(directory, state_dict=merged)
         self.tokenizer.save_pretrained(directory)
 
 

@@ -20,6 +20,8 @@ class Sample:
         advantages: [T] advantage of each token; 0 where the mask is False.
         sampled_logprobs: [T] log-probability when the token was sampled; 0 where the mask is False.
         grafted: [T] True where the token was sampled in another context than the one it stands in.
+        episode: number of the episode among those trained together. The samples of an episode share
+            its weight where episodes are weighed alike; None is an episode of its own.
     """
 
     ids: tuple[int, ...]
@@ -27,6 +29,7 @@ class Sample:
     advantages: tuple[float, ...]
     sampled_logprobs: tuple[float, ...]
     grafted: tuple[bool, ...]
+    episode: int | None = None
 
     def __post_init__(self) -> None:
         lengths = {

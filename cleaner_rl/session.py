@@ -16,6 +16,7 @@ from cleaner_rl.config import TrainConfig
 from cleaner_rl.errors import CheckpointError, PolicyError, UserError
 from cleaner_rl.loggers import check_logger
 from cleaner_rl.logprobs import packing_error
+from cleaner_rl.lora import add_lora, require_same_base
 from cleaner_rl.policy import Policy, load_policy
 from cleaner_rl.rollout import Rollout, open_sandbox
 from cleaner_rl.run_directory import RunDirectory
@@ -88,10 +89,14 @@ class Session:
         if config.steps < step:
             raise UserError(f"the run has done {step} steps already; give --steps {step} or more")
         with _sandbox(config) as sandbox:
-            policy = load_policy(str(checkpoint), config.device)
+            # With LoRA the checkpoint holds merged weights; adapters go on from those of the base.
+            source_model = config.model if config.lora_rank else str(checkpoint)
+            policy = load_policy(source_model, config.device)
             check_policy(policy, config)
             updater = _updater(policy, config)
             updater.load_state(state["updater"])
+            if config.lora_rank:
+                require_same_base(policy.model, checkpoint)
             run.save_config(config)
             run.forget_after(step)
             rollout = _rollout(policy, config, sandbox)
@@ -145,7 +150,12 @@ def check_policy(policy: Policy, config: TrainConfig) -> None:
 def _updater(policy: Policy, config: TrainConfig) -> Updater:
     settings = asdict(config)
     update = UpdateConfig(**{name: settings[name] for name in UpdateConfig.__slots__})
-    return Updater(policy.model, update)
+    if config.lora_rank:
+        add_lora(policy.model, config.lora_rank, config.lora_alpha)
+    reference = None
+    if config.kl_coefficient > 0 and not config.lora_rank:
+        reference = load_policy(config.model, config.device).model.requires_grad_(False)
+    return Updater(policy.model, update, reference)
 
 
 @contextmanager

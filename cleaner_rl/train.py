@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import count
 
 import torch
 
@@ -13,7 +14,7 @@ from cleaner_env.episode import Episode
 from cleaner_env.rewards import overlong_penalty
 from cleaner_env.task_files import first_tasks
 from cleaner_env.tasks import Task
-from cleaner_rl.advantage import group_advantages
+from cleaner_rl.advantage import group_advantages, has_signal
 from cleaner_rl.arguments import parse_arguments
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.credit import episode_samples
@@ -21,6 +22,7 @@ from cleaner_rl.errors import CheckpointError, UserError, run_command
 from cleaner_rl.evaluation import Evaluation, evaluate, without_rollback
 from cleaner_rl.interrupt import Interrupt
 from cleaner_rl.loggers import MetricLogger, open_logger
+from cleaner_rl.loss import LOSSES
 from cleaner_rl.metrics import episode_metrics
 from cleaner_rl.progress import TrainingProgress
 from cleaner_rl.report import write_report
@@ -31,6 +33,8 @@ from cleaner_rl.session import Session, load_source
 
 Group = list[Episode]
 """Episodes that share a prompt."""
+_REFILL_START = 500_000_003
+"""Index of the first problem that replaces another one."""
 
 
 def train(session: Session, progress: TrainingProgress, logger: MetricLogger) -> None:
@@ -50,15 +54,13 @@ def train(session: Session, progress: TrainingProgress, logger: MetricLogger) ->
             _evaluate_once(session, progress, "before")
             for step in range(session.step + 1, config.steps + 1):
                 began = time.monotonic()
-                tasks, skipped = step_tasks(session, step)
-                groups = play_groups(tasks, session, step, progress)
-                rewards = [[_reward(episode, rollout, config) for episode in g] for g in groups]
-                kept, kept_rewards = kept_for_training(groups, rewards, config)
+                groups, rewards, skipped = play_step(session, step, progress)
                 sampled = time.monotonic()
                 progress.phase("learning")
                 with interrupt.protected():
                     whole = False
-                    minibatches = training_samples(kept, kept_rewards, rollout, config)
+                    kept = kept_for_training(groups, rewards, config)
+                    minibatches = training_samples(*kept, rollout, config)
                     learned = session.updater.update(minibatches)
                     session.step, whole = step, True
                     ended = time.monotonic()
@@ -75,6 +77,7 @@ def train(session: Session, progress: TrainingProgress, logger: MetricLogger) ->
                     run.log_metrics(metrics)
                     logger.log(step, metrics)
                     run.log_episodes(step, [e for g in groups for e in g][: config.log_episodes])
+                    session.updater.require_finite()
                     if step % config.save_every == 0 or step == config.steps:
                         session.save()
                 progress.step(step, metrics)
@@ -87,14 +90,51 @@ def train(session: Session, progress: TrainingProgress, logger: MetricLogger) ->
     write_report(run.path, config)
 
 
-def step_tasks(session: Session, step: int) -> tuple[list[Task], int]:
+def play_step(
+    session: Session, step: int, progress: TrainingProgress
+) -> tuple[list[Group], list[list[float]], int]:
+    """The groups of a step, their rewards, and how many problems were skipped as too long.
+
+    With ``dynamic_sampling`` (DAPO, 2503.14476) further problems are played in the place of those
+    whose rewards are all the same, in that many rounds at most.
+    """
+    config, rollout = session.config, session.rollout
+    groups: list[Group] = []
+    rewards: list[list[float]] = []
+    skipped = 0
+    for refill in range(1 + config.dynamic_sampling):
+        wanted = config.prompts - sum(map(has_signal, rewards))
+        if wanted < 1:
+            break
+        tasks, too_long = step_tasks(session, step, refill, wanted)
+        played = play_groups(tasks, session, step, progress, refill)
+        groups += played
+        rewards += [[_reward(episode, rollout, config) for episode in g] for g in played]
+        skipped += too_long
+    return groups, rewards, skipped
+
+
+def step_tasks(
+    session: Session, step: int, refill: int = 0, wanted: int | None = None
+) -> tuple[list[Task], int]:
     """The problems of a step, and how many were skipped because their prompts are too long.
+
+    Args:
+        session: of the run.
+        step: from 1.
+        refill: round of dynamic sampling; 0 are the step's own problems.
+        wanted: problems of that round, as many as the step has at most; None for as many.
 
     Raises:
         UserError: all of them are.
     """
     count, limit = session.config.prompts, session.config.max_prompt_tokens
-    tasks = [session.source[index] for index in range((step - 1) * count, step * count)]
+    start = (step - 1) * count
+    if refill:
+        # Far from the steps' own problems, of which none must be lost to a refill not needed.
+        rounds = session.config.dynamic_sampling
+        start = _REFILL_START + ((step - 1) * rounds + refill - 1) * count
+    tasks = [session.source[start + i] for i in range(count if wanted is None else wanted)]
     fitting = [task for task in tasks if session.rollout.prompt_length(task) <= limit]
     if not fitting:
         raise UserError(
@@ -104,14 +144,18 @@ def step_tasks(session: Session, step: int) -> tuple[list[Task], int]:
 
 
 def play_groups(
-    tasks: Sequence[Task], session: Session, step: int, progress: TrainingProgress
+    tasks: Sequence[Task],
+    session: Session,
+    step: int,
+    progress: TrainingProgress,
+    refill: int = 0,
 ) -> list[Group]:
     """A group of episodes for each problem; those that the sandbox's faults spoilt are left out."""
     config = session.config
     size = config.group_size * (config.oversample if config.saar == "roc" else 1)
     episodes = session.rollout.play(
         [task for task in tasks for _ in range(size)],
-        seed=_step_seed(config.seed, step),
+        seed=_step_seed(config.seed, step) + refill * config.prompts * size,
         on_progress=lambda done, total: progress.phase("playing", done, total),
     )
     groups = [episodes[begin : begin + size] for begin in range(0, len(episodes), size)]
@@ -122,7 +166,10 @@ def play_groups(
 def kept_for_training(
     groups: Sequence[Group], rewards: Sequence[Sequence[float]], config: TrainConfig
 ) -> tuple[list[Group], list[list[float]]]:
-    """The groups that are learned from: as played, or with ``--saar roc`` the chosen of each."""
+    """The groups that are learned from: as played, or with ``--saar roc`` the chosen of each.
+
+    With ``dynamic_sampling`` only those whose rewards differ.
+    """
     kept: list[Group] = []
     kept_rewards: list[list[float]] = []
     for group, rewards_G in zip(groups, rewards, strict=True):
@@ -133,8 +180,10 @@ def kept_for_training(
                 [error_ratio(e.stats.failures, e.stats.calls) for e in group],
                 config.group_size,
             )
-        kept.append([group[i] for i in chosen])
-        kept_rewards.append([rewards_G[i] for i in chosen])
+        chosen_rewards = [rewards_G[i] for i in chosen]
+        if not config.dynamic_sampling or has_signal(chosen_rewards):
+            kept.append([group[i] for i in chosen])
+            kept_rewards.append(chosen_rewards)
     return kept, kept_rewards
 
 
@@ -145,10 +194,13 @@ def training_samples(
     config: TrainConfig,
 ) -> list[list[Sample]]:
     """The samples of each minibatch, each episode with its advantage in its group."""
+    numbers = count()
     samples = [
         [
             sample
-            for episode, advantage in zip(group, group_advantages(rewards_G), strict=True)
+            for episode, advantage in zip(
+                group, group_advantages(rewards_G, scaled=LOSSES[config.loss].scaled), strict=True
+            )
             for sample in episode_samples(
                 episode,
                 advantage,
@@ -156,6 +208,7 @@ def training_samples(
                 rollout.observation_ids,
                 config.credit,
                 config.grafted,
+                next(numbers),
             )
         ]
         for group, rewards_G in zip(groups, rewards, strict=True)
@@ -180,7 +233,8 @@ def _rollout_metrics(
     all_rewards = [reward for rewards_G in rewards for reward in rewards_G]
     return {
         "reward": sum(all_rewards) / len(all_rewards),
-        "groups_with_signal": sum(max(r) > min(r) for r in rewards) / len(rewards),
+        "groups": len(groups),
+        "groups_with_signal": sum(map(has_signal, rewards)) / len(rewards),
         **episode_metrics([episode for group in groups for episode in group]),
     }
 

@@ -1,5 +1,7 @@
 """Group-relative advantages."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,3 +26,14 @@ def test_equal_rewards_give_exactly_zero(reward, size):
 def test_group_of_one_is_refused():
     with pytest.raises(ValueError, match="at least two"):
         group_advantages([1.0])
+
+
+def test_unscaled_advantages_are_distances_from_the_mean():
+    assert group_advantages([1, 0, 0, 0], scaled=False) == [0.75, -0.25, -0.25, -0.25]
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("rewards", [[0.0, float("nan")], [float("nan"), 0.0], [1.0, float("inf")]])
+def test_a_broken_reward_breaks_the_whole_group(rewards, scaled):
+    # An advantage that looks sound would hide it; the loss leaves these out and counts them.
+    assert not any(map(math.isfinite, group_advantages(rewards, scaled=scaled)))

@@ -20,6 +20,8 @@ PROMPT = list(map(ord, "Q"))
 class Brackets:
     """A tool-call format in which ``a[code]`` calls the tool with ``code``."""
 
+    name = "brackets"
+
     def parse(self, text):
         start = text.find("[")
         if start < 0:
@@ -171,3 +173,9 @@ def test_plain_text_cannot_be_trained(sandbox):
 def test_unknown_rules_are_refused(play, wrong):
     with pytest.raises(ValueError, match="one of"):
         samples_of(play("ok"), 1.0, **wrong)
+
+
+def test_samples_carry_the_number_of_their_episode(play):
+    episode = play("a[1/0]", "a[print(3)]", "ok")
+    samples = episode_samples(episode, -1.0, PROMPT, observation_ids, "contrastive", number=7)
+    assert [sample.episode for sample in samples] == [7, 7]

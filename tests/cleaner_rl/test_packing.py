@@ -1,11 +1,14 @@
 """Packing, and the numbers that come out of a packed row."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from cleaner_rl.logprobs import packing_error, token_logprobs
 from cleaner_rl.packing import Pack, pack
+from cleaner_rl.samples import Sample
 
 
 def test_every_sample_is_packed_once(samples):
@@ -83,3 +86,42 @@ def test_the_models_own_attention_is_back_afterwards(toy_policy, samples):
     before = toy_policy.model.config._attn_implementation
     token_logprobs(toy_policy.model, Pack.of(samples))
     assert toy_policy.model.config._attn_implementation == before
+
+
+def test_first_fit_decreasing_by_hand():
+    def of(length):
+        return Sample((length,) * length, (False,) * length, *[(0.0,) * length] * 3)
+
+    rows = pack([of(n) for n in (2, 6, 4, 5, 3)], max_tokens=10)
+    assert [row.lengths for row in rows] == [(6, 4), (5, 3, 2)]
+
+
+def test_packing_the_same_samples_gives_the_same_rows(samples):
+    once, again = (pack(samples, max_tokens=40) for _ in range(2))
+    assert [row.ids_T.tolist() for row in once] == [row.ids_T.tolist() for row in again]
+
+
+def test_samples_of_an_episode_lie_side_by_side(samples):
+    paired = [replace(sample, episode=i % 4) for i, sample in enumerate(samples)]
+    rows = pack(paired, max_tokens=60)
+    order = [[paired.index(s) % 4 for s in row_samples(row, paired)] for row in rows]
+    for episodes in order:
+        assert all(episodes.count(e) == 2 for e in episodes)
+        assert episodes == [e for pair in episodes[::2] for e in (pair, pair)]
+
+
+def row_samples(row, samples):
+    by_ids = {sample.ids: sample for sample in samples}
+    return [by_ids[tuple(ids.tolist())] for ids in row.ids_T.split(list(row.lengths))]
+
+
+def test_an_episode_beyond_the_budget_is_parted(samples):
+    together = [replace(sample, episode=0) for sample in samples]
+    assert len(pack(together, max_tokens=max(map(len, samples)))) > 1
+
+
+def test_weights_follow_their_samples(samples):
+    rows = pack(samples, 40, weights=[float(len(sample)) for sample in samples])
+    for row in rows:
+        lengths = torch.tensor(row.lengths, dtype=torch.float32)
+        assert torch.equal(row.weights_T, lengths[row.sample_T])

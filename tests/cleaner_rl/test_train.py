@@ -1,5 +1,6 @@
 """The training command: its results, its resumption, and what it says to bad input."""
 
+import itertools
 import json
 import os
 import signal
@@ -126,6 +127,22 @@ def test_interrupt_saves_and_says_how_to_resume(tmp_path, capsys, monkeypatch):
     assert train(run, "--steps", "5", "--save-every", "100") == 130
     assert f"--resume {run}" in capsys.readouterr().out
     assert (run / "checkpoints" / "step-000002").is_dir()
+
+
+def broken_rewards(monkeypatch):
+    monkeypatch.setattr("cleaner_rl.train._reward", lambda *_: next(rewards))
+    rewards = itertools.cycle([0.0, float("nan")])
+
+
+@pytest.mark.slow
+def test_numbers_that_are_not_finite_stop_the_run_with_its_state_saved(tmp_path, monkeypatch):
+    broken_rewards(monkeypatch)
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match=r"not finite.*\n.*saved.*--resume") as error:
+        train(run, "--steps", "3", "--save-every", "100")
+    assert "step 1" in str(error.value)
+    assert (run / "checkpoints" / "step-000001").is_dir()
+    assert metrics(run)[0]["not_finite_tokens"] > 0
 
 
 @pytest.mark.slow
@@ -264,6 +281,12 @@ def test_missing_cuda_is_said(tmp_path):
         (["--gamma", "2"], "--gamma must lie between 0 and 1"),
         (["--seed", "-1"], "--seed must not be negative"),
         (["--prompts", "2", "--minibatch-prompts", "4"], "--minibatch-prompts"),
+        (["--clip-low", "2"], "--clip-low must lie between 0 and 1"),
+        (["--clip-high", "-1"], "--clip-high must not be negative"),
+        (["--kl-coefficient", "-1"], "--kl-coefficient must not be negative"),
+        (["--tis-cap", "nan"], "--tis-cap must not be negative"),
+        (["--lora-rank", "-1"], "--lora-rank must not be negative"),
+        (["--lora-rank", "4", "--lora-alpha", "0"], "--lora-alpha must be above 0"),
     ],
 )
 def test_bad_values_are_refused(arguments, part):

@@ -1,0 +1,100 @@
+"""UpdateMetrics: what an update reports, added up on the device and read once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cleaner_rl.packing import Pack
+
+_SUMS = (
+    *("loss", "trained", "entropy", "clipped", "kl", "reference_kl", "grafted", "grafted_gap"),
+    *("sampled", "sampled_gap", "importance", "capped", "not_finite"),
+)
+
+
+class UpdateMetrics:
+    """Sums over the packs of a step.
+
+    Args:
+        learning_rate: of the step.
+
+    Attributes:
+        counted: tokens in the denominators.
+        updates: that were done.
+        skipped: that were left out because their gradients were not finite.
+        grad_norm: sum over updates.
+    """
+
+    def __init__(self, learning_rate: float) -> None:
+        self.learning_rate = learning_rate
+        self.counted = 0
+        self.updates = 0
+        self.skipped = 0
+        self.grad_norm = 0.0
+        self._sums: Tensor | None = None
+
+    def add(
+        self,
+        packed: Pack,
+        mask_T: Tensor,
+        loss: Tensor,
+        sums: dict[str, Tensor],
+        old_logprobs_T: Tensor,
+        entropies_T: Tensor,
+    ) -> None:
+        """Add a pack.
+
+        Args:
+            packed: the pack.
+            mask_T: True for tokens that took part, whose numbers are finite.
+            loss: of the pack.
+            sums: others over tokens: ``clipped``, ``kl``, and ``reference_kl``, ``importance`` and
+                ``capped`` where there are such.
+            old_logprobs_T: before the update.
+            entropies_T: of each token.
+        """
+        gap_T = (old_logprobs_T - packed.sampled_logprobs_T).abs()
+        grafted_T, sampled_T = mask_T & packed.grafted_T, mask_T & ~packed.grafted_T
+        values = {
+            "loss": loss.detach(),
+            "trained": packed.mask_T.sum(),
+            "entropy": _sum(entropies_T, mask_T),
+            "grafted": grafted_T.sum(),
+            "grafted_gap": _sum(gap_T, grafted_T),
+            "sampled": sampled_T.sum(),
+            "sampled_gap": _sum(gap_T, sampled_T),
+            "not_finite": (packed.mask_T & ~mask_T).sum(),
+            **sums,
+        }
+        zero = torch.zeros((), dtype=torch.float64, device=loss.device)
+        row = torch.stack([values.get(name, zero).double() for name in _SUMS])
+        self._sums = row if self._sums is None else self._sums + row
+
+    def means(self) -> dict[str, float]:
+        """The metrics, each explained in docs/training.md."""
+        sums = [0.0] * len(_SUMS) if self._sums is None else self._sums.tolist()
+        total = dict(zip(_SUMS, sums, strict=True))
+        updates, trained = max(1, self.updates), max(1.0, total["trained"])
+        return {
+            "loss": total["loss"] / updates,
+            "grad_norm": self.grad_norm / updates,
+            "learning_rate": self.learning_rate,
+            "skipped_updates": float(self.skipped),
+            "not_finite_tokens": total["not_finite"],
+            "entropy": total["entropy"] / trained,
+            "clipped": total["clipped"] / trained,
+            "kl": total["kl"] / trained,
+            "reference_kl": total["reference_kl"] / trained,
+            "importance": total["importance"] / trained,
+            "importance_capped": total["capped"] / trained,
+            "trained_tokens": total["trained"],
+            "counted_tokens": float(self.counted),
+            "grafted_share": total["grafted"] / trained,
+            "grafted_gap": total["grafted_gap"] / max(1.0, total["grafted"]),
+            "sampled_gap": total["sampled_gap"] / max(1.0, total["sampled"]),
+        }
+
+
+def _sum(values_T: Tensor, mask_T: Tensor) -> Tensor:
+    return torch.where(mask_T, values_T, 0.0).sum()

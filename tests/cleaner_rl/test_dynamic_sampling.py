@@ -1,0 +1,102 @@
+"""Dynamic sampling: groups whose rewards are all the same make room for others."""
+
+from dataclasses import replace
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+
+from cleaner_env import Episode, Task
+from cleaner_rl import train
+from cleaner_rl.config import PRESETS
+
+PROMPTS = 4
+
+
+class Numbers:
+    """Problem ``i`` asks for ``i``."""
+
+    def __getitem__(self, index):
+        return Task(str(index), "1")
+
+
+@pytest.fixture
+def play(monkeypatch):
+    """Plays a step on a script: for each round the rewards of every group."""
+
+    def play(*rounds, dynamic_sampling, step=1):
+        calls = []
+
+        def scripted(tasks, session, step, progress, refill=0):
+            calls.append([int(task.prompt) for task in tasks])
+            assert refill == len(calls) - 1
+            return [
+                [SimpleNamespace(reward=reward) for reward in rewards] for rewards in rounds[refill]
+            ]
+
+        monkeypatch.setattr(train, "play_groups", scripted)
+        config = replace(
+            PRESETS["tiny"],
+            prompts=PROMPTS,
+            minibatch_prompts=PROMPTS,
+            dynamic_sampling=dynamic_sampling,
+        )
+        rollout = SimpleNamespace(prompt_length=lambda task: 1, response_length=lambda episode: 1)
+        session = SimpleNamespace(config=config, rollout=rollout, source=Numbers())
+        groups, rewards, _ = train.play_step(session, step, None)
+        return calls, rewards, train.kept_for_training(groups, rewards, config)[1]
+
+    return play
+
+
+SAME, OTHER = [1.0, 1.0], [0.0, 1.0]
+
+
+def test_off_keeps_every_group(play):
+    calls, rewards, taught = play([SAME, OTHER, SAME, SAME], dynamic_sampling=0)
+    assert calls == [[0, 1, 2, 3]]
+    assert taught == rewards == [SAME, OTHER, SAME, SAME]
+
+
+def test_groups_without_signal_are_replaced(play):
+    calls, rewards, taught = play(
+        [SAME, OTHER, SAME, OTHER], [SAME, OTHER], [OTHER], dynamic_sampling=5
+    )
+    assert [len(call) for call in calls] == [4, 2, 1]
+    assert len(rewards) == 7
+    assert taught == [OTHER] * 4
+
+
+def test_rounds_are_bounded(play):
+    calls, _, taught = play([SAME] * 4, [SAME] * 4, [SAME] * 3 + [OTHER], dynamic_sampling=2)
+    assert len(calls) == 3
+    assert taught == [OTHER]
+
+
+def test_problems_of_rounds_and_steps_do_not_meet(play):
+    drawn = []
+    for step in (1, 2, 3):
+        calls, *_ = play([SAME] * 4, [SAME] * 4, [SAME] * 4, dynamic_sampling=2, step=step)
+        drawn += [index for call in calls for index in call]
+    assert len(set(drawn)) == len(drawn) == 36
+
+
+def test_the_steps_own_problems_are_those_without_dynamic_sampling(play):
+    calls, *_ = play([OTHER] * 4, dynamic_sampling=2, step=3)
+    assert calls == [[8, 9, 10, 11]]
+
+
+def test_episodes_of_a_step_have_their_own_seeds():
+    """Seeds of refills go on where those of the step's own episodes end."""
+    seeds = []
+
+    class Recorder:
+        def play(self, tasks, seed, on_progress):
+            seeds.append((seed, len(tasks)))
+            return [Episode(Task("?", "1"), []) for _ in tasks]
+
+    config = replace(PRESETS["tiny"], dynamic_sampling=2)
+    session = SimpleNamespace(config=config, rollout=Recorder())
+    for refill in range(3):
+        train.play_groups([Task("?", "1")] * config.prompts, session, 1, None, refill)
+    assert all(a + n == b for (a, n), (b, _) in pairwise(seeds))
