@@ -21,20 +21,26 @@ OPEN_TO_ALL = 0o001
 
 def uncover(paths: list[Path]) -> None:
     """Let everybody reach the paths."""
-    closed: dict[Path, list[Path]] = {}
+    covered: dict[Path, list[Path]] = {}
     for path in paths:
-        for directory in reversed(path.parents):
-            if not directory.stat().st_mode & OPEN_TO_ALL:
-                closed.setdefault(directory, []).append(path)
-                break
-    for directory, inside in closed.items():
-        held = [(path, os.open(path, os.O_PATH)) for path in inside]
+        first_closed = next(filter(is_closed, [*reversed(path.parents), path]), None)
+        if first_closed is not None:
+            needed = sorted(path.iterdir()) if is_closed(path) else [path]
+            covered.setdefault(first_closed, []).extend(needed)
+    for directory, needed in covered.items():
+        held = [(path, os.open(path, os.O_PATH)) for path in needed]
         kernel.mount(b"tmpfs", str(directory), b"tmpfs", kernel.MS_NOSUID, b"mode=755")
         for path, fd in held:
-            path.mkdir(parents=True, exist_ok=True)
-            source = os.fsencode(f"/proc/self/fd/{fd}")
-            kernel.mount(source, str(path), None, kernel.MS_BIND | kernel.MS_REC, None)
+            source = f"/proc/self/fd/{fd}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir() if os.path.isdir(source) else path.touch()
+            flags = kernel.MS_BIND | kernel.MS_REC
+            kernel.mount(os.fsencode(source), str(path), None, flags, None)
             os.close(fd)
+
+
+def is_closed(directory: Path) -> bool:
+    return not directory.stat().st_mode & OPEN_TO_ALL
 
 
 def main() -> None:
