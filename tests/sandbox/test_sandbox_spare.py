@@ -83,4 +83,4 @@ def test_peak_memory_is_measured(box: Sandbox) -> None:
     busy = box.run("x = bytes(100 << 20); del x").peak_memory_mb
     touched = box.run("x = bytearray(b'x') * (100 << 20); del x").peak_memory_mb
     assert 1 < idle < 300
-    assert touched - idle > 90 and busy >= idle
+    assert touched - idle > 90 and abs(busy - idle) < 50  # what is not touched takes nothing
