@@ -178,10 +178,11 @@ class Worker:
             "op": "session",
             "id": self.runs,
             **self._bounds_of_one(limits),
-            # The kernel counts over all sessions of the user, so the keeper counts its own.
-            "processes": limits.processes + SESSION_PROCESSES * SESSIONS,
             "own_processes": limits.processes,
         }
+        if self.cgroup is not None and self.cgroup.pids is not None:
+            # The kernel counts over all sessions of the user; the group bounds this one.
+            request["processes"] = limits.processes + SESSION_PROCESSES * SESSIONS
         try:
             with self._busy:
                 socket.send_fds(self.socket, [json.dumps(request).encode()], [end.fileno()])
