@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
+from queue import SimpleQueue
 from typing import Any, Literal
 
 from cleaner_env.completion import Completion
@@ -21,6 +22,7 @@ from cleaner_env.saar import Mode, SAARWrapper
 from cleaner_env.tasks import Task
 from cleaner_rl.credit import context_ids
 from cleaner_rl.errors import OutageError, ToolFormatWarning
+from cleaner_rl.places import Request
 from cleaner_rl.policy import Policy
 from cleaner_rl.sampler import Sampler
 
@@ -117,6 +119,7 @@ class Seat:
         info: what the last step gave.
         began: ``time.monotonic()`` at the episode's beginning.
         prompt_ids: of its prompt, for players that need them.
+        sampled: turns sampled for it, those of earlier sessions among them.
         over: it has ended.
         fault: why the sandbox spoilt it.
     """
@@ -127,6 +130,7 @@ class Seat:
     info: dict[str, Any]
     began: float
     prompt_ids: Sequence[int] = ()
+    sampled: int = 0
     over: bool = False
     fault: SandboxError | None = None
 
@@ -135,7 +139,7 @@ class Seat:
         """Begin the job's episode, and step it as far as it was played before."""
         began = time.monotonic()
         _, info = env.reset(seed=job.seed, options={"task": job.task})
-        seat = cls(number, env, job, info, began)
+        seat = cls(number, env, job, info, began, sampled=len(job.turns))
         for turn in job.turns:
             if not seat.over:
                 seat.step(turn)
@@ -297,6 +301,9 @@ class Rollout:
     ) -> Iterator[Played]:
         """Episodes in the order in which they end; another one begins for each that has ended.
 
+        Turns are sampled while the tools of other episodes run. An episode depends on its seeds and
+        not on those beside it (see ``Sampler``); the order in which they end depends on the tools.
+
         Args:
             jobs: what to play.
             seed: of sampling.
@@ -309,35 +316,50 @@ class Rollout:
         self.sampler.reseed(seed)
         waiting = iter(jobs)
         free = list(range(at_once))
-        active: list[Seat] = []
+        deciding: dict[int, Seat] = {}
+        stepping: dict[Future[None], Seat] = {}
+        stepped: SimpleQueue[Future[None]] = SimpleQueue()
         faults: list[Exception | None] = []
-        while True:
-            places = at_once - len(active)
-            begun = [self._seat(free.pop(0), job) for job in islice(waiting, places)]
-            active += begun
-            if not active:
-                return
-            for seat in active:
-                if seat.over:
+        try:
+            while True:
+                moved = [self._seat(free.pop(0), job) for job in islice(waiting, len(free))]
+                # With nothing to sample, the tools are all there is to wait for.
+                while stepping and (not stepped.empty() or not (deciding or moved)):
+                    future = stepped.get()
+                    moved.append(stepping.pop(future))
+                    future.result()
+                for seat in moved:
+                    if not seat.over:
+                        deciding[seat.number] = seat
+                        self._ask(seat, seed)
+                        continue
                     free.append(seat.number)
+                    self.sampler.forget(seat.number)
                     if seat.env.episode.faulted:
                         faults.append(seat.fault)
                         check_faults(faults, len(jobs))
                     yield seat.played()
-            active = [seat for seat in active if not seat.over]
-            self._advance(active, on_turn)
+                if not deciding and not stepping and len(free) == at_once and not moved:
+                    return
+                for number, turn in self.sampler.advance() if deciding else ():
+                    seat = deciding.pop(number)
+                    seat.sampled += 1
+                    if on_turn is not None:
+                        on_turn(seat.job, turn)
+                    future = self._threads.submit(seat.step, turn)
+                    stepping[future] = seat
+                    future.add_done_callback(stepped.put)
+        finally:
+            for future in stepping:
+                future.cancel()
+            wait(stepping)
+            self.sampler.reset()
 
-    def _advance(
-        self, active: Sequence[Seat], on_turn: Callable[[Job, Completion], None] | None
-    ) -> None:
-        """One turn more for each seat."""
-        contexts = [self._context(seat) for seat in active]
-        limits = [self._limit(seat, ids) for seat, ids in zip(active, contexts, strict=True)]
-        turns = self.sampler.sample(contexts, limits) if active else []
-        if on_turn is not None:
-            for seat, turn in zip(active, turns, strict=True):
-                on_turn(seat.job, turn)
-        list(self._threads.map(Seat.step, active, turns))
+    def _ask(self, seat: Seat, seed: int) -> None:
+        """Ask the sampler for a seat's next turn."""
+        context = self._context(seat)
+        numbers = (seed, seat.job.seed, seat.sampled)
+        self.sampler.submit(Request(seat.number, context, self._limit(seat, context), numbers))
 
     def prompt_ids(self, episode: Episode) -> list[int]:
         """Token ids of an episode's prompt."""

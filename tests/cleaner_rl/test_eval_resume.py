@@ -41,15 +41,15 @@ def interrupt(monkeypatch):
     """Makes the sampler's n-th call raise a signal, as Ctrl-C does."""
 
     def at(call, number=signal.SIGINT):
-        sample, calls = Sampler.sample, []
+        advance, calls = Sampler.advance, []
 
-        def interrupted(self, contexts, limits):
+        def interrupted(self):
             calls.append(True)
             if len(calls) == call:
                 os.kill(os.getpid(), number)
-            return sample(self, contexts, limits)
+            return advance(self)
 
-        monkeypatch.setattr(Sampler, "sample", interrupted)
+        monkeypatch.setattr(Sampler, "advance", interrupted)
 
     return at
 

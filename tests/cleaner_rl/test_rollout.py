@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import Future
 from dataclasses import replace
 
 import pytest
@@ -28,23 +29,41 @@ class ScriptedSampler:
         self.limits: list[list[int]] = []
 
     def reseed(self, seed):
+        self.reset()
+
+    def reset(self):
+        self.asked = []
+
+    def submit(self, request):
+        self.asked.append(request)
+
+    def forget(self, key):
         pass
 
-    def sample(self, contexts, limits):
-        self.shown.append([self.policy.decode(context) for context in contexts])
-        self.limits.append(list(limits))
-        text = self.turns[len(self.shown) - 1]
+    def advance(self):
+        requests = sorted(self.asked, key=lambda request: request.key)
+        self.asked = []
+        self.shown.append([self.policy.decode(request.ids) for request in requests])
+        self.limits.append([request.limit for request in requests])
+        # Tools of different episodes may take different times: each has its own next turn.
+        return [(request.key, self.turn(request)) for request in requests]
+
+    def turn(self, request):
+        text = self.turns[request.seed[-1]]
         ids = [*self.policy.tokenizer(text)["input_ids"], self.policy.tokenizer.eos_token_id]
-        return [
-            Completion.from_tokens(ids, [-1.0] * len(ids), self.policy.decode, stop_length=1)
-            for _ in contexts
-        ]
+        return Completion.from_tokens(ids, [-1.0] * len(ids), self.policy.decode, stop_length=1)
 
 
 class Serial:
     """Threads that take turns."""
 
-    map = staticmethod(map)
+    def submit(self, function, *arguments):
+        future = Future()
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
 
     def shutdown(self, **_):
         pass
@@ -88,19 +107,13 @@ def test_rollback_off_keeps_failure_and_error(toy_policy):
 
 def test_finished_episodes_leave_the_batch(toy_policy):
     class Uneven(ScriptedSampler):
-        def sample(self, contexts, limits):
-            turns = super().sample(contexts, limits)
-            if len(self.shown) == 1:
-                ids = [*self.policy.tokenizer(ANSWER)["input_ids"], 2]
-                turns[0] = Completion.from_tokens(
-                    ids, [0.0] * len(ids), self.policy.decode, stop_length=1
-                )
-            return turns
+        def turn(self, request):
+            return super().turn(replace(request, seed=(1,)) if request.key == 0 else request)
 
     sampler = Uneven(toy_policy, [FIX, ANSWER])
     with Rollout(toy_policy, sampler, RolloutConfig(system_prompt="none")) as rollout:
         episodes = rollout.play([TASK, TASK, TASK], seed=0)
-    assert [len(shown) for shown in sampler.shown] == [3, 2]
+    assert sum(map(len, sampler.shown)) == 3 + 2
     assert all(episode.correct for episode in episodes)
 
 

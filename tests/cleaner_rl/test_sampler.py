@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from cleaner_rl.sampler import Sampler, _nucleus
+from cleaner_rl.drawing import nucleus
+from cleaner_rl.sampler import Sampler
 
 CONTEXTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [14], [5, 6]]
 
@@ -56,8 +57,8 @@ def test_batches_smaller_than_the_input_serve_everyone(toy_policy):
 
 def test_nucleus_keeps_the_smallest_set_of_that_mass():
     probabilities = torch.tensor([[0.1, 0.5, 0.15, 0.25]])
-    assert _nucleus(probabilities, 0.7)[0].tolist() == pytest.approx([0, 0.5, 0, 0.25])
-    assert _nucleus(probabilities, 0.5)[0].tolist() == pytest.approx([0, 0.5, 0, 0])
+    assert nucleus(probabilities, 0.7)[0].tolist() == pytest.approx([0, 0.5, 0, 0.25])
+    assert nucleus(probabilities, 0.5)[0].tolist() == pytest.approx([0, 0.5, 0, 0])
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": 0}, {"top_p": 0}, {"top_p": 1.1}])

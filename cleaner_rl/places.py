@@ -1,0 +1,121 @@
+"""Places: the turns that are decoded side by side, a row each, as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cleaner_rl.drawing import turn_numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A turn that is asked for.
+
+    Attributes:
+        key: of the conversation; it has one turn at a time.
+        ids: the context that the turn continues, at least one token.
+        limit: most tokens that the turn may have, end of turn included; at least 1.
+        seed: of the turn's random numbers; no two turns should share it.
+    """
+
+    key: Hashable
+    ids: Sequence[int]
+    limit: int
+    seed: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Places:
+    """The turns of the batch, a row each.
+
+    Attributes:
+        last_B: the token that is decoded next.
+        filled_B: tokens in the cache, so the position of that token.
+        sampled_B: tokens sampled of the turn.
+        limit_B: most that it may have.
+        over_B: it has ended; its row stays as it is.
+        numbers_BL, ids_BL, logprobs_BL: of each token of the turn.
+        longest: the largest of ``filled_B``, or more.
+    """
+
+    last_B: Tensor
+    filled_B: Tensor
+    sampled_B: Tensor
+    limit_B: Tensor
+    over_B: Tensor
+    numbers_BL: Tensor
+    ids_BL: Tensor
+    logprobs_BL: Tensor
+    longest: int
+
+    @classmethod
+    def empty(cls, device: torch.device) -> Places:
+        """No turn yet."""
+        whole = [torch.zeros(0, dtype=torch.long, device=device) for _ in range(4)]
+        over = torch.zeros(0, dtype=torch.bool, device=device)
+        tables = [
+            torch.zeros(0, 0, dtype=dtype, device=device)
+            for dtype in (torch.float64, torch.long, torch.float32)
+        ]
+        return cls(whole[0], whole[1], whole[2], whole[3], over, *tables, longest=0)
+
+    def begin(self, first: int, requests: Sequence[Request], rows: int) -> None:
+        """Turns begin in the rows from ``first`` on."""
+        # A turn that has ended between two polls draws once more, into the column behind its last.
+        self._widen(rows, 1 + max(request.limit for request in requests))
+        rows_B = slice(first, first + len(requests))
+        columns = (
+            (self.last_B, [request.ids[-1] for request in requests]),
+            (self.filled_B, [len(request.ids) - 1 for request in requests]),
+            (self.limit_B, [request.limit for request in requests]),
+        )
+        for column, values in columns:
+            column[rows_B] = torch.tensor(values, device=column.device)
+        self.sampled_B[rows_B] = 0
+        self.over_B[rows_B] = False
+        for row, request in enumerate(requests, start=first):
+            self.numbers_BL[row, : request.limit] = turn_numbers(request.seed, request.limit)
+        self.longest = max(self.longest, *(len(request.ids) - 1 for request in requests), 0)
+
+    def note(self, count: int, ids_B: Tensor, logprobs_B: Tensor, stops: Tensor) -> None:
+        """A token was drawn for each of the first ``count`` rows."""
+        going_B = ~self.over_B[:count]
+        sampled_B = self.sampled_B[:count]
+        self.ids_BL[:count].scatter_(1, sampled_B[:, None], ids_B[:, None])
+        self.logprobs_BL[:count].scatter_(1, sampled_B[:, None], logprobs_B[:, None])
+        self.last_B[:count] = torch.where(going_B, ids_B, self.last_B[:count])
+        sampled_B += going_B
+        self.filled_B[:count] += going_B
+        stopped_B = (ids_B[:, None] == stops).any(1) | (sampled_B >= self.limit_B[:count])
+        self.over_B[:count] |= going_B & stopped_B
+
+    def turn(self, row: int) -> tuple[list[int], list[float]]:
+        """Ids and log-probabilities of a row's turn."""
+        count = int(self.sampled_B[row])
+        return self.ids_BL[row, :count].tolist(), self.logprobs_BL[row, :count].tolist()
+
+    def move(self, source: int, target: int) -> None:
+        """A row's turn goes on in another row."""
+        for column in (self.last_B, self.filled_B, self.sampled_B, self.limit_B, self.over_B):
+            column[target] = column[source]
+        for table in (self.numbers_BL, self.ids_BL, self.logprobs_BL):
+            table[target] = table[source]
+
+    def _widen(self, rows: int, width: int) -> None:
+        old_rows, old_width = self.ids_BL.shape
+        if old_rows >= rows and old_width >= width:
+            return
+        for name in ("last_B", "filled_B", "sampled_B", "limit_B", "over_B"):
+            old = getattr(self, name)
+            new = old.new_zeros(max(rows, old_rows))
+            new[:old_rows] = old
+            setattr(self, name, new)
+        for name in ("numbers_BL", "ids_BL", "logprobs_BL"):
+            old = getattr(self, name)
+            new = old.new_zeros(max(rows, old_rows), max(width, old_width))
+            new[:old_rows, :old_width] = old
+            setattr(self, name, new)
