@@ -171,7 +171,7 @@ def row_attention(
         # Rotary embeddings leave queries and keys in float32; the kernels want one dtype.
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    if softcap is None and (query.shape[2] > 1 or query.device.type != "cpu"):
+    if softcap is None and query.device.type != "cpu":
         out = F.scaled_dot_product_attention(
             query,
             key,

@@ -273,9 +273,7 @@ class Sampler:
         """Logits behind the last token of each row; keys and values go into the cache."""
         device = self.policy.device
         positions_BN = positions_BN.to(device)
-        self._cache.aim(
-            rows if isinstance(rows, int) else rows.to(device), positions_BN, reach
-        )
+        self._cache.aim(rows if isinstance(rows, int) else rows.to(device), positions_BN, reach)
         logits: Tensor = self.policy.model(
             input_ids=ids_BN.to(device),
             position_ids=positions_BN,
