@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ class Request:
         seed: of the turn's random numbers; no two turns should share it.
     """
 
-    key: Hashable
+    key: int
     ids: Sequence[int]
     limit: int
     seed: tuple[int, ...]
@@ -57,11 +57,12 @@ class Places:
         """No turn yet."""
         whole = [torch.zeros(0, dtype=torch.long, device=device) for _ in range(4)]
         over = torch.zeros(0, dtype=torch.bool, device=device)
-        tables = [
+        numbers, ids, logprobs = (
             torch.zeros(0, 0, dtype=dtype, device=device)
             for dtype in (torch.float64, torch.long, torch.float32)
-        ]
-        return cls(whole[0], whole[1], whole[2], whole[3], over, *tables, longest=0)
+        )
+        last, filled, sampled, limit = whole
+        return cls(last, filled, sampled, limit, over, numbers, ids, logprobs, longest=0)
 
     def begin(self, first: int, requests: Sequence[Request], rows: int) -> None:
         """Turns begin in the rows from ``first`` on."""

@@ -16,7 +16,7 @@ import itertools
 import math
 import os
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,8 +73,8 @@ class Sampler:
         seed: of ``sample``.
         dtype: precision of the forward passes.
         top_k: sample from that many of the most probable tokens; 0 for all.
-        cache_tokens: tokens whose keys and values are kept at a time, in the batch and on the shelf;
-            0 for what fits in a quarter of the device's memory. Where it is short, fewer
+        cache_tokens: tokens whose keys and values are kept at a time, in the batch and on the
+            shelf; 0 for what fits in a quarter of the device's memory. Where it is short, fewer
             conversations are decoded together, and those that wait lose their cache and are
             prefilled again.
         poll_every: tokens decoded between two looks at which turns have ended.
@@ -155,12 +155,12 @@ class Sampler:
             )
         self._waiting.append(request)
 
-    def forget(self, key: Hashable) -> None:
+    def forget(self, key: int) -> None:
         """Drop what is cached of a conversation that has ended."""
         self._shelf.remove(key)
 
     @torch.inference_mode()
-    def advance(self) -> list[tuple[Hashable, Completion]]:
+    def advance(self) -> list[tuple[int, Completion]]:
         """Let waiting conversations in and decode ``poll_every`` tokens more of every turn.
 
         Returns:
@@ -191,13 +191,13 @@ class Sampler:
         """
         call = next(self._calls)
         for index, (ids, limit) in enumerate(zip(contexts, limits, strict=True)):
-            self.submit(Request((call, index), ids, limit, (self._seed, call, index)))
-        turns: dict[Hashable, Completion] = {}
+            self.submit(Request(index, ids, limit, (self._seed, call, index)))
+        turns: dict[int, Completion] = {}
         while self.busy:
             turns.update(self.advance())
         for key in turns:
             self.forget(key)
-        return [turns[call, index] for index in range(len(contexts))]
+        return [turns[index] for index in range(len(contexts))]
 
     def _admit(self, most: int) -> None:
         """Give places to the conversations that wait longest, as far as the budget goes."""
@@ -300,7 +300,7 @@ class Sampler:
         places.note(count, ids_B, logprobs_B, self._stops)
         self.stats.passes += 1
 
-    def _finish(self) -> list[tuple[Hashable, Completion]]:
+    def _finish(self) -> list[tuple[int, Completion]]:
         """Take the turns that have ended out of the batch; the last rows move to their places."""
         places = self._places
         ended = places.over_B[: len(self._rows)].nonzero().flatten().tolist()
@@ -354,8 +354,9 @@ def tokens_in_memory(policy: Policy) -> int:
         memory = torch.cuda.mem_get_info(policy.device)[1]
     else:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    tokens = int(_MEMORY_SHARE * memory) // (2 * text.num_hidden_layers * heads * size * 4)
-    return max(tokens, round_up(policy.context_length + 1))
+    tokens: int = int(_MEMORY_SHARE * memory) // (2 * text.num_hidden_layers * heads * size * 4)
+    least: int = round_up(policy.context_length + 1)
+    return max(tokens, least)
 
 
 def _cells(request: Request) -> int:

