@@ -65,8 +65,8 @@ def test_what_was_played_before_an_interruption_stays(begin, interrupt, tmp_path
     before = rows(tmp_path / "out")
     assert 0 < len(before) < 8
     assert (
-        f"{len(before)} of 8 episodes are saved. Go on with: python -m cleaner_rl.eval --resume {tmp_path}"
-        in (capsys.readouterr().err)
+        f"{len(before)} of 8 episodes are saved. "
+        f"Go on with: python -m cleaner_rl.eval --resume {tmp_path}" in (capsys.readouterr().err)
     )
     assert main(["--resume", str(tmp_path / "out")]) == 0
     after = rows(tmp_path / "out")
@@ -109,7 +109,7 @@ def test_turns_of_unfinished_episodes_are_continued(model, tmp_path):
 
 
 def test_the_turns_go_when_the_evaluation_is_complete(begin, interrupt, tmp_path):
-    interrupt(2)
+    interrupt(14)
     begin()
     assert (tmp_path / "out" / "turns.jsonl").exists()
     main(["--resume", str(tmp_path / "out")])
@@ -138,7 +138,7 @@ def test_changed_settings_are_refused(begin, tmp_path):
 
 
 def test_settings_that_change_no_result_may_change(begin, interrupt, tmp_path):
-    interrupt(2)
+    interrupt(14)
     begin()
     assert main(["--resume", str(tmp_path / "out"), "--workers", "1", "--sample-batch", "9"]) == 0
 
@@ -146,7 +146,7 @@ def test_settings_that_change_no_result_may_change(begin, interrupt, tmp_path):
 def test_another_model_under_the_same_name_is_refused(
     begin, interrupt, toy_policy, model, tmp_path
 ):
-    interrupt(2)
+    interrupt(14)
     begin()
     with torch.no_grad():
         for parameter in toy_policy.model.parameters():
