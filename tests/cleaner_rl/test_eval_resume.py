@@ -77,13 +77,18 @@ def test_what_was_played_before_an_interruption_stays(begin, interrupt, tmp_path
 
 def test_without_an_interruption_nothing_depends_on_the_ledger(begin, tmp_path):
     """Both ways of calling give the same episodes: the directory is a record, not an influence."""
+    # Log-probabilities may differ in their last bits: which turns share a batch depends on time.
     begin()
-    saved = {row["index"]: row["episode"] for row in rows(tmp_path / "out")}
-    for turn in (turn for episode in saved.values() for turn in episode["raw_turns"]):
-        assert turn["token_ids"]
+    saved = sampled_tokens(tmp_path / "out")
+    assert all(ids for turns in saved.values() for ids in turns)
     os.rename(tmp_path / "out", tmp_path / "first")
     begin()
-    assert {row["index"]: row["episode"] for row in rows(tmp_path / "out")} == saved
+    assert sampled_tokens(tmp_path / "out") == saved
+
+
+def sampled_tokens(out):
+    """Token ids of each episode's turns."""
+    return {r["index"]: [t["token_ids"] for t in r["episode"]["raw_turns"]] for r in rows(out)}
 
 
 def test_turns_of_unfinished_episodes_are_continued(model, tmp_path):
