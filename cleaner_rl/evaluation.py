@@ -15,8 +15,9 @@ from cleaner_rl.metrics import standard_error
 from cleaner_rl.outcomes import Outcome
 from cleaner_rl.policy import Policy
 from cleaner_rl.precision import Precision
-from cleaner_rl.rollout import Job, Played, Rollout, RolloutConfig
+from cleaner_rl.rollout import Rollout, RolloutConfig
 from cleaner_rl.sampler import Sampler
+from cleaner_rl.seats import Job, Played
 
 Part = Callable[[Outcome], Iterable[float]]
 """What an episode adds to a metric; nothing where the metric does not apply to it."""
