@@ -153,7 +153,7 @@ def _local_player(config: EvalConfig, ledger: Ledger) -> _Player:
             cache_tokens=config.cache_tokens,
         )
         with Rollout(policy, sampler, config.rollout(recorder.mode)) as rollout:
-            for played in rollout.stream(jobs, config.seed, at_once, recorder.turn):
+            for played in rollout.stream(jobs, at_once, recorder.turn):
                 recorder.episode(played)
 
     return play

@@ -203,7 +203,7 @@ def evaluate(
     jobs = evaluation_jobs(tasks, samples, seed)
     rows = []
     with Rollout(policy, sampler, config) as rollout:
-        for done, played in enumerate(rollout.stream(jobs, seed, len(jobs)), start=1):
+        for done, played in enumerate(rollout.stream(jobs, len(jobs)), start=1):
             if not played.episode.faulted:
                 rows.append(episode_row(played, samples))
             if on_progress is not None:

@@ -10,9 +10,6 @@ from transformers import Cache, DynamicLayer
 
 from cleaner_rl.row_attention import Layout
 
-_CELL_STEP = 64
-"""Rows grow by multiples of this many cells."""
-
 KV = list[tuple[Tensor, Tensor]]
 """Keys and values [heads, T, head_dim] of one conversation, for each layer."""
 
@@ -65,16 +62,12 @@ class RowCache(Cache):  # type: ignore[misc]
         Returns:
             All its keys and values [rows, heads, cells, head_dim].
         """
-        if torch.is_autocast_enabled(key_states.device.type):
-            # Rotary embeddings leave keys in float32.
-            dtype = torch.get_autocast_dtype(key_states.device.type)
-            key_states, value_states = key_states.to(dtype), value_states.to(dtype)
         if layer_idx == len(self._keys):
-            self._keys.append(self._new(key_states))
-            self._values.append(self._new(value_states))
+            self._keys.append(self._new(key_states, value_states.dtype))
+            self._values.append(self._new(value_states, value_states.dtype))
         keys, values = self._keys[layer_idx], self._values[layer_idx]
         rows_N, cells_N = self._layout.rows_N, self._layout.cells_N
-        keys[rows_N, :, cells_N] = key_states[0].transpose(0, 1)
+        keys[rows_N, :, cells_N] = key_states[0].transpose(0, 1).to(keys.dtype)
         values[rows_N, :, cells_N] = value_states[0].transpose(0, 1)
         return keys, values
 
@@ -100,8 +93,10 @@ class RowCache(Cache):  # type: ignore[misc]
         for stored in (*self._keys, *self._values):
             stored[target, :, :length] = stored[source, :, :length]
 
-    def _new(self, states: Tensor) -> Tensor:
-        return states.new_zeros(self.rows, states.shape[1], self.cells, states.shape[3])
+    def _new(self, states: Tensor, dtype: torch.dtype) -> Tensor:
+        # Rotary embeddings may leave keys in float32.
+        shape = (self.rows, states.shape[1], self.cells, states.shape[3])
+        return states.new_zeros(shape, dtype=dtype)
 
     def _resized(self, stored: Tensor) -> Tensor:
         new = stored.new_zeros(self.rows, stored.shape[1], self.cells, stored.shape[3])
@@ -110,6 +105,6 @@ class RowCache(Cache):  # type: ignore[misc]
         return new
 
 
-def round_up(cells: int) -> int:
-    """The cells that a row gets when it needs that many."""
-    return -(-cells // _CELL_STEP) * _CELL_STEP
+def round_up(cells: int, step: int) -> int:
+    """The multiple of ``step`` from there on."""
+    return -(-cells // step) * step

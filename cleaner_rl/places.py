@@ -88,10 +88,8 @@ class Places:
         last, filled, sampled, limit = whole
         return cls(last, filled, sampled, limit, over, numbers, ids, logprobs, longest=0)
 
-    def begin(self, first: int, turns: Sequence[Turn], rows: int) -> None:
-        """Turns begin, or go on, in the rows from ``first`` on; there are ``rows`` at most."""
-        # A turn that has ended between two polls draws once more, into the column behind its last.
-        self._widen(rows, 1 + max(turn.request.limit for turn in turns))
+    def begin(self, first: int, turns: Sequence[Turn]) -> None:
+        """Turns begin, or go on, in the rows from ``first`` on; there must be room."""
         rows_B = slice(first, first + len(turns))
         columns = (
             (self.last_B, [turn.context[-1] for turn in turns]),
@@ -136,17 +134,29 @@ class Places:
         for table in (self.numbers_BL, self.ids_BL, self.logprobs_BL):
             table[target] = table[source]
 
-    def _widen(self, rows: int, width: int) -> None:
+    def empty_from(self, count: int) -> None:
+        """Rows from there on have no turn."""
+        self.over_B[count:] = True
+        self.filled_B[count:] = 0
+        self.sampled_B[count:] = 0
+        self.longest = int(self.filled_B.max()) if count else 0
+
+    def widen(self, rows: int, limit: int) -> bool:
+        """Make room for so many rows and tokens of a turn. True when the tensors have moved."""
+        # A turn that has ended between two looks draws once more, into the column behind its last.
         old_rows, old_width = self.ids_BL.shape
-        if old_rows >= rows and old_width >= width:
-            return
+        if old_rows >= rows and old_width > limit:
+            return False
+        rows, width = max(rows, old_rows), max(limit + 1, old_width)
         for name in ("last_B", "filled_B", "sampled_B", "limit_B", "over_B"):
             old = getattr(self, name)
-            new = old.new_zeros(max(rows, old_rows))
+            new = old.new_zeros(rows)
             new[:old_rows] = old
             setattr(self, name, new)
         for name in ("numbers_BL", "ids_BL", "logprobs_BL"):
             old = getattr(self, name)
-            new = old.new_zeros(max(rows, old_rows), max(width, old_width))
+            new = old.new_zeros(rows, width)
             new[:old_rows, :old_width] = old
             setattr(self, name, new)
+        self.over_B[old_rows:] = True
+        return True

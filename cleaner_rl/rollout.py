@@ -207,7 +207,7 @@ class Rollout:
         """
         jobs = [Job(index, task, seed + index) for index, task in enumerate(tasks)]
         episodes: dict[int, Episode] = {}
-        for played in self.stream(jobs, seed, len(jobs)):
+        for played in self.stream(jobs, len(jobs)):
             episodes[played.job.index] = played.episode
             if on_progress is not None:
                 on_progress(len(episodes), len(jobs))
@@ -216,7 +216,6 @@ class Rollout:
     def stream(
         self,
         jobs: Sequence[Job],
-        seed: int,
         at_once: int,
         on_turn: Callable[[Job, Completion], None] | None = None,
     ) -> Iterator[Played]:
@@ -226,14 +225,13 @@ class Rollout:
 
         Args:
             jobs: what to play.
-            seed: of sampling.
             at_once: episodes that are played side by side.
             on_turn: called with each sampled turn before it is stepped.
 
         Raises:
             OutageError: as ``play``.
         """
-        self.sampler.reseed(seed)
+        self.sampler.reset()
         queue = ToolQueue(self._threads, self.config.schedule)
         waiting, free = iter(jobs), list(range(at_once))
         sampling: dict[int, Seat] = {}
@@ -245,7 +243,7 @@ class Rollout:
                 for seat in seats:
                     if not seat.over:
                         sampling[seat.number] = seat
-                        self._ask(seat, seed)
+                        self._ask(seat)
                         continue
                     free.append(seat.number)
                     self.sampler.forget(seat.number)
@@ -265,10 +263,10 @@ class Rollout:
             queue.close()
             self.sampler.reset()
 
-    def _ask(self, seat: Seat, seed: int) -> None:
+    def _ask(self, seat: Seat) -> None:
         """Ask the sampler for a seat's next turn."""
         context = self._context(seat)
-        numbers = (seed, seat.job.seed, seat.sampled)
+        numbers = (seat.job.seed, seat.sampled)
         self.sampler.submit(Request(seat.number, context, self._limit(seat, context), numbers))
 
     def prompt_ids(self, episode: Episode) -> list[int]:

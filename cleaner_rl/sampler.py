@@ -23,12 +23,14 @@ import torch
 from torch import Tensor
 
 from cleaner_env.completion import Completion
+from cleaner_rl.decode_graphs import DecodeGraphs
+from cleaner_rl.decoding_model import DecodingModel
 from cleaner_rl.drawing import draw
 from cleaner_rl.errors import PolicyError
 from cleaner_rl.kv_cache import RowCache, round_up
 from cleaner_rl.places import Places, Request, Turn
 from cleaner_rl.policy import Policy
-from cleaner_rl.precision import Precision, autocast
+from cleaner_rl.precision import Precision
 from cleaner_rl.row_attention import Layout, Segment, row_attention_of
 from cleaner_rl.shelf import Cached, Shelf, common_length
 
@@ -36,6 +38,8 @@ _ADMIT_AT = 12
 """Conversations are let in together, when they are one for so many that decode already."""
 _PREFILL_TOKENS = 8192
 """Tokens of one prefill pass, or those of one conversation that has more."""
+_SPARE_CELLS = 1024
+"""Cells that a row may have beyond a model's context, because of rounding."""
 _MEMORY_SHARE = 0.25
 """Share of the device's memory that cached tokens may take when no budget is given."""
 
@@ -93,7 +97,8 @@ class Sampler:
             shelf; 0 for what fits in a quarter of the device's memory. Where it is short, fewer
             conversations are decoded together, and those that wait lose their cache and are
             prefilled again.
-        poll_every: tokens decoded between two looks at which turns have ended.
+        poll_every: tokens decoded between two looks at which turns have ended; 0 for one, and for
+            eight on CUDA, where a look waits for the device.
 
     Raises:
         ValueError: an argument is out of range.
@@ -110,7 +115,7 @@ class Sampler:
         *,
         top_k: int = 0,
         cache_tokens: int = 0,
-        poll_every: int = 1,
+        poll_every: int = 0,
     ) -> None:
         if temperature <= 0:
             raise ValueError(f"temperature must be above 0, not {temperature}")
@@ -118,21 +123,20 @@ class Sampler:
             raise ValueError(f"top_p must lie in (0, 1], not {top_p}")
         if top_k < 0 or cache_tokens < 0:
             raise ValueError(f"top_k ({top_k}) and cache_tokens ({cache_tokens}) must be 0 or more")
-        if max_batch < 1 or poll_every < 1:
-            raise ValueError(
-                f"max_batch ({max_batch}) and poll_every ({poll_every}) must be at least 1"
-            )
+        if max_batch < 1 or poll_every < 0:
+            raise ValueError(f"max_batch ({max_batch}) or poll_every ({poll_every}) is too small")
         self.policy = policy
         self.temperature = temperature
         self.top_p = top_p
         self.top_k = top_k
         self.max_batch = max_batch
-        self.dtype = dtype
-        self.cache_tokens = cache_tokens or tokens_in_memory(policy)
-        self.poll_every = poll_every
+        self.cache_tokens = cache_tokens or tokens_in_memory(policy, dtype)
+        self.poll_every = poll_every or (8 if policy.device.type == "cuda" else 1)
         self._stops = torch.tensor(sorted(policy.codec.stop_ids), device=policy.device)
         self._shelf = Shelf()
         self._cache = RowCache()
+        self._graphs = DecodeGraphs(policy.device)
+        self._decoder = DecodingModel(policy.model, dtype)
         self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
@@ -148,6 +152,8 @@ class Sampler:
         self._rows: list[Turn] = []
         self._shelf.clear()
         self._cache.clear()
+        self._graphs.forget()
+        self._decoder.refresh()
         self._places = Places.empty(self.policy.device)
 
     @property
@@ -164,15 +170,16 @@ class Sampler:
         """Ask for a turn.
 
         Raises:
-            ValueError: the context is empty, the limit below 1, or both together exceed the budget.
+            ValueError: the context is empty, or the limit below 1.
+            PolicyError: both together exceed the budget.
         """
         if not request.ids or request.limit < 1:
             raise ValueError("a turn needs a context and a limit of at least one token")
-        if _cells(request) > self.cache_tokens:
-            raise ValueError(
-                f"a conversation of {len(request.ids)} tokens and {request.limit} to come needs "
-                f"{_cells(request)} cached tokens, and the budget is {self.cache_tokens}; raise "
-                "cache_tokens or shorten the episodes"
+        if self._cells(len(request.ids) + request.limit) > self.cache_tokens:
+            raise PolicyError(
+                f"a conversation of {len(request.ids)} tokens and {request.limit} to come may need "
+                f"{self._cells(len(request.ids) + request.limit)} cached tokens, and the budget is "
+                f"{self.cache_tokens}; raise --cache-tokens or shorten the episodes"
             )
         self._waiting.append(Turn(request))
 
@@ -192,14 +199,17 @@ class Sampler:
         Raises:
             PolicyError: the model's output is not finite.
         """
-        with autocast(self.policy.device, self.dtype), row_attention_of(self.policy.model):
+        if not self.busy:
+            return []
+        with row_attention_of(self._decoder.model):
             self._grow()
             decoding = len(self._rows)
             admission = self._admit()
-            self._decode(decoding, admission.segments)
-            self._share(admission)
-            for _ in range(self.poll_every - 1):
-                self._decode(len(self._rows))
+            if admission.segments:
+                self._decode(decoding, admission.segments)
+                self._share(admission)
+            for _ in range(self.poll_every - bool(admission.segments)):
+                self._decode_rows()
         return self._finish()
 
     def sample(self, contexts: Sequence[Sequence[int]], limits: Sequence[int]) -> list[Completion]:
@@ -226,24 +236,21 @@ class Sampler:
         """Make the rows long enough for the next tokens; where the budget ends, the turns that came
         last lose their rows and wait again."""
         while self._rows:
-            needed = self._places.longest + self.poll_every + 1
-            rows = self._cache.rows
-            if needed <= self._cache.cells:
+            rows, cells = self._cache.rows, self._cells(self._places.longest)
+            if cells <= self._cache.cells:
                 return
-            cells = round_up(needed)
             if len(self._rows) > 1 and len(self._rows) * cells > self.cache_tokens:
                 self._preempt()
                 continue
             if rows * cells > self.cache_tokens:
-                rows = len(self._rows)
-            self._shelf.trim(self.cache_tokens - rows * cells)
-            self._cache.resize(rows, cells)
+                rows = self._graphs.rows(len(self._rows), self.max_batch)
+            self._resize(rows, cells)
 
     def _preempt(self) -> None:
         turn = self._rows.pop()
         self._places.read(len(self._rows), turn)
         self._waiting.appendleft(turn)
-        self._places.longest = int(self._places.filled_B[: len(self._rows)].max())
+        self._places.empty_from(len(self._rows))
         self.stats.preempted += 1
 
     def _admit(self) -> _Admission:
@@ -253,27 +260,37 @@ class Sampler:
         if not free or free * _ADMIT_AT < first:
             return _Admission()
         if not first:
-            self._cache.resize(0, 0)  # long rows of the past may leave no room for many short ones
+            self._resize(0, 0)  # long rows of the past may leave no room for many short ones
         chosen: list[Turn] = []
-        cells, new_tokens = self._cache.cells, 0
+        rows, cells, new_tokens = self._cache.rows, self._cache.cells, 0
         counted: set[tuple[int, ...]] = set()
         while self._waiting and len(chosen) < free:
             turn = self._waiting[0]
-            cells = max(cells, round_up(turn.length + self.poll_every + 1))
-            rows = max(self._cache.rows, first + len(chosen) + 1)
+            wanted_rows = max(rows, self._graphs.rows(first + len(chosen) + 1, self.max_batch))
+            wanted_cells = max(cells, self._cells(turn.length))
             new_tokens += self._new_tokens(turn, counted)
-            if first + len(chosen) and rows * cells > self.cache_tokens:
+            alone = not first and not chosen
+            if not alone and wanted_rows * wanted_cells > self.cache_tokens:
                 break
             if chosen and new_tokens > _PREFILL_TOKENS:
                 break
+            rows, cells = wanted_rows, wanted_cells
             chosen.append(self._waiting.popleft())
         if not chosen:
             return _Admission()
-        rows = max(self._cache.rows, first + len(chosen))
-        cells = max(self._cache.cells, *(round_up(t.length + self.poll_every + 1) for t in chosen))
-        self._shelf.trim(self.cache_tokens - rows * cells)
-        self._cache.resize(rows, cells)
+        self._resize(rows, cells)
         return self._place(chosen)
+
+    def _cells(self, length: int) -> int:
+        """Cells for a row with that many tokens and those that come before the next look."""
+        return round_up(length + self.poll_every + 1, self._graphs.cell_step)
+
+    def _resize(self, rows: int, cells: int) -> None:
+        """Other numbers of rows and cells; what lay longest on the shelf makes room."""
+        if (rows, cells) != (self._cache.rows, self._cache.cells):
+            self._shelf.trim(self.cache_tokens - rows * cells)
+            self._cache.resize(rows, cells)
+            self._graphs.forget()
 
     def _new_tokens(self, turn: Turn, counted: set[tuple[int, ...]]) -> int:
         """Tokens that have to be computed for a turn; beginnings in ``counted`` are anyway."""
@@ -304,7 +321,9 @@ class Sampler:
         first = len(self._rows)
         segments = [self._segment(first + i, turn) for i, turn in enumerate(leading)]
         self._rows += [*leading, *(turn for _, turn in following)]
-        self._places.begin(first, self._rows[first:], self.max_batch)
+        if self._places.widen(self.max_batch, max(turn.request.limit for turn in turns)):
+            self._graphs.forget()
+        self._places.begin(first, self._rows[first:])
         rows = {id(turn): row for row, turn in enumerate(self._rows)}
         shared = {prefix: rows[id(turn)] for prefix, turn in leaders.items()}
         copies = [(rows[id(leader)], rows[id(turn)]) for leader, turn in following]
@@ -333,19 +352,32 @@ class Sampler:
             self.stats.reused += length
         self._make_room()
 
-    def _decode(self, decoding: int, segments: Sequence[Segment] = ()) -> None:
-        """One token more for every row: of the first, whose last token is computed, and of those
-        whose segments are."""
+    def _decode_rows(self) -> None:
+        """One token more for every row."""
+        count, graphs = len(self._rows), self._graphs
+        reach = graphs.reach(self._places.longest + 1, self._cache.cells)
+        graphs.run(graphs.rows(count, self._cache.rows), reach, self._pass)
+        self._tick()
+
+    def _decode(self, decoding: int, segments: Sequence[Segment]) -> None:
+        """One token more for each of the first rows, and the first one behind each segment."""
+        self._pass(decoding, min(self._places.longest + 1, self._cache.cells), segments)
+        self._tick()
+
+    def _tick(self) -> None:
+        self._places.longest += 1
+        self.stats.passes += 1
+
+    def _pass(self, decoding: int, reach: int, segments: Sequence[Segment] = ()) -> None:
+        """Compute the last tokens of the first rows, and segments, and draw the tokens behind."""
         places, count = self._places, decoding + len(segments)
-        places.longest += 1
-        reach = min(places.longest, self._cache.cells)
         layout = Layout(places.filled_B[:decoding], reach, segments)
         ids_N = places.last_B[:decoding]
         if segments:
             new = [i for s in segments for i in self._rows[s.row].context[s.start : s.end]]
             ids_N = torch.cat([ids_N, torch.tensor(new, device=ids_N.device)])
         self._cache.aim(layout)
-        logits_BV: Tensor = self.policy.model(
+        logits_BV: Tensor = self._decoder.model(
             input_ids=ids_N[None],
             position_ids=layout.cells_N[None],
             past_key_values=self._cache,
@@ -356,7 +388,6 @@ class Sampler:
         numbers_B = places.numbers_BL[:count].gather(1, places.sampled_B[:count, None])[:, 0]
         ids_B, logprobs_B = draw(logits_BV, numbers_B, self.temperature, self.top_p, self.top_k)
         places.note(count, ids_B, logprobs_B, self._stops)
-        self.stats.passes += 1
 
     def _finish(self) -> list[tuple[int, Completion]]:
         """Take the turns that have ended out of the batch; the last rows move to their places."""
@@ -379,7 +410,7 @@ class Sampler:
                 self._rows[row], filled[row] = self._rows[last], filled[last]
             self._rows.pop()
             filled.pop()
-        places.longest = max(filled, default=0)
+        places.empty_from(len(self._rows))
         self._make_room()
         turns.reverse()
         return turns
@@ -405,9 +436,9 @@ class Sampler:
         )
 
 
-def tokens_in_memory(policy: Policy) -> int:
-    """Tokens whose keys and values fit in a quarter of the device's memory, at four bytes each; at
-    least one whole context."""
+def tokens_in_memory(policy: Policy, dtype: Precision) -> int:
+    """Tokens whose keys and values fit in a quarter of the device's memory; at least one whole
+    context."""
     text = policy.model.config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
@@ -415,11 +446,6 @@ def tokens_in_memory(policy: Policy) -> int:
         memory = torch.cuda.mem_get_info(policy.device)[1]
     else:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    tokens: int = int(_MEMORY_SHARE * memory) // (2 * text.num_hidden_layers * heads * size * 4)
-    least: int = round_up(policy.context_length + 1)
-    return max(tokens, least)
-
-
-def _cells(request: Request) -> int:
-    """Cells that a conversation may need by the end of its turn."""
-    return round_up(len(request.ids) + request.limit)
+    bytes_each: int = 2 * text.num_hidden_layers * heads * size * getattr(torch, dtype).itemsize
+    whole_context: int = policy.context_length + _SPARE_CELLS
+    return max(int(_MEMORY_SHARE * memory) // bytes_each, whole_context)

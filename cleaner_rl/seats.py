@@ -26,7 +26,7 @@ class Job:
     Attributes:
         index: its number among the episodes of a rollout.
         task: the problem.
-        seed: of its rollback draw.
+        seed: of its rollback draw and of its sampling; no two jobs should share it.
         turns: what was sampled for it in an earlier session, to be stepped through again first.
     """
 

@@ -91,6 +91,14 @@ def test_a_turn_is_the_same_in_any_batch(toy_policy, options):
     assert turns_of(Sampler(toy_policy, **options), requests[::-1]) == together
 
 
+def test_padded_passes_give_the_same_turns(toy_policy):
+    requests = [conversation(key) for key in range(9)]
+    padded = Sampler(toy_policy, max_batch=5)
+    padded._graphs.padded = True  # as on CUDA
+    assert turns_of(padded, requests) == turns_of(Sampler(toy_policy), requests)
+    assert padded._cache.cells == 256
+
+
 def test_a_freed_place_is_taken_at_once(toy_policy):
     sampler = Sampler(toy_policy, max_batch=2)
     limits = [1, 30, 1, 1]
@@ -147,7 +155,7 @@ def test_a_small_budget_costs_time_and_changes_nothing(toy_policy):
 
 
 def test_a_conversation_beyond_the_budget_is_refused(toy_policy):
-    with pytest.raises(ValueError, match="raise cache_tokens"):
+    with pytest.raises(PolicyError, match="raise --cache-tokens"):
         Sampler(toy_policy, cache_tokens=64).submit(conversation(0, limit=100))
 
 
@@ -156,6 +164,22 @@ def test_weights_that_are_not_finite_are_reported(toy_policy):
         toy_policy.model.get_input_embeddings().weight.fill_(float("nan"))
     with pytest.raises(PolicyError, match="not finite"):
         Sampler(toy_policy).sample(CONTEXTS, [3] * 4)
+
+
+def test_half_precision_samples_from_the_weights_of_now(toy_policy):
+    sampler = Sampler(toy_policy, dtype="bfloat16")
+    before = sampler.sample(CONTEXTS, [4] * 4)
+    with torch.no_grad():
+        for parameter in toy_policy.model.parameters():
+            parameter.mul_(1.5)
+    sampler.reseed(0)
+    turns = sampler.sample(CONTEXTS, [4] * 4)
+    assert ids(before) != ids(turns)
+    for context, turn in zip(CONTEXTS, turns, strict=True):
+        row = torch.tensor([[*context, *turn.tokens.ids]])
+        logits = toy_policy.model(row).logits[0, len(context) - 1 : -1]
+        expected = logits.log_softmax(-1).gather(1, row[0, len(context) :, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(turn.tokens.logprobs), expected, rtol=0, atol=0.1)
 
 
 def test_top_k_draws_from_the_most_probable():
