@@ -15,6 +15,7 @@ from cleaner_rl.loggers import LoggerName
 from cleaner_rl.loss import LossName
 from cleaner_rl.precision import Precision
 from cleaner_rl.rollout import Preload, RolloutConfig, SystemPrompt, ToolFormat
+from cleaner_rl.tool_queue import Schedule
 
 SaarMode = Literal["on", "off", "shallow-only", "deep-only", "mask-failed", "roc"]
 
@@ -33,7 +34,7 @@ _AT_LEAST_ONE = (
 )
 _NOT_NEGATIVE = (
     *("seed", "max_retries", "warmup_steps", "weight_decay", "eval_tasks"),
-    *("kl_coefficient", "tis_cap", "dynamic_sampling", "lora_rank"),
+    *("kl_coefficient", "tis_cap", "dynamic_sampling", "lora_rank", "cache_tokens"),
     *("log_episodes", "overlong_buffer", "overlong_factor", "format_penalty", "failure_penalty"),
 )
 
@@ -166,7 +167,12 @@ class TrainConfig:
     pack_tokens: int = 8192
     """Tokens in one packed forward and backward pass."""
     sample_batch: int = 128
-    """Episodes that are decoded together."""
+    """Turns that are decoded together."""
+    cache_tokens: int = 0
+    """Tokens whose keys and values are kept for sampling; 0 takes a quarter of the memory."""
+    schedule: Schedule = "reproducible"
+    """When an episode goes on whose program has run: reproducible lets the sampled tokens alone
+    decide, so that the same seed gives the same numbers; eager does not wait for slow programs."""
 
     eval_tasks: int = 240
     """Held-out problems for the evaluation before and after training; 0 for none."""
@@ -235,6 +241,7 @@ class TrainConfig:
             preload=self.preload,
             code_seconds=self.code_seconds,
             workers=self.workers,
+            schedule=self.schedule,
             allow_weak=self.allow_weak,
             reward=self.reward(),
         )
@@ -287,6 +294,7 @@ _QWEN3_4B = TrainConfig(
     pack_tokens=32768,
     gradient_checkpointing=True,
     workers=16,
+    schedule="eager",
 )
 
 PRESETS: dict[str, TrainConfig] = {

@@ -11,15 +11,8 @@ from cleaner_env.interpreter import Sandbox
 from cleaner_rl.endpoint import Endpoint, EndpointConfig, RequestRefused
 from cleaner_rl.errors import EndpointError
 from cleaner_rl.ledger import Usage
-from cleaner_rl.rollout import (
-    Job,
-    Played,
-    RolloutConfig,
-    Seat,
-    check_faults,
-    make_env,
-    open_sandbox,
-)
+from cleaner_rl.rollout import RolloutConfig, check_faults, make_env, open_sandbox
+from cleaner_rl.seats import Job, Played, Seat
 
 _MAX_REFUSED = 0.05
 """Share of episodes that the server may refuse before the rollout is stopped."""

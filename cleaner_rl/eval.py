@@ -22,13 +22,12 @@ from cleaner_rl.interrupt import Interrupt
 from cleaner_rl.ledger import Ledger, Usage
 from cleaner_rl.policy import Policy, load_policy
 from cleaner_rl.progress import CountProgress
-from cleaner_rl.rollout import Job, Played, Rollout
+from cleaner_rl.rollout import Rollout
 from cleaner_rl.sampler import Sampler
+from cleaner_rl.seats import Job, Played
 
 COMPLETE, MISSING, INTERRUPTED = 0, 1, 130
 """Exit statuses besides 2, which ``run_command`` gives for a ``UserError``."""
-_SESSION = 7919
-"""Keeps the random streams of an evaluation's sessions apart."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -137,7 +136,6 @@ def _local_player(config: EvalConfig, ledger: Ledger) -> _Player:
     """Plays with a policy that is loaded here."""
     policy = load_policy(config.model, config.device)
     ledger.identify("model", _weights_digest(policy))
-    seed = config.seed + _SESSION * ledger.turns_written()
 
     def play(recorder: _Recorder) -> None:
         jobs = [
@@ -146,10 +144,16 @@ def _local_player(config: EvalConfig, ledger: Ledger) -> _Player:
         ]
         at_once = min(config.sample_batch, len(jobs))
         sampler = Sampler(
-            policy, config.temperature, config.top_p, at_once, seed, dtype=config.dtype
+            policy,
+            config.temperature,
+            config.top_p,
+            at_once,
+            dtype=config.dtype,
+            top_k=config.top_k,
+            cache_tokens=config.cache_tokens,
         )
         with Rollout(policy, sampler, config.rollout(recorder.mode)) as rollout:
-            for played in rollout.stream(jobs, seed, at_once, recorder.turn):
+            for played in rollout.stream(jobs, at_once, recorder.turn):
                 recorder.episode(played)
 
     return play

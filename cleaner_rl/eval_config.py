@@ -16,6 +16,7 @@ from cleaner_rl.errors import CheckpointError, UserError
 from cleaner_rl.ledger import SETTINGS
 from cleaner_rl.precision import Precision
 from cleaner_rl.rollout import Preload, RolloutConfig, SystemPrompt, ToolFormat
+from cleaner_rl.tool_queue import Schedule
 
 ToolRole = Literal["user", "tool"]
 
@@ -27,6 +28,7 @@ _FROM_THE_RUN = (
 """Settings that the evaluation of a checkpoint takes from its run, unless they are given."""
 _MAY_CHANGE = (
     *("out", "resume", "device", "workers", "allow_weak", "sample_batch", "endpoint"),
+    *("cache_tokens", "schedule"),
     *("api_key_env", "concurrency", "request_seconds", "request_retries"),
 )
 """Settings that may differ when an evaluation is resumed: they do not say what is measured."""
@@ -70,6 +72,8 @@ class EvalConfig:
     """Of sampling."""
     top_p: float = 1.0
     """Of sampling."""
+    top_k: int = 0
+    """Sample from that many of the most probable tokens; 0 for all."""
     system_prompt: SystemPrompt = "auto"
     """First message of an episode: how to use the tool (default) or nothing (none); auto leaves it
     out for policies that know the tool from their cold start, such as the bundled one."""
@@ -96,6 +100,11 @@ class EvalConfig:
     """Wall time of one program."""
     sample_batch: int = 128
     """Episodes that are played side by side and decoded together."""
+    cache_tokens: int = 0
+    """Tokens whose keys and values are kept for sampling; 0 takes a quarter of the memory."""
+    schedule: Schedule = "reproducible"
+    """When an episode goes on whose program has run: reproducible lets the sampled tokens alone
+    decide, so that the same seed gives the same episodes; eager does not wait for slow programs."""
     seed: int = 0
     """Of tasks, sampling and the bootstrap."""
     dtype: Precision = "float32"
@@ -131,7 +140,7 @@ class EvalConfig:
         for name in ("temperature", "code_seconds", "request_seconds"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{_flag(name)} must be above 0")
-        for name in ("max_retries", "request_retries", "seed"):
+        for name in ("max_retries", "request_retries", "seed", "top_k", "cache_tokens"):
             if getattr(self, name) < 0:
                 raise UserError(f"{_flag(name)} must not be negative")
         if not 0 <= self.gamma <= 1:
@@ -142,6 +151,10 @@ class EvalConfig:
             raise UserError(f"--endpoint {self.endpoint!r}: give a URL such as http://host:8000/v1")
         if self.endpoint and self.model == "bundled":
             raise UserError("--endpoint needs --model: the model's name on that server")
+        if self.endpoint and self.top_k:
+            raise UserError(
+                "--top-k is no part of the OpenAI protocol; leave it out with --endpoint"
+            )
 
     @property
     def modes(self) -> tuple[str, ...]:
@@ -166,6 +179,7 @@ class EvalConfig:
             preload=self.preload,
             code_seconds=self.code_seconds,
             workers=self.workers,
+            schedule=self.schedule,
             allow_weak=self.allow_weak,
         )
 

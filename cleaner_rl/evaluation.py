@@ -15,8 +15,9 @@ from cleaner_rl.metrics import standard_error
 from cleaner_rl.outcomes import Outcome
 from cleaner_rl.policy import Policy
 from cleaner_rl.precision import Precision
-from cleaner_rl.rollout import Job, Played, Rollout, RolloutConfig
+from cleaner_rl.rollout import Rollout, RolloutConfig
 from cleaner_rl.sampler import Sampler
+from cleaner_rl.seats import Job, Played
 
 Part = Callable[[Outcome], Iterable[float]]
 """What an episode adds to a metric; nothing where the metric does not apply to it."""
@@ -202,7 +203,7 @@ def evaluate(
     jobs = evaluation_jobs(tasks, samples, seed)
     rows = []
     with Rollout(policy, sampler, config) as rollout:
-        for done, played in enumerate(rollout.stream(jobs, seed, len(jobs)), start=1):
+        for done, played in enumerate(rollout.stream(jobs, len(jobs)), start=1):
             if not played.episode.faulted:
                 rows.append(episode_row(played, samples))
             if on_progress is not None:

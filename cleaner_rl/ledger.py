@@ -170,10 +170,6 @@ class Ledger:
         rows = self._turns.get((mode, index), [])
         return sum((Usage(*row["usage"]) for row in rows), Usage())
 
-    def turns_written(self) -> int:
-        """Turns of earlier sessions, finished episodes included."""
-        return sum(map(len, self._turns.values()))
-
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``; a complete evaluation needs its turns no more."""
         if self.directory is None:

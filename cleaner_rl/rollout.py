@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 from cleaner_env.completion import Completion
 from cleaner_env.env import CodeToolEnv
 from cleaner_env.episode import Episode
 from cleaner_env.formats import TextFormat
 from cleaner_env.interpreter import LIGHT_PRELOAD, Limits, Sandbox, SandboxError
-from cleaner_env.rewards import GraderError, Reward
+from cleaner_env.rewards import Reward
 from cleaner_env.saar import Mode, SAARWrapper
 from cleaner_env.tasks import Task
 from cleaner_rl.credit import context_ids
 from cleaner_rl.errors import OutageError, ToolFormatWarning
+from cleaner_rl.places import Request
 from cleaner_rl.policy import Policy
 from cleaner_rl.sampler import Sampler
+from cleaner_rl.seats import Job, Played, Seat
+from cleaner_rl.tool_queue import Schedule, ToolQueue
 
-_STEP_ATTEMPTS = 2
-"""How often a step is tried whose sandbox broke (each try has the sandbox's own retries)."""
 _MAX_FAULTED = 0.05
 """Share of episodes that faults of the sandbox may spoil before the rollout is stopped."""
 
@@ -55,6 +55,7 @@ class RolloutConfig:
             and sympy as well (``full``).
         code_seconds: wall time of one program.
         workers: programs that run at the same time.
+        schedule: when an episode goes on whose program has run, see ``ToolQueue``.
         allow_weak: run programs without isolation where there is none.
         reward: what an episode earns.
     """
@@ -76,94 +77,9 @@ class RolloutConfig:
     preload: Preload = "full"
     code_seconds: float = 4.0
     workers: int = 2
+    schedule: Schedule = "reproducible"
     allow_weak: bool = False
     reward: Reward = field(default_factory=Reward)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """An episode to be played.
-
-    Attributes:
-        index: its number among the episodes of a rollout.
-        task: the problem.
-        seed: of its rollback draw.
-        turns: what was sampled for it in an earlier session, to be stepped through again first.
-    """
-
-    index: int
-    task: Task
-    seed: int
-    turns: Sequence[Completion] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Played:
-    """An episode that has ended.
-
-    Attributes:
-        job: what was asked for.
-        episode: what came of it; ``faulted`` when the sandbox spoilt it.
-        seconds: from its beginning to its end, other episodes being played beside it.
-    """
-
-    job: Job
-    episode: Episode
-    seconds: float
-
-
-@dataclass(slots=True)
-class Seat:
-    """An environment and the episode that is played in it.
-
-    Attributes:
-        number: which of the environments.
-        env: the environment.
-        job: the episode that is played.
-        info: what the last step gave.
-        began: ``time.monotonic()`` at the episode's beginning.
-        prompt_ids: of its prompt, for players that need them.
-        over: it has ended.
-        fault: why the sandbox spoilt it.
-    """
-
-    number: int
-    env: SAARWrapper
-    job: Job
-    info: dict[str, Any]
-    began: float
-    prompt_ids: Sequence[int] = ()
-    over: bool = False
-    fault: SandboxError | None = None
-
-    @classmethod
-    def begin(cls, number: int, env: SAARWrapper, job: Job) -> Seat:
-        """Begin the job's episode, and step it as far as it was played before."""
-        began = time.monotonic()
-        _, info = env.reset(seed=job.seed, options={"task": job.task})
-        seat = cls(number, env, job, info, began)
-        for turn in job.turns:
-            if not seat.over:
-                seat.step(turn)
-        return seat
-
-    def step(self, turn: Completion) -> None:
-        """Take a turn, which may end the episode. A broken sandbox spoils it."""
-        for _ in range(_STEP_ATTEMPTS):
-            try:
-                _, _, terminated, truncated, self.info = self.env.step(turn)
-                self.over = bool(terminated or truncated)
-                return
-            except SandboxError as error:
-                self.fault = error
-            except GraderError as error:
-                raise OutageError(f"answers cannot be compared: {error}") from error
-        self.env.episode.faulted = True
-        self.over = True
-
-    def played(self) -> Played:
-        """The episode that has ended here."""
-        return Played(self.job, self.env.episode, time.monotonic() - self.began)
 
 
 def open_sandbox(config: RolloutConfig) -> Sandbox:
@@ -258,6 +174,7 @@ class Rollout:
         self.observation_ids = lru_cache(maxsize=16384)(policy.codec.observation_ids)
         self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="env")
         self._envs: list[SAARWrapper] = []
+        self.tool_wait_seconds = 0.0
 
     def __enter__(self) -> Rollout:
         return self
@@ -290,7 +207,7 @@ class Rollout:
         """
         jobs = [Job(index, task, seed + index) for index, task in enumerate(tasks)]
         episodes: dict[int, Episode] = {}
-        for played in self.stream(jobs, seed, len(jobs)):
+        for played in self.stream(jobs, len(jobs)):
             episodes[played.job.index] = played.episode
             if on_progress is not None:
                 on_progress(len(episodes), len(jobs))
@@ -299,53 +216,58 @@ class Rollout:
     def stream(
         self,
         jobs: Sequence[Job],
-        seed: int,
         at_once: int,
         on_turn: Callable[[Job, Completion], None] | None = None,
     ) -> Iterator[Played]:
         """Episodes in the order in which they end; another one begins for each that has ended.
 
+        Turns are sampled while the tools of other episodes run (``ToolQueue``).
+
         Args:
             jobs: what to play.
-            seed: of sampling.
             at_once: episodes that are played side by side.
             on_turn: called with each sampled turn before it is stepped.
 
         Raises:
             OutageError: as ``play``.
         """
-        self.sampler.reseed(seed)
-        waiting = iter(jobs)
-        free = list(range(at_once))
-        active: list[Seat] = []
+        self.sampler.reset()
+        queue = ToolQueue(self._threads, self.config.schedule)
+        waiting, free = iter(jobs), list(range(at_once))
+        sampling: dict[int, Seat] = {}
         faults: list[Exception | None] = []
-        while True:
-            places = at_once - len(active)
-            begun = [self._seat(free.pop(0), job) for job in islice(waiting, places)]
-            active += begun
-            if not active:
-                return
-            for seat in active:
-                if seat.over:
+        try:
+            while True:
+                seats = [self._seat(free.pop(0), job) for job in islice(waiting, len(free))]
+                seats += queue.take(self.sampler.clock, idle=not (sampling or seats))
+                for seat in seats:
+                    if not seat.over:
+                        sampling[seat.number] = seat
+                        self._ask(seat)
+                        continue
                     free.append(seat.number)
+                    self.sampler.forget(seat.number)
                     if seat.env.episode.faulted:
                         faults.append(seat.fault)
                         check_faults(faults, len(jobs))
                     yield seat.played()
-            active = [seat for seat in active if not seat.over]
-            self._advance(active, on_turn)
+                if not (sampling or seats or queue):
+                    return
+                for number, turn in self.sampler.advance() if sampling else ():
+                    seat = sampling.pop(number)
+                    if on_turn is not None:
+                        on_turn(seat.job, turn)
+                    queue.put(seat, turn, self.sampler.clock)
+        finally:
+            self.tool_wait_seconds += queue.waited
+            queue.close()
+            self.sampler.reset()
 
-    def _advance(
-        self, active: Sequence[Seat], on_turn: Callable[[Job, Completion], None] | None
-    ) -> None:
-        """One turn more for each seat."""
-        contexts = [self._context(seat) for seat in active]
-        limits = [self._limit(seat, ids) for seat, ids in zip(active, contexts, strict=True)]
-        turns = self.sampler.sample(contexts, limits) if active else []
-        if on_turn is not None:
-            for seat, turn in zip(active, turns, strict=True):
-                on_turn(seat.job, turn)
-        list(self._threads.map(Seat.step, active, turns))
+    def _ask(self, seat: Seat) -> None:
+        """Ask the sampler for a seat's next turn."""
+        context = self._context(seat)
+        numbers = (seat.job.seed, seat.sampled)
+        self.sampler.submit(Request(seat.number, context, self._limit(seat, context), numbers))
 
     def prompt_ids(self, episode: Episode) -> list[int]:
         """Token ids of an episode's prompt."""

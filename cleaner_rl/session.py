@@ -171,5 +171,11 @@ def _sandbox(config: TrainConfig) -> Iterator[Sandbox]:
 
 
 def _rollout(policy: Policy, config: TrainConfig, sandbox: Sandbox) -> Rollout:
-    sampler = Sampler(policy, config.temperature, max_batch=config.sample_batch, dtype=config.dtype)
+    sampler = Sampler(
+        policy,
+        config.temperature,
+        max_batch=config.sample_batch,
+        dtype=config.dtype,
+        cache_tokens=config.cache_tokens,
+    )
     return Rollout(policy, sampler, config.rollout(), sandbox)

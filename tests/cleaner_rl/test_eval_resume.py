@@ -38,18 +38,18 @@ def begin(model, tmp_path):
 
 @pytest.fixture
 def interrupt(monkeypatch):
-    """Makes the sampler's n-th call raise a signal, as Ctrl-C does."""
+    """Makes the sampler's n-th step raise a signal, as Ctrl-C does. Turns have six tokens here."""
 
-    def at(call, number=signal.SIGINT):
-        sample, calls = Sampler.sample, []
+    def at(step, number=signal.SIGINT):
+        advance, steps = Sampler.advance, []
 
-        def interrupted(self, contexts, limits):
-            calls.append(True)
-            if len(calls) == call:
+        def interrupted(self):
+            steps.append(True)
+            if len(steps) == step:
                 os.kill(os.getpid(), number)
-            return sample(self, contexts, limits)
+            return advance(self)
 
-        monkeypatch.setattr(Sampler, "sample", interrupted)
+        monkeypatch.setattr(Sampler, "advance", interrupted)
 
     return at
 
@@ -60,7 +60,7 @@ def rows(out):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_was_played_before_an_interruption_stays(begin, interrupt, tmp_path, number, capsys):
-    interrupt(2, number)
+    interrupt(10, number)
     assert begin() == 130
     before = rows(tmp_path / "out")
     assert len(before) == 3
@@ -109,7 +109,7 @@ def test_turns_of_unfinished_episodes_are_continued(model, tmp_path):
 
 
 def test_the_turns_go_when_the_evaluation_is_complete(begin, interrupt, tmp_path):
-    interrupt(2)
+    interrupt(10)
     begin()
     assert (tmp_path / "out" / "turns.jsonl").exists()
     main(["--resume", str(tmp_path / "out")])
@@ -138,7 +138,7 @@ def test_changed_settings_are_refused(begin, tmp_path):
 
 
 def test_settings_that_change_no_result_may_change(begin, interrupt, tmp_path):
-    interrupt(2)
+    interrupt(10)
     begin()
     assert main(["--resume", str(tmp_path / "out"), "--workers", "1", "--sample-batch", "9"]) == 0
 
@@ -146,7 +146,7 @@ def test_settings_that_change_no_result_may_change(begin, interrupt, tmp_path):
 def test_another_model_under_the_same_name_is_refused(
     begin, interrupt, toy_policy, model, tmp_path
 ):
-    interrupt(2)
+    interrupt(10)
     begin()
     with torch.no_grad():
         for parameter in toy_policy.model.parameters():

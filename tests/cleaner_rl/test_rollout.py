@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from concurrent.futures import Future
 from dataclasses import replace
+from itertools import count
 
 import pytest
 import templates
@@ -26,9 +28,29 @@ class ScriptedSampler:
         self.policy, self.turns = policy, list(turns)
         self.shown: list[list[str]] = []
         self.limits: list[list[int]] = []
+        self._ticks = count(step=1000)
+
+    @property
+    def clock(self):
+        """So fast that every program has run when it is looked at."""
+        return next(self._ticks)
 
     def reseed(self, seed):
+        self.reset()
+
+    def reset(self):
+        self.asked = []
+
+    def submit(self, request):
+        self.asked.append(request)
+
+    def forget(self, key):
         pass
+
+    def advance(self):
+        asked, self.asked = self.asked, []
+        turns = self.sample([request.ids for request in asked], [r.limit for r in asked])
+        return [(request.key, turn) for request, turn in zip(asked, turns, strict=True)]
 
     def sample(self, contexts, limits):
         self.shown.append([self.policy.decode(context) for context in contexts])
@@ -44,7 +66,13 @@ class ScriptedSampler:
 class Serial:
     """Threads that take turns."""
 
-    map = staticmethod(map)
+    def submit(self, function, *arguments):
+        future = Future()
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
 
     def shutdown(self, **_):
         pass

@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from cleaner_rl.sampler import Sampler, _nucleus
+from cleaner_rl.drawing import draw, nucleus
+from cleaner_rl.errors import PolicyError
+from cleaner_rl.places import Request
+from cleaner_rl.sampler import Sampler
 
 CONTEXTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [14], [5, 6]]
 
@@ -56,11 +59,131 @@ def test_batches_smaller_than_the_input_serve_everyone(toy_policy):
 
 def test_nucleus_keeps_the_smallest_set_of_that_mass():
     probabilities = torch.tensor([[0.1, 0.5, 0.15, 0.25]])
-    assert _nucleus(probabilities, 0.7)[0].tolist() == pytest.approx([0, 0.5, 0, 0.25])
-    assert _nucleus(probabilities, 0.5)[0].tolist() == pytest.approx([0, 0.5, 0, 0])
+    assert nucleus(probabilities, 0.7)[0].tolist() == pytest.approx([0, 0.5, 0, 0.25])
+    assert nucleus(probabilities, 0.5)[0].tolist() == pytest.approx([0, 0.5, 0, 0])
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": 0}, {"top_p": 0}, {"top_p": 1.1}])
 def test_bad_settings_are_refused(toy_policy, wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Sampler(toy_policy, **wrong)
+
+
+def turns_of(sampler, requests):
+    """Ids of each request's turn."""
+    for request in requests:
+        sampler.submit(request)
+    turns = {}
+    while sampler.busy:
+        turns.update(sampler.advance())
+    return {key: turn.tokens.ids for key, turn in turns.items()}
+
+
+def conversation(key, turn=0, before=(), limit=20):
+    ids = [*before, 20 + key, 21, 22 + turn, *range(30, 34 + key)]
+    return Request(key, ids, limit, (7, key, turn))
+
+
+@pytest.mark.parametrize("options", [{"max_batch": 1}, {"max_batch": 3}, {"poll_every": 3}])
+def test_a_turn_is_the_same_in_any_batch(toy_policy, options):
+    requests = [conversation(key) for key in range(9)]
+    together = turns_of(Sampler(toy_policy), requests)
+    assert turns_of(Sampler(toy_policy, **options), requests[::-1]) == together
+
+
+def test_padded_passes_give_the_same_turns(toy_policy):
+    requests = [conversation(key) for key in range(9)]
+    padded = Sampler(toy_policy, max_batch=5)
+    padded._graphs.padded = True  # as on CUDA
+    assert turns_of(padded, requests) == turns_of(Sampler(toy_policy), requests)
+    assert padded._cache.cells == 256
+
+
+def test_a_freed_place_is_taken_at_once(toy_policy):
+    sampler = Sampler(toy_policy, max_batch=2)
+    limits = [1, 30, 1, 1]
+    for key, limit in enumerate(limits):
+        sampler.submit(conversation(key, limit=limit))
+    ended = [[key for key, _ in sampler.advance()] for _ in range(3)]
+    assert ended == [[0], [2], [3]]
+
+
+def test_a_prompt_is_prefilled_once_for_its_group(toy_policy):
+    sampler = Sampler(toy_policy, max_batch=3)
+    turns_of(sampler, [Request(key, list(range(20, 60)), 5, (key,)) for key in range(8)])
+    assert (sampler.stats.prefilled, sampler.stats.reused) == (39, 7 * 39)
+
+
+def test_a_later_turn_prefills_only_what_is_new(toy_policy):
+    sampler = Sampler(toy_policy)
+    first = conversation(0)
+    ids = turns_of(sampler, [first])[0]
+    before = sampler.stats.prefilled
+    turns_of(sampler, [Request(0, [*first.ids, *ids, 40, 41, 42], 5, (1,))])
+    # The turn's last token was never an input, and the context's last one is decoded.
+    assert sampler.stats.prefilled - before == 1 + 3 - 1
+
+
+def test_a_cropped_cache_gives_the_logits_of_a_fresh_one(toy_policy):
+    first = conversation(0)
+    spliced = Request(0, [*first.ids, 50, 51, 52], 10, (1,))
+    used, fresh = Sampler(toy_policy), Sampler(toy_policy)
+    turns_of(used, [first])
+    logprobs = []
+    for sampler in (used, fresh):
+        sampler.submit(spliced)
+        while sampler.busy:
+            for _, turn in sampler.advance():
+                logprobs.append(torch.tensor(turn.tokens.logprobs))
+    assert used.stats.reused == len(first.ids)
+    torch.testing.assert_close(*logprobs)
+
+
+def test_a_small_budget_costs_time_and_changes_nothing(toy_policy):
+    def play(sampler):
+        first = [conversation(key, limit=90) for key in range(6)]
+        ids = turns_of(sampler, first)
+        return ids, turns_of(
+            sampler,
+            [conversation(r.key, 1, [*r.ids, *ids[r.key]]) for r in first],
+        )
+
+    # Four turns begin, and lose their rows when their tokens no longer fit side by side.
+    roomy, tight = Sampler(toy_policy), Sampler(toy_policy, cache_tokens=256)
+    assert play(roomy) == play(tight)
+    assert roomy.stats.preempted == 0 < tight.stats.preempted
+
+
+def test_a_conversation_beyond_the_budget_is_refused(toy_policy):
+    with pytest.raises(PolicyError, match="raise --cache-tokens"):
+        Sampler(toy_policy, cache_tokens=64).submit(conversation(0, limit=100))
+
+
+def test_weights_that_are_not_finite_are_reported(toy_policy):
+    with torch.no_grad():
+        toy_policy.model.get_input_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(PolicyError, match="not finite"):
+        Sampler(toy_policy).sample(CONTEXTS, [3] * 4)
+
+
+def test_half_precision_samples_from_the_weights_of_now(toy_policy):
+    sampler = Sampler(toy_policy, dtype="bfloat16")
+    before = sampler.sample(CONTEXTS, [4] * 4)
+    with torch.no_grad():
+        for parameter in toy_policy.model.parameters():
+            parameter.mul_(1.5)
+    sampler.reseed(0)
+    turns = sampler.sample(CONTEXTS, [4] * 4)
+    assert ids(before) != ids(turns)
+    for context, turn in zip(CONTEXTS, turns, strict=True):
+        row = torch.tensor([[*context, *turn.tokens.ids]])
+        logits = toy_policy.model(row).logits[0, len(context) - 1 : -1]
+        expected = logits.log_softmax(-1).gather(1, row[0, len(context) :, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(turn.tokens.logprobs), expected, rtol=0, atol=0.1)
+
+
+def test_top_k_draws_from_the_most_probable():
+    logits = torch.tensor([[0.0, 3.0, 1.0, 2.0]]).repeat(200, 1)
+    numbers = torch.linspace(0, 1, 201, dtype=torch.float64)[:-1]
+    ids, _ = draw(logits, numbers, 1.0, 1.0, top_k=2)
+    assert set(ids.tolist()) == {1, 3}
