@@ -89,19 +89,24 @@ def remove_partial(checkpoints: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def load_state(directory: Path) -> dict[str, Any]:
-    """The trainer's state of a checkpoint, after a check that all its files are whole.
+def load_state(directory: Path, rank: int = 0, ranks: int = 1) -> dict[str, Any]:
+    """The trainer's state of a checkpoint, after a check that its files are whole.
+
+    Args:
+        directory: of the checkpoint.
+        rank: of this process, which looks at its share of the files.
+        ranks: processes that share the files.
 
     Raises:
         CheckpointError: a file is missing, cut short or changed.
     """
-    verify_checkpoint(directory)
+    verify_checkpoint(directory, rank, ranks)
     state: dict[str, Any] = torch.load(directory / STATE, map_location="cpu", weights_only=True)
     return state
 
 
-def verify_checkpoint(directory: Path) -> None:
-    """Compare every file with the manifest.
+def verify_checkpoint(directory: Path, rank: int = 0, ranks: int = 1) -> None:
+    """Compare every file, or a process's share of them, with the manifest.
 
     Raises:
         CheckpointError: a file is missing, cut short or changed.
@@ -112,7 +117,7 @@ def verify_checkpoint(directory: Path) -> None:
         raise CheckpointError(
             f"{directory} is no complete checkpoint ({error}); {_remedy(directory)}"
         ) from error
-    for name, expected in manifest.items():
+    for name, expected in list(manifest.items())[rank::ranks]:
         file = directory / name
         if not file.is_file():
             raise CheckpointError(f"{file} is missing; {_remedy(directory)}")

@@ -112,6 +112,10 @@ class Ranks:
         """The largest of the ranks' numbers."""
         return number
 
+    def lost_another(self, error: RuntimeError) -> bool:
+        """Whether the error is that another rank ended or did not answer."""
+        return False
+
     def guarded(self, interrupt: Interrupt) -> AbstractContextManager[object]:
         """A block in which signals wait for the next ``collect``, where there are several ranks: a
         rank that left a common pass alone would leave the others hanging."""
@@ -197,6 +201,9 @@ class TorchRanks(Ranks):
         largest: Tensor = torch.tensor(number)
         dist.all_reduce(largest, dist.ReduceOp.MAX)
         return int(largest)
+
+    def lost_another(self, error: RuntimeError) -> bool:
+        return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
 
     @contextmanager
     def guarded(self, interrupt: Interrupt) -> Iterator[None]:

@@ -120,14 +120,16 @@ class RunDirectory:
         """The newest checkpoint."""
         return list_checkpoints(self.checkpoints)[-1]
 
-    def load_latest(self) -> tuple[Path, dict[str, Any]]:
+    def load_latest(self, ranks: Ranks) -> tuple[Path, dict[str, Any]]:
         """The newest checkpoint's directory and the trainer's state in it.
+
+        Each rank looks whether some of the files are whole, so all have to call it together.
 
         Raises:
             CheckpointError: it is damaged.
         """
         latest = self.latest_checkpoint()
-        return latest, load_state(latest)
+        return latest, load_state(latest, ranks.rank, ranks.size)
 
     def save(self, step: int, policy: Policy, state: dict[str, Any], keep: int) -> Path:
         """Write the checkpoint of a step and remove the oldest ones beyond ``keep``."""

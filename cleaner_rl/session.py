@@ -83,6 +83,7 @@ class Session:
             policy, updater, base = _trainer(
                 config, ranks, lambda: _load(config.model, config, ranks)
             )
+            _require_agreement(policy, ranks)
             ranks.on_first(lambda: RunDirectory.create(path, config))
             run = RunDirectory(path)
             rollout = _rollout(policy, config, sandbox)
@@ -90,7 +91,8 @@ class Session:
             try:
                 session.save()
             except CheckpointError:
-                shutil.rmtree(path, ignore_errors=True)
+                if ranks.first:
+                    shutil.rmtree(path, ignore_errors=True)
                 raise
             return session
 
@@ -98,7 +100,7 @@ class Session:
     def _continue(cls, config: TrainConfig, ranks: Ranks) -> Session:
         run = ranks.together(lambda: RunDirectory.open(Path(config.resume)))
         source = ranks.together(lambda: load_source(config, "train"))
-        checkpoint, state = ranks.together(run.load_latest)
+        checkpoint, state = ranks.together(lambda: run.load_latest(ranks))
         step = int(state["step"])
         if config.steps < step:
             raise UserError(f"the run has done {step} steps already; give --steps {step} or more")
@@ -122,6 +124,7 @@ class Session:
                     require_same_base(policy.model, checkpoint)
             if policy.model is not updater.model:
                 refresh(policy.model, updater.model)
+            _require_agreement(policy, ranks)
             ranks.on_first(lambda: _rewind(run, config, step))
             rollout = _rollout(policy, config, sandbox)
             return cls(config, policy, updater, source, rollout, run, ranks, base, step, step)
@@ -204,6 +207,17 @@ def _load(name: str, config: TrainConfig, ranks: Ranks) -> Policy:
     return policy
 
 
+def _require_agreement(policy: Policy, ranks: Ranks) -> None:
+    """Check that all ranks have the same weights, which each has loaded for itself."""
+    names = [] if ranks.size == 1 else ranks.gather(lambda: weights_fingerprint(policy.model))
+    other = next((rank for rank, name in enumerate(names) if name != names[0]), None)
+    if other is not None:
+        raise PolicyError(
+            f"rank {other} loaded other weights than rank 0 under the name {policy.name!r}; give "
+            "all machines the same --model"
+        )
+
+
 def _free_path(config: TrainConfig) -> str:
     path = config.run_dir or f"runs/{config.preset}-{time.strftime('%Y%m%d-%H%M%S')}"
     RunDirectory.require_free(Path(path))
@@ -252,7 +266,7 @@ def _trainer(
 def _models(
     config: TrainConfig, ranks: Ranks, start: Callable[[], Policy]
 ) -> tuple[Policy, Any, str]:
-    """The policy, the reference of a KL term if it is a model of its own, and what is referred to."""
+    """The policy, a KL term's reference where it is a model of its own, and the fingerprint."""
     policy, reference, base = start(), None, ""
     if config.lora_rank:
         base = weights_fingerprint(policy.model)

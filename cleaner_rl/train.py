@@ -21,7 +21,7 @@ from cleaner_rl.arguments import parse_arguments
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.credit import episode_samples
 from cleaner_rl.distributed import Ranks, deal, open_ranks
-from cleaner_rl.errors import UserError, run_command
+from cleaner_rl.errors import RankError, UserError, run_command
 from cleaner_rl.evaluation import Evaluation, evaluate, without_rollback
 from cleaner_rl.exchange import collect_episodes
 from cleaner_rl.exhaustion import exhaustion_said
@@ -77,7 +77,7 @@ def train(session: Session, progress: TrainingProgress, logger: MetricLogger) ->
                         "step_seconds": ended - began,
                     }
                     ranks.on_first(partial(_write, session, logger, metrics, groups))
-                    session.updater.require_finite()
+                    ranks.together(session.updater.require_finite)
                     if step % config.save_every == 0 or step == config.steps:
                         session.save()
                 progress.step(step, metrics)
@@ -106,7 +106,7 @@ def play_step(
         wanted = config.prompts - sum(map(has_signal, rewards))
         if wanted < 1:
             break
-        tasks, too_long = step_tasks(session, step, refill, wanted)
+        tasks, too_long = session.ranks.together(partial(step_tasks, session, step, refill, wanted))
         played = play_groups(tasks, session, step, progress, refill)
         groups += played
         rewards += [[_reward(episode, rollout, config) for episode in g] for g in played]
@@ -337,7 +337,6 @@ def run(config: TrainConfig, ranks: Ranks) -> int:
     """Train as configured, on one of the ranks; the status that ``main`` gives."""
     session = Session.open(config, ranks)
     path = session.run.path
-    resume = f"{ranks.command} -m cleaner_rl.train --resume {path}"
     with (
         session.rollout,
         open_logger(
@@ -349,13 +348,25 @@ def run(config: TrainConfig, ranks: Ranks) -> int:
         try:
             train(session, progress, logger)
         except KeyboardInterrupt:
-            progress.say(f"stopped after step {session.saved_step}, saved. Resume: {resume}")
+            progress.say(f"stopped after step {session.step}. {_saved(session)}")
             return 130
         except UserError as error:
-            saved = f"The run is saved up to step {session.saved_step}. Resume: {resume}"
-            raise type(error)(f"{error}\n{saved}") from error
+            raise type(error)(f"{error}\n{_saved(session)}") from error
+        except RuntimeError as error:
+            if not ranks.lost_another(error):
+                raise
+            raise RankError(
+                f"rank {ranks.rank} lost another one, whose own message says why.\n"
+                f"{_saved(session)}"
+            ) from error
         progress.say(f"report: {path / 'report.md'}")
     return 0
+
+
+def _saved(session: Session) -> str:
+    """How to go on."""
+    command = f"{session.ranks.command} -m cleaner_rl.train --resume {session.run.path}"
+    return f"The run is saved up to step {session.saved_step}. Resume: {command}"
 
 
 if __name__ == "__main__":

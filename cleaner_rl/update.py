@@ -29,6 +29,7 @@ from cleaner_rl.precision import Precision, autocast
 from cleaner_rl.samples import Sample
 from cleaner_rl.sharding import row_logprobs
 from cleaner_rl.update_metrics import UpdateMetrics
+from cleaner_rl.whole_tensors import like
 
 _MAX_NOT_FINITE = 5
 """Updates in a row whose gradients may be not finite (float16 finds its scale that way)."""
@@ -134,7 +135,9 @@ class Updater:
         self.optimizer.load_state(state)
         self.steps = state["steps"]
         if has_lora(self.model):
-            load_adapter_state(self.model, state["adapter"])
+            mine = adapter_state(self.model)
+            saved = {n: like(t, mine[n]) if n in mine else t for n, t in state["adapter"].items()}
+            load_adapter_state(self.model, saved)
 
     def tensors(self) -> dict[str, Tensor]:
         """The trained weights and the optimiser's moments by name, the tensors themselves."""
