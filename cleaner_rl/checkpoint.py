@@ -63,7 +63,7 @@ def complete(partial: Path, directory: Path) -> None:
     _sync(directory.parent)
 
 
-def write_error(directory: Path, error: Exception) -> CheckpointError:
+def write_error(directory: Path, error: BaseException) -> CheckpointError:
     """Why a checkpoint could not be written, in a sentence."""
     reason = str(error).strip().splitlines() or [type(error).__name__]
     return CheckpointError(

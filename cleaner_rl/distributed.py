@@ -37,8 +37,8 @@ class Ranks:
         rank: number of this process.
         size: how many there are.
         mesh: what weights are sharded over; None in a single process.
-        united: False while this rank may be alone with an error, so that what takes all ranks, such
-            as a checkpoint, would wait in vain.
+        united: whether all ranks have raised the error that ends the run. Without, this one may be
+            alone with it, and what takes all, such as a checkpoint, would wait in vain.
     """
 
     rank: int = 0
@@ -183,7 +183,6 @@ class TorchRanks(Ranks):
         return result
 
     def on_first(self, work: Callable[[], T]) -> T:
-        self.united = False
         error, mine = self._attempt(work) if self.first else (None, _Outcome())
         outcomes = [mine]
         dist.broadcast_object_list(outcomes, src=0)
@@ -229,7 +228,6 @@ class TorchRanks(Ranks):
 
     def _exchange(self, error: BaseException | None, mine: _Outcome) -> list[_Outcome]:
         """What every rank's work came to."""
-        self.united = False
         outcomes: list[Any] = [None] * self.size
         dist.all_gather_object(outcomes, mine)
         self._raise_together(error, outcomes)
@@ -237,9 +235,9 @@ class TorchRanks(Ranks):
 
     def _raise_together(self, error: BaseException | None, outcomes: list[_Outcome]) -> None:
         failed = [i for i, outcome in enumerate(outcomes) if outcome.message]
-        self.united = bool(failed) or any(o.interrupted for o in outcomes)
-        if not self.united:
+        if not failed and not any(outcome.interrupted for outcome in outcomes):
             return
+        self.united = True
         if error is not None and not isinstance(error, KeyboardInterrupt):
             raise error
         if failed:

@@ -68,8 +68,13 @@ class Pack:
         """The row without some of its samples, and [T] True where a token of this row stays.
 
         Args:
-            dropped_S: [S] True for samples to leave out, not all of them.
+            dropped_S: [S] True for samples to leave out. Where that is all of them, the row is
+                ``idle``, in the place of its first token.
         """
+        if bool(dropped_S.all()):
+            return self.idle(self.ids_T.device), torch.arange(
+                len(self.ids_T), device=self.ids_T.device
+            ) == 0
         kept_T = ~dropped_S[self.sample_T]
         kept_S = (~dropped_S).tolist()
         lengths = [n for n, kept in zip(self.lengths, kept_S, strict=True) if kept]

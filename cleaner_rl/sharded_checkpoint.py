@@ -11,14 +11,17 @@ All machines must see the same directory.
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from cleaner_rl.checkpoint import (
     STATE,
@@ -69,7 +72,7 @@ def save_sharded_checkpoint(
 
     try:
         ranks.on_first(begin)
-        dcp.save(dict(tensors), checkpoint_id=shards)
+        save(dict(tensors), checkpoint_id=shards)
         ranks.on_first(describe)
         files = sorted(path for path in partial.rglob("*") if path.is_file())
         mine = ranks.gather(
@@ -85,7 +88,7 @@ def save_sharded_checkpoint(
             complete(partial, directory)
 
         ranks.on_first(finish)
-    except (OSError, RuntimeError, ValueError, dcp.CheckpointException) as error:
+    except (OSError, RuntimeError, ValueError, CheckpointException) as error:
         if ranks.first:
             shutil.rmtree(partial, ignore_errors=True)
         raise write_error(directory, error) from error
@@ -105,12 +108,11 @@ def load_shards(directory: Path, tensors: Mapping[str, Tensor]) -> None:
         CheckpointError: the checkpoint has no such tensors.
     """
     try:
-        dcp.load(
-            dict(tensors),
-            checkpoint_id=directory / SHARDS,
-            no_dist=not torch.distributed.is_initialized(),
-        )
-    except (OSError, RuntimeError, ValueError, dcp.CheckpointException) as error:
+        with warnings.catch_warnings():
+            # A process alone is told that it is.
+            warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+            load(dict(tensors), checkpoint_id=directory / SHARDS)
+    except (OSError, RuntimeError, ValueError, CheckpointException) as error:
         raise CheckpointError(
             f"cannot read the shards of {directory}: {error}; was it written by a run of the same "
             "model?"

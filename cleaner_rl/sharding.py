@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -21,6 +23,9 @@ from cleaner_rl.logprobs import token_logprobs
 from cleaner_rl.packing import Pack
 from cleaner_rl.precision import Precision
 from cleaner_rl.whole_tensors import whole
+
+_METHOD = "sharded_logprobs"
+"""Under which a sharded model has ``token_logprobs``, so that its weights are gathered for it."""
 
 
 def shard(model: Any, mesh: DeviceMesh, precision: Precision) -> None:
@@ -47,19 +52,18 @@ def shard(model: Any, mesh: DeviceMesh, precision: Precision) -> None:
     for module in (*layers, model):
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
-    model.sharded_logprobs = MethodType(token_logprobs, model)
-    register_fsdp_forward_method(model, "sharded_logprobs")
+    setattr(model, _METHOD, MethodType(token_logprobs, model))
+    register_fsdp_forward_method(model, _METHOD)
 
 
 def row_logprobs(
     model: Any, row: Pack, temperature: float, wanted_T: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """``token_logprobs`` of a plain or a sharded model; of a sharded one all ranks take part."""
-    compute = model.sharded_logprobs if isinstance(model, FSDPModule) else None
-    if compute is None:
-        return token_logprobs(model, row, temperature, wanted_T=wanted_T)
-    pair: tuple[Tensor, Tensor] = compute(row, temperature, wanted_T=wanted_T)
-    return pair
+    compute: Callable[..., tuple[Tensor, Tensor]] = (
+        getattr(model, _METHOD) if isinstance(model, FSDPModule) else partial(token_logprobs, model)
+    )
+    return compute(row, temperature, wanted_T=wanted_T)
 
 
 @torch.no_grad()

@@ -297,31 +297,23 @@ class Updater:
 
     def _without_broken(self, minibatch: _Minibatch) -> _Minibatch:
         """The minibatch without samples whose log-probabilities are not finite."""
-        kept: list[tuple[Pack, Tensor | None, Tensor | None]] = []
+        packs: list[Pack] = []
+        kept_T: list[Tensor] = []
         weight, number = minibatch.left_out
-        for row, old_T, reference_T in zip(
-            minibatch.packs, minibatch.old, minibatch.reference, strict=True
-        ):
+        for row in minibatch.packs:
             broken_T = row.mask_T & ~self._logprobs(row).isfinite()
             broken_S = torch.zeros(len(row.lengths), dtype=torch.bool, device=broken_T.device)
             broken_S[row.sample_T[broken_T]] = True
             gone_T = row.mask_T & broken_S[row.sample_T]
             weight += float(row.weights_T[gone_T].sum())
             number += int(gone_T.sum())
-            if not bool(broken_S.any()):
-                kept.append((row, old_T, reference_T))
-            elif bool(broken_S.all()):
-                idle = Pack.idle(row.ids_T.device)
-                nothing_T = torch.zeros_like(idle.advantages_T)
-                kept.append(
-                    (idle, *(None if x is None else nothing_T for x in (old_T, reference_T)))
-                )
-            else:
-                left, kept_T = row.without(broken_S)
-                kept.append(
-                    (left, *(None if x is None else x[kept_T] for x in (old_T, reference_T)))
-                )
-        packs, old, reference = (list(column) for column in zip(*kept, strict=True))
+            left, kept = row.without(broken_S)
+            packs.append(left)
+            kept_T.append(kept)
+        old, reference = (
+            [x_T if x_T is None else x_T[kept] for x_T, kept in zip(column, kept_T, strict=True)]
+            for column in (minibatch.old, minibatch.reference)
+        )
         return replace(
             minibatch, packs=packs, old=old, reference=reference, left_out=(weight, number)
         )

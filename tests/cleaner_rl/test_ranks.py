@@ -1,6 +1,8 @@
 """A training in two processes: the numbers of one, checkpoints for any, and no one left hanging."""
 
 import json
+import signal
+import time
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import trainings
 from safetensors.torch import load_file
 
 from cleaner_rl import export
+from cleaner_rl.distributed import Ranks, deal
 from cleaner_rl.errors import PolicyError
 from cleaner_rl.policy import load_policy
 
@@ -58,24 +61,67 @@ def same(rows, others):
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns_and_resume_each_others_runs(train, tmp_path):
+    one, mixed = tmp_path / "one", tmp_path / "mixed"
     assert train("one", 1, 3) == [0]
-    assert train("two", 2, 2) == [0, 0]
-    same(metrics(tmp_path / "two"), metrics(tmp_path / "one")[:2])
-    assert all(row["grad_norm"] > 0.1 for row in metrics(tmp_path / "two"))
-
-    checkpoint = tmp_path / "two" / "checkpoints" / "step-000002"
+    assert train("mixed", 2, 1) == [0, 0]
+    checkpoint = mixed / "checkpoints" / "step-000001"
     assert not (checkpoint / "model.safetensors").exists()
-    with pytest.raises(PolicyError, match=r"python -m cleaner_rl\.export .*two"):
+    with pytest.raises(PolicyError, match=r"python -m cleaner_rl\.export .*mixed"):
         load_policy(str(checkpoint), "cpu")
+    assert train("mixed", 1, 2, resume=True) == [0]
+    assert train("mixed", 2, 3, resume=True) == [0, 0]
 
-    # From two to one, and from one to two.
-    assert train("two", 1, 3, resume=True) == [0]
-    same(metrics(tmp_path / "two"), metrics(tmp_path / "one"))
+    assert all(row["grad_norm"] > 0.1 for row in metrics(one))
+    same(metrics(mixed), metrics(one))
     torch.testing.assert_close(
-        weights(tmp_path / "two", tmp_path / "b"),
-        weights(tmp_path / "one", tmp_path / "a"),
-        rtol=1e-3,
-        atol=1e-4,
+        weights(mixed, tmp_path / "b"), weights(one, tmp_path / "a"), rtol=1e-3, atol=1e-4
     )
-    assert train("two", 2, 4, resume=True) == train("one", 2, 4, resume=True) == [0, 0]
-    same(metrics(tmp_path / "two"), metrics(tmp_path / "one"))
+
+
+def log(tmp_path, name, rank):
+    return (tmp_path / f"{name}.log{rank}").read_text()
+
+
+@pytest.mark.slow
+def test_an_error_on_one_rank_ends_all_with_its_message_and_the_state_saved(train, tmp_path):
+    assert train("run", 2, 3, "rank 1 fails in step 2", more=["--save-every", "9"]) == [2, 2]
+    assert "error: rank 1: the sandbox is gone\nThe run is saved up to step 1. Resume: " in log(
+        tmp_path, "run", 0
+    )
+    assert "sandbox is gone" not in log(tmp_path, "run", 1)  # said once, not by every rank
+    assert (tmp_path / "run" / "checkpoints" / "step-000001" / "manifest.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_stops_all_at_the_same_step(train, tmp_path):
+    stopped = train("run", 2, 3, "rank 1 is asked to stop in step 2", more=["--save-every", "9"])
+    assert stopped == [130, 130]
+    assert "stopped after step 1. The run is saved up to step 1." in log(tmp_path, "run", 0)
+    assert (tmp_path / "run" / "checkpoints" / "step-000001" / "manifest.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_leaves_none_hanging(train, tmp_path):
+    began = time.monotonic()
+    status = train("run", 2, 3, "rank 1 dies in step 2")
+    assert status == [2, -signal.SIGKILL]
+    assert time.monotonic() - began < 60  # and not --rank-timeout, an hour
+    assert "rank 0 lost another one" in log(tmp_path, "run", 0)
+    assert "saved up to step 1. Resume: torchrun" in log(tmp_path, "run", 0)
+
+
+def test_shares_are_stretches_that_together_are_all():
+    ranks = Ranks("cpu")
+    assert ranks.share(5) == range(5)
+    ranks.size = 3
+    shares = []
+    for ranks.rank in range(3):
+        shares += [ranks.share(7)]
+    assert [list(share) for share in shares] == [[0, 1], [2, 3], [4, 5, 6]]
+
+
+def test_episodes_are_dealt_by_length():
+    assert deal([5, 9, 1, 4, 3], 1) == [[0, 1, 2, 3, 4]]
+    hands = deal([5, 9, 1, 4, 3], 2)
+    assert sorted(i for hand in hands for i in hand) == [0, 1, 2, 3, 4]
+    assert [sum([5, 9, 1, 4, 3][i] for i in hand) for hand in hands] == [12, 10]
