@@ -109,6 +109,7 @@ def load_skeleton(directory: Path, device: str = "auto") -> Policy:
     Raises:
         PolicyError: they cannot be read, or the device is missing.
     """
+    disable_progress_bar()
     target = resolve_device(device)
     name = str(directory)
     tokenizer = _read(name, lambda: AutoTokenizer.from_pretrained(name))
