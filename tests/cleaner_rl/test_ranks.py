@@ -78,6 +78,34 @@ def test_two_processes_learn_what_one_learns_and_resume_each_others_runs(train, 
     )
 
 
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--loss", "grpo", "--kl-coefficient", "0.1", "--gradient-checkpointing"),
+        ("--loss", "dr_grpo", "--lora-rank", "4", "--kl-coefficient", "0.1"),
+        ("--loss", "gspo", "--dynamic-sampling", "2", "--prompts", "3"),
+        ("--saar", "roc", "--minibatch-prompts", "4"),
+    ],
+)
+def test_other_settings_have_the_numbers_of_one_process_too(train, tmp_path, more):
+    if "--lora-rank" in more:
+        pytest.importorskip("peft", reason="the extra cleaner-rl[lora] is not installed")
+    assert train("one", 1, 2, more=more) == [0]
+    assert train("two", 2, 2, more=more) == [0, 0]
+    assert all(row["grad_norm"] > 0.01 for row in metrics(tmp_path / "one"))
+    same(metrics(tmp_path / "two"), metrics(tmp_path / "one"))
+
+
+@pytest.mark.exhaustive
+def test_samples_whose_pass_is_not_finite_leave_the_update_of_all_ranks(train, tmp_path):
+    assert train("one", 1, 1, "token 7 has no numbers") == [2]
+    assert train("two", 2, 1, "token 7 has no numbers") == [2, 2]
+    (row,) = metrics(tmp_path / "one")
+    assert row["not_finite_tokens"] > 0 and row["grad_norm"] > 0.1
+    same(metrics(tmp_path / "two"), [row])
+
+
 def log(tmp_path, name, rank):
     return (tmp_path / f"{name}.log{rank}").read_text()
 

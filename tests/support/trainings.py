@@ -91,6 +91,22 @@ def _episodes_by_seed() -> None:
     Rollout.play = play
 
 
+def _token_without_numbers() -> None:
+    """Token 7 has no embedding that is a number."""
+    import cleaner_rl.session
+
+    load = cleaner_rl.session.load_policy
+
+    def load_policy(*arguments):
+        policy = load(*arguments)
+        policy.model.get_input_embeddings().register_forward_hook(
+            lambda _, inputs, output: output.masked_fill((inputs[0] == 7)[..., None], float("nan"))
+        )
+        return policy
+
+    cleaner_rl.session.load_policy = load_policy
+
+
 def _episode(rollout, task, draw) -> Episode:
     size = rollout.policy.model.config.vocab_size
     ids = [draw.randrange(4, size) for _ in range(draw.randrange(3, 20))]
@@ -153,6 +169,7 @@ def _out_of_memory() -> None:
 SCRIPTS = {
     "reward differs": _reward_differs,
     "episodes by seed": _episodes_by_seed,
+    "token 7 has no numbers": _token_without_numbers,
     "rank 1 fails in step 2": _at_step(2, _fail, rank=1),
     "rank 1 dies in step 2": _at_step(2, _die, rank=1),
     "rank 1 is asked to stop in step 2": _at_step(2, _ask_to_stop, rank=1),
