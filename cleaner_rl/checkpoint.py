@@ -6,16 +6,18 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from cleaner_rl.errors import CheckpointError
 from cleaner_rl.policy import Policy
 
-_MANIFEST = "manifest.json"
-_STATE = "trainer_state.pt"
+MANIFEST = "manifest.json"
+STATE = "trainer_state.pt"
 
 
 def save_checkpoint(directory: Path, policy: Policy, state: dict[str, Any]) -> None:
@@ -25,56 +27,101 @@ def save_checkpoint(directory: Path, policy: Policy, state: dict[str, Any]) -> N
     an interrupted write leaves no half checkpoint. A manifest holds size and hash of each file.
 
     Raises:
-        CheckpointError: the directory cannot be written.
+        CheckpointError: the directory cannot be written; what was written of it is gone.
     """
-    partial = directory.with_name(f".{directory.name}.partial")
+    partial = directory.with_name(partial_name(directory))
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         policy.save(partial)
-        torch.save(state, partial / _STATE)
+        torch.save(state, partial / STATE)
         files = sorted(path for path in partial.rglob("*") if path.is_file())
-        manifest = {str(file.relative_to(partial)): _fingerprint(file) for file in files}
-        (partial / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        for file in (*files, partial / _MANIFEST):
+        write_manifest(partial, {str(f.relative_to(partial)): fingerprint(f) for f in files})
+        complete(partial, directory)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise write_error(directory, error) from error
+
+
+def partial_name(directory: Path) -> str:
+    """Name of the neighbour that a checkpoint is written to; no listing shows it."""
+    return f".{directory.name}.partial"
+
+
+def write_manifest(partial: Path, entries: Mapping[str, Any]) -> None:
+    """Write what ``fingerprint`` gave for each file."""
+    (partial / MANIFEST).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+
+
+def complete(partial: Path, directory: Path) -> None:
+    """Give a directory whose files are all written its name."""
+    for file in partial.rglob("*"):
+        if file.is_file():
             _sync(file)
-        shutil.rmtree(directory, ignore_errors=True)
-        os.replace(partial, directory)
-        _sync(directory.parent)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise CheckpointError(
-            f"cannot write the checkpoint {directory}: {error}; earlier checkpoints are untouched"
-        ) from error
+    shutil.rmtree(directory, ignore_errors=True)
+    os.replace(partial, directory)
+    _sync(directory.parent)
 
 
-def load_state(directory: Path) -> dict[str, Any]:
-    """The trainer's state of a checkpoint, after a check that all its files are whole.
+def write_error(directory: Path, error: BaseException) -> CheckpointError:
+    """Why a checkpoint could not be written, in a sentence."""
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return CheckpointError(
+        f"cannot write the checkpoint {directory}: {reason[0]}; earlier checkpoints are untouched. "
+        "Is the disk full, or a quota? Lower --keep-checkpoints if there are several"
+    )
+
+
+def remove_checkpoint(directory: Path) -> None:
+    """Remove a checkpoint. It is no checkpoint any more before its first file is gone."""
+    gone = directory.with_name(partial_name(directory))
+    shutil.rmtree(gone, ignore_errors=True)
+    try:
+        os.replace(directory, gone)
+    except OSError:
+        return
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def remove_partial(checkpoints: Path) -> None:
+    """Remove what a killed process left of a checkpoint that it was writing or removing."""
+    for partial in checkpoints.glob(partial_name(Path("step-*"))):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load_state(directory: Path, rank: int = 0, ranks: int = 1) -> dict[str, Any]:
+    """The trainer's state of a checkpoint, after a check that its files are whole.
+
+    Args:
+        directory: of the checkpoint.
+        rank: of this process, which looks at its share of the files.
+        ranks: processes that share the files.
 
     Raises:
         CheckpointError: a file is missing, cut short or changed.
     """
-    verify_checkpoint(directory)
-    state: dict[str, Any] = torch.load(directory / _STATE, map_location="cpu", weights_only=True)
+    verify_checkpoint(directory, rank, ranks)
+    state: dict[str, Any] = torch.load(directory / STATE, map_location="cpu", weights_only=True)
     return state
 
 
-def verify_checkpoint(directory: Path) -> None:
-    """Compare every file with the manifest.
+def verify_checkpoint(directory: Path, rank: int = 0, ranks: int = 1) -> None:
+    """Compare every file, or a process's share of them, with the manifest.
 
     Raises:
         CheckpointError: a file is missing, cut short or changed.
     """
     try:
-        manifest = json.loads((directory / _MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{directory} is no complete checkpoint ({error}); {_remedy(directory)}"
         ) from error
-    for name, expected in manifest.items():
+    for name, expected in list(manifest.items())[rank::ranks]:
         file = directory / name
         if not file.is_file():
             raise CheckpointError(f"{file} is missing; {_remedy(directory)}")
-        if _fingerprint(file) != expected:
+        if fingerprint(file) != expected:
             raise CheckpointError(
                 f"{file} is damaged: it has {file.stat().st_size} bytes, {expected['bytes']} were "
                 f"written; {_remedy(directory)}"
@@ -93,7 +140,8 @@ def list_checkpoints(directory: Path) -> list[Path]:
     return sorted(directory.glob("step-*"))
 
 
-def _fingerprint(file: Path) -> dict[str, Any]:
+def fingerprint(file: Path) -> dict[str, Any]:
+    """Size and hash of a file."""
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "blake2b").hexdigest()
     return {"bytes": file.stat().st_size, "blake2b": digest}

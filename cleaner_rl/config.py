@@ -37,6 +37,9 @@ _NOT_NEGATIVE = (
     *("kl_coefficient", "tis_cap", "dynamic_sampling", "lora_rank", "cache_tokens"),
     *("log_episodes", "overlong_buffer", "overlong_factor", "format_penalty", "failure_penalty"),
 )
+_ABOVE_ZERO = (
+    *("temperature", "code_seconds", "learning_rate", "grad_clip", "lora_alpha", "rank_timeout"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +188,10 @@ class TrainConfig:
     log_episodes: int = 8
     """Episodes of each step that are written to the run directory, raw and purified."""
     workers: int = 2
-    """Programs that run at the same time."""
+    """Programs that run at the same time, in each process."""
+    rank_timeout: float = 3600.0
+    """With torchrun: seconds that a process waits for another one before the run is given up; more
+    than the slowest episode takes (docs/scaling.md)."""
     allow_weak: bool = False
     """Run programs without isolation where bubblewrap does not work."""
     logger: LoggerName = "none"
@@ -198,7 +204,7 @@ class TrainConfig:
         for name in _NOT_NEGATIVE:
             if not getattr(self, name) >= 0:
                 raise UserError(f"--{name.replace('_', '-')} must not be negative")
-        for name in ("temperature", "code_seconds", "learning_rate", "grad_clip", "lora_alpha"):
+        for name in _ABOVE_ZERO:
             if not getattr(self, name) > 0:
                 raise UserError(f"--{name.replace('_', '-')} must be above 0")
         for name in ("gamma", "rollback_probability"):

@@ -5,6 +5,8 @@ UserError
 |   +-- TemplateError its chat template cannot serve a conversation with a tool
 +-- CheckpointError   a run directory or checkpoint cannot be read or written
 +-- OutageError       the sandbox failed, not the policy; the run was stopped and saved
++-- MemoryLimitError  a device or the machine ran out of memory
++-- RankError         another process of the training failed
 
 ToolFormatWarning     the model may write tool calls in a way that nobody reads
 +-- EndpointError     the server with the model cannot be used, or stopped answering
@@ -35,6 +37,14 @@ class CheckpointError(UserError):
 
 class OutageError(UserError):
     """The sandbox failed so often that results would measure it and not the policy."""
+
+
+class MemoryLimitError(UserError):
+    """A device or the machine ran out of memory."""
+
+
+class RankError(UserError):
+    """Another process of the training failed; the message is that process's."""
 
 
 class ToolFormatWarning(UserWarning):

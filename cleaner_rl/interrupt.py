@@ -41,11 +41,25 @@ class Interrupt:
     @contextmanager
     def protected(self) -> Iterator[None]:
         """A block that a signal does not interrupt; it takes effect when the block ends."""
-        self._protected = True
+        before, self._protected = self._protected, True
         try:
             yield
         finally:
-            self._protected = False
+            self._protected = before
+        if not before:
+            self._take_effect()
+
+    @contextmanager
+    def exposed(self) -> Iterator[None]:
+        """A block inside a protected one in which signals take effect, at once."""
+        before, self._protected = self._protected, False
+        try:
+            self._take_effect()
+            yield
+        finally:
+            self._protected = before
+
+    def _take_effect(self) -> None:
         if self._pending:
             self._pending = False
             raise KeyboardInterrupt

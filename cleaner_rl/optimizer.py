@@ -14,6 +14,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from cleaner_rl.errors import PolicyError
+from cleaner_rl.whole_tensors import like, whole
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's state of a parameter, its step aside."""
 
 
 class Optimizer:
@@ -32,7 +36,8 @@ class Optimizer:
         self, model: Any, learning_rate: float, weight_decay: float, grad_clip: float, scaled: bool
     ) -> None:
         self.grad_clip = grad_clip
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.parameters = list(self.named.values())
         self.adamw = torch.optim.AdamW(
             self.parameters,
             lr=learning_rate,
@@ -46,9 +51,44 @@ class Optimizer:
         return {"optimizer": self.adamw.state_dict(), "scaler": self._scaler.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what ``state`` gave."""
-        self.adamw.load_state_dict(state["optimizer"])
+        """Go on from what ``state`` gave; whole moments are cut into this rank's shards."""
+        moments = state["optimizer"]["state"]
+        sharded = {
+            index: {k: v if k == "step" else like(v, self.parameters[index]) for k, v in m.items()}
+            for index, m in moments.items()
+        }
+        self.adamw.load_state_dict({**state["optimizer"], "state": sharded})
         self._scaler.load_state_dict(state["scaler"])
+
+    def small_state(self) -> dict[str, Any]:
+        """What a sharded checkpoint needs besides ``moments``."""
+        steps = {
+            name: float(self.adamw.state[p]["step"])
+            for name, p in self.named.items()
+            if p in self.adamw.state
+        }
+        return {"adam_steps": steps, "scaler": self._scaler.state_dict()}
+
+    def moments(self) -> dict[str, Tensor]:
+        """AdamW's moments by name, the tensors themselves, sharded as the parameters are."""
+        return {
+            f"{kind}.{name}": self.adamw.state[p][kind]
+            for name, p in self.named.items()
+            if p in self.adamw.state
+            for kind in _MOMENTS
+        }
+
+    def prepare_moments(self, state: dict[str, Any]) -> dict[str, Tensor]:
+        """Go on from what ``small_state`` gave, with moments of zero, which are returned to be
+        filled in."""
+        for name, step in state["adam_steps"].items():
+            p = self.named[name]
+            self.adamw.state[p] = {
+                "step": torch.tensor(step, dtype=torch.float32, device=p.device),
+                **{kind: torch.zeros_like(p) for kind in _MOMENTS},
+            }
+        self._scaler.load_state_dict(state["scaler"])
+        return self.moments()
 
     def zero(self) -> None:
         """Forget the gradients."""
@@ -69,7 +109,7 @@ class Optimizer:
             for parameter in self.parameters:
                 if parameter.grad is not None:
                     parameter.grad *= factor
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.grad_clip))
+        norm = float(whole(nn.utils.clip_grad_norm_(self.parameters, self.grad_clip)))
         for group in self.adamw.param_groups:
             group["lr"] = learning_rate
         # The scaler leaves out a step with infinite gradients and lowers its scale.

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.initialization import no_init_weights
 from transformers.utils.logging import disable_progress_bar
 
 from cleaner_env.completion import Decode
@@ -100,6 +101,27 @@ def load_policy(name: str, device: str = "auto") -> Policy:
     model.to(target)
     model.eval()
     return Policy(model, tokenizer, codec, name)
+
+
+def load_skeleton(directory: Path, device: str = "auto") -> Policy:
+    """A policy whose weights are still to be filled in, from its configuration and tokenizer.
+
+    Raises:
+        PolicyError: they cannot be read, or the device is missing.
+    """
+    disable_progress_bar()
+    target = resolve_device(device)
+    name = str(directory)
+    tokenizer = _read(name, lambda: AutoTokenizer.from_pretrained(name))
+    config = _read(name, lambda: AutoConfig.from_pretrained(name))
+    with no_init_weights():
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    if (directory / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(name)
+    model.tie_weights()
+    model.to(target)
+    model.eval()
+    return Policy(model, tokenizer, ChatCodec(tokenizer, _generation_stop_ids(model)), name)
 
 
 def load_tokenizer(name: str) -> Any:
@@ -198,6 +220,11 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
             raise PolicyError(
                 f"no config.json in {directory}; --model wants a Hugging Face model directory, "
                 "such as one of the checkpoints/step-* directories of a run"
+            )
+        if (directory / "shards").is_dir():
+            raise PolicyError(
+                f"{directory} holds the shards of several processes; make a plain model of it: "
+                f"python -m cleaner_rl.export {directory.parent.parent} --out DIRECTORY"
             )
         return str(directory), {}
     if looks_like_path:

@@ -3,7 +3,7 @@
 config.json          every setting
 metrics.jsonl        one object a step
 episodes/            some episodes of each step, raw and purified, one JSON object a line
-checkpoints/         step-000020/: a Hugging Face directory and the trainer's state
+checkpoints/         step-000020/: a Hugging Face directory and the trainer's state, or shards
 evaluation-*.json    held-out evaluation before and after
 report.md, *.png     what came out
 """
@@ -12,18 +12,28 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from cleaner_env.episode import Episode
 from cleaner_env.episode_file import write_episodes
-from cleaner_rl.checkpoint import list_checkpoints, load_state, save_checkpoint
+from cleaner_rl.checkpoint import (
+    list_checkpoints,
+    load_state,
+    remove_checkpoint,
+    remove_partial,
+    save_checkpoint,
+)
 from cleaner_rl.config import TrainConfig
+from cleaner_rl.distributed import Ranks
 from cleaner_rl.errors import CheckpointError
 from cleaner_rl.policy import Policy
+from cleaner_rl.sharded_checkpoint import save_sharded_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,11 @@ class RunDirectory:
         Raises:
             CheckpointError: the directory holds something, or the path is a file.
         """
+        if (path / "checkpoints").is_dir() and not list_checkpoints(path / "checkpoints"):
+            raise CheckpointError(
+                f"the run in {path} ended before its first checkpoint and cannot be continued; "
+                "remove it, or choose another --run-dir"
+            )
         if path.is_dir() and any(path.iterdir()):
             raise CheckpointError(
                 f"{path} is not empty; continue that run with --resume {path}, or choose another "
@@ -82,7 +97,9 @@ class RunDirectory:
             raise CheckpointError(f"there is no run in {path}; --resume wants a run directory")
         run = cls(path)
         if not run.has_checkpoint:
-            raise CheckpointError(f"the run in {path} has no checkpoint yet; start it again")
+            raise CheckpointError(
+                f"the run in {path} ended before its first checkpoint; remove it and start it again"
+            )
         return run
 
     def save_config(self, config: TrainConfig) -> None:
@@ -103,30 +120,57 @@ class RunDirectory:
         """The newest checkpoint."""
         return list_checkpoints(self.checkpoints)[-1]
 
-    def load_latest(self) -> tuple[Path, dict[str, Any]]:
+    def load_latest(self, ranks: Ranks) -> tuple[Path, dict[str, Any]]:
         """The newest checkpoint's directory and the trainer's state in it.
+
+        Each rank looks whether some of the files are whole, so all have to call it together.
 
         Raises:
             CheckpointError: it is damaged.
         """
         latest = self.latest_checkpoint()
-        return latest, load_state(latest)
+        return latest, load_state(latest, ranks.rank, ranks.size)
 
     def save(self, step: int, policy: Policy, state: dict[str, Any], keep: int) -> Path:
         """Write the checkpoint of a step and remove the oldest ones beyond ``keep``."""
         directory = self.checkpoints / f"step-{step:06d}"
         save_checkpoint(directory, policy, {**state, "step": step})
-        for old in list_checkpoints(self.checkpoints)[: -max(keep, 1)]:
-            shutil.rmtree(old, ignore_errors=True)
+        self._remove_all_but(keep)
         return directory
 
+    def save_shards(
+        self,
+        step: int,
+        policy: Policy,
+        tensors: Mapping[str, Tensor],
+        state: dict[str, Any],
+        keep: int,
+        ranks: Ranks,
+    ) -> Path:
+        """The same from all ranks at once, each with its part of ``tensors``."""
+        directory = self.checkpoints / f"step-{step:06d}"
+        save_sharded_checkpoint(directory, policy, tensors, {**state, "step": step}, ranks)
+        ranks.on_first(lambda: self._remove_all_but(keep))
+        return directory
+
+    def _remove_all_but(self, keep: int) -> None:
+        for old in list_checkpoints(self.checkpoints)[: -max(keep, 1)]:
+            remove_checkpoint(old)
+
     def log_metrics(self, metrics: dict[str, Any]) -> None:
-        """Append one step's metrics."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+        """Append one step's metrics.
+
+        Raises:
+            CheckpointError: they cannot be written.
+        """
+        file = self.path / "metrics.jsonl"
+        with _writing(file), file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(metrics) + "\n")
 
     def forget_after(self, step: int) -> None:
-        """Drop metrics and episodes of steps after a checkpoint, which will be played again."""
+        """Drop what comes after a checkpoint: metrics and episodes of steps that will be played
+        again, and what a killed process left behind."""
+        remove_partial(self.checkpoints)
         file = self.path / "metrics.jsonl"
         if not file.exists():
             return
@@ -139,21 +183,41 @@ class RunDirectory:
                 episodes.unlink()
 
     def log_episodes(self, step: int, episodes: Iterable[Episode]) -> None:
-        """Write some episodes of a step."""
+        """Write some episodes of a step.
+
+        Raises:
+            CheckpointError: they cannot be written.
+        """
         logged = list(episodes)
         if logged:
-            write_episodes(self.path / "episodes" / f"step-{step:06d}.jsonl", logged)
+            file = self.path / "episodes" / f"step-{step:06d}.jsonl"
+            with _writing(file):
+                write_episodes(file, logged)
 
     def write_json(self, name: str, data: Any) -> None:
-        """Write a JSON file, whole or not at all."""
+        """Write a JSON file, whole or not at all.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
         partial = self.path / f".{name}.partial"
-        partial.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, self.path / name)
+        with _writing(self.path / name):
+            partial.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+            os.replace(partial, self.path / name)
 
     def read_json(self, name: str) -> Any:
         """Read a JSON file; None when it does not exist."""
         file = self.path / name
         return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+@contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    """A block that writes a file."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"cannot write {file}: {error}; free some space") from error
 
 
 def _whole_lines(file: Path) -> list[str]:

@@ -6,7 +6,9 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import count
+from typing import Any
 
 import torch
 
@@ -18,8 +20,11 @@ from cleaner_rl.advantage import group_advantages, has_signal
 from cleaner_rl.arguments import parse_arguments
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.credit import episode_samples
-from cleaner_rl.errors import CheckpointError, UserError, run_command
+from cleaner_rl.distributed import Ranks, deal, open_ranks
+from cleaner_rl.errors import RankError, UserError, run_command
 from cleaner_rl.evaluation import Evaluation, evaluate, without_rollback
+from cleaner_rl.exchange import collect_episodes
+from cleaner_rl.exhaustion import exhaustion_said
 from cleaner_rl.interrupt import Interrupt
 from cleaner_rl.loggers import MetricLogger, open_logger
 from cleaner_rl.loss import LOSSES
@@ -47,9 +52,8 @@ def train(session: Session, progress: TrainingProgress, logger: MetricLogger) ->
         KeyboardInterrupt: after a signal; the state of the last whole step is saved.
         UserError: the tasks or the sandbox cannot be used.
     """
-    config, rollout, run = session.config, session.rollout, session.run
-    whole = True  # the policy is that of session.step
-    with Interrupt() as interrupt:
+    config, rollout, ranks = session.config, session.rollout, session.ranks
+    with Interrupt() as interrupt, ranks.guarded(interrupt):
         try:
             _evaluate_once(session, progress, "before")
             for step in range(session.step + 1, config.steps + 1):
@@ -58,36 +62,32 @@ def train(session: Session, progress: TrainingProgress, logger: MetricLogger) ->
                 sampled = time.monotonic()
                 progress.phase("learning")
                 with interrupt.protected():
-                    whole = False
                     kept = kept_for_training(groups, rewards, config)
-                    minibatches = training_samples(*kept, rollout, config)
-                    learned = session.updater.update(minibatches)
-                    session.step, whole = step, True
+                    learned = session.learn(training_samples(*kept, rollout, config, ranks))
+                    session.step = step
                     ended = time.monotonic()
                     metrics = {
                         "step": step,
                         **_rollout_metrics(groups, rewards),
                         **learned,
                         "prompts_skipped": skipped,
-                        "sandbox_faults": rollout.sandbox.faults,
+                        "sandbox_faults": ranks.sum([rollout.sandbox.faults])[0],
                         "tokens_per_second": _tokens(groups) / (ended - began),
                         "sample_seconds": sampled - began,
                         "step_seconds": ended - began,
                     }
-                    run.log_metrics(metrics)
-                    logger.log(step, metrics)
-                    run.log_episodes(step, [e for g in groups for e in g][: config.log_episodes])
-                    session.updater.require_finite()
+                    ranks.on_first(partial(_write, session, logger, metrics, groups))
+                    ranks.together(session.updater.require_finite)
                     if step % config.save_every == 0 or step == config.steps:
                         session.save()
                 progress.step(step, metrics)
             _evaluate_once(session, progress, "after")
         except BaseException:
-            if whole:
+            if session.updater.whole and ranks.united:
                 with interrupt.protected():
                     session.save()
             raise
-    write_report(run.path, config)
+    ranks.on_first(lambda: write_report(session.run.path, config))
 
 
 def play_step(
@@ -106,7 +106,7 @@ def play_step(
         wanted = config.prompts - sum(map(has_signal, rewards))
         if wanted < 1:
             break
-        tasks, too_long = step_tasks(session, step, refill, wanted)
+        tasks, too_long = session.ranks.together(partial(step_tasks, session, step, refill, wanted))
         played = play_groups(tasks, session, step, progress, refill)
         groups += played
         rewards += [[_reward(episode, rollout, config) for episode in g] for g in played]
@@ -150,14 +150,25 @@ def play_groups(
     progress: TrainingProgress,
     refill: int = 0,
 ) -> list[Group]:
-    """A group of episodes for each problem; those that the sandbox's faults spoilt are left out."""
-    config = session.config
+    """A group of episodes for each problem; those that the sandbox's faults spoilt are left out.
+
+    Each rank plays some of the groups, with the seeds that a single process would give them, and
+    has all of them afterwards.
+    """
+    config, ranks = session.config, session.ranks
     size = config.group_size * (config.oversample if config.saar == "roc" else 1)
-    episodes = session.rollout.play(
-        [task for task in tasks for _ in range(size)],
-        seed=_step_seed(config.seed, step) + refill * config.prompts * size,
-        on_progress=lambda done, total: progress.phase("playing", done, total),
-    )
+    mine = ranks.share(len(tasks))
+    first = _step_seed(config.seed, step) + (refill * config.prompts + mine.start) * size
+
+    def play() -> list[Episode]:
+        with exhaustion_said("sampling", session.policy.device):
+            return session.rollout.play(
+                [tasks[i] for i in mine for _ in range(size)],
+                seed=first,
+                on_progress=lambda done, total: progress.phase("playing", done, total),
+            )
+
+    episodes = collect_episodes(ranks, play, session.policy.decode)
     groups = [episodes[begin : begin + size] for begin in range(0, len(episodes), size)]
     groups = [[episode for episode in group if not episode.faulted] for group in groups]
     return [group for group in groups if len(group) > 1]
@@ -192,32 +203,54 @@ def training_samples(
     rewards: Sequence[Sequence[float]],
     rollout: Rollout,
     config: TrainConfig,
+    ranks: Ranks,
 ) -> list[list[Sample]]:
-    """The samples of each minibatch, each episode with its advantage in its group."""
+    """This rank's samples of each minibatch, each episode with its advantage in its group."""
+    advantages = [
+        group_advantages(rewards_G, scaled=LOSSES[config.loss].scaled) for rewards_G in rewards
+    ]
     numbers = count()
-    samples = [
-        [
-            sample
-            for episode, advantage in zip(
-                group, group_advantages(rewards_G, scaled=LOSSES[config.loss].scaled), strict=True
-            )
-            for sample in episode_samples(
-                episode,
-                advantage,
-                rollout.prompt_ids(episode),
-                rollout.observation_ids,
-                config.credit,
-                config.grafted,
-                next(numbers),
-            )
+    minibatches = []
+    for begin in range(0, len(groups), config.minibatch_prompts):
+        chosen = slice(begin, begin + config.minibatch_prompts)
+        episodes = [
+            (episode, advantage, next(numbers))
+            for group, advantages_G in zip(groups[chosen], advantages[chosen], strict=True)
+            for episode, advantage in zip(group, advantages_G, strict=True)
         ]
-        for group, rewards_G in zip(groups, rewards, strict=True)
-    ]
-    size = config.minibatch_prompts
-    return [
-        [sample for of_group in samples[begin : begin + size] for sample in of_group]
-        for begin in range(0, len(samples), size)
-    ]
+        lengths = [episode.stats.tokens_sampled for episode, _, _ in episodes]
+        minibatches.append(
+            [
+                sample
+                for i in deal(lengths, ranks.size)[ranks.rank]
+                for sample in _samples(*episodes[i], rollout, config)
+            ]
+        )
+    return minibatches
+
+
+def _samples(
+    episode: Episode, advantage: float, number: int, rollout: Rollout, config: TrainConfig
+) -> list[Sample]:
+    return episode_samples(
+        episode,
+        advantage,
+        rollout.prompt_ids(episode),
+        rollout.observation_ids,
+        config.credit,
+        config.grafted,
+        number,
+    )
+
+
+def _write(
+    session: Session, logger: MetricLogger, metrics: dict[str, Any], groups: Sequence[Group]
+) -> None:
+    """What is kept of a step besides its checkpoint."""
+    step, logged = session.step, session.config.log_episodes
+    session.run.log_metrics(metrics)
+    logger.log(step, metrics)
+    session.run.log_episodes(step, [e for group in groups for e in group][:logged])
 
 
 def _reward(episode: Episode, rollout: Rollout, config: TrainConfig) -> float:
@@ -251,23 +284,30 @@ def _step_seed(seed: int, step: int) -> int:
 def _evaluate_once(session: Session, progress: TrainingProgress, when: str) -> None:
     """The held-out evaluation, rollback off, unless the run has it already."""
     config, run, name = session.config, session.run, f"evaluation-{when}.json"
-    known = run.read_json(name)
-    done = known is not None and (when == "before" or known["step"] == session.step)
-    if done or config.eval_tasks < 1:
-        return
-    result = evaluate(
-        session.policy,
-        first_tasks(load_source(config, "test"), config.eval_tasks),
-        without_rollback(config.rollout()),
-        samples=config.eval_samples,
-        temperature=config.temperature,
-        max_batch=config.sample_batch,
-        seed=config.seed,
-        dtype=config.dtype,
-        on_progress=lambda done, total: progress.phase(f"evaluating {when}", done, total),
-    )
-    run.write_json(name, {"step": session.step, **result.summary()})
-    progress.say(describe_evaluation(when, result))
+
+    def play() -> Evaluation | None:
+        known = run.read_json(name)
+        done = known is not None and (when == "before" or known["step"] == session.step)
+        if done or config.eval_tasks < 1 or not session.ranks.first:
+            return None
+        with exhaustion_said("sampling", session.policy.device):
+            return evaluate(
+                session.policy,
+                first_tasks(load_source(config, "test"), config.eval_tasks),
+                without_rollback(config.rollout()),
+                samples=config.eval_samples,
+                temperature=config.temperature,
+                max_batch=config.sample_batch,
+                seed=config.seed,
+                dtype=config.dtype,
+                on_progress=lambda done, total: progress.phase(f"evaluating {when}", done, total),
+            )
+
+    result = session.ranks.collect(play)[0]
+    if result is not None:
+        summary = {"step": session.step, **result.summary()}
+        session.ranks.on_first(lambda: run.write_json(name, summary))
+        progress.say(describe_evaluation(when, result))
 
 
 def describe_evaluation(when: str, result: Evaluation) -> str:
@@ -284,26 +324,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 when the training reached its end, 130 when it was interrupted."""
     config = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     torch.manual_seed(config.seed)
-    session = Session.open(config)
+    with open_ranks(config.device, config.rank_timeout) as ranks:
+        try:
+            return run(config, ranks)
+        except UserError:
+            if ranks.united and not ranks.first:
+                return 2  # the first rank prints the message of all
+            raise
+
+
+def run(config: TrainConfig, ranks: Ranks) -> int:
+    """Train as configured, on one of the ranks; the status that ``main`` gives."""
+    session = Session.open(config, ranks)
     path = session.run.path
-    resume = f"python -m cleaner_rl.train --resume {path}"
     with (
         session.rollout,
-        open_logger(config.logger, path, asdict(config), session.step) as logger,
-        TrainingProgress(session.step, config.steps) as progress,
+        open_logger(
+            config.logger if ranks.first else "none", path, asdict(config), session.step
+        ) as logger,
+        TrainingProgress(session.step, config.steps, ranks.console()) as progress,
     ):
         progress.say(f"run directory: {path}")
         try:
             train(session, progress, logger)
         except KeyboardInterrupt:
-            progress.say(f"stopped after step {session.saved_step}, saved. Resume: {resume}")
+            progress.say(f"stopped after step {session.step}. {_saved(session)}")
             return 130
-        except CheckpointError:
-            raise
         except UserError as error:
-            raise type(error)(f"{error}\nThe run is saved. Resume: {resume}") from error
+            raise type(error)(f"{error}\n{_saved(session)}") from error
+        except RuntimeError as error:
+            if not ranks.lost_another(error):
+                raise
+            raise RankError(
+                f"rank {ranks.rank} lost another one, whose own message says why.\n"
+                f"{_saved(session)}"
+            ) from error
         progress.say(f"report: {path / 'report.md'}")
     return 0
+
+
+def _saved(session: Session) -> str:
+    """How to go on."""
+    command = f"{session.ranks.command} -m cleaner_rl.train --resume {session.run.path}"
+    return f"The run is saved up to step {session.saved_step}. Resume: {command}"
 
 
 if __name__ == "__main__":

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cleaner_rl.attention import packed
+from cleaner_rl.distributed import Ranks
 from cleaner_rl.errors import UserError
-from cleaner_rl.logprobs import token_logprobs
 from cleaner_rl.lora import adapter_state, adapters_off, has_lora, load_adapter_state
 from cleaner_rl.loss import (
     LOSSES,
@@ -27,7 +27,9 @@ from cleaner_rl.optimizer import Optimizer, layers_recomputed
 from cleaner_rl.packing import Pack, pack
 from cleaner_rl.precision import Precision, autocast
 from cleaner_rl.samples import Sample
+from cleaner_rl.sharding import row_logprobs
 from cleaner_rl.update_metrics import UpdateMetrics
+from cleaner_rl.whole_tensors import like
 
 _MAX_NOT_FINITE = 5
 """Updates in a row whose gradients may be not finite (float16 finds its scale that way)."""
@@ -58,13 +60,23 @@ class UpdateConfig:
 
 @dataclass(frozen=True, slots=True)
 class _Minibatch:
-    """Packs of one update, with the log-probabilities that are fixed before the first."""
+    """This rank's packs of one update, with the log-probabilities that are fixed before the first.
+
+    Attributes:
+        packs: as many on every rank.
+        old: of each pack, before the step; None where they are those of the pass itself.
+        reference: of each pack, under the policy that a KL term holds on to.
+        denominator: of the whole minibatch, over all ranks.
+        counted: tokens of the whole minibatch that count.
+        left_out: weight, and number, of this rank's tokens that have left the packs.
+    """
 
     packs: list[Pack]
     old: list[Tensor | None]
     reference: list[Tensor | None]
     denominator: float
     counted: int
+    left_out: tuple[float, int] = (0.0, 0)
 
 
 class Updater:
@@ -76,18 +88,31 @@ class Updater:
         config: of the optimiser and the loss.
         reference: the policy that ``kl_coefficient`` holds on to; None for a model with LoRA, which
             is its own reference with the adapters off.
+        ranks: that hold a part of the model and of the samples each; a single process by default.
+
+    Attributes:
+        whole: False while the weights are those of no step, between the first and the last update
+            of one.
 
     Raises:
         ValueError: there is a KL term and no reference.
     """
 
-    def __init__(self, model: Any, config: UpdateConfig, reference: Any = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        config: UpdateConfig,
+        reference: Any = None,
+        ranks: Ranks | None = None,
+    ) -> None:
         if config.kl_coefficient > 0 and reference is None and not has_lora(model):
             raise ValueError("kl_coefficient above 0 needs a reference model")
         self.model = model
         self.config = config
         self.reference = reference
+        self.ranks = ranks or Ranks()
         self.steps = 0
+        self.whole = True
         self._not_finite = 0
         self._dropped = 0.0
         self.optimizer = Optimizer(
@@ -110,7 +135,24 @@ class Updater:
         self.optimizer.load_state(state)
         self.steps = state["steps"]
         if has_lora(self.model):
-            load_adapter_state(self.model, state["adapter"])
+            mine = adapter_state(self.model)
+            saved = {n: like(t, mine[n]) if n in mine else t for n, t in state["adapter"].items()}
+            load_adapter_state(self.model, saved)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The trained weights and the optimiser's moments by name, the tensors themselves."""
+        weights = {f"model.{n}": p.detach() for n, p in self.optimizer.named.items()}
+        return weights | self.optimizer.moments()
+
+    def small_state(self) -> dict[str, Any]:
+        """What a sharded checkpoint needs besides ``tensors``."""
+        return {**self.optimizer.small_state(), "steps": self.steps}
+
+    def prepare_tensors(self, state: dict[str, Any]) -> dict[str, Tensor]:
+        """Go on from what ``small_state`` gave; the tensors that are returned have to be filled."""
+        moments = self.optimizer.prepare_moments(state)
+        self.steps = state["steps"]
+        return self.tensors() | moments
 
     def update(self, minibatches: Sequence[Sequence[Sample]]) -> dict[str, float]:
         """One optimiser update for each minibatch.
@@ -121,6 +163,9 @@ class Updater:
 
         Tokens with a number that is not finite leave loss and denominator, and updates whose
         gradients are not finite are left out; ``require_finite`` stops when that is frequent.
+
+        Args:
+            minibatches: this rank's samples of each; every rank has as many minibatches.
 
         Returns:
             Means over updates or trained tokens; the names are explained in docs/training.md.
@@ -133,7 +178,8 @@ class Updater:
             if minibatch.packs:
                 self._step(minibatch, metrics)
         self.steps += 1
-        means = metrics.means()
+        self.whole = True
+        means = metrics.means(self.ranks)
         self._dropped = means["not_finite_tokens"] / max(1.0, means["trained_tokens"])
         return means
 
@@ -170,19 +216,23 @@ class Updater:
             self.model.device,
             [weights[i] for i in used],
         )
+        idle = self.ranks.most(len(packs)) - len(packs)
+        packs += [Pack.idle(self.model.device) for _ in range(idle)]
+        counted = sum(sample.counted for sample in samples)
+        denominator, counted_by_all = self.ranks.sum([denominator, counted])
         return _Minibatch(
             packs,
             [None if alone else self._logprobs(p) for p in packs],
             [self._reference_logprobs(p) if held else None for p in packs],
             denominator,
-            sum(sample.counted for sample in samples),
+            int(counted_by_all),
         )
 
     @torch.no_grad()
     def _logprobs(self, row: Pack, model: Any = None) -> Tensor:
         with self._autocast():
             model = self.model if model is None else model
-            return token_logprobs(model, row, self.config.temperature, wanted_T=row.mask_T)[0]
+            return row_logprobs(model, row, self.config.temperature, wanted_T=row.mask_T)[0]
 
     def _reference_logprobs(self, row: Pack) -> Tensor:
         if self.reference is not None:
@@ -191,23 +241,25 @@ class Updater:
             return self._logprobs(row)
 
     def _step(self, minibatch: _Minibatch, metrics: UpdateMetrics) -> None:
-        """Gradients of all packs added up, then one update."""
-        self.optimizer.zero()
-        dropped: list[Tensor] = []
-        recomputed = layers_recomputed(self.model, self.config.gradient_checkpointing)
-        with packed(self.model), recomputed:
-            for row, old_T, reference_T in zip(
-                minibatch.packs, minibatch.old, minibatch.reference, strict=True
-            ):
-                loss, lost = self._loss(row, old_T, reference_T, minibatch.denominator, metrics)
-                self.optimizer.backward(loss)
-                dropped.append(lost)
-        weight_lost = float(torch.stack(dropped).sum())
+        """Gradients of all packs added up, then one update.
+
+        A pass whose activations are not finite gives the weights gradients that are not, whatever
+        the loss masks. The samples that it happened in are left out, and the packs passed again.
+        """
+        rows, weight_lost, broken = self._gradients(minibatch, metrics)
+        if broken:
+            minibatch = self._without_broken(minibatch)
+            rows, weight_lost, _ = self._gradients(minibatch, metrics)
+        metrics.add(rows, minibatch.left_out[1])
         if LOSSES[self.config.loss].weighting == "budget":
             weight_lost = 0.0  # its denominator does not count tokens
         left = minibatch.denominator - weight_lost
-        factor = minibatch.denominator / left if left > 0 else 0.0
-        norm = self.optimizer.step(metrics.learning_rate, factor)
+        if left <= 0:
+            self._not_finite += 1
+            metrics.skipped += 1
+            return
+        self.whole = False
+        norm = self.optimizer.step(metrics.learning_rate, minibatch.denominator / left)
         if math.isfinite(norm):
             self._not_finite = 0
             metrics.grad_norm += norm
@@ -216,6 +268,56 @@ class Updater:
             self._not_finite += 1
             metrics.skipped += 1
 
+    def _gradients(
+        self, minibatch: _Minibatch, metrics: UpdateMetrics
+    ) -> tuple[list[Tensor], float, bool]:
+        """The gradients of a minibatch, in the place of those that were there.
+
+        Returns:
+            What ``UpdateMetrics`` wants of each pack, the weight of the minibatch's tokens that are
+            not finite, and whether a pass gave numbers that are not.
+        """
+        self.optimizer.zero()
+        rows: list[Tensor] = []
+        dropped: list[Tensor] = []
+        recomputed = layers_recomputed(self.model, self.config.gradient_checkpointing)
+        with packed(self.model), recomputed:
+            for row, old_T, reference_T in zip(
+                minibatch.packs, minibatch.old, minibatch.reference, strict=True
+            ):
+                loss, sums, lost_2 = self._loss(
+                    row, old_T, reference_T, minibatch.denominator, metrics
+                )
+                self.optimizer.backward(loss)
+                rows.append(sums)
+                dropped.append(lost_2)
+        lost, broken = torch.stack(dropped).sum(0).tolist()
+        weight_lost, broken = self.ranks.sum([lost + minibatch.left_out[0], broken])
+        return rows, weight_lost, broken > 0
+
+    def _without_broken(self, minibatch: _Minibatch) -> _Minibatch:
+        """The minibatch without samples whose log-probabilities are not finite."""
+        packs: list[Pack] = []
+        kept_T: list[Tensor] = []
+        weight, number = minibatch.left_out
+        for row in minibatch.packs:
+            broken_T = row.mask_T & ~self._logprobs(row).isfinite()
+            broken_S = torch.zeros(len(row.lengths), dtype=torch.bool, device=broken_T.device)
+            broken_S[row.sample_T[broken_T]] = True
+            gone_T = row.mask_T & broken_S[row.sample_T]
+            weight += float(row.weights_T[gone_T].sum())
+            number += int(gone_T.sum())
+            left, kept = row.without(broken_S)
+            packs.append(left)
+            kept_T.append(kept)
+        old, reference = (
+            [x_T if x_T is None else x_T[kept] for x_T, kept in zip(column, kept_T, strict=True)]
+            for column in (minibatch.old, minibatch.reference)
+        )
+        return replace(
+            minibatch, packs=packs, old=old, reference=reference, left_out=(weight, number)
+        )
+
     def _loss(
         self,
         row: Pack,
@@ -223,11 +325,12 @@ class Updater:
         reference_T: Tensor | None,
         denominator: float,
         metrics: UpdateMetrics,
-    ) -> tuple[Tensor, Tensor]:
-        """The loss of a pack, and the weight of its tokens that are not finite."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of a pack, its sums for the metrics, and the [2] weight of its tokens that are
+        not finite, and number of those whose pass is to blame."""
         config = self.config
         with self._autocast():
-            logprobs_T, entropies_T = token_logprobs(
+            logprobs_T, entropies_T = row_logprobs(
                 self.model, row, config.temperature, wanted_T=row.mask_T
             )
         before_T = logprobs_T.detach() if old_logprobs_T is None else old_logprobs_T
@@ -244,7 +347,7 @@ class Updater:
             row.mask_T,
             row.weights_T,
             row.sample_T,
-            () if reference_T is None else (reference_T,),
+            (row.sampled_logprobs_T, *(() if reference_T is None else (reference_T,))),
         )
         rule = LOSSES[config.loss]
         clip = rule.clip(config.clip_low, config.clip_high, config.dual_clip)
@@ -258,9 +361,10 @@ class Updater:
             sums["importance"] = torch.where(tokens.mask_T, factor_T, 0.0).sum()
             sums["capped"] = (tokens.mask_T & (factor_T >= config.tis_cap)).sum()
         sums["kl"] = kl_estimate(tokens.old_logprobs_T, tokens.logprobs_T.detach()).sum()
-        metrics.add(row, tokens.mask_T, loss, sums, before_T, entropies_T)
+        of_row = metrics.of(row, tokens.mask_T, loss, sums, before_T, entropies_T)
         lost = (row.weights_T * (row.mask_T & ~tokens.mask_T)).sum()
-        return loss, lost
+        broken = (row.mask_T & ~logprobs_T.detach().isfinite()).sum()
+        return loss, of_row, torch.stack([lost.double(), broken.double()])
 
     def _learning_rate(self) -> float:
         warmup = min(1.0, (self.steps + 1) / max(1, self.config.warmup_steps))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from cleaner_rl.distributed import Ranks
 from cleaner_rl.packing import Pack
 
 _SUMS = (
@@ -20,6 +23,7 @@ class UpdateMetrics:
         learning_rate: of the step.
 
     Attributes:
+        learning_rate: of the step.
         counted: tokens in the denominators.
         updates: that were done.
         skipped: that were left out because their gradients were not finite.
@@ -34,16 +38,23 @@ class UpdateMetrics:
         self.grad_norm = 0.0
         self._sums: Tensor | None = None
 
-    def add(
-        self,
+    def add(self, rows: Sequence[Tensor], left_out: int = 0) -> None:
+        """Add the packs of an update, which ``of`` gave, and tokens that have left the packs."""
+        total = torch.stack(list(rows)).sum(0)
+        total[_SUMS.index("trained")] += left_out
+        total[_SUMS.index("not_finite")] += left_out
+        self._sums = total if self._sums is None else self._sums + total
+
+    @staticmethod
+    def of(
         packed: Pack,
         mask_T: Tensor,
         loss: Tensor,
         sums: dict[str, Tensor],
         old_logprobs_T: Tensor,
         entropies_T: Tensor,
-    ) -> None:
-        """Add a pack.
+    ) -> Tensor:
+        """What ``add`` wants of a pack.
 
         Args:
             packed: the pack.
@@ -68,12 +79,11 @@ class UpdateMetrics:
             **sums,
         }
         zero = torch.zeros((), dtype=torch.float64, device=loss.device)
-        row = torch.stack([values.get(name, zero).double() for name in _SUMS])
-        self._sums = row if self._sums is None else self._sums + row
+        return torch.stack([values.get(name, zero).double() for name in _SUMS])
 
-    def means(self) -> dict[str, float]:
-        """The metrics, each explained in docs/training.md."""
-        sums = [0.0] * len(_SUMS) if self._sums is None else self._sums.tolist()
+    def means(self, ranks: Ranks) -> dict[str, float]:
+        """The metrics over all ranks, each explained in docs/training.md."""
+        sums = ranks.sum([0.0] * len(_SUMS) if self._sums is None else self._sums.tolist())
         total = dict(zip(_SUMS, sums, strict=True))
         updates, trained = max(1, self.updates), max(1.0, total["trained"])
         return {

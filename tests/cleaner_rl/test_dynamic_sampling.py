@@ -5,10 +5,12 @@ from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from cleaner_env import Episode, Task
 from cleaner_rl import train
 from cleaner_rl.config import PRESETS
+from cleaner_rl.distributed import Ranks
 
 PROMPTS = 4
 
@@ -42,7 +44,9 @@ def play(monkeypatch):
             dynamic_sampling=dynamic_sampling,
         )
         rollout = SimpleNamespace(prompt_length=lambda task: 1, response_length=lambda episode: 1)
-        session = SimpleNamespace(config=config, rollout=rollout, source=Numbers())
+        session = SimpleNamespace(
+            config=config, rollout=rollout, source=Numbers(), ranks=Ranks("cpu")
+        )
         groups, rewards, _ = train.play_step(session, step, None)
         return calls, rewards, train.kept_for_training(groups, rewards, config)[1]
 
@@ -96,7 +100,8 @@ def test_episodes_of_a_step_have_their_own_seeds():
             return [Episode(Task("?", "1"), []) for _ in tasks]
 
     config = replace(PRESETS["tiny"], dynamic_sampling=2)
-    session = SimpleNamespace(config=config, rollout=Recorder())
+    policy = SimpleNamespace(device=torch.device("cpu"), decode=str)
+    session = SimpleNamespace(config=config, rollout=Recorder(), ranks=Ranks("cpu"), policy=policy)
     for refill in range(3):
         train.play_groups([Task("?", "1")] * config.prompts, session, 1, None, refill)
     assert all(a + n == b for (a, n), (b, _) in pairwise(seeds))

@@ -124,6 +124,72 @@ def test_tokens_that_are_not_finite_leave_loss_and_denominator(fresh, samples):
     assert beside["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-5)
 
 
+def renumbered(sample, old, new):
+    return replace(sample, ids=tuple(new if i == old else i for i in sample.ids))
+
+
+@pytest.mark.parametrize("pack_tokens", [10_000, 30, 1])
+def test_a_pass_that_is_not_finite_harms_no_weight_and_no_other_sample(fresh, samples, pack_tokens):
+    # Token 7 has no embedding that is a number; only the first sample has one, in its prompt.
+    first, *others = [renumbered(s, 7, 8) for s in samples]
+    broken = replace(first, ids=(7, *first.ids[1:]))
+    expected, alone = weights_after(fresh(), [others], grad_clip=1e9, pack_tokens=pack_tokens)
+
+    def break_token(module, inputs, output):
+        return output.masked_fill((inputs[0] == 7)[..., None], float("nan"))
+
+    policy = fresh()
+    hook = policy.model.get_input_embeddings().register_forward_hook(break_token)
+    got, beside = weights_after(policy, [[broken, *others]], grad_clip=1e9, pack_tokens=pack_tokens)
+    hook.remove()
+    torch.testing.assert_close(got, expected)
+    assert beside["not_finite_tokens"] == broken.counted
+    assert beside["skipped_updates"] == 0
+    assert beside["trained_tokens"] == alone["trained_tokens"] + broken.counted
+    assert beside["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-5)
+
+
+def test_weights_that_are_not_finite_stop_the_run(fresh, samples):
+    policy = fresh()
+    with torch.no_grad():
+        policy.model.model.norm.weight.fill_(float("nan"))
+    updater = Updater(policy.model, UpdateConfig())
+    metrics = updater.update([samples])
+    assert metrics["skipped_updates"] == 1
+    assert metrics["not_finite_tokens"] == metrics["trained_tokens"] > 0
+    with pytest.raises(UserError, match=r"100\.0% of the tokens of step 1"):
+        updater.require_finite()
+
+
+def test_tokens_sampled_from_broken_numbers_leave_loss_and_denominator(fresh, samples):
+    first, *others = samples
+    broken = replace(first, sampled_logprobs=(float("nan"),) * len(first))
+    expected, _ = weights_after(fresh(), [others], grad_clip=1e9)
+    got, metrics = weights_after(fresh(), [[broken, *others]], grad_clip=1e9)
+    torch.testing.assert_close(got, expected)
+    assert metrics["not_finite_tokens"] == broken.counted
+    assert math.isfinite(metrics["sampled_gap"])
+
+
+def test_an_update_that_fails_halfway_says_that_the_weights_are_of_no_step(
+    fresh, samples, monkeypatch
+):
+    updater = Updater(fresh().model, UpdateConfig())
+    step = updater.optimizer.step
+
+    def step_and_fail(*arguments):
+        step(*arguments)
+        raise MemoryError
+
+    monkeypatch.setattr(updater.optimizer, "step", step_and_fail)
+    with pytest.raises(MemoryError):
+        updater.update([samples])
+    assert not updater.whole
+    monkeypatch.undo()
+    updater.update([samples])
+    assert updater.whole
+
+
 def test_many_tokens_that_are_not_finite_stop_the_run(fresh, samples):
     updater = Updater(fresh().model, UpdateConfig())
     updater.update([[*samples, with_advantages(samples[0], float("inf"))]])

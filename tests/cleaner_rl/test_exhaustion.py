@@ -1,0 +1,34 @@
+"""Machines that run out of memory say which flag to turn."""
+
+import pytest
+import torch
+
+from cleaner_rl.errors import MemoryLimitError, PolicyError
+from cleaner_rl.exhaustion import exhaustion_said
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("phase", "flag"), [("sampling", "--sample-batch"), ("learning", "--pack-tokens")]
+)
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("tried 2 GiB\nmore")])
+def test_the_flag_of_the_phase_is_named(phase, flag, error):
+    match = f"on cpu while {phase}: lower {flag}"
+    with pytest.raises(MemoryLimitError, match=match), exhaustion_said(phase, CPU):
+        raise error
+
+
+def test_torchs_own_cpu_allocator_is_understood():
+    with pytest.raises(MemoryLimitError, match="while learning"), exhaustion_said("learning", CPU):
+        torch.empty(2**55, dtype=torch.float32)
+
+
+def test_a_draw_from_broken_numbers_is_the_models_fault():
+    with pytest.raises(PolicyError, match="not finite"), exhaustion_said("sampling", CPU):
+        torch.multinomial(torch.tensor([float("nan"), 1.0]), 1)
+
+
+def test_other_errors_pass():
+    with pytest.raises(RuntimeError, match="shapes"), exhaustion_said("learning", CPU):
+        raise RuntimeError("shapes do not fit")

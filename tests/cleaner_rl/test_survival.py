@@ -1,0 +1,144 @@
+"""Whatever ends a training, the run goes on from its last whole state as if nothing had been."""
+
+import json
+import os
+import random
+import signal
+import time
+
+import pytest
+import trainings
+
+TIMED = {"tokens_per_second", "sample_seconds", "step_seconds"}
+STEPS = 4
+
+
+@pytest.fixture
+def train(tmp_path, toy_policy):
+    """Begins a training of ``STEPS`` steps in a process of its own."""
+    toy_policy.save(tmp_path / "model")
+
+    def train(name, *scripts, resume=False, more=()):
+        run = tmp_path / name
+        arguments = [*trainings.FEW, "--model", tmp_path / "model", "--run-dir", run, *more]
+        (process,) = trainings.start(
+            ["--resume", run] if resume else [*arguments, "--steps", STEPS],
+            tmp_path / f"{name}.log",
+            "reward differs",
+            *scripts,
+        )
+        return process
+
+    return train
+
+
+def end(process):
+    (status,) = trainings.finish([process])
+    return status
+
+
+def metrics(run):
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMED} for line in lines]
+
+
+def episodes(run):
+    return {path.name: path.read_text() for path in (run / "episodes").iterdir()}
+
+
+def kill_when(process, happened):
+    """SIGKILL at the moment; False when the process had ended before."""
+    while not happened():
+        if not process.is_alive():
+            return False
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    return True
+
+
+def check_kills(train, tmp_path, moments):
+    """Kill a run at each of the moments, resume it each time, and compare it with a whole one."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert end(train("whole")) == 0
+    process, kills = train("killed"), 0
+    for happened in moments:
+        kills += kill_when(process, lambda happened=happened: happened(killed))
+        process = train("killed", resume=True)
+    assert end(process) == 0
+    assert kills > 0
+    assert [row["step"] for row in metrics(whole)] == list(range(1, STEPS + 1))
+    assert metrics(killed) == metrics(whole)
+    assert episodes(killed) == episodes(whole)
+    assert not list((killed / "checkpoints").glob(".*"))
+    return kills
+
+
+def in_checkpoint(step):
+    return lambda run: (run / "checkpoints" / f".step-{step:06d}.partial").exists()
+
+
+def between(step):
+    """After the step's metrics are written, before its checkpoint is there."""
+    file = f"episodes/step-{step:06d}.jsonl"
+    return lambda run: (run / file).exists()
+
+
+def after(seconds):
+    """That long after the run has a checkpoint to go on from."""
+    began = []
+
+    def happened(run):
+        if not began and list((run / "checkpoints").glob("step-*")):
+            began.append(time.monotonic())
+        return bool(began) and time.monotonic() - began[0] > seconds
+
+    return happened
+
+
+@pytest.mark.slow
+def test_killed_runs_go_on_as_if_they_had_not_been(train, tmp_path):
+    assert check_kills(train, tmp_path, [in_checkpoint(1), between(3)]) == 2
+
+
+@pytest.mark.exhaustive
+def test_runs_killed_at_random_go_on_as_if_they_had_not_been(train, tmp_path):
+    draw = random.Random(0)
+    moments = [after(draw.uniform(0, 4)) for _ in range(12)]
+    moments += [in_checkpoint(step) for step in range(1, STEPS)]
+    assert check_kills(train, tmp_path, draw.sample(moments, len(moments))) > 5
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(train, tmp_path):
+    run = tmp_path / "run"
+    assert end(train("run", "the disk is full from step 2")) == 2
+    said = (tmp_path / "run.log0").read_text()
+    assert "error: cannot write the checkpoint" in said and "disk full" in said
+    assert (
+        f"The run is saved up to step 1. Resume: python -m cleaner_rl.train --resume {run}" in said
+    )
+    assert [p.name for p in (run / "checkpoints").iterdir() if p.name.startswith(".")] == []
+    assert end(train("run", resume=True)) == 0
+    assert [row["step"] for row in metrics(run)] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "part"),
+    [
+        ("no memory in step 2", "out of memory on cpu while learning: lower --pack-tokens"),
+        ("the sandbox fails in step 2", "the sandbox is gone"),
+    ],
+)
+def test_what_stops_a_run_is_said_with_the_state_saved(train, tmp_path, script, part):
+    assert end(train("run", script, more=["--save-every", "100"])) == 2
+    said = (tmp_path / "run.log0").read_text()
+    assert f"error: {part}" in said and "The run is saved up to step 1. Resume: python" in said
+    assert (tmp_path / "run" / "checkpoints" / "step-000001").is_dir()
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_says_so(train, tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    assert end(train("run")) == 2
+    assert "ended before its first checkpoint" in (tmp_path / "run.log0").read_text()

@@ -1,0 +1,185 @@
+"""Trainings in processes of their own, forked from one that has imported everything already."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from cleaner_env import Completion, Episode
+from cleaner_env.episode import Turn
+from cleaner_env.toolcall import ParsedTurn
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["cleaner_rl.train"])
+
+FEW = [
+    *("--system-prompt", "none", "--prompts", "4", "--minibatch-prompts", "2"),
+    *("--group-size", "4", "--max-turn-tokens", "8", "--max-response-tokens", "24"),
+    *("--eval-tasks", "0", "--save-every", "1", "--pack-tokens", "40", "--device", "cpu"),
+]
+"""Arguments of a training on random weights that takes moments."""
+
+
+def start(arguments: Sequence[str], log: Path, *scripts: str, ranks: int = 1) -> list:
+    """Begin a training in ``ranks`` processes, which write to ``log`` with their number added."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    processes = []
+    for rank in range(ranks):
+        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port}
+        process = FORKS.Process(
+            target=_train,
+            args=([*map(str, arguments)], Path(f"{log}{rank}"), environment, scripts),
+        )
+        process.start()
+        processes.append(process)
+    return processes
+
+
+def finish(processes: Sequence, seconds: float = 60.0) -> list[int]:
+    """The exit statuses; a process that does not end is killed, with status -9."""
+    for process in processes:
+        process.join(seconds)
+        if process.is_alive():
+            process.kill()
+            process.join()
+    return [process.exitcode for process in processes]
+
+
+def _train(
+    arguments: list[str], log: Path, environment: dict[str, int], scripts: Sequence[str]
+) -> None:
+    import torch
+
+    from cleaner_rl.errors import run_command
+    from cleaner_rl.train import main
+
+    os.environ.update({name: str(value) for name, value in environment.items()})
+    os.environ["MASTER_ADDR"] = "localhost"
+    torch.set_num_threads(1)
+    with log.open("a") as stream:
+        for number in (1, 2):
+            os.dup2(stream.fileno(), number)
+    for name in scripts:
+        SCRIPTS[name]()
+    with suppress(BrokenPipeError):
+        run_command(lambda: main(arguments))
+
+
+def _reward_differs() -> None:
+    """Random weights never earn anything; this reward differs within groups."""
+    import cleaner_rl.train
+
+    cleaner_rl.train._reward = lambda episode, *_: float(len(episode.turns[0].text))
+
+
+def _episodes_by_seed() -> None:
+    """Episodes depend on their seeds alone, as if the policy did not matter."""
+    from cleaner_rl.rollout import Rollout
+
+    def play(self, tasks, seed, on_progress=None):
+        return [_episode(self, task, random.Random(seed + i)) for i, task in enumerate(tasks)]
+
+    Rollout.play = play
+
+
+def _token_without_numbers() -> None:
+    """Token 7 has no embedding that is a number."""
+    import cleaner_rl.session
+
+    load = cleaner_rl.session.load_policy
+
+    def load_policy(*arguments):
+        policy = load(*arguments)
+        policy.model.get_input_embeddings().register_forward_hook(
+            lambda _, inputs, output: output.masked_fill((inputs[0] == 7)[..., None], float("nan"))
+        )
+        return policy
+
+    cleaner_rl.session.load_policy = load_policy
+
+
+def _episode(rollout, task, draw) -> Episode:
+    size = rollout.policy.model.config.vocab_size
+    ids = [draw.randrange(4, size) for _ in range(draw.randrange(3, 20))]
+    turn = Completion.from_tokens(ids, [-1.0] * len(ids), rollout.policy.decode)
+    parsed = ParsedTurn(str(turn), None, None, None, len(turn))
+    turns = [Turn(turn, parsed)]
+    prompt = [{"role": "user", "content": task.prompt}]
+    earned = float(len(ids) > 10)
+    return Episode(task, prompt, turns, list(turns), score=earned, reward=earned, terminated=True)
+
+
+def _at_step(step: int, act: Callable[[], None], rank: int = 0) -> Callable[[], None]:
+    """Do something on a rank in the playing of a step."""
+
+    def script() -> None:
+        from cleaner_rl.rollout import Rollout
+
+        play, steps = Rollout.play, []
+
+        def acting(self, *arguments, **named):
+            steps.append(step)
+            if len(steps) == step and int(os.environ["RANK"]) == rank:
+                act()
+            return play(self, *arguments, **named)
+
+        Rollout.play = acting
+
+    return script
+
+
+def _fail() -> None:
+    from cleaner_rl.errors import OutageError
+
+    raise OutageError("the sandbox is gone")
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _ask_to_stop() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _fill_disk() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+
+
+def _out_of_memory() -> None:
+    import torch
+
+    import cleaner_rl.update
+
+    def refuse(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    cleaner_rl.update.row_logprobs = refuse
+
+
+SCRIPTS = {
+    "reward differs": _reward_differs,
+    "episodes by seed": _episodes_by_seed,
+    "token 7 has no numbers": _token_without_numbers,
+    "rank 1 fails in step 2": _at_step(2, _fail, rank=1),
+    "rank 1 dies in step 2": _at_step(2, _die, rank=1),
+    "rank 1 is asked to stop in step 2": _at_step(2, _ask_to_stop, rank=1),
+    "the disk is full from step 2": _at_step(2, _fill_disk),
+    "no memory in step 2": _at_step(2, _out_of_memory),
+    "the sandbox fails in step 2": _at_step(2, _fail),
+}
+"""What may happen in a training, by name."""
+
+
+def output(log: Path) -> str:
+    """What a training wrote."""
+    return log.read_text() if log.exists() else ""
