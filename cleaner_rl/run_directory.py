@@ -4,7 +4,8 @@ config.json          every setting
 metrics.jsonl        one object a step
 episodes/            some episodes of each step, raw and purified, one JSON object a line
 checkpoints/         step-000020/: a Hugging Face directory and the trainer's state
-evaluation-*.json    held-out evaluation before and after
+evaluation-*.json    held-out evaluation before and after, and every --eval-every steps
+evaluations/         the episodes of the latter, one file for rollback off and one for on
 report.md, *.png     what came out
 """
 
@@ -23,6 +24,7 @@ from cleaner_env.episode_file import write_episodes
 from cleaner_rl.checkpoint import list_checkpoints, load_state, save_checkpoint
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.errors import CheckpointError
+from cleaner_rl.evaluation_files import forget_evaluations
 from cleaner_rl.policy import Policy
 
 
@@ -126,7 +128,8 @@ class RunDirectory:
             stream.write(json.dumps(metrics) + "\n")
 
     def forget_after(self, step: int) -> None:
-        """Drop metrics and episodes of steps after a checkpoint, which will be played again."""
+        """Drop what was written of steps after a checkpoint, which will be played again."""
+        forget_evaluations(self.path, step)
         file = self.path / "metrics.jsonl"
         if not file.exists():
             return

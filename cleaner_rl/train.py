@@ -20,6 +20,7 @@ from cleaner_rl.config import TrainConfig
 from cleaner_rl.credit import episode_samples
 from cleaner_rl.errors import CheckpointError, UserError, run_command
 from cleaner_rl.evaluation import Evaluation, evaluate, without_rollback
+from cleaner_rl.held_out import evaluate_if_due
 from cleaner_rl.interrupt import Interrupt
 from cleaner_rl.loggers import MetricLogger, open_logger
 from cleaner_rl.loss import LOSSES
@@ -52,6 +53,7 @@ def train(session: Session, progress: TrainingProgress, logger: MetricLogger) ->
     with Interrupt() as interrupt:
         try:
             _evaluate_once(session, progress, "before")
+            evaluate_if_due(session, progress)
             for step in range(session.step + 1, config.steps + 1):
                 began = time.monotonic()
                 groups, rewards, skipped = play_step(session, step, progress)
@@ -81,6 +83,7 @@ def train(session: Session, progress: TrainingProgress, logger: MetricLogger) ->
                     if step % config.save_every == 0 or step == config.steps:
                         session.save()
                 progress.step(step, metrics)
+                evaluate_if_due(session, progress)
             _evaluate_once(session, progress, "after")
         except BaseException:
             if whole:
@@ -233,6 +236,7 @@ def _rollout_metrics(
     all_rewards = [reward for rewards_G in rewards for reward in rewards_G]
     return {
         "reward": sum(all_rewards) / len(all_rewards),
+        "episodes": len(all_rewards),
         "groups": len(groups),
         "groups_with_signal": sum(map(has_signal, rewards)) / len(rewards),
         **episode_metrics([episode for group in groups for episode in group]),
@@ -255,7 +259,15 @@ def _evaluate_once(session: Session, progress: TrainingProgress, when: str) -> N
     done = known is not None and (when == "before" or known["step"] == session.step)
     if done or config.eval_tasks < 1:
         return
-    result = evaluate(
+    due = evaluate_if_due(session, progress)
+    result = due["off"] if due else _evaluate_now(session, progress, when)
+    run.write_json(name, {"step": session.step, **result.summary()})
+    progress.say(describe_evaluation(when, result))
+
+
+def _evaluate_now(session: Session, progress: TrainingProgress, when: str) -> Evaluation:
+    config = session.config
+    return evaluate(
         session.policy,
         first_tasks(load_source(config, "test"), config.eval_tasks),
         without_rollback(config.rollout()),
@@ -266,8 +278,6 @@ def _evaluate_once(session: Session, progress: TrainingProgress, when: str) -> N
         dtype=config.dtype,
         on_progress=lambda done, total: progress.phase(f"evaluating {when}", done, total),
     )
-    run.write_json(name, {"step": session.step, **result.summary()})
-    progress.say(describe_evaluation(when, result))
 
 
 def describe_evaluation(when: str, result: Evaluation) -> str:
