@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 from cleaner_env.task_files import first_tasks
+from cleaner_env.tasks import Task
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.evaluation import Evaluation, evaluation_rows
 from cleaner_rl.evaluation_files import (
     MODES,
+    Row,
     evaluated_steps,
     read_evaluation,
     write_evaluation,
 )
+from cleaner_rl.policy import Policy
 from cleaner_rl.progress import TrainingProgress
 from cleaner_rl.rollout import RolloutConfig
 from cleaner_rl.session import Session, load_source
@@ -37,7 +43,7 @@ def evaluate_if_due(session: Session, progress: TrainingProgress) -> dict[str, E
         return {}
     if step not in evaluated_steps(path):
         session.save()
-        _evaluate(session, progress)
+        evaluate_step(session.policy, config, path, step, progress)
     rows = {mode: read_evaluation(path, step, mode) for mode in MODES}
     return {mode: Evaluation.of(rows[mode], config.eval_samples, config.seed) for mode in MODES}
 
@@ -65,15 +71,35 @@ def rollout_of(config: TrainConfig, mode: str) -> RolloutConfig:
     )
 
 
-def _evaluate(session: Session, progress: TrainingProgress) -> None:
-    config, step = session.config, session.step
-    tasks = first_tasks(load_source(config, "test"), config.eval_tasks)
-    rows, summary = {}, {"step": step}
+def held_out_tasks(config: TrainConfig) -> list[Task]:
+    """The problems of a run's evaluations.
+
+    Raises:
+        UserError: there is no such source, or it cannot be read.
+    """
+    return first_tasks(load_source(config, "test"), config.eval_tasks)
+
+
+def evaluate_step(
+    policy: Policy, config: TrainConfig, path: Path, step: int, progress: TrainingProgress
+) -> None:
+    """Evaluate the policy of a step in both modes, and write episodes and figures.
+
+    Args:
+        policy: of that step.
+        config: of the run.
+        path: of the run's directory.
+        step: which the files are named after.
+        progress: told how far it is.
+    """
+    tasks = held_out_tasks(config)
+    rows: dict[str, list[Row]] = {}
+    summary: dict[str, Any] = {"step": step}
     for mode in MODES:
         began = time.monotonic()
         label = f"evaluating step {step}, rollback {mode}"
         rows[mode] = evaluation_rows(
-            session.policy,
+            policy,
             tasks,
             rollout_of(config, mode),
             samples=config.eval_samples,
@@ -81,7 +107,7 @@ def _evaluate(session: Session, progress: TrainingProgress) -> None:
             max_batch=config.sample_batch,
             seed=config.seed,
             dtype=config.dtype,
-            on_progress=lambda done, total, label=label: progress.phase(label, done, total),
+            on_progress=partial(progress.phase, label),
         )
         result = Evaluation.of(rows[mode], config.eval_samples, config.seed)
         seconds = round(time.monotonic() - began, 3)
@@ -92,4 +118,4 @@ def _evaluate(session: Session, progress: TrainingProgress) -> None:
             f"{errors['accuracy']:.1%}, failed calls per episode {m['failed_calls']:.2f} ± "
             f"{errors['failed_calls']:.2f}, {seconds:.0f} s"
         )
-    write_evaluation(session.run.path, step, rows, summary)
+    write_evaluation(path, step, rows, summary)
