@@ -74,7 +74,7 @@ def _work_off(
     starts = [directory.start(config, seed) for seed in sorted(begun)]
     for start in starts:
         start.require_same_settings()
-    lanes = lanes_of(config)
+    lanes = lanes_of(config, len(runs))
     cuda = any(resolve_device(lane.device).type == "cuda" for lane in lanes)
     console = Console()
     with Interrupt(), ComparisonProgress([*starts, *runs], len(lanes), console) as progress:
@@ -86,15 +86,18 @@ def _work_off(
         return work.work_off(starts, runs)
 
 
-def lanes_of(config: CompareConfig) -> list[Lane]:
-    """The places that runs have on this machine.
+def lanes_of(config: CompareConfig, runs: int) -> list[Lane]:
+    """The places that so many runs have on this machine.
+
+    On a CPU runs with one thread each are quickest: threads of one run wait for each other, which
+    small models feel.
 
     Raises:
         PolicyError: a device is not there.
     """
     devices = config.device_list
     on_cpu = [resolve_device(device).type == "cpu" for device in devices]
-    jobs = [config.jobs or (cores() if cpu else 1) for cpu in on_cpu]
+    jobs = [config.jobs or (min(cores(), runs) if cpu else 1) for cpu in on_cpu]
     threads = threads_per_job(sum(n for n, cpu in zip(jobs, on_cpu, strict=True) if cpu) or 1)
     return [
         Lane(device, threads if cpu else 0)

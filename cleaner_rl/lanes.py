@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
@@ -14,6 +13,10 @@ from typing import Literal
 from cleaner_rl.comparison_directory import PlannedRun
 from cleaner_rl.comparison_worker import Assignment, work
 
+_CONTEXTS: dict[str, type[ForkServerContext] | type[SpawnContext]] = {
+    "forkserver": ForkServerContext,
+    "spawn": SpawnContext,
+}
 _TICK = 1.0
 """Seconds between two looks at the runs."""
 
@@ -61,7 +64,7 @@ class Lanes:
         on_tick: Callable[[Sequence[PlannedRun]], None],
     ) -> None:
         self._free = list(lanes)
-        self._context: ForkServerContext | SpawnContext = get_context(method)
+        self._context = _CONTEXTS[method]()
         self._context.set_forkserver_preload(["cleaner_rl.comparison_worker"])
         self._on_tick = on_tick
         self._active: dict[BaseProcess, tuple[PlannedRun, Lane]] = {}
