@@ -79,7 +79,7 @@ def read_evaluation(run: Path, step: int, mode: str) -> list[Row]:
         rows = [{**line.pop("evaluation"), "episode": line} for line in lines]
     except (OSError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(f"cannot read the episodes in {path}: {error}") from error
-    return sorted(rows, key=lambda row: (row["problem"], row["sample"]))
+    return sorted(rows, key=_place)
 
 
 def forget_evaluations(run: Path, step: int) -> None:
@@ -91,9 +91,13 @@ def forget_evaluations(run: Path, step: int) -> None:
                 episodes_path(run, later, mode).unlink(missing_ok=True)
 
 
+def _place(row: Row) -> tuple[int, int]:
+    return row["problem"], row["sample"]
+
+
 def _write_rows(path: Path, rows: Sequence[Row]) -> None:
     lines = []
-    for row in rows:
+    for row in sorted(rows, key=_place):
         facts = {name: row[name] for name in ("problem", "sample", "seconds")}
         lines.append(json_line({**row["episode"], "evaluation": facts}) + "\n")
     data = "".join(lines).encode("utf-8", "surrogatepass")

@@ -18,7 +18,7 @@ from cleaner_rl.train import main as train
 
 SMALL = [
     *("--steps", "2", "--prompts", "2", "--minibatch-prompts", "2", "--group-size", "2"),
-    *("--eval-tasks", "4", "--workers", "1", "--max-turns", "3"),
+    *("--eval-tasks", "4", "--workers", "1", "--max-turns", "2", "--max-turn-tokens", "80"),
 ]
 ARGUMENTS = ["--arms", "off,saar", "--seeds", "2", "--jobs", "2", "--eval-every", "1", *SMALL]
 pytestmark = pytest.mark.slow
@@ -141,7 +141,11 @@ def test_the_report_alone_is_computed_again_from_the_files(whole, tmp_path):
 
 
 def test_after_a_kill_the_same_command_gives_the_same_results(whole, tmp_path, monkeypatch, capsys):
-    """One run is killed in its second step; the others do not suffer, and nothing is lost."""
+    """One run is killed after its first step; the others do not suffer, and nothing is lost."""
+    directory = tmp_path / "copy"
+    shutil.copytree(whole, directory)
+    for arm in ("off", "purified"):
+        shutil.rmtree(directory / "runs" / arm / "seed-0")
     tick, killed = ComparisonProgress.tick, []
 
     def killing(self, under_way):
@@ -153,12 +157,12 @@ def test_after_a_kill_the_same_command_gives_the_same_results(whole, tmp_path, m
                     os.kill(child.pid, signal.SIGKILL)
 
     monkeypatch.setattr(ComparisonProgress, "tick", killing)
-    assert compare(tmp_path / "whole") == 1
+    assert compare(directory) == 1
     assert "purified, seed 0 failed, exit status -9" in capsys.readouterr().err
-    partly = results(tmp_path / "whole")
+    partly = results(directory)
     assert partly["missing"] == ["off, seed 0", "purified, seed 0"] and partly["seeds"] == [1]
-    assert compare(tmp_path / "whole") == 0
-    assert results(tmp_path / "whole") == results(whole)
+    assert compare(directory) == 0
+    assert results(directory) == results(whole)
 
 
 def test_evaluations_do_not_change_the_training(whole, tmp_path):
