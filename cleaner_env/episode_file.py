@@ -1,12 +1,13 @@
-"""Files of episodes: JSON lines, one episode a line, as sampled and purified."""
+"""Files of episodes: JSON lines, one episode a line, as sampled and purified; gzip for ``.gz``."""
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal, cast
 
 from cleaner_env.completion import Decode
 from cleaner_env.episode import Episode
@@ -25,10 +26,10 @@ def write_episodes(path: str | Path, episodes: Iterable[Episode], *, append: boo
     Raises:
         OSError: the file cannot be written.
     """
-    mode = "a" if append else "w"
-    with Path(path).open(mode, encoding="utf-8", errors="surrogatepass", newline="\n") as stream:
+    with _open(Path(path), "a" if append else "w") as stream:
         for episode in episodes:
-            stream.write(json_line(episode.to_dict()) + "\n")
+            line = json_line(episode.to_dict()) + "\n"
+            stream.write(line.encode("utf-8", "surrogatepass"))
 
 
 def read_episodes(path: str | Path, decode: Decode | None = None) -> list[Episode]:
@@ -48,7 +49,7 @@ def read_episodes(path: str | Path, decode: Decode | None = None) -> list[Episod
 
 def iterate_episodes(path: str | Path, decode: Decode | None = None) -> Iterator[Episode]:
     """The same one by one, for files that do not fit into memory."""
-    with Path(path).open("rb") as stream:
+    with _open(Path(path), "r") as stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
                 continue
@@ -58,6 +59,12 @@ def iterate_episodes(path: str | Path, decode: Decode | None = None) -> Iterator
             except ValueError as error:
                 raise EpisodeFileError(f"{path}, line {number}: {error}") from error
             yield episode
+
+
+def _open(path: Path, mode: Literal["r", "w", "a"]) -> IO[bytes]:
+    if path.suffix == ".gz":
+        return cast(IO[bytes], gzip.open(path, mode + "b"))
+    return path.open(mode + "b")
 
 
 def json_line(data: Mapping[str, Any]) -> str:

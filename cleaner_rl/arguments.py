@@ -11,7 +11,7 @@ import tyro
 from cleaner_rl.config import TrainConfig, preset
 from cleaner_rl.errors import UserError
 
-_MAY_CHANGE = (
+MAY_CHANGE = (
     *("steps", "device", "workers", "allow_weak", "max_prompt_tokens", "pack_tokens"),
     *("sample_batch", "save_every", "keep_checkpoints", "log_episodes", "logger", "resume"),
     *("gradient_checkpointing", "rank_timeout"),
@@ -34,7 +34,7 @@ def parse_arguments(arguments: Sequence[str]) -> TrainConfig:
     changed = [
         "--" + name.replace("_", "-")
         for name, value in asdict(config).items()
-        if value != getattr(stored, name) and name not in _MAY_CHANGE
+        if value != getattr(stored, name) and name not in MAY_CHANGE
     ]
     if changed:
         raise UserError(f"a resumed run keeps its settings; leave out: {', '.join(changed)}")

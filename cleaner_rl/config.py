@@ -33,7 +33,7 @@ _AT_LEAST_ONE = (
     *("eval_samples", "save_every", "keep_checkpoints", "max_calls", "oversample"),
 )
 _NOT_NEGATIVE = (
-    *("seed", "max_retries", "warmup_steps", "weight_decay", "eval_tasks"),
+    *("seed", "max_retries", "warmup_steps", "weight_decay", "eval_tasks", "eval_every"),
     *("kl_coefficient", "tis_cap", "dynamic_sampling", "lora_rank", "cache_tokens"),
     *("log_episodes", "overlong_buffer", "overlong_factor", "format_penalty", "failure_penalty"),
 )
@@ -181,6 +181,9 @@ class TrainConfig:
     """Held-out problems for the evaluation before and after training; 0 for none."""
     eval_samples: int = 1
     """Episodes for each of them."""
+    eval_every: int = 0
+    """Steps between evaluations on the same problems, with rollback off and on, whose episodes are
+    all kept in evaluations/; 0 for none."""
     save_every: int = 20
     """Steps between checkpoints."""
     keep_checkpoints: int = 2
@@ -224,6 +227,8 @@ class TrainConfig:
             raise UserError("--minibatch-prompts must not exceed --prompts")
         if not self.wrong_reward < 1:
             raise UserError("--wrong-reward must be below 1, the reward of a right answer")
+        if self.eval_every and not self.eval_tasks:
+            raise UserError("--eval-every needs --eval-tasks: the problems to evaluate on")
         if self.overlong_buffer > self.max_response_tokens:
             raise UserError("--overlong-buffer must not exceed --max-response-tokens")
 

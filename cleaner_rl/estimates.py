@@ -117,7 +117,7 @@ def intervals(metrics: Mapping[str, Sums], seed: int = 0) -> dict[str, tuple[flo
     """
     enough = {name: sums for name, sums in metrics.items() if _problems(sums) >= 2}
     values = _resampled(enough, seed)
-    return {name: _certain(s) or _percentiles(values[name]) for name, s in enough.items()}
+    return {name: certain(s) or percentiles(values[name]) for name, s in enough.items()}
 
 
 def differences(
@@ -131,7 +131,7 @@ def differences(
     ]
     before = _resampled({name: first[name] for name in names}, seed)
     after = _resampled({name: second[name] for name in names}, seed)
-    return {name: _percentiles(after[name] - before[name]) for name in names}
+    return {name: percentiles(after[name] - before[name]) for name in names}
 
 
 def _problems(sums: Sums) -> int:
@@ -139,7 +139,7 @@ def _problems(sums: Sums) -> int:
     return int((sums.count_P > 0).sum())
 
 
-def _certain(sums: Sums) -> tuple[float, float] | None:
+def certain(sums: Sums) -> tuple[float, float] | None:
     """The interval of a share that is the same extreme in all problems; None for others."""
     if not sums.share:
         return None
@@ -169,6 +169,7 @@ def _resampled(metrics: Mapping[str, Sums], seed: int) -> dict[str, Floats]:
     return {name: values_RM[:, i] for i, name in enumerate(metrics)}
 
 
-def _percentiles(values_R: Floats) -> tuple[float, float]:
+def percentiles(values_R: Floats) -> tuple[float, float]:
+    """Both ends of the 95% percentile interval of resampled values; nan is left out."""
     low, high = np.nanquantile(values_R, [_TAIL, 1.0 - _TAIL])
     return float(low), float(high)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -18,9 +17,10 @@ from cleaner_rl.errors import UserError, run_command
 from cleaner_rl.eval_config import EvalConfig, parse_arguments
 from cleaner_rl.eval_summary import summarize, table
 from cleaner_rl.evaluation import episode_row, evaluation_jobs
+from cleaner_rl.identity import tasks_digest, weights_digest
 from cleaner_rl.interrupt import Interrupt
 from cleaner_rl.ledger import Ledger, Usage
-from cleaner_rl.policy import Policy, load_policy
+from cleaner_rl.policy import load_policy
 from cleaner_rl.progress import CountProgress
 from cleaner_rl.rollout import Rollout
 from cleaner_rl.sampler import Sampler
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tasks = _tasks(config)
     ledger = _open_ledger(config)
     ledger.identify("problems", len(tasks))
-    ledger.identify("tasks", _tasks_digest(tasks))
+    ledger.identify("tasks", tasks_digest(tasks))
     total = len(tasks) * config.samples * len(config.modes)
     with Interrupt() as interrupt:
         try:
@@ -135,7 +135,7 @@ _Player = Callable[[_Recorder], None]
 def _local_player(config: EvalConfig, ledger: Ledger) -> _Player:
     """Plays with a policy that is loaded here."""
     policy = load_policy(config.model, config.device)
-    ledger.identify("model", _weights_digest(policy))
+    ledger.identify("model", weights_digest(policy))
 
     def play(recorder: _Recorder) -> None:
         jobs = [
@@ -220,22 +220,6 @@ def _resume_hint(ledger: Ledger) -> str:
     if ledger.directory is None:
         return "with --out they could be tried again"
     return f"Go on with: python -m cleaner_rl.eval --resume {ledger.directory}"
-
-
-def _tasks_digest(tasks: Sequence[Task]) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for task in tasks:
-        digest.update(f"{task.prompt}\0{task.answer}\0{task.reward}\0".encode("utf-8", "replace"))
-    return digest.hexdigest()
-
-
-def _weights_digest(policy: Policy) -> str:
-    """Of a sample of every parameter: training changes all of them."""
-    digest = hashlib.blake2b(digest_size=8)
-    for name, parameter in policy.model.named_parameters():
-        digest.update(name.encode())
-        digest.update(parameter.detach().flatten()[:256].float().cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 if __name__ == "__main__":

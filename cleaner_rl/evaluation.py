@@ -182,7 +182,36 @@ def evaluate(
     dtype: Precision = "float32",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Play every task ``samples`` times and count.
+    """Play every task ``samples`` times and count; see ``evaluation_rows`` for the arguments."""
+    rows = evaluation_rows(
+        policy,
+        tasks,
+        config,
+        samples=samples,
+        temperature=temperature,
+        top_p=top_p,
+        max_batch=max_batch,
+        seed=seed,
+        dtype=dtype,
+        on_progress=on_progress,
+    )
+    return Evaluation.of(rows, samples, seed)
+
+
+def evaluation_rows(
+    policy: Policy,
+    tasks: Sequence[Task],
+    config: RolloutConfig,
+    *,
+    samples: int = 1,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    max_batch: int = 128,
+    seed: int = 0,
+    dtype: Precision = "float32",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Play every task ``samples`` times.
 
     Args:
         policy: to be evaluated.
@@ -196,6 +225,9 @@ def evaluate(
         dtype: precision of the forward passes.
         on_progress: called with the numbers of finished and of all episodes.
 
+    Returns:
+        A row for each episode that no fault spoilt, see ``episode_row``.
+
     Raises:
         OutageError: faults of the sandbox spoilt too many episodes.
     """
@@ -208,7 +240,7 @@ def evaluate(
                 rows.append(episode_row(played, samples))
             if on_progress is not None:
                 on_progress(done, len(jobs))
-    return Evaluation.of(rows, samples, seed)
+    return rows
 
 
 def evaluation_jobs(tasks: Sequence[Task], samples: int, seed: int) -> list[Job]:

@@ -4,7 +4,8 @@ config.json          every setting
 metrics.jsonl        one object a step
 episodes/            some episodes of each step, raw and purified, one JSON object a line
 checkpoints/         step-000020/: a Hugging Face directory and the trainer's state, or shards
-evaluation-*.json    held-out evaluation before and after
+evaluation-*.json    held-out evaluation before and after, and every --eval-every steps
+evaluations/         the episodes of the latter, one file for rollback off and one for on
 report.md, *.png     what came out
 """
 
@@ -32,6 +33,7 @@ from cleaner_rl.checkpoint import (
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.distributed import Ranks
 from cleaner_rl.errors import CheckpointError
+from cleaner_rl.evaluation_files import forget_evaluations
 from cleaner_rl.policy import Policy
 from cleaner_rl.sharded_checkpoint import save_sharded_checkpoint
 
@@ -171,6 +173,7 @@ class RunDirectory:
         """Drop what comes after a checkpoint: metrics and episodes of steps that will be played
         again, and what a killed process left behind."""
         remove_partial(self.checkpoints)
+        forget_evaluations(self.path, step)
         file = self.path / "metrics.jsonl"
         if not file.exists():
             return

@@ -25,6 +25,7 @@ from cleaner_rl.errors import RankError, UserError, run_command
 from cleaner_rl.evaluation import Evaluation, evaluate, without_rollback
 from cleaner_rl.exchange import collect_episodes
 from cleaner_rl.exhaustion import exhaustion_said
+from cleaner_rl.held_out import evaluate_if_due
 from cleaner_rl.interrupt import Interrupt
 from cleaner_rl.loggers import MetricLogger, open_logger
 from cleaner_rl.loss import LOSSES
@@ -56,6 +57,7 @@ def train(session: Session, progress: TrainingProgress, logger: MetricLogger) ->
     with Interrupt() as interrupt, ranks.guarded(interrupt):
         try:
             _evaluate_once(session, progress, "before")
+            evaluate_if_due(session, progress)
             for step in range(session.step + 1, config.steps + 1):
                 began = time.monotonic()
                 groups, rewards, skipped = play_step(session, step, progress)
@@ -81,6 +83,7 @@ def train(session: Session, progress: TrainingProgress, logger: MetricLogger) ->
                     if step % config.save_every == 0 or step == config.steps:
                         session.save()
                 progress.step(step, metrics)
+                evaluate_if_due(session, progress)
             _evaluate_once(session, progress, "after")
         except BaseException:
             if session.updater.whole and ranks.united:
@@ -266,6 +269,7 @@ def _rollout_metrics(
     all_rewards = [reward for rewards_G in rewards for reward in rewards_G]
     return {
         "reward": sum(all_rewards) / len(all_rewards),
+        "episodes": len(all_rewards),
         "groups": len(groups),
         "groups_with_signal": sum(map(has_signal, rewards)) / len(rewards),
         **episode_metrics([episode for group in groups for episode in group]),
@@ -284,12 +288,15 @@ def _step_seed(seed: int, step: int) -> int:
 def _evaluate_once(session: Session, progress: TrainingProgress, when: str) -> None:
     """The held-out evaluation, rollback off, unless the run has it already."""
     config, run, name = session.config, session.run, f"evaluation-{when}.json"
+    evaluations = evaluate_if_due(session, progress)
 
     def play() -> Evaluation | None:
         known = run.read_json(name)
         done = known is not None and (when == "before" or known["step"] == session.step)
         if done or config.eval_tasks < 1 or not session.ranks.first:
             return None
+        if evaluations:
+            return evaluations["off"]
         with exhaustion_said("sampling", session.policy.device):
             return evaluate(
                 session.policy,

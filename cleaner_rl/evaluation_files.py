@@ -1,0 +1,110 @@
+"""Evaluation files: the held-out episodes of a run at one of its steps, written and read back.
+
+evaluation-000010.json              figures with rollback off and on; written last, so it is there
+                                    when the evaluation is whole
+evaluations/step-000010-off.jsonl.gz    every episode with rollback off, an episode file
+evaluations/step-000010-on.jsonl.gz     the same problems with rollback on
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cleaner_env.episode_file import json_line
+from cleaner_rl.errors import CheckpointError
+
+MODES = ("off", "on")
+"""Rollback during an evaluation."""
+FOLDER = "evaluations"
+_SUMMARY = re.compile(r"evaluation-(\d{6,})\.json")
+
+Row = dict[str, Any]
+
+
+def summary_path(run: Path, step: int) -> Path:
+    """The figures of a step."""
+    return run / f"evaluation-{step:06d}.json"
+
+
+def episodes_path(run: Path, step: int, mode: str) -> Path:
+    """The episodes of a step and a mode."""
+    return run / FOLDER / f"step-{step:06d}-{mode}.jsonl.gz"
+
+
+def evaluated_steps(run: Path) -> list[int]:
+    """The steps that have a whole evaluation, in order."""
+    found = (_SUMMARY.fullmatch(path.name) for path in run.glob("evaluation-*.json"))
+    return sorted(int(match[1]) for match in found if match)
+
+
+def write_evaluation(
+    run: Path, step: int, rows: Mapping[str, Sequence[Row]], summary: Mapping[str, Any]
+) -> None:
+    """Write the episodes of every mode, then the figures.
+
+    Args:
+        run: a run directory.
+        step: of the policy.
+        rows: of each mode, as ``evaluation_rows`` gives them.
+        summary: the figures.
+
+    Raises:
+        CheckpointError: they cannot be written.
+    """
+    try:
+        (run / FOLDER).mkdir(exist_ok=True)
+        for mode, of_mode in rows.items():
+            _write_rows(episodes_path(run, step, mode), of_mode)
+        _write_whole(summary_path(run, step), (json.dumps(summary, indent=2) + "\n").encode())
+    except OSError as error:
+        raise CheckpointError(f"cannot write an evaluation into {run}: {error}") from error
+
+
+def read_evaluation(run: Path, step: int, mode: str) -> list[Row]:
+    """The rows of a step and a mode, in the order of their problems.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    path = episodes_path(run, step, mode)
+    try:
+        with gzip.open(path, "rb") as stream:
+            lines = [json.loads(line.decode("utf-8", "surrogatepass")) for line in stream]
+        rows = [{**line.pop("evaluation"), "episode": line} for line in lines]
+    except (OSError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(f"cannot read the episodes in {path}: {error}") from error
+    return sorted(rows, key=_place)
+
+
+def forget_evaluations(run: Path, step: int) -> None:
+    """Remove the evaluations of later steps, whose policies will be trained again."""
+    for later in evaluated_steps(run):
+        if later > step:
+            summary_path(run, later).unlink()
+            for mode in MODES:
+                episodes_path(run, later, mode).unlink(missing_ok=True)
+
+
+def _place(row: Row) -> tuple[int, int]:
+    return row["problem"], row["sample"]
+
+
+def _write_rows(path: Path, rows: Sequence[Row]) -> None:
+    lines = []
+    for row in sorted(rows, key=_place):
+        facts = {name: row[name] for name in ("problem", "sample", "seconds")}
+        lines.append(json_line({**row["episode"], "evaluation": facts}) + "\n")
+    data = "".join(lines).encode("utf-8", "surrogatepass")
+    _write_whole(path, gzip.compress(data, mtime=0))
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(data)
+    os.replace(partial, path)
