@@ -1,5 +1,6 @@
 """Demonstrations for the cold start: tool-use episodes whose programs were really executed."""
 
+from cleaner_rl.demonstrations.books import books_for
 from cleaner_rl.demonstrations.episodes import (
     Demonstration,
     DemonstrationError,
@@ -23,6 +24,7 @@ __all__ = [
     "DemonstrationMix",
     "Example",
     "Turn",
+    "books_for",
     "collate",
     "encode_demonstration",
     "generate_demonstrations",

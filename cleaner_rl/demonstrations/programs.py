@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from string import Template
+from typing import Protocol
 
-__all__ = ["PROGRAM_BOOK", "FamilyPrograms", "Variant"]
+__all__ = ["PROGRAM_BOOK", "FamilyPrograms", "Programs", "Variant"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,28 @@ class Variant:
 
     code: str
     right: bool
+
+
+class Programs(Protocol):
+    """Where the programs for a kind of question come from."""
+
+    @property
+    def sentences(self) -> Sequence[str]:
+        """Openings that go with every program, right or wrong: they give nothing away."""
+        ...
+
+    @property
+    def longest_answer(self) -> int:
+        """Characters that a program may print and still be taken for an answer."""
+        ...
+
+    def knows(self, question: str) -> bool:
+        """True for a question that there are programs for."""
+        ...
+
+    def draw(self, question: str, rng: random.Random, *, right: bool) -> Variant:
+        """One program for a question that is known."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -36,6 +59,15 @@ class FamilyPrograms:
     wrong: tuple[str, ...]
     extend: Callable[[dict[str, str]], dict[str, str]] | None = None
     """Derives further fields from the matched ones, such as a list of signed terms."""
+    longest_answer: int = 40
+    """Characters that a program may print and still be taken for an answer."""
+
+    def knows(self, question: str) -> bool:
+        """True for a question that there are programs for."""
+        try:
+            return bool(self.fields(question))
+        except ValueError:
+            return False
 
     def fields(self, question: str) -> Mapping[str, str]:
         """The template fields of a question; ValueError when it is not of this family."""

@@ -1,0 +1,25 @@
+"""Books: which programs there are for the problems of a ``--tasks`` value."""
+
+from __future__ import annotations
+
+from cleaner_rl.demonstrations.gsm8k import Gsm8kPrograms, read_solutions
+from cleaner_rl.demonstrations.more_programs import MORE_PROGRAMS
+from cleaner_rl.demonstrations.programs import PROGRAM_BOOK, Programs
+
+__all__ = ["books_for"]
+
+
+def books_for(tasks: str) -> dict[str, Programs]:
+    """Programs by family: those of reasoning-gym's families, and of every ``gsm8k:`` source.
+
+    Args:
+        tasks: a ``--tasks`` value.
+
+    Raises:
+        ValueError: a file of it cannot be read.
+    """
+    books: dict[str, Programs] = {**PROGRAM_BOOK, **MORE_PROGRAMS}
+    solutions = read_solutions(tasks)
+    if solutions:
+        books["gsm8k"] = Gsm8kPrograms.of(solutions)
+    return books
