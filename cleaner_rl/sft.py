@@ -27,13 +27,14 @@ from cleaner_rl.demonstrations import (
     DemonstrationError,
     Example,
     books_for,
+    describe_gsm8k,
     encode_demonstration,
     generate_demonstrations,
     length_batches,
 )
 from cleaner_rl.errors import run_command
 from cleaner_rl.evaluation import Evaluation, evaluate
-from cleaner_rl.policy import Policy, load_policy
+from cleaner_rl.policy import Policy, load_policy, resolve_device
 from cleaner_rl.progress import CountProgress
 from cleaner_rl.sft_config import SftArgs, SftError, parse_sft_arguments
 from cleaner_rl.sft_models import build_model, load_base
@@ -85,11 +86,20 @@ def _partial_directory(args: SftArgs) -> Path:
 
 
 def _partial(args: SftArgs) -> Partial:
-    """Where the training is kept while it is under way; without --resume what is there goes."""
+    """Where the training is kept while it is under way.
+
+    Raises:
+        SftError: there is one to go on with and nobody said what to do with it, or there is none.
+    """
     partial = Partial(_partial_directory(args), args.learned_by())
     if args.resume and not partial.exists:
         raise SftError(f"there is no interrupted training of --out {args.out}; leave out --resume")
-    if not args.resume:
+    if partial.exists and not args.resume:
+        if not args.overwrite:
+            raise SftError(
+                f"there is an interrupted training of --out {args.out}; add --resume to go on with "
+                "it, or --overwrite to begin anew"
+            )
         partial.remove()
     return partial
 
@@ -104,8 +114,8 @@ def make_demonstrations(args: SftArgs, format: TextFormat | None) -> list[Demons
         tasks, books = load_tasks(args.tasks, "train", args.seed), books_for(args.tasks)
     except ValueError as error:
         raise SftError(str(error)) from error
-    if not args.from_scratch and "gsm8k" not in books:
-        print("no GSM8K among --tasks, reasoning-gym only; add it with 'gsm8k:FILE + ...'")
+    if not args.from_scratch:
+        print(describe_gsm8k(books))
     progress = CountProgress("demonstrations", args.demonstrations)
     demonstrations = []
     limits = Limits(wall_s=2.0)
@@ -129,7 +139,7 @@ def make_demonstrations(args: SftArgs, format: TextFormat | None) -> list[Demons
 def policy_from_scratch(args: SftArgs, demonstrations: Sequence[Demonstration]) -> Policy:
     """A small model with random weights, and a tokenizer learned from the demonstrations."""
     tokenizer = train_tokenizer(_texts(demonstrations), args.model.vocab_size)
-    model = build_model(tokenizer, args.model, args.seed)
+    model = build_model(tokenizer, args.model, args.seed).to(resolve_device(args.device))
     return Policy(model, tokenizer, ChatCodec(tokenizer), args.base)
 
 

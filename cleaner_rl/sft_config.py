@@ -119,6 +119,8 @@ class SftArgs:
             raise SftError("nothing would be learned: give --epochs above 0")
         if not self.learning_rate > 0:
             raise SftError("--learning-rate must be above 0")
+        if not self.from_scratch and self.model != ModelArgs():
+            raise SftError("--model.* shapes a model from scratch; leave it out with --base")
 
     @property
     def from_scratch(self) -> bool:

@@ -87,7 +87,7 @@ class Partial:
             state = torch.load(self._file, map_location=model.device, weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise CheckpointError(
-                f"cannot read {self._file}: {error}; start anew without --resume"
+                f"cannot read {self._file}: {error}; begin anew with --overwrite, not --resume"
             ) from error
         changed = sorted(
             name for name in self.settings if state["settings"].get(name) != self.settings[name]
@@ -96,7 +96,7 @@ class Partial:
             flags = ", ".join("--" + name.replace("_", "-") for name in changed)
             raise CheckpointError(
                 f"the training in {self.directory} has other settings: {flags}; give the same, or "
-                "start anew without --resume"
+                "begin anew with --overwrite, not --resume"
             )
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])

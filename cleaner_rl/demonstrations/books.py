@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from cleaner_rl.demonstrations.family import Programs
 from cleaner_rl.demonstrations.gsm8k import Gsm8kPrograms, read_solutions
 from cleaner_rl.demonstrations.more_programs import MORE_PROGRAMS
-from cleaner_rl.demonstrations.programs import PROGRAM_BOOK, Programs
+from cleaner_rl.demonstrations.programs import PROGRAM_BOOK
 
-__all__ = ["books_for"]
+__all__ = ["books_for", "describe_gsm8k"]
+
+
+def describe_gsm8k(books: Mapping[str, Programs]) -> str:
+    """What became of GSM8K's solutions, for people."""
+    programs = books.get("gsm8k")
+    if not isinstance(programs, Gsm8kPrograms):
+        return "no GSM8K among --tasks, reasoning-gym only; add it with 'gsm8k:FILE + ...'"
+    return f"GSM8K: {len(programs.steps)} of {programs.solutions} solutions give a program"
 
 
 def books_for(tasks: str) -> dict[str, Programs]:

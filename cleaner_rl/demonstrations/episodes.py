@@ -24,7 +24,8 @@ from cleaner_env.rewards import score
 from cleaner_env.tasks import ReasoningGymTasks, Task, TaskSource
 from cleaner_env.toolcall import HermesFormat, ToolCallFormat
 from cleaner_rl.demonstrations.bugs import propose_bug
-from cleaner_rl.demonstrations.programs import PROGRAM_BOOK, Programs
+from cleaner_rl.demonstrations.family import Programs
+from cleaner_rl.demonstrations.programs import PROGRAM_BOOK
 
 __all__ = [
     "Demonstration",

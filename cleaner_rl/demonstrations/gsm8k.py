@@ -15,7 +15,7 @@ from keyword import iskeyword
 
 from cleaner_env.task_sources.rows import read_rows
 from cleaner_env.task_sources.spec import split_specs
-from cleaner_rl.demonstrations.programs import Variant
+from cleaner_rl.demonstrations.family import Variant
 
 __all__ = ["Gsm8kPrograms", "read_solutions", "solution_steps"]
 
@@ -45,13 +45,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Gsm8kPrograms:
-    """Programs for the questions of a file; see ``cleaner_rl.demonstrations.programs.Programs``.
+    """Programs for the questions of a file; see ``cleaner_rl.demonstrations.family.Programs``.
 
     Attributes:
         steps: question -> the steps of its program; questions without one are left out.
+        solutions: how many solutions there were.
     """
 
     steps: Mapping[str, Sequence[Step]]
+    solutions: int
     sentences: tuple[str, ...] = ("I will compute it step by step.", "Let me calculate this.")
     longest_answer: int = 20
 
@@ -59,7 +61,8 @@ class Gsm8kPrograms:
     def of(cls, solutions: Mapping[str, str]) -> Gsm8kPrograms:
         """The programs that can be built from solutions by question."""
         built = {question: solution_steps(question, text) for question, text in solutions.items()}
-        return cls({question: steps for question, steps in built.items() if steps})
+        steps = {question: steps for question, steps in built.items() if steps}
+        return cls(steps, len(solutions))
 
     def knows(self, question: str) -> bool:
         """True for a question whose solution gave a program."""

@@ -5,7 +5,7 @@ The program book of the bundled policy is in ``programs``; these families are fo
 
 from __future__ import annotations
 
-from cleaner_rl.demonstrations.programs import FamilyPrograms
+from cleaner_rl.demonstrations.family import FamilyPrograms
 
 __all__ = ["MORE_PROGRAMS"]
 

@@ -145,11 +145,18 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(interrupted, tmp_path)
     assert not list(tmp_path.glob(".*"))
 
 
+def test_an_interrupted_training_is_not_thrown_away_unasked(interrupted, tmp_path):
+    with pytest.raises(SftError, match="add --resume to go on with it, or --overwrite"):
+        main(interrupted)
+    assert main([*interrupted, "--overwrite"]) == 0
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_a_resumed_training_keeps_its_settings(interrupted, tmp_path):
     with pytest.raises(CheckpointError, match="other settings: --learning-rate;"):
         main([*interrupted, "--resume", "--learning-rate", "1e-3"])
     (tmp_path / ".policy.partial" / "state.pt").write_bytes(b"PK damaged")
-    with pytest.raises(CheckpointError, match="start anew without --resume"):
+    with pytest.raises(CheckpointError, match="begin anew with --overwrite"):
         main([*interrupted, "--resume"])
 
 
@@ -161,6 +168,7 @@ def test_a_resumed_training_keeps_its_settings(interrupted, tmp_path):
         (["--tasks", "gsm8k:nowhere.jsonl"], SftError, r"nowhere\.jsonl"),
         (["--tasks", "reasoning-gym:maze"], SftError, "programs for 0 of"),
         (["--max-tokens", "20"], SftError, "longer than 20 tokens; raise --max-tokens"),
+        (["--model.layers", "2"], SftError, r"--model\.\* shapes a model from scratch"),
         (["--epochs", "0"], SftError, "give --epochs above 0"),
         (["--demonstrations", "0"], SftError, "--demonstrations must be at least 1"),
     ],
