@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["FAMILIES"]
+__all__ = ["FAMILIES", "SHORT_PROGRAMS"]
 
 FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -57,3 +57,19 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 """Family name -> keyword arguments of ``reasoning_gym.create_dataset(family, **kwargs)``."""
+
+SHORT_PROGRAMS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        **{
+            name: FAMILIES[name]
+            for name in ("chain_sum", "basic_arithmetic", "gcd", "lcm", "prime_factorization")
+        },
+        **{name: FAMILIES[name] for name in ("count_bits", "base_conversion", "simple_equations")},
+        "leg_counting": {"min_animals": 2, "max_animals": 5},
+        "number_filtering": {"max_numbers": 6, "max_decimals": 2},
+        "number_sorting": {"max_numbers": 6},
+        "time_intervals": {"task_types": ("time", "time_seconds")},
+    }
+)
+"""What ``reasoning-gym:short-programs`` means: families for a model that reads words as well, with
+answers that a short program computes from the question."""

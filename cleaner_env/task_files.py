@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cleaner_env.families import FAMILIES
+from cleaner_env.families import FAMILIES, SHORT_PROGRAMS
 from cleaner_env.rewards import check_reward
 from cleaner_env.task_sources.code_layouts import CODE_LAYOUTS
 from cleaner_env.task_sources.layouts import LAYOUTS, Layout
@@ -28,6 +28,8 @@ from cleaner_env.tasks import (
 
 KINDS: dict[str, Layout] = {**LAYOUTS, **CODE_LAYOUTS, "verl": VERL, "open-agentrl": VERL}
 """Kinds of data sets by the word before the colon; "" is a path alone."""
+FAMILY_SETS = {"short-programs": SHORT_PROGRAMS}
+"""Names that stand for several families of reasoning-gym."""
 _EVERYWHERE = ("weight", "holdout", "limit", "shuffle", "config", "hub_split", *RATE_OPTIONS)
 
 
@@ -100,8 +102,11 @@ def _load(spec: SourceSpec, split: Split, seed: int) -> TaskSource | None:
 def _generated(spec: SourceSpec, split: Split, seed: int) -> ReasoningGymTasks:
     spec.allow(("weight", "level"))
     names = [name.strip() for name in spec.place.split(",") if name.strip()]
+    families = {} if names else dict(FAMILIES)
+    for name in names:
+        families |= FAMILY_SETS.get(name) or {name: FAMILIES.get(name, {})}
     level = int(spec.number("level", 0, 0, 100)) if "level" in spec.options else None
-    return ReasoningGymTasks(names or FAMILIES, split, seed, level)
+    return ReasoningGymTasks(families, split, seed, level)
 
 
 def _tasks_of_split(spec: SourceSpec, layout: Layout, split: Split, seed: int) -> list[Task]:

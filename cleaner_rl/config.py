@@ -312,15 +312,20 @@ PRESETS: dict[str, TrainConfig] = {
     "tiny": TrainConfig(steps=40, credit="contrastive", preload="light", code_seconds=1.0),
     "smollm2": TrainConfig(
         preset="smollm2",
-        model="smollm2",
+        model="./runs/smollm2-sft",
+        tasks="reasoning-gym:short-programs",
+        dtype="bfloat16",
         steps=200,
         prompts=32,
         minibatch_prompts=16,
-        max_turns=6,
-        max_prompt_tokens=1024,
-        max_response_tokens=2048,
-        max_turn_tokens=512,
-        learning_rate=5e-6,
+        credit="contrastive",
+        preload="light",
+        code_seconds=2.0,
+        max_turns=4,
+        max_prompt_tokens=512,
+        max_response_tokens=768,
+        max_turn_tokens=256,
+        learning_rate=1e-5,
         warmup_steps=10,
         pack_tokens=16384,
     ),
@@ -334,7 +339,7 @@ PRESETS: dict[str, TrainConfig] = {
     ),
 }
 """Settings by name. The two Qwen presets are the recipe of CLEANER's authors; ``tiny`` runs on a
-CPU in minutes; ``smollm2`` is meant for one GPU."""
+CPU in minutes; ``smollm2`` goes on from its cold start and is meant for one GPU."""
 
 
 def preset(name: str) -> TrainConfig:

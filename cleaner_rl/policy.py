@@ -228,7 +228,10 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
             )
         return str(directory), {}
     if looks_like_path:
-        raise PolicyError(f"there is no directory {directory}; check --model")
+        raise PolicyError(
+            f"there is no directory {directory}; check --model (the preset smollm2 goes on from "
+            "what python -m cleaner_rl.sft --preset smollm2 makes)"
+        )
     return name, {}
 
 

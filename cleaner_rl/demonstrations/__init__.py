@@ -1,5 +1,6 @@
 """Demonstrations for the cold start: tool-use episodes whose programs were really executed."""
 
+from cleaner_rl.demonstrations.books import books_for, describe_gsm8k
 from cleaner_rl.demonstrations.episodes import (
     Demonstration,
     DemonstrationError,
@@ -23,7 +24,9 @@ __all__ = [
     "DemonstrationMix",
     "Example",
     "Turn",
+    "books_for",
     "collate",
+    "describe_gsm8k",
     "encode_demonstration",
     "generate_demonstrations",
     "length_batches",

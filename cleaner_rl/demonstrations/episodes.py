@@ -14,15 +14,17 @@ The last turn boxes what the final program printed, right or wrong, with the sam
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from cleaner_env.observation import format_observation
-from cleaner_env.tasks import ReasoningGymTasks, Task, reasoning_gym_scorer
-from cleaner_env.toolcall import HermesFormat
+from cleaner_env.rewards import score
+from cleaner_env.tasks import ReasoningGymTasks, Task, TaskSource
+from cleaner_env.toolcall import HermesFormat, ToolCallFormat
 from cleaner_rl.demonstrations.bugs import propose_bug
+from cleaner_rl.demonstrations.family import Programs
 from cleaner_rl.demonstrations.programs import PROGRAM_BOOK
 
 __all__ = [
@@ -62,10 +64,12 @@ class Outcome(Protocol):
 
 Run = Callable[[str], Any]
 """Executes a program: source in, sandbox result (an `Outcome`) out."""
+Books = Mapping[str, Programs]
+"""Family -> where its programs come from."""
 
 
 class DemonstrationError(RuntimeError):
-    """Too few tasks gave a demonstration; the sandbox does not run what it should."""
+    """Too few tasks gave a demonstration: no programs for them, or a sandbox that runs none."""
 
 
 @dataclass(frozen=True)
@@ -119,62 +123,93 @@ class Demonstration:
 
 
 def write_demonstration(
-    task: Task, run: Run, rng: random.Random, mix: DemonstrationMix
+    task: Task,
+    run: Run,
+    rng: random.Random,
+    mix: DemonstrationMix,
+    books: Books = PROGRAM_BOOK,
+    format: ToolCallFormat | None = None,
 ) -> Demonstration | None:
-    """One demonstration for one task, or None where the drawn ingredients do not go together."""
+    """One demonstration for one task, or None where the drawn ingredients do not go together.
+
+    Args:
+        task: one of a family, and with a question, that ``books`` knows.
+        run: executes a program.
+        rng: of all draws.
+        mix: shares of bugs and wrong programs.
+        books: programs by family.
+        format: how programs are called; hermes when None.
+    """
+    book = books[task.family]
+    format = format or HermesFormat()
     right = rng.random() >= mix.wrong
     draw = rng.random()
     bug_count = 2 if draw < mix.two_bugs else 1 if draw < mix.buggy else 0
-    program = _draw_program(task, run, rng, right=right)
+    program = _draw_program(task, book, run, rng, right=right)
     if program is None:
         return None
     failures = _break_program(program.code, bug_count, run, rng)
     if failures is None:
         return None
-    book = PROGRAM_BOOK[task.family]
     remark = rng.choice(book.sentences)
     turns = []
     for failure in failures:
-        turns.append(Turn(_call(remark, failure.code), format_observation(failure.result)))
+        turns.append(Turn(_call(format, remark, failure.code), format_observation(failure.result)))
         remarks = REMARKS.get(failure.result.error_class, OTHER_REMARKS)
         remark = rng.choice(remarks)
     if failures and rng.random() < mix.other_program:
-        other = _draw_program(task, run, rng, right=right, avoid=program.code)
+        other = _draw_program(task, book, run, rng, right=right, avoid=program.code)
         if other is not None:
             program, remark = other, rng.choice(NEW_PROGRAM_REMARKS)
-    turns.append(Turn(_call(remark, program.code), format_observation(program.result)))
+    turns.append(Turn(_call(format, remark, program.code), format_observation(program.result)))
     turns.append(Turn(ANSWER.format(program.result.stdout.strip())))
     bugs = tuple(failure.bug for failure in failures)
     return Demonstration(task.family, task.prompt, tuple(turns), right, bugs)
 
 
 def generate_demonstrations(
-    count: int, run: Run, *, seed: int = 0, mix: DemonstrationMix | None = None, threads: int = 2
+    count: int,
+    run: Run,
+    *,
+    seed: int = 0,
+    mix: DemonstrationMix | None = None,
+    threads: int = 2,
+    tasks: TaskSource | None = None,
+    books: Books = PROGRAM_BOOK,
+    format: ToolCallFormat | None = None,
 ) -> Iterator[Demonstration]:
-    """Demonstrations of the training split, all families in turn; the same ones for the same seed.
+    """Demonstrations of tasks in their order; the same ones for the same seed.
 
     Args:
         count: how many.
         run: executes a program; called from several threads.
-        seed: of the tasks and of all draws.
+        seed: of all draws.
         mix: shares of bugs and wrong programs.
         threads: programs executed at a time.
+        tasks: problems; those without programs in ``books`` are passed over. The training split of
+            the bundled policy's families, all in turn, when None.
+        books: programs by family.
+        format: how programs are called; hermes when None.
 
     Raises:
-        DemonstrationError: most programs of the book do not do what they should.
+        DemonstrationError: there are programs for hardly any task, or most of them do not do what
+            they should.
     """
     mix = mix or DemonstrationMix()
-    tasks = ReasoningGymTasks(split="train", seed=seed)
+    source = ReasoningGymTasks(split="train", seed=seed) if tasks is None else tasks
 
     def attempt(index: int) -> Demonstration | None:
-        return write_demonstration(tasks[index], run, random.Random(f"{seed}/{index}"), mix)
+        rng = random.Random(f"{seed}/{index}")
+        return write_demonstration(source[index], run, rng, mix, books, format)
 
-    made = tried = 0
+    made = tried = drawn = 0
     with ThreadPoolExecutor(threads) as pool:
         while made < count:
-            batch = range(tried, tried + min(240, max(24, count - made)))
-            tried += len(batch)
-            for demonstration in pool.map(attempt, batch):
+            batch = range(drawn, drawn + min(240, max(24, count - made)))
+            drawn += len(batch)
+            known = [index for index in batch if _knows(books, source[index])]
+            tried += len(known)
+            for demonstration in pool.map(attempt, known):
                 if demonstration is not None and made < count:
                     made += 1
                     yield demonstration
@@ -183,6 +218,16 @@ def generate_demonstrations(
                     f"only {made} of {tried} tasks gave a demonstration, because programs that "
                     "should run do not; try `python -m sandbox doctor`"
                 )
+            if drawn > 200 and tried < drawn // 20:
+                raise DemonstrationError(
+                    f"there are programs for {tried} of {drawn} tasks only; demonstrations know "
+                    f"the families {', '.join(sorted(books))}"
+                )
+
+
+def _knows(books: Books, task: Task) -> bool:
+    """True for a task that there are programs for."""
+    return task.family in books and books[task.family].knows(task.prompt)
 
 
 @dataclass(frozen=True)
@@ -195,10 +240,9 @@ class _Executed:
 
 
 def _draw_program(
-    task: Task, run: Run, rng: random.Random, *, right: bool, avoid: str = ""
+    task: Task, book: Programs, run: Run, rng: random.Random, *, right: bool, avoid: str = ""
 ) -> _Executed | None:
     """A program that runs, prints one line, and scores 1 exactly when it should."""
-    book = PROGRAM_BOOK[task.family]
     seen = {avoid}
     for _ in range(MAX_ATTEMPTS):
         code = book.draw(task.prompt, rng, right=right).code
@@ -207,9 +251,9 @@ def _draw_program(
         seen.add(code)
         result = run(code)
         answer = result.stdout.strip()
-        if not result.ok or not answer or "\n" in answer or len(answer) > 40:
+        if not result.ok or not answer or "\n" in answer or len(answer) > book.longest_answer:
             continue
-        if (_score(task, answer) >= 1.0) == right:
+        if (score(answer, task) >= 1.0) == right:
             return _Executed(code, result)
     return None
 
@@ -244,11 +288,6 @@ def _last_line(executed: _Executed) -> str:
     return format_observation(executed.result).rstrip().rpartition("\n")[2]
 
 
-def _score(task: Task, answer: str) -> float:
-    """The library's own score of an answer."""
-    return reasoning_gym_scorer(task.family)(answer, task.entry)
-
-
-def _call(remark: str, code: str) -> str:
+def _call(format: ToolCallFormat, remark: str, code: str) -> str:
     """An assistant turn: one sentence and the call."""
-    return f"{remark}\n{HermesFormat().render(code)}"
+    return f"{remark}\n{format.render(code)}"

@@ -27,19 +27,28 @@ class Example:
     trained: tuple[bool, ...]
 
 
-def encode_demonstration(demonstration: Demonstration, codec: ChatCodec) -> Example:
+def encode_demonstration(
+    demonstration: Demonstration, codec: ChatCodec, learn_slips: bool = True
+) -> Example:
     """Token ids of an episode, put together as a rollout does it, and which are the assistant's.
 
     The assistant's text is encoded by itself and ended by the template's end of turn; everything
     else comes from the codec and is not trained.
+
+    Args:
+        demonstration: the episode.
+        codec: of the policy that is to learn from it.
+        learn_slips: False leaves out of the training what is written in turns whose program fails;
+            they stay in the context of what corrects them.
     """
     stop_id = codec.stop_ids[0]
     ids = codec.prompt_ids([{"role": "user", "content": demonstration.prompt}])
     trained = [False] * len(ids)
-    for turn in demonstration.turns:
+    for number, turn in enumerate(demonstration.turns):
+        slip = number < len(demonstration.bugs)
         written = [*codec.tokenizer(turn.text, add_special_tokens=False)["input_ids"], stop_id]
         ids += written
-        trained += [True] * len(written)
+        trained += [learn_slips or not slip] * len(written)
         if turn.observation is not None:
             read = codec.observation_ids(turn.observation, stop_id)
             ids += read

@@ -11,6 +11,7 @@ import zlib
 import pytest
 
 from cleaner_env import CodeToolEnv, ReasoningGymTasks, Task, TaskList
+from cleaner_env.families import SHORT_PROGRAMS
 from cleaner_env.rewards import score
 from cleaner_env.task_files import first_tasks, load_tasks
 from cleaner_env.task_sources.mixture import TaskMixture
@@ -344,6 +345,13 @@ def test_a_spec_that_cannot_be_meant_is_refused(write, spec, why):
         spec = spec.replace("{}", write("rows.jsonl", [GSM8K]))
     with pytest.raises(ValueError, match=why):
         load_tasks(spec)
+
+
+def test_a_set_of_families_and_families_by_name_make_one_source():
+    source = load_tasks("reasoning-gym:short-programs,letter_counting")
+    families = [source[index].family for index in range(13)]
+    assert families == [*SHORT_PROGRAMS, "letter_counting"]
+    assert source.select("time_intervals")[0].family == "time_intervals"
 
 
 def numbered(write, count, name="rows.jsonl", **columns):

@@ -5,21 +5,27 @@ from __future__ import annotations
 import random
 
 import pytest
+from transformers import AutoTokenizer
 
-from cleaner_env.families import FAMILIES
+from cleaner_env import make_format
+from cleaner_env.families import FAMILIES, SHORT_PROGRAMS
 from cleaner_env.interpreter import Sandbox
 from cleaner_env.rewards import extract_boxed
 from cleaner_env.tasks import ReasoningGymTasks, Task, reasoning_gym_scorer
 from cleaner_env.toolcall import HermesFormat
+from cleaner_rl.config import PRESETS
 from cleaner_rl.demonstrations import (
     Demonstration,
     DemonstrationError,
     DemonstrationMix,
+    books_for,
     generate_demonstrations,
     write_demonstration,
 )
 from cleaner_rl.demonstrations.bugs import INJECTORS
+from cleaner_rl.demonstrations.more_programs import MORE_PROGRAMS
 from cleaner_rl.demonstrations.programs import PROGRAM_BOOK
+from cleaner_rl.policy import bundled_directory
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +152,70 @@ def test_a_sandbox_that_runs_nothing_is_reported() -> None:
 def test_shares_must_be_shares(name: str) -> None:
     with pytest.raises(ValueError, match=name):
         DemonstrationMix(**{name: 1.5})
+
+
+BOOKS = books_for("reasoning-gym:short-programs")
+NO_BUGS = DemonstrationMix(wrong=0.0, buggy=0.0, two_bugs=0.0)
+
+
+@pytest.fixture(scope="module")
+def short_tasks() -> list[Task]:
+    source = ReasoningGymTasks(SHORT_PROGRAMS, split="train", seed=3)
+    return [source[index] for index in range(12 * len(SHORT_PROGRAMS))]
+
+
+def test_every_question_of_the_short_programs_is_known(short_tasks: list[Task]) -> None:
+    assert len(SHORT_PROGRAMS) == 12
+    assert [t.prompt for t in short_tasks if not BOOKS[t.family].knows(t.prompt)] == []
+
+
+@pytest.mark.parametrize("family", MORE_PROGRAMS)
+@pytest.mark.parametrize("right", [True, False])
+def test_more_programs_are_right_or_wrong_as_they_say(
+    family: str, right: bool, short_tasks: list[Task], sandbox: Sandbox
+) -> None:
+    for task in [task for task in short_tasks if task.family == family][:5]:
+        for variant in MORE_PROGRAMS[family].variants(task.prompt, right=right):
+            assert (score(task, sandbox, variant.code) == 1.0) == right, (task, variant.code)
+
+
+@pytest.mark.parametrize(
+    ("family", "question"),
+    [
+        ("leg_counting", "how many legs are there in total if you have 3 unicorns?"),
+        ("time_intervals", "What is the duration between 03:40:27.353 and 08:52:15.008? HH:MM:SS."),
+        ("time_intervals", "How much time elapsed from 2964-06-17 08:15 to 2964-07-04 11:59? Give"),
+        ("number_filtering", "Keep all numbers in this list: ['1']"),
+    ],
+)
+def test_a_question_without_programs_is_passed_over(family: str, question: str) -> None:
+    assert not MORE_PROGRAMS[family].knows(question)
+
+
+def test_demonstrations_of_short_programs_are_right_and_really_executed(sandbox: Sandbox) -> None:
+    source = ReasoningGymTasks(SHORT_PROGRAMS, split="train", seed=5)
+    made = list(
+        generate_demonstrations(24, sandbox.run, mix=NO_BUGS, tasks=source, books=BOOKS, threads=1)
+    )
+    assert {demonstration.family for demonstration in made} == set(SHORT_PROGRAMS)
+    for demonstration in made:
+        (code,) = codes_of(demonstration)
+        call, answer = demonstration.turns
+        assert call.observation == sandbox.run(code).stdout.strip()
+        assert demonstration.right and extract_boxed(answer.text) == call.observation
+
+
+def test_calls_are_written_in_the_format_of_the_policy(sandbox: Sandbox) -> None:
+    (made,) = generate_demonstrations(1, sandbox.run, mix=NO_BUGS, format=make_format("llama3"))
+    assert '"parameters"' in made.turns[0].text and "<tool_call>" not in made.turns[0].text
+
+
+def test_prompts_fit_the_preset_even_in_the_tokens_of_a_tiny_vocabulary(
+    short_tasks: list[Task],
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(bundled_directory())
+    longest = max(len(tokenizer(task.prompt)["input_ids"]) for task in short_tasks)
+    assert longest + 40 <= PRESETS["smollm2"].max_prompt_tokens
 
 
 class _Failure:

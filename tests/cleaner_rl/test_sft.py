@@ -26,17 +26,11 @@ from cleaner_rl.demonstrations import (
     length_batches,
 )
 from cleaner_rl.policy import bundled_directory
-from cleaner_rl.sft import (
-    ModelArgs,
-    SftArgs,
-    SftError,
-    assistant_loss,
-    build_model,
-    check_out,
-    main,
-    save_policy,
-    train_on_examples,
-)
+from cleaner_rl.sft import main
+from cleaner_rl.sft_config import ModelArgs, SftArgs, SftError
+from cleaner_rl.sft_models import build_model
+from cleaner_rl.sft_output import check_out, save_policy
+from cleaner_rl.sft_training import assistant_loss, train_on_examples
 from cleaner_rl.tokenizer import train_tokenizer
 
 CALL = HermesFormat().render("print(6 * 7)")
