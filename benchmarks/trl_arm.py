@@ -27,7 +27,7 @@ from cleaner_env.rewards import Reward
 from cleaner_env.task_files import load_tasks
 from cleaner_env.tasks import Task
 from sandbox import Result, Status
-from vs_trl import Args, Step, memory, wait
+from vs_trl import Args, Step, Usage, wait
 
 _SECONDS = 1.0
 """Wall time of one program, as in the tiny preset."""
@@ -106,7 +106,7 @@ def trl(args: Args, parent: Connection) -> None:
     source = load_tasks("reasoning-gym", "train", args.seed)
     tasks = [source[index] for index in range(args.steps * args.prompts)]
     tool, clock = Tool(), _Clock()
-    to_show = args.show
+    to_show, usage = args.show, Usage()
     step: dict[str, float] = {}
 
     class Timed(GRPOTrainer):  # type: ignore[misc]
@@ -163,7 +163,6 @@ def trl(args: Args, parent: Connection) -> None:
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             seconds = clock.elapsed()
-            peak, others = memory()
             parent.send(
                 Step(
                     seconds=seconds,
@@ -171,9 +170,8 @@ def trl(args: Args, parent: Connection) -> None:
                     generating=clock.seconds["generating"],
                     tools=tool.seconds,
                     failed=tool.failed / args.episodes,
-                    memory=peak,
-                    others=others,
                     **step,
+                    **usage.step(),
                 )
             )
 

@@ -27,7 +27,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import fmean, median
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -86,6 +86,7 @@ class Step:
         sampling: of these, until all episodes had ended and been scored.
         generating, tools: of these, in the model and in programs, where the trainer tells.
         reward, calls, failed, answered, tokens: means over the step's episodes.
+        cpu: processor seconds of the process and of those that it had started.
         memory: peak resident MiB of the process so far.
         others: MiB of the processes that it had started, at the end of the step.
     """
@@ -97,6 +98,7 @@ class Step:
     failed: float
     answered: float
     tokens: float
+    cpu: float
     memory: float
     others: float
     generating: float = 0.0
@@ -107,14 +109,30 @@ Arm = Callable[[Args, Connection], None]
 """A trainer: sends "ready", then for each message that it receives takes a step and sends it."""
 
 
-def memory() -> tuple[float, float]:
-    """Peak resident MiB of this process, and MiB that its descendants hold now."""
-    import psutil
+class Usage:
+    """What this process and its descendants use of the machine, from one step to the next."""
 
-    status = Path("/proc/self/status").read_text().split()
-    others = psutil.Process().children(recursive=True)
-    held = sum(process.memory_full_info().pss for process in others)
-    return int(status[status.index("VmHWM:") + 1]) / 2**10, held / 2**20
+    def __init__(self) -> None:
+        self._spent = self._seconds()
+
+    def step(self) -> dict[str, float]:
+        """``cpu``, ``memory`` and ``others`` of a ``Step`` that ends now."""
+        before, self._spent = self._spent, self._seconds()
+        status = Path("/proc/self/status").read_text().split()
+        held = sum(process.memory_full_info().pss for process in self._others())
+        peak = int(status[status.index("VmHWM:") + 1])
+        return {"cpu": self._spent - before, "memory": peak / 2**10, "others": held / 2**20}
+
+    def _seconds(self) -> float:
+        import psutil
+
+        everyone = [psutil.Process(), *self._others()]
+        return sum(sum(process.cpu_times()[:4]) for process in everyone)
+
+    def _others(self) -> list[Any]:
+        import psutil
+
+        return list(psutil.Process().children(recursive=True))
 
 
 def wait(parent: Connection) -> None:
@@ -139,10 +157,9 @@ class _Gate:
     """Sends each step's metrics to the parent, and waits until the next one may begin."""
 
     def __init__(self, args: Args, parent: Connection) -> None:
-        self.args, self.parent = args, parent
+        self.args, self.parent, self.usage = args, parent, Usage()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        peak, others = memory()
         self.parent.send(
             Step(
                 metrics["step_seconds"],
@@ -152,8 +169,7 @@ class _Gate:
                 metrics["failed_calls"],
                 metrics["answered"],
                 metrics["tokens_sampled"],
-                peak,
-                others,
+                **self.usage.step(),
             )
         )
         if step < self.args.steps:
@@ -260,6 +276,8 @@ def print_speed(args: Args, taken: Mapping[str, list[Step]]) -> None:
     ratios("times TRL's", lambda s: s.seconds)
     row("seconds a step", lambda s: s.seconds, 2)
     row("of it the update, s", lambda s: s.seconds - s.sampling, 2)
+    row("processor seconds a step", lambda s: s.cpu, 2)
+    ratios("TRL's over its own", lambda s: s.cpu)
     row("tokens sampled an episode", lambda s: s.tokens, 0)
     row("sampled tokens/s, sampling", lambda s: s.tokens * args.episodes / s.sampling, 0)
     ratios("times TRL's", lambda s: s.sampling / s.tokens)
