@@ -1,11 +1,11 @@
-"""The TRL side of benchmarks/vs_trl.py: GRPOTrainer with a Python tool, as its users would set it up.
+"""TRL's side of benchmarks/vs_trl.py: GRPOTrainer with a Python tool, as its users would set it up.
 
 The tool is a plain function given to ``tools=``, which is TRL's own way to multi-turn tool use. TRL
-knows response templates by chat template and not the bundled policy's, so it is given that of Qwen3,
-whose format is the same. The bundled policy was taught its tool without a system prompt, so the chat
-template is told to leave the tools' schemas out; prompts are then the same ids on both sides, which
-is checked. A malformed call reaches TRL as an answer and ends the episode; here it is an error that
-the model sees, so TRL's episodes are a little shorter.
+knows response templates by chat template and not the bundled policy's, so it is given that of
+Qwen3, whose format is the same. The bundled policy was taught its tool without a system prompt, so
+the chat template is told to leave the tools' schemas out; prompts are then the same ids on both
+sides, which is checked. A malformed call reaches TRL as an answer and ends the episode; here it is
+an error that the model sees, so TRL's episodes are a little shorter.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
+from vs_trl import Args, Step, Usage, wait
+
 from cleaner_env.observation import format_observation
 from cleaner_env.rewards import Reward
 from cleaner_env.task_files import load_tasks
 from cleaner_env.tasks import Task
 from sandbox import Result, Status
-from vs_trl import Args, Step, Usage, wait
 
 _SECONDS = 1.0
 """Wall time of one program, as in the tiny preset."""

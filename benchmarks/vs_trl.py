@@ -1,8 +1,8 @@
 """TRL's GRPOTrainer beside this project's trainer: same policy, problems, limits and settings.
 
     pip install 'trl>=1.16,<2'
-    python benchmarks/vs_trl.py                       twelve steps of each, about three minutes
-    python benchmarks/vs_trl.py --show 3 --steps 1    some of TRL's conversations, to be read
+    python benchmarks/vs_trl.py                       twelve steps of each
+    python benchmarks/vs_trl.py --show 3 --steps 1 --discard 0   TRL's conversations, to be read
     python benchmarks/vs_trl.py --micro-batch 16      TRL with other batches in its update
 
 Each trainer is a process of its own. They take their steps in turn, one waits while another works;
