@@ -398,7 +398,7 @@ def processes_of_a_session(states: int) -> list[int]:
 
 def test_checkpoints_of_large_files_are_refused_and_not_fatal(session: Session) -> None:
     code = "import os\nfor d in ('/tmp', '/dev/shm'):\n    for k in range(3):\n        "
-    code += "open(f'{d}/f{k}', 'wb').write(os.urandom(16 << 20))"
+    code += "open(f'{d}/f{k}', 'wb').write(os.urandom(1 << 20) * 16)"
     outcomes = []
     for _ in range(4):
         outcomes.append(session.run(code).error_class)

@@ -1,0 +1,338 @@
+"""TRL's GRPOTrainer beside this project's trainer: same policy, problems, limits and settings.
+
+    pip install 'trl>=1.16,<2'
+    python benchmarks/vs_trl.py                       twelve steps of each
+    python benchmarks/vs_trl.py --show 3 --steps 1 --discard 0   TRL's conversations, to be read
+    python benchmarks/vs_trl.py --micro-batch 16      TRL with other batches in its update
+
+Each trainer is a process of its own. They take their steps in turn, one waits while another works;
+a ratio compares a step with TRL's step of the same number, on the same problems. The first steps
+are discarded (warm-up). Prints Markdown tables: speed and memory, then the rewards, which say
+whether both learn the same thing. TRL runs programs by exec in its own process, without isolation
+(benchmarks/trl_arm.py); this project runs them in its sandbox.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from importlib.util import find_spec
+from io import StringIO
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any, Literal
+
+import tyro
+
+TRL, OFF, ON = "TRL", "SAAR off", "SAAR on"
+
+
+@dataclass(frozen=True)
+class Args:
+    """Train the bundled policy with TRL and with this project, step by step in turn."""
+
+    steps: int = 12
+    """Steps of each trainer."""
+    discard: int = 2
+    """First steps that do not count in the figures."""
+    prompts: int = 16
+    """Problems in a step."""
+    group_size: int = 8
+    """Episodes for each problem."""
+    max_turns: int = 4
+    """Turns of an episode."""
+    max_turn_tokens: int = 128
+    """Tokens of one turn."""
+    max_response_tokens: int = 512
+    """Tokens of an episode after its prompt."""
+    learning_rate: float = 2e-4
+    """Of AdamW, after three steps of warm-up."""
+    micro_batch: int = 16
+    """Episodes in one of TRL's forward and backward passes; one update a step takes them all."""
+    generation: Literal["generate", "continuous"] = "generate"
+    """How TRL samples: model.generate on the whole batch, or transformers' continuous batching."""
+    threads: int = 2
+    """Of torch, in each process."""
+    seed: int = 0
+    """Of problems and sampling."""
+    show: int = 0
+    """Conversations of TRL's first step that are printed."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.discard < self.steps:
+            raise SystemExit("--discard must be smaller than --steps")
+        if self.prompts * self.group_size % self.micro_batch:
+            raise SystemExit("--micro-batch must divide --prompts times --group-size")
+
+    @property
+    def episodes(self) -> int:
+        """Episodes of a step."""
+        return self.prompts * self.group_size
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step of one trainer took and gave.
+
+    Attributes:
+        seconds: from the choice of problems to the updated weights.
+        sampling: of these, until all episodes had ended and been scored.
+        generating, tools: of these, in the model and in programs, where the trainer tells.
+        reward, calls, failed, answered, tokens: means over the step's episodes.
+        cpu: processor seconds of the process and of those that it had started.
+        memory: peak resident MiB of the process so far.
+        others: MiB of the processes that it had started, at the end of the step.
+    """
+
+    seconds: float
+    sampling: float
+    reward: float
+    calls: float
+    failed: float
+    answered: float
+    tokens: float
+    cpu: float
+    memory: float
+    others: float
+    generating: float = 0.0
+    tools: float = 0.0
+
+
+Arm = Callable[[Args, Connection], None]
+"""A trainer: sends "ready", then for each message that it receives takes a step and sends it."""
+
+
+class Usage:
+    """What this process and its descendants use of the machine, from one step to the next."""
+
+    def __init__(self) -> None:
+        self._spent = self._seconds()
+
+    def step(self) -> dict[str, float]:
+        """``cpu``, ``memory`` and ``others`` of a ``Step`` that ends now."""
+        before, self._spent = self._spent, self._seconds()
+        status = Path("/proc/self/status").read_text().split()
+        held = sum(process.memory_full_info().pss for process in self._others())
+        peak = int(status[status.index("VmHWM:") + 1])
+        return {"cpu": self._spent - before, "memory": peak / 2**10, "others": held / 2**20}
+
+    def _seconds(self) -> float:
+        import psutil
+
+        everyone = [psutil.Process(), *self._others()]
+        return sum(sum(process.cpu_times()[:4]) for process in everyone)
+
+    def _others(self) -> list[Any]:
+        import psutil
+
+        return list(psutil.Process().children(recursive=True))
+
+
+def wait(parent: Connection) -> None:
+    """Until the parent wants a step; the process ends when there is no parent any more."""
+    try:
+        parent.recv()
+    except EOFError:
+        raise SystemExit(1) from None
+
+
+def saar_off(args: Args, parent: Connection) -> None:
+    """This project's trainer without rollback."""
+    _train(args, parent, "off")
+
+
+def saar_on(args: Args, parent: Connection) -> None:
+    """This project's trainer with rollback, as the tiny preset has it."""
+    _train(args, parent, "on")
+
+
+class _Gate:
+    """Sends each step's metrics to the parent, and waits until the next one may begin."""
+
+    def __init__(self, args: Args, parent: Connection) -> None:
+        self.args, self.parent, self.usage = args, parent, Usage()
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.parent.send(
+            Step(
+                metrics["step_seconds"],
+                metrics["sample_seconds"],
+                metrics["reward"],
+                metrics["calls"],
+                metrics["failed_calls"],
+                metrics["answered"],
+                metrics["tokens_sampled"],
+                **self.usage.step(),
+            )
+        )
+        if step < self.args.steps:
+            wait(self.parent)
+
+
+def _train(args: Args, parent: Connection, saar: Literal["on", "off"]) -> None:
+    import torch
+    from rich.console import Console
+
+    from cleaner_rl.config import PRESETS
+    from cleaner_rl.progress import TrainingProgress
+    from cleaner_rl.session import Session
+    from cleaner_rl.train import train
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    with tempfile.TemporaryDirectory() as directory:
+        config = replace(
+            PRESETS["tiny"],
+            run_dir=str(Path(directory) / "run"),
+            device="cpu",
+            saar=saar,
+            seed=args.seed,
+            steps=args.steps,
+            prompts=args.prompts,
+            minibatch_prompts=args.prompts,
+            group_size=args.group_size,
+            max_turns=args.max_turns,
+            max_turn_tokens=args.max_turn_tokens,
+            max_response_tokens=args.max_response_tokens,
+            learning_rate=args.learning_rate,
+            warmup_steps=3,
+            sample_batch=args.episodes,
+            eval_tasks=0,
+            save_every=args.steps,
+        )
+        session = Session.open(config)
+        with session.rollout:
+            parent.send("ready")
+            wait(parent)
+            progress = TrainingProgress(0, args.steps, Console(file=StringIO()))
+            train(session, progress, _Gate(args, parent))
+
+
+def run(args: Args, arms: Mapping[str, Arm]) -> dict[str, list[Step]]:
+    """Each trainer's steps, taken in turn."""
+    context = get_context("spawn")
+    os.environ["OMP_NUM_THREADS"] = str(args.threads)
+    lines: dict[str, Connection] = {}
+    taken: dict[str, list[Step]] = {name: [] for name in arms}
+    with ExitStack() as stack:
+        for name, arm in arms.items():
+            ours, theirs = context.Pipe()
+            context.Process(target=arm, args=(args, theirs), name=name).start()
+            theirs.close()
+            lines[name] = stack.enter_context(ours)
+            _receive(ours, name)
+        for number in range(1, args.steps + 1):
+            for name, line in lines.items():
+                line.send("go")
+                taken[name].append(_receive(line, name))
+            shown = ", ".join(f"{name} {steps[-1].seconds:.1f} s" for name, steps in taken.items())
+            print(f"step {number}/{args.steps}: {shown}", file=sys.stderr, flush=True)
+    return taken
+
+
+def _receive(line: Connection, name: str) -> Step:
+    try:
+        step: Step = line.recv()
+    except EOFError:
+        raise SystemExit(f"{name} has ended early; its own message is above") from None
+    return step
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Median and range."""
+    low, middle, high = (f"{f(values):.{digits}f}" for f in (min, median, max))
+    return f"{middle} ({low} - {high})"
+
+
+def print_speed(args: Args, taken: Mapping[str, list[Step]]) -> None:
+    """The table of speed and memory, and the ratios to TRL."""
+    counted = {name: steps[args.discard :] for name, steps in taken.items()}
+    theirs = counted[TRL]
+
+    def row(title: str, value: Callable[[Step], float], digits: int) -> None:
+        cells = [spread([value(step) for step in steps], digits) for steps in counted.values()]
+        print(f"| {title} | {' | '.join(cells)} |")
+
+    def ratios(title: str, value: Callable[[Step], float]) -> None:
+        cells = ["1"] + [
+            spread([value(t) / value(o) for t, o in zip(theirs, steps, strict=True)], 1)
+            for name, steps in counted.items()
+            if name != TRL
+        ]
+        print(f"| {title} | {' | '.join(cells)} |")
+
+    print(f"| median (lowest - highest) | {' | '.join(counted)} |")
+    print("|---|" + "---|" * len(counted))
+    row("trajectories/s, sampling", lambda s: args.episodes / s.sampling, 1)
+    ratios("times TRL's", lambda s: s.sampling)
+    row("trajectories/s, whole step", lambda s: args.episodes / s.seconds, 1)
+    ratios("times TRL's", lambda s: s.seconds)
+    row("seconds a step", lambda s: s.seconds, 2)
+    row("of it the update, s", lambda s: s.seconds - s.sampling, 2)
+    row("processor seconds a step", lambda s: s.cpu, 2)
+    ratios("TRL's over its own", lambda s: s.cpu)
+    row("tokens sampled an episode", lambda s: s.tokens, 0)
+    row("sampled tokens/s, sampling", lambda s: s.tokens * args.episodes / s.sampling, 0)
+    ratios("times TRL's", lambda s: s.sampling / s.tokens)
+    row("calls an episode", lambda s: s.calls, 2)
+    row("failed calls an episode", lambda s: s.failed, 2)
+    row("episodes answered", lambda s: s.answered, 2)
+    last = [steps[-1] for steps in counted.values()]
+    print(f"| peak memory, MiB | {' | '.join(f'{s.memory:.0f}' for s in last)} |")
+    print(f"| its sandbox, MiB | {' | '.join(f'{s.others:.0f}' for s in last)} |")
+    parts = [
+        ("generating", fmean(s.generating / s.seconds for s in theirs)),
+        ("programs", fmean(s.tools / s.seconds for s in theirs)),
+        (
+            "parsing, templates, padding and scoring",
+            fmean((s.sampling - s.generating - s.tools) / s.seconds for s in theirs),
+        ),
+        ("the update", fmean(1 - s.sampling / s.seconds for s in theirs)),
+    ]
+    print(f"\nTRL's time: {', '.join(f'{name} {share:.0%}' for name, share in parts)}.\n")
+
+
+def print_rewards(taken: Mapping[str, list[Step]]) -> None:
+    """The reward of every step."""
+    print(f"| step | {' | '.join(f'reward, {name}' for name in taken)} |")
+    print("|---|" + "---|" * len(taken))
+    for number, steps in enumerate(zip(*taken.values(), strict=True), 1):
+        print(f"| {number} | {' | '.join(f'{step.reward:.3f}' for step in steps)} |")
+
+
+def describe(args: Args) -> str:
+    """What is compared, in a paragraph."""
+    packages = ("trl", "torch", "transformers", "accelerate")
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    return (
+        f"{args.prompts} problems x {args.group_size} episodes a step, {args.max_turns} turns, "
+        f"{args.max_turn_tokens} tokens a turn, {args.max_response_tokens} an episode, one update "
+        f"a step, learning rate {args.learning_rate:g}, float32, {args.threads} threads; steps "
+        f"{args.discard + 1} to {args.steps} count. TRL: tools=, {args.generation}, "
+        f"micro-batches of {args.micro_batch}, DAPO loss, no gradient checkpointing, no KL, no "
+        f"logging, no saving. {versions}.\n"
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the benchmark and print its tables."""
+    args = tyro.cli(Args, args=arguments)
+    if find_spec("trl") is None:
+        raise SystemExit("TRL is missing: pip install 'trl>=1.16,<2'")
+    from trl_arm import trl
+
+    taken = run(args, {TRL: trl, OFF: saar_off, ON: saar_on})
+    print(describe(args))
+    print_speed(args, taken)
+    print_rewards(taken)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
