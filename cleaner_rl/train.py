@@ -14,10 +14,10 @@ from cleaner_env.episode import Episode
 from cleaner_env.rewards import overlong_penalty
 from cleaner_env.task_files import first_tasks
 from cleaner_env.tasks import Task
-from cleaner_rl.advantage import group_advantages, has_signal
+from cleaner_rl.advantage import branched_advantages, group_advantages, has_signal
 from cleaner_rl.arguments import parse_arguments
 from cleaner_rl.config import TrainConfig
-from cleaner_rl.credit import episode_samples
+from cleaner_rl.credit import episode_samples, splices
 from cleaner_rl.errors import CheckpointError, UserError, run_command
 from cleaner_rl.evaluation import Evaluation, evaluate, without_rollback
 from cleaner_rl.interrupt import Interrupt
@@ -195,29 +195,42 @@ def training_samples(
 ) -> list[list[Sample]]:
     """The samples of each minibatch, each episode with its advantage in its group."""
     numbers = count()
-    samples = [
-        [
-            sample
-            for episode, advantage in zip(
-                group, group_advantages(rewards_G, scaled=LOSSES[config.loss].scaled), strict=True
-            )
-            for sample in episode_samples(
-                episode,
-                advantage,
-                rollout.prompt_ids(episode),
-                rollout.observation_ids,
-                config.credit,
-                config.grafted,
-                next(numbers),
-            )
-        ]
-        for group, rewards_G in zip(groups, rewards, strict=True)
-    ]
+    samples = []
+    for group, rewards_G in zip(groups, rewards, strict=True):
+        advantages_G, branch_advantage = _advantages(group, rewards_G, config)
+        samples.append(
+            [
+                sample
+                for episode, advantage in zip(group, advantages_G, strict=True)
+                for sample in episode_samples(
+                    episode,
+                    advantage,
+                    rollout.prompt_ids(episode),
+                    rollout.observation_ids,
+                    config.credit,
+                    config.grafted,
+                    next(numbers),
+                    branch_advantage,
+                )
+            ]
+        )
     size = config.minibatch_prompts
     return [
         [sample for of_group in samples[begin : begin + size] for sample in of_group]
         for begin in range(0, len(samples), size)
     ]
+
+
+def _advantages(
+    group: Group, rewards_G: Sequence[float], config: TrainConfig
+) -> tuple[list[float], float]:
+    """The advantage of each episode, and that of the branches that they left behind."""
+    scaled = LOSSES[config.loss].scaled
+    if config.credit != "branched":
+        return group_advantages(rewards_G, scaled=scaled), 0.0
+    branches = sum(len(splices(episode)) for episode in group)
+    failure = config.wrong_reward - config.failure_penalty
+    return branched_advantages(rewards_G, branches, failure, scaled)
 
 
 def _reward(episode: Episode, rollout: Rollout, config: TrainConfig) -> float:
