@@ -21,8 +21,9 @@ decides who is praised and who is blamed:
     advantage, and the lookahead's turn that stayed takes the episode's. The purified trajectory
     takes the episode's advantage as well, which is now measured against the branches too.
 
-docs/credit.md derives what each rule does to the probability of a failed call. Turns that are ``masked`` (mode ``mask-failed`` of ``SAARWrapper``) take nothing under any rule, and
-do not count in the denominator.
+docs/credit.md derives what each rule does to the probability of a failed call. Turns that are
+``masked`` (mode ``mask-failed`` of ``SAARWrapper``) take nothing under any rule, and do not count
+in the denominator.
 """
 
 from __future__ import annotations
