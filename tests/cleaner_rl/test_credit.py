@@ -6,13 +6,18 @@ Ids are characters. Rows of a sample are written under each other:
      ++++++++++++   +++     sign of the advantage; blank where a token is not trained
 """
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 from scripted import STOP, sampled
 
 from cleaner_env import CodeToolEnv, SAARWrapper
 from cleaner_env.episode import Episode
 from cleaner_env.toolcall import ParsedTurn
+from cleaner_rl.config import PRESETS
 from cleaner_rl.credit import context_ids, episode_samples, splices
+from cleaner_rl.train import training_samples
 
 PROMPT = list(map(ord, "Q"))
 
@@ -198,6 +203,19 @@ def test_a_correction_that_used_up_the_retries_stays_and_is_no_branch(play):
     assert trained(failed) == "[b]." and set(failed.advantages) == {0.0, -2.0}
     assert trained(answer) == "c[d]." and set(answer.advantages) == {0.0, -1.0}
     assert len(splices(episode)) == 1
+
+
+@pytest.mark.parametrize(("penalty", "blame"), [(0.0, -1.0), (0.5, -1.5)])
+def test_branches_join_the_group_that_a_run_compares(play, penalty, blame):
+    group = [play("a[b]", "c[print(3)]", "ok", gamma=0.0), play("a[print(3)]", "ok")]
+    config = replace(PRESETS["tiny"], credit="branched", loss="dr_grpo", failure_penalty=penalty)
+    rollout = SimpleNamespace(prompt_ids=lambda _: PROMPT, observation_ids=observation_ids)
+    [samples] = training_samples([group], [[1.0, 1.0]], rollout, config)
+    purified, failed, answer, other = samples
+    # Right, right and a branch that failed: the mean is a third of the way down.
+    assert min(failed.advantages) == pytest.approx(blame * 2 / 3)
+    for sample in (purified, answer, other):
+        assert max(sample.advantages) == pytest.approx(-blame / 3)
 
 
 def test_context_of_a_lookahead_shows_failure_and_error(play):
