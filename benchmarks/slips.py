@@ -189,7 +189,7 @@ def group_pushes(
 def main(world: World) -> None:
     """A row for each rule: accuracy / first calls that fail, in percent, over training."""
     if world.turns < 2 or world.group < 2:
-        raise SystemExit("--turns and --group must be at least 2: a call and an answer, a comparison")
+        raise SystemExit("--turns and --group must be at least 2")
     every = max(1, world.steps // 4)
     steps = range(0, world.steps + 1, every)
     print("accuracy / first call fails, %; ± one standard error of the last accuracy over seeds")
