@@ -37,6 +37,31 @@ def group_advantages(
     return [(reward - mean) / (deviation + epsilon) for reward in rewards_G]
 
 
+def branched_advantages(
+    rewards_G: Sequence[float], branches: int, branch_reward: float, scaled: bool = True
+) -> tuple[list[float], float]:
+    """Advantages in a group in which episodes left branches behind, see ``cleaner_rl.credit``.
+
+    Every branch is one more member of the group. Advantages of all members sum to zero.
+
+    Args:
+        rewards_G: rewards of the episodes that share a prompt, at least two.
+        branches: how many they left behind.
+        branch_reward: of each branch.
+        scaled: as in ``group_advantages``.
+
+    Returns:
+        [G] advantages of the episodes, and the one that all branches have (0 without branches).
+
+    Raises:
+        ValueError: the group has fewer than two episodes.
+    """
+    if len(rewards_G) < 2:
+        raise ValueError("a group needs at least two episodes to compare; raise group_size")
+    advantages = group_advantages([*rewards_G, *[branch_reward] * branches], scaled=scaled)
+    return advantages[: len(rewards_G)], advantages[-1] if branches else 0.0
+
+
 def has_signal(rewards_G: Sequence[float]) -> bool:
     """Whether the rewards of a group differ, so that it teaches something."""
     return any(reward != rewards_G[0] for reward in rewards_G)

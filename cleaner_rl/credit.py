@@ -14,9 +14,16 @@ decides who is praised and who is blamed:
     one more sample per call, the history up to its turn and then the turn as it was sampled, with
     loss on the call alone. Calls that failed in a lookahead were not sampled in a clean context
     and take nothing.
+``branched``
+    A splice makes a branch of the episode, which ended in the call that it took away. The branch
+    joins the group as one more member that earned what a failure earns, and every token is trained
+    in the context in which it was sampled: each call that was taken away takes its branch's
+    advantage, and the lookahead's turn that stayed takes the episode's. The purified trajectory
+    takes the episode's advantage as well, which is now measured against the branches too.
 
-Turns that are ``masked`` (mode ``mask-failed`` of ``SAARWrapper``) take nothing under any rule, and
-do not count in the denominator.
+docs/credit.md derives what each rule does to the probability of a failed call. Turns that are
+``masked`` (mode ``mask-failed`` of ``SAARWrapper``) take nothing under any rule, and do not count
+in the denominator.
 """
 
 from __future__ import annotations
@@ -25,11 +32,11 @@ from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 from cleaner_env.completion import Tokens
-from cleaner_env.episode import Episode, Turn
+from cleaner_env.episode import Episode, RollbackRecord, Turn
 from cleaner_env.splicing import token_index
 from cleaner_rl.samples import Sample
 
-CreditRule = Literal["purified", "positive", "contrastive"]
+CreditRule = Literal["purified", "positive", "contrastive", "branched"]
 GraftedTreatment = Literal["recompute", "mask"]
 ObservationIds = Callable[[str, int | None], list[int]]
 """Ids between two turns, given the tool's answer and the token that ended the turn before."""
@@ -121,6 +128,7 @@ def episode_samples(
     rule: CreditRule = "purified",
     grafted: GraftedTreatment = "recompute",
     number: int | None = None,
+    branch_advantage: float = 0.0,
 ) -> list[Sample]:
     """The samples that an episode is trained on: the purified trajectory, then extra ones.
 
@@ -133,6 +141,7 @@ def episode_samples(
         grafted: ``recompute`` trains grafted tokens (their old log-probabilities are recomputed in
             the purified context before the loss); ``mask`` leaves them out of loss and denominator.
         number: of the episode among those trained together; its samples carry it.
+        branch_advantage: under ``branched``, of the calls that a splice took away.
 
     Raises:
         ValueError: the rule or the treatment is unknown, or a turn carries no tokens.
@@ -149,6 +158,8 @@ def episode_samples(
     builders = [_purified(episode, advantage, grafted_advantage, prompt_ids, observation_ids)]
     if rule == "contrastive" and advantage < 0:
         builders += _replaced_calls(episode, advantage, prompt_ids, observation_ids)
+    if rule == "branched" and (advantage or branch_advantage):
+        builders += _branches(episode, advantage, branch_advantage, prompt_ids, observation_ids)
     return [builder.build(number) for builder in builders]
 
 
@@ -169,6 +180,11 @@ def _purified(
     return builder
 
 
+def splices(episode: Episode) -> list[RollbackRecord]:
+    """The lookaheads whose answer took the place of a failed call, each of which made a branch."""
+    return [record for record in episode.rollbacks if record.purified is not None]
+
+
 def _replaced_calls(
     episode: Episode,
     advantage: float,
@@ -176,17 +192,44 @@ def _replaced_calls(
     observation_ids: ObservationIds,
 ) -> list[_Builder]:
     """One sample for each first attempt that failed and was spliced away."""
+    return [
+        _call(record.failed, advantage, context_ids(prompt_ids, history, observation_ids))
+        for record in splices(episode)
+        if record.retry == 1
+        for history in [episode.turns[: record.position]]
+    ]
+
+
+def _branches(
+    episode: Episode,
+    advantage: float,
+    branch_advantage: float,
+    prompt_ids: Sequence[int],
+    observation_ids: ObservationIds,
+) -> list[_Builder]:
+    """Calls that were spliced away and lookahead turns, each where it was sampled."""
     builders = []
-    for record in episode.rollbacks:
-        if record.retry != 1 or record.purified is None:
-            continue
-        tokens = _tokens(record.failed)
+    for record in splices(episode):
         history = episode.turns[: record.position]
-        builder = _Builder(context_ids(prompt_ids, history, observation_ids))
-        call = token_index(tokens.ids, record.failed.parsed.call_start + 1, tokens.decode) - 1
-        builder.add_turn(tokens, advantage, None, first=call)
-        builders.append(builder)
+        shown = context_ids(prompt_ids, [*history, record.failed], observation_ids)
+        if record.retry == 1:
+            clean = context_ids(prompt_ids, history, observation_ids)
+            builders.append(_call(record.failed, branch_advantage, clean))
+        if record.outcome == "retry":
+            builders.append(_call(record.answer, branch_advantage, shown))
+        else:
+            builders.append(_Builder(shown))
+            builders[-1].add_turn(_tokens(record.answer), advantage, None)
     return builders
+
+
+def _call(turn: Turn, advantage: float, context: Sequence[int]) -> _Builder:
+    """A sample that trains the call of a turn, and not the reasoning before it."""
+    tokens = _tokens(turn)
+    builder = _Builder(context)
+    call = token_index(tokens.ids, turn.parsed.call_start + 1, tokens.decode) - 1
+    builder.add_turn(tokens, advantage, None, first=call)
+    return builder
 
 
 def stop_id(tokens: Tokens) -> int | None:

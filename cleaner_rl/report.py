@@ -13,6 +13,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from cleaner_rl.config import TrainConfig
+from cleaner_rl.credit import CreditRule
 from cleaner_rl.policy import resolve_device
 
 matplotlib.use("Agg")
@@ -36,10 +37,11 @@ _ROWS = (
     ("tokens_sampled", "tokens per episode", "{:.0f}"),
 )
 
-_CREDIT = {
+_CREDIT: dict[CreditRule, str] = {
     "purified": "the purified trajectory takes the advantage (CLEANER as published)",
     "positive": "grafted tokens take only positive advantages",
     "contrastive": "negative advantages go to the failed calls that were really sampled",
+    "branched": "calls that splices took away join their group as failures",
 }
 
 

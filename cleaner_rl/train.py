@@ -16,10 +16,10 @@ from cleaner_env.episode import Episode
 from cleaner_env.rewards import overlong_penalty
 from cleaner_env.task_files import first_tasks
 from cleaner_env.tasks import Task
-from cleaner_rl.advantage import group_advantages, has_signal
+from cleaner_rl.advantage import branched_advantages, group_advantages, has_signal
 from cleaner_rl.arguments import parse_arguments
 from cleaner_rl.config import TrainConfig
-from cleaner_rl.credit import episode_samples
+from cleaner_rl.credit import episode_samples, splices
 from cleaner_rl.distributed import Ranks, deal, open_ranks
 from cleaner_rl.errors import RankError, UserError, run_command
 from cleaner_rl.evaluation import Evaluation, evaluate, without_rollback
@@ -210,18 +210,21 @@ def training_samples(
 ) -> list[list[Sample]]:
     """This rank's samples of each minibatch, each episode with its advantage in its group."""
     advantages = [
-        group_advantages(rewards_G, scaled=LOSSES[config.loss].scaled) for rewards_G in rewards
+        _advantages(group, rewards_G, config)
+        for group, rewards_G in zip(groups, rewards, strict=True)
     ]
     numbers = count()
     minibatches = []
     for begin in range(0, len(groups), config.minibatch_prompts):
         chosen = slice(begin, begin + config.minibatch_prompts)
         episodes = [
-            (episode, advantage, next(numbers))
-            for group, advantages_G in zip(groups[chosen], advantages[chosen], strict=True)
+            (episode, advantage, next(numbers), of_branches)
+            for group, (advantages_G, of_branches) in zip(
+                groups[chosen], advantages[chosen], strict=True
+            )
             for episode, advantage in zip(group, advantages_G, strict=True)
         ]
-        lengths = [episode.stats.tokens_sampled for episode, _, _ in episodes]
+        lengths = [episode.stats.tokens_sampled for episode, *_ in episodes]
         minibatches.append(
             [
                 sample
@@ -232,8 +235,25 @@ def training_samples(
     return minibatches
 
 
+def _advantages(
+    group: Group, rewards_G: Sequence[float], config: TrainConfig
+) -> tuple[list[float], float]:
+    """The advantage of each episode, and that of the branches that they left behind."""
+    scaled = LOSSES[config.loss].scaled
+    if config.credit != "branched":
+        return group_advantages(rewards_G, scaled=scaled), 0.0
+    branches = sum(len(splices(episode)) for episode in group)
+    failure = config.wrong_reward - config.failure_penalty
+    return branched_advantages(rewards_G, branches, failure, scaled)
+
+
 def _samples(
-    episode: Episode, advantage: float, number: int, rollout: Rollout, config: TrainConfig
+    episode: Episode,
+    advantage: float,
+    number: int,
+    branch_advantage: float,
+    rollout: Rollout,
+    config: TrainConfig,
 ) -> list[Sample]:
     return episode_samples(
         episode,
@@ -243,6 +263,7 @@ def _samples(
         config.credit,
         config.grafted,
         number,
+        branch_advantage,
     )
 
 

@@ -6,13 +6,18 @@ Ids are characters. Rows of a sample are written under each other:
      ++++++++++++   +++     sign of the advantage; blank where a token is not trained
 """
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 from scripted import STOP, sampled
 
 from cleaner_env import CodeToolEnv, SAARWrapper
 from cleaner_env.episode import Episode
 from cleaner_env.toolcall import ParsedTurn
-from cleaner_rl.credit import context_ids, episode_samples
+from cleaner_rl.config import PRESETS
+from cleaner_rl.credit import context_ids, episode_samples, splices
+from cleaner_rl.train import training_samples
 
 PROMPT = list(map(ord, "Q"))
 
@@ -47,13 +52,22 @@ def play(sandbox):
     return play
 
 
-def samples_of(episode, advantage, rule="purified", grafted="recompute"):
-    return episode_samples(episode, advantage, PROMPT, observation_ids, rule, grafted)
+def samples_of(episode, advantage, rule="purified", grafted="recompute", branch=0.0):
+    return episode_samples(
+        episode, advantage, PROMPT, observation_ids, rule, grafted, branch_advantage=branch
+    )
 
 
 def text(sample):
     """The sample's tokens; the end of turn is shown as ``.``"""
     return "".join("." if i == STOP else chr(i) for i in sample.ids)
+
+
+def trained(sample):
+    """The tokens that count, without those between them."""
+    return "".join(
+        "." if i == STOP else chr(i) for i, m in zip(sample.ids, sample.mask, strict=True) if m
+    )
 
 
 def row(sample, values):
@@ -70,7 +84,7 @@ def test_plain_episode_trains_every_sampled_token_and_no_other(play):
     assert row(sample, sample.advantages) == " ++++++++++++   +++"
 
 
-@pytest.mark.parametrize("rule", ["purified", "positive", "contrastive"])
+@pytest.mark.parametrize("rule", ["purified", "positive", "contrastive", "branched"])
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
 def test_masked_turns_are_context_and_not_trained(play, rule, advantage):
     episode = play("a[print(x)]", "a[print(3)]", "ok", mode="mask-failed")
@@ -153,6 +167,55 @@ def test_contrastive_blames_a_failure_that_stayed_in_place_as_sampled(play):
     assert text(sample).startswith("Qa[b].{Traceback")
     assert row(sample, sample.advantages).startswith(" -----")
     assert row(sample, sample.advantages).endswith(" ---")
+
+
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_branched_trains_every_token_where_it_was_sampled(play, advantage):
+    episode = play("x[print(1)]", "a[b]", "c[print(3)]", "ok", gamma=0.0)
+    purified, failed, answer = samples_of(episode, advantage, "branched", branch=-2.0)
+    assert purified == samples_of(episode, advantage)[0]
+    assert text(failed) == "Qx[print(1)].{1}a[b]."
+    assert row(failed, failed.advantages) == "                 ----"
+    assert text(answer).startswith("Qx[print(1)].{1}a[b].{Traceback")
+    assert text(answer).endswith("}c[print(3)].")
+    assert trained(answer) == "c[print(3)]."
+    assert set(answer.advantages) == {0.0, advantage}
+
+
+def test_branched_blames_a_correction_that_failed_in_the_context_of_its_lookahead(play):
+    episode = play("a[b]", "c[d]", "e[print(3)]", "ok", gamma=0.0)
+    purified, first, second, answer = samples_of(episode, 1.0, "branched", branch=-2.0)
+    assert text(purified) == "Qa[print(3)].{3}ok."
+    assert (trained(first), trained(second), trained(answer)) == ("[b].", "[d].", "e[print(3)].")
+    assert set(first.advantages) == set(second.advantages) == {0.0, -2.0}
+    # The second lookahead was shown the spliced attempt, not the chain of attempts.
+    assert text(answer).startswith("Qa[d].{")
+
+
+def test_branched_adds_nothing_to_an_episode_without_a_splice(play):
+    for turns in [("a[print(3)]", "ok"), ("a[b]", "no")]:
+        assert len(samples_of(play(*turns), 1.0, "branched", branch=-2.0)) == 1
+
+
+def test_a_correction_that_used_up_the_retries_stays_and_is_no_branch(play):
+    episode = play("a[b]", "c[d]", "no", gamma=0.0, max_retries=1)
+    _, failed, answer = samples_of(episode, -1.0, "branched", branch=-2.0)
+    assert trained(failed) == "[b]." and set(failed.advantages) == {0.0, -2.0}
+    assert trained(answer) == "c[d]." and set(answer.advantages) == {0.0, -1.0}
+    assert len(splices(episode)) == 1
+
+
+@pytest.mark.parametrize(("penalty", "blame"), [(0.0, -1.0), (0.5, -1.5)])
+def test_branches_join_the_group_that_a_run_compares(play, penalty, blame):
+    group = [play("a[b]", "c[print(3)]", "ok", gamma=0.0), play("a[print(3)]", "ok")]
+    config = replace(PRESETS["tiny"], credit="branched", loss="dr_grpo", failure_penalty=penalty)
+    rollout = SimpleNamespace(prompt_ids=lambda _: PROMPT, observation_ids=observation_ids)
+    [samples] = training_samples([group], [[1.0, 1.0]], rollout, config)
+    purified, failed, answer, other = samples
+    # Right, right and a branch that failed: the mean is a third of the way down.
+    assert min(failed.advantages) == pytest.approx(blame * 2 / 3)
+    for sample in (purified, answer, other):
+        assert max(sample.advantages) == pytest.approx(-blame / 3)
 
 
 def test_context_of_a_lookahead_shows_failure_and_error(play):

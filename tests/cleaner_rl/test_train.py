@@ -154,6 +154,16 @@ def test_saar_off_is_the_plain_baseline(tmp_path):
 
 
 @pytest.mark.slow
+def test_branched_trains_more_than_the_purified_trajectories(tmp_path):
+    run = tmp_path / "run"
+    assert train(run, "--steps", "1", "--credit", "branched") == 0
+    (row,) = metrics(run)
+    purified = 16 * (row["tokens_sampled"] - row["tokens_discarded"])
+    assert row["counted_tokens"] > purified + 0.5
+    assert "join their group as failures" in (run / "report.md").read_text()
+
+
+@pytest.mark.slow
 def test_roc_plays_more_episodes_than_it_learns_from(tmp_path):
     run = tmp_path / "run"
     few = ("--steps", "1", "--prompts", "2", "--log-episodes", "99")
