@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
+import torch
 
 from cleaner_env.episode_file import read_episodes
 from cleaner_rl.compare import main
@@ -175,9 +176,18 @@ def test_after_a_kill_the_same_command_gives_the_same_results(whole, tmp_path, m
     assert results(directory) == results(whole)
 
 
-def test_evaluations_do_not_change_the_training(whole, tmp_path):
+@pytest.fixture
+def threads():
+    """Puts torch's number of threads back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_evaluations_do_not_change_the_training(whole, tmp_path, threads):
     """An arm is what the training command does without any evaluation."""
     run = tmp_path / "run"
+    torch.set_num_threads(1)  # as each of several runs at a time has
     changes = ["--saar", "on", "--credit", "purified", "--eval-tasks", "0"]
     assert train(["--run-dir", str(run), *SMALL, *changes]) == 0
     assert metrics(run) == metrics(whole / "runs" / "purified" / "seed-0")

@@ -17,6 +17,7 @@ from cleaner_env.episode import Episode
 from cleaner_env.toolcall import ParsedTurn
 from cleaner_rl.config import PRESETS
 from cleaner_rl.credit import context_ids, episode_samples, splices
+from cleaner_rl.distributed import Ranks
 from cleaner_rl.train import training_samples
 
 PROMPT = list(map(ord, "Q"))
@@ -210,7 +211,7 @@ def test_branches_join_the_group_that_a_run_compares(play, penalty, blame):
     group = [play("a[b]", "c[print(3)]", "ok", gamma=0.0), play("a[print(3)]", "ok")]
     config = replace(PRESETS["tiny"], credit="branched", loss="dr_grpo", failure_penalty=penalty)
     rollout = SimpleNamespace(prompt_ids=lambda _: PROMPT, observation_ids=observation_ids)
-    [samples] = training_samples([group], [[1.0, 1.0]], rollout, config)
+    [samples] = training_samples([group], [[1.0, 1.0]], rollout, config, Ranks())
     purified, failed, answer, other = samples
     # Right, right and a branch that failed: the mean is a third of the way down.
     assert min(failed.advantages) == pytest.approx(blame * 2 / 3)

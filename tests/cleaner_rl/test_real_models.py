@@ -14,6 +14,7 @@ from transformers import (
 
 from cleaner_env import Task
 from cleaner_rl.config import TrainConfig
+from cleaner_rl.distributed import Ranks
 from cleaner_rl.policy import load_policy
 from cleaner_rl.rollout import Rollout
 from cleaner_rl.sampler import Sampler
@@ -77,7 +78,7 @@ def test_load_sample_learn_save_load(family, directory, tmp_path, sandbox):
     check_policy(policy, config)
     with Rollout(policy, Sampler(policy, 1.0), config.rollout()) as rollout:
         group = rollout.play([Task("What is 3 + 4?", "7")] * 2, seed=0)
-        minibatches = training_samples([group], [[1.0, 0.0]], rollout, config)
+        minibatches = training_samples([group], [[1.0, 0.0]], rollout, config, Ranks())
     before = [p.detach().clone() for p in policy.model.parameters()]
     learned = Updater(policy.model, UpdateConfig(warmup_steps=0)).update(minibatches)
     # What was sampled is what is trained: packed rows give the sampler's own log-probabilities.

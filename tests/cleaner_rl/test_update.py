@@ -166,7 +166,8 @@ def test_tokens_sampled_from_broken_numbers_leave_loss_and_denominator(fresh, sa
     broken = replace(first, sampled_logprobs=(float("nan"),) * len(first))
     expected, _ = weights_after(fresh(), [others], grad_clip=1e9)
     got, metrics = weights_after(fresh(), [[broken, *others]], grad_clip=1e9)
-    torch.testing.assert_close(got, expected)
+    # Rows are packed otherwise; an update's size is 1e-2.
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=3e-5)
     assert metrics["not_finite_tokens"] == broken.counted
     assert math.isfinite(metrics["sampled_gap"])
 
