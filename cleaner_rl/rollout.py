@@ -10,6 +10,8 @@ from functools import lru_cache
 from itertools import islice
 from typing import Literal
 
+import torch
+
 from cleaner_env.completion import Completion
 from cleaner_env.env import CodeToolEnv
 from cleaner_env.episode import Episode
@@ -232,6 +234,10 @@ class Rollout:
             OutageError: as ``play``.
         """
         self.sampler.reset()
+        threads = torch.get_num_threads()
+        if self.policy.device.type == "cpu":
+            # Programs run meanwhile: they need cores, and a thread that waits for one slows all.
+            torch.set_num_threads(max(1, threads - min(self.config.workers, threads // 2)))
         queue = ToolQueue(self._threads, self.config.schedule)
         waiting, free = iter(jobs), list(range(at_once))
         sampling: dict[int, Seat] = {}
@@ -262,6 +268,7 @@ class Rollout:
             self.tool_wait_seconds += queue.waited
             queue.close()
             self.sampler.reset()
+            torch.set_num_threads(threads)
 
     def _ask(self, seat: Seat) -> None:
         """Ask the sampler for a seat's next turn."""
