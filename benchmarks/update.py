@@ -99,7 +99,7 @@ def main(arguments: list[str]) -> None:
 def speed(options: Speed) -> None:
     """Print tokens/s and memory of the bare pass and of updates."""
     device = resolve_device(options.device)
-    model = _model(options, device)
+    model = model_of(options.shape, device)
     samples = random_samples(options, model.config.vocab_size)
     rows = pack(samples, options.pack_tokens, device)
     tokens = sum(len(row.ids_T) for row in rows)
@@ -288,14 +288,15 @@ def _torch(dtype: Precision) -> torch.dtype:
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(dtype, torch.float32)
 
 
-def _model(options: Speed, device: torch.device) -> Any:
-    if options.shape == "bundled":
-        return load_policy("bundled", options.device).model
+def model_of(shape: str, device: torch.device) -> Any:
+    """The bundled policy's model, or random weights in that shape."""
+    if shape == "bundled":
+        return load_policy("bundled", str(device)).model
     torch.manual_seed(0)
     settings: dict[str, Any] = {
         **{"vocab_size": 151_936, "num_attention_heads": 16, "num_key_value_heads": 8},
         **{"head_dim": 128, "tie_word_embeddings": True},
-        **SHAPES[options.shape],
+        **SHAPES[shape],
     }
     with torch.device(device):
         return AutoModelForCausalLM.from_config(Qwen3Config(**settings)).eval()
