@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ _LOGIT_CHUNK = 4096
 """Tokens whose logits are held at a time, see ``token_logprobs``."""
 _LOGIT_COPIES = 4
 """float32 arrays of that size in the backward pass: logits, log-softmax, their gradients."""
+_CACHE_SHARE = 0.25
+"""Share of the device's memory that cached tokens may take when no budget is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ def estimate_memory(
         optimiser=shape.parameters * _OPTIMISER,
         activations=pack_tokens * shape.layers * activation_bytes(shape, precision),
         logits=min(pack_tokens, _LOGIT_CHUNK) * shape.vocabulary * 4 * _LOGIT_COPIES,
-        cache=batch * context * shape.layers * 2 * shape.keys * 4,
+        cache=batch * context * shape.layers * 2 * shape.keys * (2 if half else 4),
     )
 
 
@@ -142,3 +145,23 @@ def available_memory(device: torch.device) -> int:
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     raise OSError("/proc/meminfo does not say how much memory is available")
+
+
+def tokens_in_memory(config: Any, device: torch.device, precision: Precision, least: int) -> int:
+    """Tokens whose keys and values fit in a quarter of all of the device's memory.
+
+    Args:
+        config: of the model.
+        device: where the cache is to lie.
+        precision: of its numbers.
+        least: what is given in any case.
+    """
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    if device.type == "cuda":
+        memory = torch.cuda.mem_get_info(device)[1]
+    else:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    bytes_each: int = 2 * text.num_hidden_layers * heads * size * getattr(torch, precision).itemsize
+    return max(int(_CACHE_SHARE * memory) // bytes_each, least)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from cleaner_rl.decoding_model import DecodingModel
 from cleaner_rl.drawing import draw
 from cleaner_rl.errors import PolicyError
 from cleaner_rl.kv_cache import RowCache, round_up
+from cleaner_rl.memory import tokens_in_memory
 from cleaner_rl.places import Places, Request, Turn
 from cleaner_rl.policy import Policy
 from cleaner_rl.precision import Precision
@@ -40,8 +40,6 @@ _PREFILL_TOKENS = 8192
 """Tokens of one prefill pass, or those of one conversation that has more."""
 _SPARE_CELLS = 1024
 """Cells that a row may have beyond a model's context, because of rounding."""
-_MEMORY_SHARE = 0.25
-"""Share of the device's memory that cached tokens may take when no budget is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +128,9 @@ class Sampler:
         self.top_p = top_p
         self.top_k = top_k
         self.max_batch = max_batch
-        self.cache_tokens = cache_tokens or tokens_in_memory(policy, dtype)
+        self.cache_tokens = cache_tokens or tokens_in_memory(
+            policy.model.config, policy.device, dtype, policy.context_length + _SPARE_CELLS
+        )
         self.poll_every = poll_every or (8 if policy.device.type == "cuda" else 1)
         self._stops = torch.tensor(sorted(policy.codec.stop_ids), device=policy.device)
         self._shelf = Shelf()
@@ -434,18 +434,3 @@ class Sampler:
             stop_length=int(stopped),
             truncated=not stopped,
         )
-
-
-def tokens_in_memory(policy: Policy, dtype: Precision) -> int:
-    """Tokens whose keys and values fit in a quarter of the device's memory; at least one whole
-    context."""
-    text = policy.model.config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    if policy.device.type == "cuda":
-        memory = torch.cuda.mem_get_info(policy.device)[1]
-    else:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    bytes_each: int = 2 * text.num_hidden_layers * heads * size * getattr(torch, dtype).itemsize
-    whole_context: int = policy.context_length + _SPARE_CELLS
-    return max(int(_MEMORY_SHARE * memory) // bytes_each, whole_context)

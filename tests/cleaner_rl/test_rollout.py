@@ -272,3 +272,22 @@ def without_tools(policy):
         return replace(policy, codec=ChatCodec(tokenizer))
     finally:
         tokenizer.chat_template = template
+
+
+def test_an_interruption_leaves_no_program_running(toy_policy):
+    class Interrupted(ScriptedSampler):
+        def sample(self, contexts, limits):
+            if len(self.shown) == 1:
+                raise KeyboardInterrupt
+            return super().sample(contexts, limits)
+
+    sampler = Interrupted(toy_policy, [FIX, ANSWER])
+    config = RolloutConfig(system_prompt="none", workers=1)
+    with Rollout(toy_policy, sampler, config) as rollout:
+        with pytest.raises(KeyboardInterrupt):
+            rollout.play([TASK, TASK], seed=0)
+        assert rollout._threads._work_queue.empty()
+        # The next ones are played as if nothing had been.
+        sampler.shown.clear()
+        sampler.sample = lambda contexts, limits: ScriptedSampler.sample(sampler, contexts, limits)
+        assert all(episode.correct for episode in rollout.play([TASK, TASK], seed=0))
