@@ -100,10 +100,9 @@ def episodes(options: Episodes) -> None:
     rows: list[dict[str, float]] = []
     with Rollout(policy, sampler, config.rollout()) as rollout:
         for number in range(options.rounds + 1):
-            waited = rollout.tool_wait_seconds
+            waited, before = rollout.tool_wait_seconds, replace(sampler.stats)
             for clock in clocks.values():
                 clock.seconds = 0.0
-            sampler.reseed(0)
             began = time.perf_counter()
             played = rollout.play(tasks, seed=number * len(tasks))
             seconds = time.perf_counter() - began
@@ -117,6 +116,9 @@ def episodes(options: Episodes) -> None:
                     "tokens/s, sampler": tokens / seconds,
                     "tokens/s, plain loop": plain,
                     "sampler over plain loop": tokens / seconds / plain,
+                    "tokens computed/s, prefill included, over plain loop": (
+                        (tokens + sampler.stats.prefilled - before.prefilled) / seconds / plain
+                    ),
                     "share of time waiting for tools": (rollout.tool_wait_seconds - waited)
                     / seconds,
                     "share of SAAR, without its tools": (
@@ -125,6 +127,23 @@ def episodes(options: Episodes) -> None:
                     / seconds,
                     "tokens that rollback discards": sum(e.stats.tokens_discarded for e in played)
                     / tokens,
+                    "share of places in use": (sampler.stats.decoded - before.decoded)
+                    / (sampler.stats.passes - before.passes)
+                    / options.batch,
+                    "prefilled tokens for each sampled one": (
+                        sampler.stats.prefilled - before.prefilled
+                    )
+                    / tokens,
+                    "context tokens taken from the cache": (
+                        1
+                        - (sampler.stats.prefilled - before.prefilled)
+                        / (
+                            sampler.stats.prefilled
+                            - before.prefilled
+                            + sampler.stats.reused
+                            - before.reused
+                        )
+                    ),
                     "trajectories/s": len(played) / seconds,
                     "episodes with a call": sum(e.stats.calls > 0 for e in played) / len(played),
                 }

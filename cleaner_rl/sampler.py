@@ -59,7 +59,7 @@ class _Admission:
 
 @dataclass(slots=True)
 class SamplerStats:
-    """What the sampler has computed since ``reset``.
+    """What the sampler has computed since it was made.
 
     Attributes:
         prefilled: tokens of contexts that were computed, each turn's last aside.
@@ -133,6 +133,7 @@ class Sampler:
         )
         self.poll_every = poll_every or (8 if policy.device.type == "cuda" else 1)
         self._stops = torch.tensor(sorted(policy.codec.stop_ids), device=policy.device)
+        self.stats = SamplerStats()
         self._shelf = Shelf()
         self._cache = RowCache()
         self._graphs = DecodeGraphs(policy.device)
@@ -147,7 +148,6 @@ class Sampler:
 
     def reset(self) -> None:
         """Drop all requests and everything cached: needed whenever the weights change."""
-        self.stats = SamplerStats()
         self._waiting: deque[Turn] = deque()
         self._rows: list[Turn] = []
         self._shelf.clear()
@@ -158,7 +158,7 @@ class Sampler:
 
     @property
     def clock(self) -> int:
-        """Decoding steps of the batch since ``reseed``."""
+        """Decoding steps of the batch since the sampler was made."""
         return self.stats.passes
 
     @property
