@@ -1,7 +1,10 @@
 """The sampler: tokens, log-probabilities and limits."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, Gemma2Config, MistralConfig
 
 from cleaner_rl.drawing import draw, nucleus
 from cleaner_rl.errors import PolicyError
@@ -187,3 +190,43 @@ def test_top_k_draws_from_the_most_probable():
     numbers = torch.linspace(0, 1, 201, dtype=torch.float64)[:-1]
     ids, _ = draw(logits, numbers, 1.0, 1.0, top_k=2)
     assert set(ids.tolist()) == {1, 3}
+
+
+SMALL = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MistralConfig(**SMALL, sliding_window=5),
+        Gemma2Config(**SMALL, sliding_window=5, attn_logit_softcapping=2.0),
+    ],
+    ids=["windows", "windows and capped scores"],
+)
+def test_other_kinds_of_attention_give_the_models_logprobs(config):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    policy = SimpleNamespace(
+        model=model,
+        codec=SimpleNamespace(stop_ids=frozenset({59})),
+        device=model.device,
+        context_length=200,
+        decode=str,
+        name="small",
+    )
+    turns = Sampler(policy, max_batch=3).sample(CONTEXTS, [12, 3, 12, 9])
+    for context, turn in zip(CONTEXTS, turns, strict=True):
+        row = torch.tensor([[*context, *turn.tokens.ids]])
+        logits = model(row).logits[0, len(context) - 1 : -1]
+        expected = logits.log_softmax(-1).gather(1, row[0, len(context) :, None])[:, 0]
+        torch.testing.assert_close(
+            torch.tensor(turn.tokens.logprobs), expected, rtol=1e-4, atol=1e-5
+        )
