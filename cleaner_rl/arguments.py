@@ -14,7 +14,7 @@ from cleaner_rl.errors import UserError
 MAY_CHANGE = (
     *("steps", "device", "workers", "allow_weak", "max_prompt_tokens", "pack_tokens"),
     *("sample_batch", "save_every", "keep_checkpoints", "log_episodes", "logger", "resume"),
-    *("gradient_checkpointing", "rank_timeout"),
+    *("gradient_checkpointing", "rank_timeout", "cache_tokens", "schedule"),
 )
 """Settings that may differ when a run is resumed: those that do not say what is learned."""
 

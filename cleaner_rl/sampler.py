@@ -38,7 +38,7 @@ _ADMIT_AT = 12
 """Conversations are let in together, when they are one for so many that decode already."""
 _PREFILL_TOKENS = 8192
 """Tokens of one prefill pass, or those of one conversation that has more."""
-_SPARE_CELLS = 1024
+SPARE_CELLS = 1024
 """Cells that a row may have beyond a model's context, because of rounding."""
 
 
@@ -129,7 +129,7 @@ class Sampler:
         self.top_k = top_k
         self.max_batch = max_batch
         self.cache_tokens = cache_tokens or tokens_in_memory(
-            policy.model.config, policy.device, dtype, policy.context_length + _SPARE_CELLS
+            policy.model.config, policy.device, dtype, policy.context_length + SPARE_CELLS
         )
         self.poll_every = poll_every or (8 if policy.device.type == "cuda" else 1)
         self._stops = torch.tensor(sorted(policy.codec.stop_ids), device=policy.device)

@@ -24,7 +24,7 @@ from cleaner_rl.lora import add_lora, require_same_base
 from cleaner_rl.policy import Policy, load_policy, load_skeleton
 from cleaner_rl.rollout import Rollout, open_sandbox
 from cleaner_rl.run_directory import RunDirectory
-from cleaner_rl.sampler import Sampler
+from cleaner_rl.sampler import SPARE_CELLS, Sampler
 from cleaner_rl.samples import Sample
 from cleaner_rl.sharded_checkpoint import is_sharded, load_shards
 from cleaner_rl.sharding import refresh, shard, whole_copy
@@ -198,6 +198,11 @@ def check_context(policy: Policy, config: TrainConfig) -> None:
         raise PolicyError(
             f"{policy.name} attends to {policy.context_length} tokens, and prompt and response may "
             f"have {wanted}; lower --max-response-tokens or --max-prompt-tokens"
+        )
+    if 0 < config.cache_tokens < wanted + SPARE_CELLS:
+        raise PolicyError(
+            f"--cache-tokens {config.cache_tokens} holds no whole episode: prompt and response may "
+            f"have {wanted}; give {wanted + SPARE_CELLS} or more, or 0 for a quarter of the memory"
         )
 
 

@@ -66,12 +66,15 @@ def check_kills(train, tmp_path, moments):
         kills += kill_when(process, lambda happened=happened: happened(killed))
         process = train("killed", resume=True)
     assert end(process) == 0
-    assert kills > 0
+    check_same(killed, whole)
+    return kills
+
+
+def check_same(killed, whole):
     assert [row["step"] for row in metrics(whole)] == list(range(1, STEPS + 1))
     assert metrics(killed) == metrics(whole)
     assert episodes(killed) == episodes(whole)
     assert not list((killed / "checkpoints").glob(".*"))
-    return kills
 
 
 def in_checkpoint(step):
@@ -84,16 +87,10 @@ def between(step):
     return lambda run: (run / file).exists()
 
 
-def after(seconds):
-    """That long after the run has a checkpoint to go on from."""
-    began = []
-
-    def happened(run):
-        if not began and list((run / "checkpoints").glob("step-*")):
-            began.append(time.monotonic())
-        return bool(began) and time.monotonic() - began[0] > seconds
-
-    return happened
+def wait_for_a_checkpoint(run):
+    """Until there is something to go on from."""
+    while not list(run.glob("checkpoints/step-*")):
+        time.sleep(0.001)
 
 
 @pytest.mark.slow
@@ -103,10 +100,23 @@ def test_killed_runs_go_on_as_if_they_had_not_been(train, tmp_path):
 
 @pytest.mark.exhaustive
 def test_runs_killed_at_random_go_on_as_if_they_had_not_been(train, tmp_path):
-    draw = random.Random(0)
-    moments = [after(draw.uniform(0, 4)) for _ in range(12)]
-    moments += [in_checkpoint(step) for step in range(1, STEPS)]
-    assert check_kills(train, tmp_path, draw.sample(moments, len(moments))) > 5
+    draw, kills = random.Random(0), 0
+    whole = train("whole")
+    wait_for_a_checkpoint(tmp_path / "whole")
+    began = time.monotonic()
+    assert end(whole) == 0
+    seconds = time.monotonic() - began
+    for number in range(8):
+        run = tmp_path / f"killed-{number}"
+        process = train(run.name)
+        wait_for_a_checkpoint(run)
+        moment = time.monotonic() + draw.uniform(0, seconds)
+        if kill_when(process, lambda moment=moment: time.monotonic() > moment):
+            kills += 1
+            process = train(run.name, resume=True)
+        assert end(process) == 0
+        check_same(run, tmp_path / "whole")
+    assert kills > 3
 
 
 @pytest.mark.slow
