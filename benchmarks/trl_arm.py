@@ -202,7 +202,6 @@ def trl(args: Args, parent: Connection) -> None:
                 max_completion_length=args.max_response_tokens,
                 max_tool_calling_iterations=args.max_turns - 1,
                 generation_kwargs={"max_new_tokens": args.max_turn_tokens},
-                use_transformers_continuous_batching=args.generation == "continuous",
                 temperature=1.0,
                 loss_type="dapo",
                 beta=0.0,

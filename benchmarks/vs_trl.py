@@ -56,8 +56,6 @@ class Args:
     """Of AdamW, after three steps of warm-up."""
     micro_batch: int = 16
     """Episodes in one of TRL's forward and backward passes; one update a step takes them all."""
-    generation: Literal["generate", "continuous"] = "generate"
-    """How TRL samples: model.generate on the whole batch, or transformers' continuous batching."""
     threads: int = 2
     """Of torch, in each process."""
     seed: int = 0
@@ -315,7 +313,7 @@ def describe(args: Args) -> str:
         f"{args.prompts} problems x {args.group_size} episodes a step, {args.max_turns} turns, "
         f"{args.max_turn_tokens} tokens a turn, {args.max_response_tokens} an episode, one update "
         f"a step, learning rate {args.learning_rate:g}, float32, {args.threads} threads; steps "
-        f"{args.discard + 1} to {args.steps} count. TRL: tools=, {args.generation}, "
+        f"{args.discard + 1} to {args.steps} count. TRL: tools=, generate, "
         f"micro-batches of {args.micro_batch}, DAPO loss, no gradient checkpointing, no KL, no "
         f"logging, no saving. {versions}.\n"
     )
