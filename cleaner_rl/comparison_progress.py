@@ -5,23 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from statistics import fmean
-from types import TracebackType
 
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 
 from cleaner_rl.comparison_directory import PlannedRun
 from cleaner_rl.evaluation_files import evaluated_steps
 from cleaner_rl.held_out import is_due
-from cleaner_rl.progress import format_seconds
+from cleaner_rl.progress import Display, format_seconds
 from cleaner_rl.run_metrics import evaluation_seconds, read_metrics
 
 _INTERVAL = 60.0
 """Seconds between two lines where the output is no terminal."""
 
 
-class ComparisonProgress:
+class ComparisonProgress(Display):
     """A live table on a terminal; a line when a run begins or ends, and now and then, elsewhere.
 
     What it shows is read from the files of the runs, those of earlier sessions included.
@@ -35,29 +33,10 @@ class ComparisonProgress:
     def __init__(
         self, runs: Sequence[PlannedRun], lanes: int, console: Console | None = None
     ) -> None:
-        self.console = console or Console()
+        super().__init__(console)
         self._runs, self._lanes = list(runs), lanes
-        self._live = Live(console=self.console, refresh_per_second=4, transient=True)
         self._under_way: list[PlannedRun] = []
         self._last = time.monotonic()
-
-    def __enter__(self) -> ComparisonProgress:
-        if self.console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self.console.is_terminal:
-            self._live.stop()
-
-    def say(self, text: str) -> None:
-        """A line that stays."""
-        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def tick(self, under_way: Sequence[PlannedRun]) -> None:
         """Look at the runs again."""

@@ -24,8 +24,9 @@ from cleaner_rl.evaluation_files import (
     evaluated_steps,
     summary_path,
 )
+from cleaner_rl.fingerprint import weights_fingerprint
 from cleaner_rl.held_out import evaluate_step, held_out_tasks
-from cleaner_rl.identity import tasks_digest, weights_digest
+from cleaner_rl.identity import tasks_digest
 from cleaner_rl.loggers import open_logger
 from cleaner_rl.policy import Policy, load_policy
 from cleaner_rl.progress import TrainingProgress
@@ -112,7 +113,10 @@ def _train(config: TrainConfig, start: Path) -> int:
 
 
 def _identity(policy: Policy, config: TrainConfig) -> dict[str, str]:
-    return {"policy": weights_digest(policy), "tasks": tasks_digest(held_out_tasks(config))}
+    return {
+        "policy": weights_fingerprint(policy.model),
+        "tasks": tasks_digest(held_out_tasks(config)),
+    }
 
 
 def _require_same_start(identity: dict[str, str], start: Path) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
-from torch import nn
 
 from cleaner_rl.precision import Precision
+from cleaner_rl.whole_tensors import refresh, whole_copy
 
 
 class DecodingModel:
@@ -25,22 +24,12 @@ class DecodingModel:
     """
 
     def __init__(self, model: Any, dtype: Precision) -> None:
-        self._source = model
         wanted = getattr(torch, dtype)
-        self.model = model
+        self._source = self.model = model
         if any(p.dtype != wanted for p in model.parameters()):
-            # Buffers, such as the frequencies of rotary embeddings, keep their precision.
-            copies = {
-                id(p): nn.Parameter(p.detach().to(wanted, copy=True), requires_grad=False)
-                for p in model.parameters()
-            }
-            self.model = copy.deepcopy(model, copies)
+            self.model = whole_copy(model, dtype)
 
-    @torch.no_grad()
     def refresh(self) -> None:
         """Take over the policy's weights, which may have changed."""
         if self.model is not self._source:
-            for mine, theirs in zip(
-                self.model.parameters(), self._source.parameters(), strict=True
-            ):
-                mine.copy_(theirs)
+            refresh(self.model, self._source)

@@ -17,7 +17,8 @@ from cleaner_rl.errors import UserError, run_command
 from cleaner_rl.eval_config import EvalConfig, parse_arguments
 from cleaner_rl.eval_summary import summarize, table
 from cleaner_rl.evaluation import episode_row, evaluation_jobs
-from cleaner_rl.identity import tasks_digest, weights_digest
+from cleaner_rl.fingerprint import weights_fingerprint
+from cleaner_rl.identity import tasks_digest
 from cleaner_rl.interrupt import Interrupt
 from cleaner_rl.ledger import Ledger, Usage
 from cleaner_rl.policy import load_policy
@@ -135,7 +136,7 @@ _Player = Callable[[_Recorder], None]
 def _local_player(config: EvalConfig, ledger: Ledger) -> _Player:
     """Plays with a policy that is loaded here."""
     policy = load_policy(config.model, config.device)
-    ledger.identify("model", weights_digest(policy))
+    ledger.identify("model", weights_fingerprint(policy.model))
 
     def play(recorder: _Recorder) -> None:
         jobs = [

@@ -61,6 +61,7 @@ class Evaluation:
         tasks: how many there were. Episodes that faults spoilt are in none of this.
         episodes: how many there were.
         sums: what the metrics are made of, for comparisons.
+        rows: of the episodes, see ``episode_row``.
     """
 
     metrics: dict[str, float]
@@ -71,6 +72,7 @@ class Evaluation:
     tasks: int
     episodes: int
     sums: Mapping[str, Sums]
+    rows: Sequence[Mapping[str, Any]]
 
     @classmethod
     def of(cls, rows: Iterable[Mapping[str, Any]], samples: int, seed: int = 0) -> Evaluation:
@@ -81,6 +83,7 @@ class Evaluation:
             samples: episodes asked for each task.
             seed: of the bootstrap.
         """
+        rows = list(rows)
         outcomes = [Outcome.of(row) for row in rows]
         problems = _by(outcomes, lambda outcome: outcome.problem)
         families = _by(outcomes, lambda outcome: outcome.family)
@@ -94,6 +97,7 @@ class Evaluation:
             tasks=len(problems),
             episodes=len(outcomes),
             sums=sums,
+            rows=rows,
         )
 
     def summary(self) -> dict[str, Any]:
@@ -180,38 +184,10 @@ def evaluate(
     max_batch: int = 128,
     seed: int = 0,
     dtype: Precision = "float32",
+    cache_tokens: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Play every task ``samples`` times and count; see ``evaluation_rows`` for the arguments."""
-    rows = evaluation_rows(
-        policy,
-        tasks,
-        config,
-        samples=samples,
-        temperature=temperature,
-        top_p=top_p,
-        max_batch=max_batch,
-        seed=seed,
-        dtype=dtype,
-        on_progress=on_progress,
-    )
-    return Evaluation.of(rows, samples, seed)
-
-
-def evaluation_rows(
-    policy: Policy,
-    tasks: Sequence[Task],
-    config: RolloutConfig,
-    *,
-    samples: int = 1,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    max_batch: int = 128,
-    seed: int = 0,
-    dtype: Precision = "float32",
-    on_progress: Callable[[int, int], None] | None = None,
-) -> list[dict[str, Any]]:
-    """Play every task ``samples`` times.
+    """Play every task ``samples`` times and count.
 
     Args:
         policy: to be evaluated.
@@ -223,15 +199,13 @@ def evaluation_rows(
         max_batch: conversations decoded together.
         seed: of sampling.
         dtype: precision of the forward passes.
+        cache_tokens: see ``Sampler``.
         on_progress: called with the numbers of finished and of all episodes.
-
-    Returns:
-        A row for each episode that no fault spoilt, see ``episode_row``.
 
     Raises:
         OutageError: faults of the sandbox spoilt too many episodes.
     """
-    sampler = Sampler(policy, temperature, top_p, max_batch, seed, dtype)
+    sampler = Sampler(policy, temperature, top_p, max_batch, seed, dtype, cache_tokens=cache_tokens)
     jobs = evaluation_jobs(tasks, samples, seed)
     rows = []
     with Rollout(policy, sampler, config) as rollout:
@@ -240,7 +214,7 @@ def evaluation_rows(
                 rows.append(episode_row(played, samples))
             if on_progress is not None:
                 on_progress(done, len(jobs))
-    return rows
+    return Evaluation.of(rows, samples, seed)
 
 
 def evaluation_jobs(tasks: Sequence[Task], samples: int, seed: int) -> list[Job]:

@@ -24,7 +24,7 @@ MODES = ("off", "on")
 FOLDER = "evaluations"
 _SUMMARY = re.compile(r"evaluation-(\d{6,})\.json")
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 
 
 def summary_path(run: Path, step: int) -> Path:
@@ -51,7 +51,7 @@ def write_evaluation(
     Args:
         run: a run directory.
         step: of the policy.
-        rows: of each mode, as ``evaluation_rows`` gives them.
+        rows: of each mode, see ``evaluation.episode_row``.
         summary: the figures.
 
     Raises:

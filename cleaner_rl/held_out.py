@@ -1,8 +1,9 @@
-"""HeldOut: the evaluations of a run at fixed steps, with rollback off and on."""
+"""HeldOut: a run's evaluations: before and after training, and at fixed steps."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from cleaner_env.task_files import first_tasks
 from cleaner_env.tasks import Task
 from cleaner_rl.config import TrainConfig
-from cleaner_rl.evaluation import Evaluation, evaluation_rows
+from cleaner_rl.evaluation import Evaluation, evaluate, without_rollback
 from cleaner_rl.evaluation_files import (
     MODES,
     Row,
@@ -58,6 +59,34 @@ def evaluate_if_due(session: Session, progress: TrainingProgress) -> dict[str, E
     return {mode: Evaluation.of(rows[mode], config.eval_samples, config.seed) for mode in MODES}
 
 
+def evaluate_once(session: Session, progress: TrainingProgress, when: str) -> None:
+    """The evaluation ``before`` or ``after`` training, rollback off, unless the run has it."""
+    config, run, ranks = session.config, session.run, session.ranks
+    name, evaluations = f"evaluation-{when}.json", evaluate_if_due(session, progress)
+
+    def play() -> Evaluation | None:
+        known = run.read_json(name)
+        done = known is not None and (when == "before" or known["step"] == session.step)
+        if done or config.eval_tasks < 1 or not ranks.first:
+            return None
+        if evaluations:
+            return evaluations["off"]
+        label = f"evaluating {when}"
+        with exhaustion_said("sampling", session.policy.device):
+            return _play(
+                session.policy,
+                config,
+                without_rollback(config.rollout()),
+                partial(progress.phase, label),
+            )
+
+    result = ranks.collect(play)[0]
+    if result is not None:
+        summary = {"step": session.step, **result.summary()}
+        ranks.on_first(lambda: run.write_json(name, summary))
+        progress.say(_line(f"held-out {when}, rollback off", result))
+
+
 def is_due(config: TrainConfig, step: int) -> bool:
     """Whether a run evaluates after that step; before the first and after the last it does."""
     return config.eval_every > 0 and (step % config.eval_every == 0 or step == config.steps)
@@ -102,30 +131,43 @@ def evaluate_step(
         step: which the files are named after.
         progress: told how far it is.
     """
-    tasks = held_out_tasks(config)
-    rows: dict[str, list[Row]] = {}
+    rows: dict[str, Sequence[Row]] = {}
     summary: dict[str, Any] = {"step": step}
     for mode in MODES:
         began = time.monotonic()
         label = f"evaluating step {step}, rollback {mode}"
-        rows[mode] = evaluation_rows(
-            policy,
-            tasks,
-            rollout_of(config, mode),
-            samples=config.eval_samples,
-            temperature=config.temperature,
-            max_batch=config.sample_batch,
-            seed=config.seed,
-            dtype=config.dtype,
-            on_progress=partial(progress.phase, label),
-        )
-        result = Evaluation.of(rows[mode], config.eval_samples, config.seed)
+        result = _play(policy, config, rollout_of(config, mode), partial(progress.phase, label))
+        rows[mode] = result.rows
         seconds = round(time.monotonic() - began, 3)
         summary[mode] = {**result.summary(), "wall_seconds": seconds}
-        m, errors = result.metrics, result.errors
-        progress.say(
-            f"held-out, step {step}, rollback {mode}: accuracy {m['accuracy']:.1%} ± "
-            f"{errors['accuracy']:.1%}, failed calls per episode {m['failed_calls']:.2f} ± "
-            f"{errors['failed_calls']:.2f}, {seconds:.0f} s"
-        )
+        progress.say(_line(f"held-out, step {step}, rollback {mode}", result))
     write_evaluation(path, step, rows, summary)
+
+
+def _play(
+    policy: Policy,
+    config: TrainConfig,
+    rollout: RolloutConfig,
+    on_progress: Callable[[int, int], None],
+) -> Evaluation:
+    return evaluate(
+        policy,
+        held_out_tasks(config),
+        rollout,
+        samples=config.eval_samples,
+        temperature=config.temperature,
+        max_batch=config.sample_batch,
+        seed=config.seed,
+        dtype=config.dtype,
+        cache_tokens=config.cache_tokens,
+        on_progress=on_progress,
+    )
+
+
+def _line(what: str, result: Evaluation) -> str:
+    m, e = result.metrics, result.errors
+    return (
+        f"{what}: accuracy {m['accuracy']:.1%} ± {e['accuracy']:.1%}, "
+        f"failed calls per episode {m['failed_calls']:.2f} ± {e['failed_calls']:.2f}, "
+        f"first call fails in {m['first_call_failed']:.0%}"
+    )

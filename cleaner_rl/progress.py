@@ -6,32 +6,25 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TextIO
+from typing import Self, TextIO
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 
-class TrainingProgress:
-    """A live display on a terminal; one plain line a step where the output is no terminal.
+class Display:
+    """A live display on a terminal, and lines that stay, there as where the output is none.
 
     Args:
-        first: steps done before this session.
-        steps: steps in all.
         console: where to write; standard output by default.
     """
 
-    def __init__(self, first: int, steps: int, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()
-        self._first, self._steps = first, steps
-        self._seconds = 0.0
-        self._done = first
-        self._phase = ""
-        self._metrics: Mapping[str, float] = {}
         self._live = Live(console=self.console, refresh_per_second=4, transient=True)
 
-    def __enter__(self) -> TrainingProgress:
+    def __enter__(self) -> Self:
         if self.console.is_terminal:
             self._live.start()
         return self
@@ -48,6 +41,24 @@ class TrainingProgress:
     def say(self, text: str) -> None:
         """A line that stays."""
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+class TrainingProgress(Display):
+    """A live display on a terminal; one plain line a step where the output is no terminal.
+
+    Args:
+        first: steps done before this session.
+        steps: steps in all.
+        console: where to write; standard output by default.
+    """
+
+    def __init__(self, first: int, steps: int, console: Console | None = None) -> None:
+        super().__init__(console)
+        self._first, self._steps = first, steps
+        self._seconds = 0.0
+        self._done = first
+        self._phase = ""
+        self._metrics: Mapping[str, float] = {}
 
     def phase(self, name: str, done: int = 0, total: int = 0) -> None:
         """What is going on within a step."""

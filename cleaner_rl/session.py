@@ -27,8 +27,9 @@ from cleaner_rl.run_directory import RunDirectory
 from cleaner_rl.sampler import SPARE_CELLS, Sampler
 from cleaner_rl.samples import Sample
 from cleaner_rl.sharded_checkpoint import is_sharded, load_shards
-from cleaner_rl.sharding import refresh, shard, whole_copy
+from cleaner_rl.sharding import shard
 from cleaner_rl.update import UpdateConfig, Updater
+from cleaner_rl.whole_tensors import refresh, whole_copy
 
 _MAX_PACKING_ERROR = 1e-2
 """Nats by which packed and plain log-probabilities may differ at the start."""

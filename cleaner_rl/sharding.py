@@ -1,8 +1,7 @@
-"""Sharding: a model whose weights are spread over ranks, and whole copies of them, by FSDP2."""
+"""Sharding: a model whose weights are spread over ranks, by FSDP2."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from functools import partial
 from types import MethodType
@@ -22,7 +21,6 @@ from cleaner_rl.errors import PolicyError
 from cleaner_rl.logprobs import token_logprobs
 from cleaner_rl.packing import Pack
 from cleaner_rl.precision import Precision
-from cleaner_rl.whole_tensors import whole
 
 _METHOD = "sharded_logprobs"
 """Under which a sharded model has ``token_logprobs``, so that its weights are gathered for it."""
@@ -64,26 +62,3 @@ def row_logprobs(
         getattr(model, _METHOD) if isinstance(model, FSDPModule) else partial(token_logprobs, model)
     )
     return compute(row, temperature, wanted_T=wanted_T)
-
-
-@torch.no_grad()
-def whole_copy(model: Any, precision: Precision) -> Any:
-    """A copy that is not sharded, in that precision, never to be trained."""
-    dtype = getattr(torch, precision)
-    copies = {
-        id(p): nn.Parameter(p.detach().to(dtype, copy=True), requires_grad=False)
-        for p in model.parameters()
-    }
-    return copy.deepcopy(model, copies)
-
-
-@torch.no_grad()
-def refresh(whole_model: Any, model: Any) -> None:
-    """Put what is trained of a sharded model into its whole copy, one parameter at a time.
-
-    All ranks take part.
-    """
-    sources = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
-    for name, parameter in whole_model.named_parameters():
-        if name in sources:
-            parameter.copy_(whole(sources[name]))

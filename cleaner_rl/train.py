@@ -14,7 +14,6 @@ import torch
 
 from cleaner_env.episode import Episode
 from cleaner_env.rewards import overlong_penalty
-from cleaner_env.task_files import first_tasks
 from cleaner_env.tasks import Task
 from cleaner_rl.advantage import branched_advantages, group_advantages, has_signal
 from cleaner_rl.arguments import parse_arguments
@@ -22,10 +21,9 @@ from cleaner_rl.config import TrainConfig
 from cleaner_rl.credit import episode_samples, splices
 from cleaner_rl.distributed import Ranks, deal, open_ranks
 from cleaner_rl.errors import RankError, UserError, run_command
-from cleaner_rl.evaluation import Evaluation, evaluate, without_rollback
 from cleaner_rl.exchange import collect_episodes
 from cleaner_rl.exhaustion import exhaustion_said
-from cleaner_rl.held_out import evaluate_if_due
+from cleaner_rl.held_out import evaluate_if_due, evaluate_once
 from cleaner_rl.interrupt import Interrupt
 from cleaner_rl.loggers import MetricLogger, open_logger
 from cleaner_rl.loss import LOSSES
@@ -35,7 +33,7 @@ from cleaner_rl.report import write_report
 from cleaner_rl.resampling import error_ratio, resample_on_correct
 from cleaner_rl.rollout import Rollout
 from cleaner_rl.samples import Sample
-from cleaner_rl.session import Session, load_source
+from cleaner_rl.session import Session
 
 Group = list[Episode]
 """Episodes that share a prompt."""
@@ -56,7 +54,7 @@ def train(session: Session, progress: TrainingProgress, logger: MetricLogger) ->
     config, rollout, ranks = session.config, session.rollout, session.ranks
     with Interrupt() as interrupt, ranks.guarded(interrupt):
         try:
-            _evaluate_once(session, progress, "before")
+            evaluate_once(session, progress, "before")
             evaluate_if_due(session, progress)
             for step in range(session.step + 1, config.steps + 1):
                 began = time.monotonic()
@@ -84,7 +82,7 @@ def train(session: Session, progress: TrainingProgress, logger: MetricLogger) ->
                         session.save()
                 progress.step(step, metrics)
                 evaluate_if_due(session, progress)
-            _evaluate_once(session, progress, "after")
+            evaluate_once(session, progress, "after")
         except BaseException:
             if session.updater.whole and ranks.united:
                 with interrupt.protected():
@@ -304,48 +302,6 @@ def _tokens(groups: Sequence[Group]) -> int:
 def _step_seed(seed: int, step: int) -> int:
     """Seeds of different steps, and of their episodes, do not overlap."""
     return seed * 1_000_003_000 + step * 100_003
-
-
-def _evaluate_once(session: Session, progress: TrainingProgress, when: str) -> None:
-    """The held-out evaluation, rollback off, unless the run has it already."""
-    config, run, name = session.config, session.run, f"evaluation-{when}.json"
-    evaluations = evaluate_if_due(session, progress)
-
-    def play() -> Evaluation | None:
-        known = run.read_json(name)
-        done = known is not None and (when == "before" or known["step"] == session.step)
-        if done or config.eval_tasks < 1 or not session.ranks.first:
-            return None
-        if evaluations:
-            return evaluations["off"]
-        with exhaustion_said("sampling", session.policy.device):
-            return evaluate(
-                session.policy,
-                first_tasks(load_source(config, "test"), config.eval_tasks),
-                without_rollback(config.rollout()),
-                samples=config.eval_samples,
-                temperature=config.temperature,
-                max_batch=config.sample_batch,
-                seed=config.seed,
-                dtype=config.dtype,
-                on_progress=lambda done, total: progress.phase(f"evaluating {when}", done, total),
-            )
-
-    result = session.ranks.collect(play)[0]
-    if result is not None:
-        summary = {"step": session.step, **result.summary()}
-        session.ranks.on_first(lambda: run.write_json(name, summary))
-        progress.say(describe_evaluation(when, result))
-
-
-def describe_evaluation(when: str, result: Evaluation) -> str:
-    """An evaluation in a line."""
-    m, e = result.metrics, result.errors
-    return (
-        f"held-out {when}, rollback off: accuracy {m['accuracy']:.1%} ± {e['accuracy']:.1%}, "
-        f"failed calls per episode {m['failed_calls']:.2f} ± {e['failed_calls']:.2f}, "
-        f"first call fails in {m['first_call_failed']:.0%}"
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

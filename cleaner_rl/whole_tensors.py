@@ -1,9 +1,15 @@
-"""Whole tensors: gathered from their shards, and cut into shards again."""
+"""Whole tensors and models: gathered from their shards, and cut into shards again."""
 
 from __future__ import annotations
 
-from torch import Tensor
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from cleaner_rl.precision import Precision
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -18,3 +24,29 @@ def like(tensor: Tensor, parameter: Tensor) -> Tensor:
     return distribute_tensor(
         tensor.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
     )
+
+
+@torch.no_grad()
+def whole_copy(model: Any, precision: Precision) -> Any:
+    """A copy that is not sharded, with weights in that precision, never to be trained.
+
+    Buffers, such as the frequencies of rotary embeddings, keep theirs.
+    """
+    dtype = getattr(torch, precision)
+    copies = {
+        id(p): nn.Parameter(p.detach().to(dtype, copy=True), requires_grad=False)
+        for p in model.parameters()
+    }
+    return copy.deepcopy(model, copies)
+
+
+@torch.no_grad()
+def refresh(whole_model: Any, model: Any) -> None:
+    """Put what is trained of a model into its whole copy, one parameter at a time.
+
+    Where the model is sharded all ranks take part.
+    """
+    sources = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+    for name, parameter in whole_model.named_parameters():
+        if name in sources:
+            parameter.copy_(whole(sources[name]))

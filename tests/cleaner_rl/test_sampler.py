@@ -99,7 +99,15 @@ def test_padded_passes_give_the_same_turns(toy_policy):
     padded = Sampler(toy_policy, max_batch=5)
     padded._graphs.padded = True  # as on CUDA
     assert turns_of(padded, requests) == turns_of(Sampler(toy_policy), requests)
-    assert padded._cache.cells == 256
+    assert (padded._batch.cache.rows, padded._batch.cache.cells) == (5, 256)
+
+
+def test_padding_keeps_to_the_budget(toy_policy):
+    tight = Sampler(toy_policy, max_batch=20, cache_tokens=3 * 256)
+    tight._graphs.padded = True
+    requests = [conversation(key) for key in range(9)]
+    assert turns_of(tight, requests) == turns_of(Sampler(toy_policy), requests)
+    assert tight._batch.cache.rows * tight._batch.cache.cells <= 3 * 256
 
 
 def test_a_freed_place_is_taken_at_once(toy_policy):
