@@ -8,11 +8,11 @@ from cleaner_rl.errors import CheckpointError
 from cleaner_rl.evaluation_files import (
     episodes_path,
     evaluated_steps,
-    forget_evaluations,
     read_evaluation,
     summary_path,
     write_evaluation,
 )
+from cleaner_rl.run_directory import RunDirectory
 
 
 def row(problem: int, answer: str = "1"):
@@ -53,7 +53,7 @@ def test_an_evaluation_without_its_figures_is_not_whole(tmp_path):
 def test_a_resumed_run_forgets_later_evaluations(tmp_path):
     for step in (0, 10, 20):
         write(tmp_path, step)
-    forget_evaluations(tmp_path, 10)
+    RunDirectory(tmp_path).forget_after(10)
     assert evaluated_steps(tmp_path) == [0, 10]
     with pytest.raises(CheckpointError, match="cannot read the episodes"):
         read_evaluation(tmp_path, 20, "on")

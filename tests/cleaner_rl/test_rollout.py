@@ -15,6 +15,7 @@ from cleaner_env.rewards import GRADER, Reward
 from cleaner_rl.chat import ChatCodec
 from cleaner_rl.errors import OutageError, ToolFormatWarning
 from cleaner_rl.rollout import Rollout, RolloutConfig
+from cleaner_rl.seats import Job
 
 TASK = Task("What is 6*7?", "42")
 ANSWER = r"The answer is \boxed{42}."
@@ -274,20 +275,23 @@ def without_tools(policy):
         tokenizer.chat_template = template
 
 
-def test_an_interruption_leaves_no_program_running(toy_policy):
-    class Interrupted(ScriptedSampler):
-        def sample(self, contexts, limits):
-            if len(self.shown) == 1:
-                raise KeyboardInterrupt
-            return super().sample(contexts, limits)
-
-    sampler = Interrupted(toy_policy, [FIX, ANSWER])
+def test_an_interruption_waits_for_programs_and_begins_none(toy_policy):
+    """Or they would go on in environments that the next rollout uses."""
+    slow = call("import time; time.sleep(0.3); print(42)")
+    sampler = ScriptedSampler(toy_policy, [slow, ANSWER])
     config = RolloutConfig(system_prompt="none", workers=1)
     with Rollout(toy_policy, sampler, config) as rollout:
+        turns = []
+
+        def interrupt(job, turn):
+            turns.append(turn)
+            if len(turns) == 3:
+                raise KeyboardInterrupt
+
+        jobs = [Job(index, TASK, index) for index in range(3)]
         with pytest.raises(KeyboardInterrupt):
-            rollout.play([TASK, TASK], seed=0)
-        assert rollout._threads._work_queue.empty()
-        # The next ones are played as if nothing had been.
+            list(rollout.stream(jobs, 3, interrupt))
+        played = [len(env.episode.turns) for env in rollout._envs]
+        assert played[:2] in ([1, 0], [0, 1]) and played[2] == 0
         sampler.shown.clear()
-        sampler.sample = lambda contexts, limits: ScriptedSampler.sample(sampler, contexts, limits)
-        assert all(episode.correct for episode in rollout.play([TASK, TASK], seed=0))
+        assert all(episode.correct for episode in rollout.play([TASK] * 3, seed=0))

@@ -125,6 +125,27 @@ def test_a_prompt_is_prefilled_once_for_its_group(toy_policy):
     assert (sampler.stats.prefilled, sampler.stats.reused) == (39, 7 * 39)
 
 
+def test_all_of_a_group_get_the_models_logprobs(toy_policy):
+    prompt = list(range(20, 32))
+    turns = Sampler(toy_policy).sample([prompt] * 5, [8] * 5)
+    for turn in turns:
+        row = torch.tensor([[*prompt, *turn.tokens.ids]])
+        logits = toy_policy.model(row).logits[0, len(prompt) - 1 : -1]
+        expected = logits.log_softmax(-1).gather(1, row[0, len(prompt) :, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(turn.tokens.logprobs), expected)
+
+
+def test_rows_that_were_long_do_no_harm_to_a_short_batch(toy_policy):
+    padded, plain = Sampler(toy_policy, max_batch=4), Sampler(toy_policy)
+    padded._graphs.padded = True
+    long = [Request(key, [20 + key, *[30] * 300], 5, (key,)) for key in range(4)]
+    short = [conversation(8), conversation(9)]
+    for sampler in (padded, plain):
+        turns_of(sampler, long)
+    assert turns_of(padded, short) == turns_of(plain, short)
+    assert padded._batch.cache.cells == 256
+
+
 def test_a_later_turn_prefills_only_what_is_new(toy_policy):
     sampler = Sampler(toy_policy)
     first = conversation(0)
