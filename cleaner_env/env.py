@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, SupportsFloat, cast
+from typing import Any, SupportsFloat
 
 import gymnasium as gym
 
@@ -16,8 +15,8 @@ from cleaner_env.formats import resolve_format
 from cleaner_env.interpreter import Interpreter, Limits, Sandbox
 from cleaner_env.observation import format_call_error, format_observations
 from cleaner_env.rewards import Ended, Reward
-from cleaner_env.task_files import load_tasks
-from cleaner_env.tasks import ReasoningGymTasks, Task, TaskList, TaskSource, select_tasks
+from cleaner_env.task_choice import TaskChoice, Tasks
+from cleaner_env.tasks import Task
 from cleaner_env.text_space import TextSpace
 from cleaner_env.toolcall import ToolCallFormat, system_prompt
 from cleaner_env.transcript import beginning, describe_turn, ending, transcript
@@ -91,7 +90,7 @@ class CodeToolEnv(gym.Env[str, str]):
 
     def __init__(
         self,
-        tasks: TaskSource | str | Sequence[str | Task | Mapping[str, Any]] | None = None,
+        tasks: Tasks | None = None,
         *,
         reward: Reward | None = None,
         max_turns: int = 16,
@@ -126,8 +125,7 @@ class CodeToolEnv(gym.Env[str, str]):
         self.max_turns = max_turns
         self.max_length = max_length
         self.reward = reward or Reward()
-        self._tasks = _task_source(tasks)
-        self._selected: dict[tuple[str | None, str | None], TaskSource] = {}
+        self._tasks = TaskChoice(tasks)
         self._measure = measure
         self._max_observation_chars = max_observation_chars
         self._system_prompt = system_prompt
@@ -167,7 +165,7 @@ class CodeToolEnv(gym.Env[str, str]):
                 choice that the source does not offer.
         """
         super().reset(seed=seed)
-        task = self._choose_task(options or {})
+        task = self._tasks.choose(options or {}, self.np_random)
         self.reward.check(task)
         if self.format.name == "fenced" and self.reward.runs_programs(task):
             raise ValueError(
@@ -325,29 +323,6 @@ class CodeToolEnv(gym.Env[str, str]):
             info |= {"answer": episode.answer, "score": episode.score}
         return info
 
-    def _choose_task(self, options: Mapping[str, Any]) -> Task:
-        unknown = set(options) - {"task", "index", "family", "difficulty"}
-        if unknown or ("task" in options and len(options) > 1):
-            raise ValueError(
-                "options may have either 'task', or 'index', 'family' and 'difficulty'; got "
-                f"{sorted(options)}"
-            )
-        if "task" in options:
-            return Task.parse(options["task"])
-        source = self._narrowed(options.get("family"), options.get("difficulty"))
-        if "index" in options:
-            return source[_index(options["index"])]
-        return source[int(self.np_random.integers(2**31))]
-
-    def _narrowed(self, family: str | None, difficulty: str | int | None) -> TaskSource:
-        """The source, or its problems of a family or a difficulty."""
-        if family is None and difficulty is None:
-            return self._tasks
-        key = (family, None if difficulty is None else str(difficulty))
-        if key not in self._selected:
-            self._selected[key] = select_tasks(self._tasks, *key)
-        return self._selected[key]
-
     def _interpreter(self) -> Sandbox:
         if self._sandbox is None:
             self._sandbox = Sandbox(limits=self._limits, allow_weak=self._allow_weak)
@@ -381,24 +356,3 @@ class CodeToolEnv(gym.Env[str, str]):
         if self._owns_sandbox and self._sandbox is not None:
             self._sandbox.close()
             self._sandbox = None
-
-
-def _task_source(
-    tasks: TaskSource | str | Sequence[str | Task | Mapping[str, Any]] | None,
-) -> TaskSource:
-    if tasks is None:
-        return ReasoningGymTasks()
-    if isinstance(tasks, str):
-        return load_tasks(tasks)
-    if not isinstance(tasks, Sequence):
-        return tasks
-    if tasks and all(isinstance(task, str) for task in tasks):
-        return load_tasks(cast("Sequence[str]", tasks))
-    return TaskList(cast("Sequence[Task]", tasks))
-
-
-def _index(value: Any) -> int:
-    try:
-        return operator.index(value)
-    except TypeError as error:
-        raise ValueError(f"options['index'] must be a whole number, not {value!r}") from error

@@ -14,7 +14,7 @@ BASELINE = "off"
 """The arm that others are compared with, where it takes part."""
 PUBLISHED = "purified"
 """SAAR as the paper has it."""
-BEST_RULE = "contrastive"
+BEST_RULE = "branched"
 """The credit rule that has done best here."""
 DEFAULT = (BASELINE, PUBLISHED, BEST_RULE)
 """Arms of the default comparison."""
@@ -53,6 +53,7 @@ _TEXTS = {
     "purified": "SAAR as published: the purified trajectory takes the advantage",
     "positive": "SAAR; grafted tokens take positive advantages only",
     "contrastive": "SAAR; negative advantages go to the failed calls that were really sampled",
+    "branched": "SAAR; calls that a splice took away join their group as failures",
 }
 
 

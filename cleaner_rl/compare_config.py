@@ -15,7 +15,7 @@ from cleaner_rl.arms import Arm, parse_arms, require_unset
 from cleaner_rl.config import TrainConfig, preset
 from cleaner_rl.errors import UserError
 
-_EVALUATIONS = 4
+_EVALUATIONS = 10
 """Evaluations of a run after its start, unless --eval-every says otherwise."""
 
 

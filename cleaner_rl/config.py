@@ -95,7 +95,7 @@ class TrainConfig:
     grafted: GraftedTreatment = "recompute"
     """Grafted tokens: train on recomputed old log-probabilities, or leave them out."""
 
-    max_turns: int = 4
+    max_turns: int = 3
     """Turns of an episode."""
     max_prompt_tokens: int = 256
     """Problems with longer prompts are skipped and counted."""
@@ -276,7 +276,7 @@ class TrainConfig:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CheckpointError(
-                f"cannot read {path}: {error}; --resume wants a run directory"
+                f"cannot read {path}: {error}; name the directory of a run, such as runs/tiny-..."
             ) from error
         unknown = set(values) - {field.name for field in fields(cls)}
         if unknown:
@@ -309,7 +309,13 @@ _QWEN3_4B = TrainConfig(
 )
 
 PRESETS: dict[str, TrainConfig] = {
-    "tiny": TrainConfig(steps=40, credit="contrastive", preload="light", code_seconds=1.0),
+    "tiny": TrainConfig(
+        prompts=8,
+        minibatch_prompts=8,
+        credit="branched",
+        preload="light",
+        code_seconds=1.0,
+    ),
     "smollm2": TrainConfig(
         preset="smollm2",
         model="./runs/smollm2-sft",
@@ -318,7 +324,7 @@ PRESETS: dict[str, TrainConfig] = {
         steps=200,
         prompts=32,
         minibatch_prompts=16,
-        credit="contrastive",
+        credit="branched",
         preload="light",
         code_seconds=2.0,
         max_turns=4,

@@ -84,7 +84,7 @@ class EvalConfig:
     """Calls of one turn; they run in order, up to the first that fails."""
     strict_calls: bool = True
     """Malformed calls are errors that the model sees; off repairs what can be repaired."""
-    max_turns: int = 4
+    max_turns: int = 3
     """Turns of an episode."""
     max_response_tokens: int = 512
     """Tokens of an episode after its prompt; with --endpoint only sampled tokens count."""

@@ -68,7 +68,7 @@ class RolloutConfig:
     max_retries: int = 3
     rollback_probability: float = 1.0
     similarity_on: str = "code"
-    max_turns: int = 4
+    max_turns: int = 3
     max_response_tokens: int = 512
     max_turn_tokens: int = 128
     system_prompt: SystemPrompt = "auto"

@@ -96,7 +96,10 @@ class RunDirectory:
             CheckpointError: there is no run in that directory, or it has no checkpoint yet.
         """
         if not (path / "config.json").is_file():
-            raise CheckpointError(f"there is no run in {path}; --resume wants a run directory")
+            raise CheckpointError(
+                f"there is no run in {path} (no config.json); name the directory of a run, such as "
+                "runs/tiny-..."
+            )
         run = cls(path)
         if not run.has_checkpoint:
             raise CheckpointError(

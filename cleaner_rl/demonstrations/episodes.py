@@ -76,11 +76,11 @@ class DemonstrationError(RuntimeError):
 class DemonstrationMix:
     """Shares of the ingredients, each in [0, 1]. `buggy` counts those of `two_bugs` as well."""
 
-    wrong: float = 0.38
+    wrong: float = 0.5
     """Episodes whose program runs but computes the wrong thing."""
-    buggy: float = 0.51
+    buggy: float = 0.85
     """Episodes whose first program fails."""
-    two_bugs: float = 0.08
+    two_bugs: float = 0.35
     """Episodes whose first correction fails as well."""
     other_program: float = 0.25
     """Final corrections that are a different program instead of the same one repaired."""

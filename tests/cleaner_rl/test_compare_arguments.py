@@ -19,7 +19,7 @@ def names(text):
 
 def test_the_default_is_the_baseline_the_paper_and_the_best_rule():
     config, arms = parse_arguments([])
-    assert [arm.name for arm in arms] == ["off", "purified", "contrastive"]
+    assert [arm.name for arm in arms] == ["off", "purified", "branched"]
     assert config.seed_list == [0, 1, 2] and config.train.preset == "tiny"
 
 

@@ -265,7 +265,7 @@ def test_unwritable_run_directory(tmp_path):
 
 
 def test_resume_without_a_run(tmp_path):
-    with pytest.raises(CheckpointError, match="--resume wants a run directory"):
+    with pytest.raises(CheckpointError, match="name the directory of a run"):
         main(["--resume", str(tmp_path)])
 
 

@@ -1,0 +1,75 @@
+"""TaskChoice: the problem that the options of ``reset`` ask for."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+
+from cleaner_env.task_files import load_tasks
+from cleaner_env.tasks import ReasoningGymTasks, Task, TaskList, TaskSource, select_tasks
+
+Tasks: TypeAlias = TaskSource | str | Sequence[str | Task | Mapping[str, Any]]
+"""What an environment accepts as its problems; see ``CodeToolEnv``."""
+
+
+class TaskChoice:
+    """Chooses among problems.
+
+    Args:
+        tasks: where problems come from, as in ``CodeToolEnv``; None for reasoning-gym.
+    """
+
+    def __init__(self, tasks: Tasks | None) -> None:
+        self._source = _task_source(tasks)
+        self._selected: dict[tuple[str | None, str | None], TaskSource] = {}
+
+    def choose(self, options: Mapping[str, Any], random: np.random.Generator) -> Task:
+        """The problem that these options pose, or one at random among those they leave.
+
+        Raises:
+            ValueError: unknown options, a task without prompt or answer, or a choice that the
+                source does not offer.
+        """
+        unknown = set(options) - {"task", "index", "family", "difficulty"}
+        if unknown or ("task" in options and len(options) > 1):
+            raise ValueError(
+                "options may have either 'task', or 'index', 'family' and 'difficulty'; got "
+                f"{sorted(options)}"
+            )
+        if "task" in options:
+            return Task.parse(options["task"])
+        source = self._narrowed(options.get("family"), options.get("difficulty"))
+        if "index" in options:
+            return source[_index(options["index"])]
+        return source[int(random.integers(2**31))]
+
+    def _narrowed(self, family: str | None, difficulty: str | int | None) -> TaskSource:
+        """The source, or its problems of a family or a difficulty."""
+        if family is None and difficulty is None:
+            return self._source
+        key = (family, None if difficulty is None else str(difficulty))
+        if key not in self._selected:
+            self._selected[key] = select_tasks(self._source, *key)
+        return self._selected[key]
+
+
+def _task_source(tasks: Tasks | None) -> TaskSource:
+    if tasks is None:
+        return ReasoningGymTasks()
+    if isinstance(tasks, str):
+        return load_tasks(tasks)
+    if not isinstance(tasks, Sequence):
+        return tasks
+    if tasks and all(isinstance(task, str) for task in tasks):
+        return load_tasks(cast("Sequence[str]", tasks))
+    return TaskList(cast("Sequence[Task]", tasks))
+
+
+def _index(value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise ValueError(f"options['index'] must be a whole number, not {value!r}") from error
