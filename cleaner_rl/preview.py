@@ -79,7 +79,8 @@ def scripted_episode(
 def preview(
     episode: Episode, codec: ChatCodec, decode: Decode, rule: CreditRule, grafted: GraftedTreatment
 ) -> Preview:
-    """The sample that an episode with a positive advantage gives."""
+    """The purified trajectory of an episode with a positive advantage; what a rule trains beside it
+    is not shown."""
     sample = episode_samples(
         episode, 1.0, codec.prompt_ids(episode.prompt), codec.observation_ids, rule, grafted
     )[0]

@@ -96,7 +96,7 @@ def test_workers_end_with_a_program_that_is_killed(busy):
     program = f"""
         from cleaner_env.rewards import Grader
         import os, pathlib, signal, threading, time
-        grader = Grader(workers=1, seconds=30)
+        grader = Grader(workers=1, seconds=3)
         grader.equal("x+1", "1+x")
         if {busy}:
             threading.Thread(target=grader.equal, args=("2", "{HANGS}")).start()

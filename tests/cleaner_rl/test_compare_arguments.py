@@ -46,9 +46,9 @@ def test_all_arms_play_the_same_number_of_episodes(name):
 
 
 def test_settings_of_training_are_those_of_all_arms():
-    config, arms = parse_arguments(["--steps", "8", "--learning-rate", "0.5", "--arms", "off"])
+    config, arms = parse_arguments(["--steps", "20", "--learning-rate", "0.5", "--arms", "off"])
     (run,) = ComparisonDirectory(config.directory).runs(config, arms)[:1]
-    assert (run.config.steps, run.config.learning_rate, run.config.saar) == (8, 0.5, "off")
+    assert (run.config.steps, run.config.learning_rate, run.config.saar) == (20, 0.5, "off")
     assert run.config.eval_every == 2
 
 

@@ -121,10 +121,14 @@ def test_label_is_the_score(tasks: list[Task], sandbox: Sandbox) -> None:
 
 
 def test_shares_follow_the_mix(demonstrations: list[Demonstration]) -> None:
-    buggy = sum(bool(demonstration.bugs) for demonstration in demonstrations)
-    wrong = sum(not demonstration.right for demonstration in demonstrations)
-    assert 0.35 < buggy / len(demonstrations) < 0.7
-    assert 0.2 < wrong / len(demonstrations) < 0.5
+    mix = DemonstrationMix()
+    shares = {
+        mix.buggy: [bool(d.bugs) for d in demonstrations],
+        mix.two_bugs: [len(d.bugs) == 2 for d in demonstrations],
+        mix.wrong: [not d.right for d in demonstrations],
+    }
+    for wanted, found in shares.items():
+        assert sum(found) / len(found) == pytest.approx(wanted, abs=0.15)
 
 
 def test_openings_do_not_betray_wrong_programs(demonstrations: list[Demonstration]) -> None:

@@ -222,8 +222,8 @@ def test_a_loss_that_counts_the_tools_words_is_refused(examinee, monkeypatch):
     from cleaner_rl import preview as module
 
     def careless(*args):
-        (sample,) = real(*args)
-        return [replace(sample, mask=(False, *[True] * (len(sample) - 1)))]
+        sample, *more = real(*args)
+        return [replace(sample, mask=(False, *[True] * (len(sample) - 1))), *more]
 
     real = module.episode_samples
     monkeypatch.setattr(module, "episode_samples", careless)

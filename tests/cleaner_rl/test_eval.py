@@ -46,7 +46,7 @@ def test_a_checkpoint_is_evaluated_with_the_settings_of_its_run(tmp_path):
     parsed = parse_arguments(["--model", checkpoint])
     assert (parsed.max_turns, parsed.code_seconds) == (7, 0.5)
     assert parse_arguments(["--model", checkpoint, "--max-turns", "3"]).max_turns == 3
-    assert parse_arguments([]).max_turns == 4
+    assert parse_arguments([]).max_turns == PRESETS["tiny"].max_turns
 
 
 def test_the_papers_protocol_is_a_preset(tmp_path):
