@@ -5,8 +5,12 @@
 Reads the groups that the training runs logged (the first of every step, with the default
 --log-episodes 8), computes their advantages anew, and prints a table in Markdown: by arm, the mean
 advantage of episodes whose first call worked, of those whose first call failed and was mended by
-rollback, and of those in which the failed call stayed; ± one standard error over groups. docs/credit.md
-says what these do to the probability of a failed call.
+rollback, of those in which a failed call stayed, and of the branches that first calls left; and
+the push on a failing first call that the arm's rule makes of them. That is, with a the advantage
+that a first call takes in the loss, and p the share that fails: the sum of a over failing first
+calls less p times the sum over all, by episode. Positive makes failures likelier: g of
+docs/credit.md, in a world with one context. ± one standard error, groups resampled as if they
+were independent.
 """
 
 from __future__ import annotations
@@ -26,9 +30,10 @@ from cleaner_rl.advantage import branched_advantages, group_advantages
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.credit import splices
 
-WORKED, MENDED, STAYED, BRANCH = "worked", "failed, mended", "failed, stayed", "branches"
+WORKED, MENDED, STAYED, BRANCH = "worked", "failed, mended", "failed, stayed", "their branches"
 CLASSES = (WORKED, MENDED, STAYED, BRANCH)
 _RESAMPLES = 1000
+Taken = tuple[float, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +56,63 @@ def kind_of(episode: Episode) -> str | None:
     return MENDED if episode.turns and episode.turns[0].ok else STAYED
 
 
+def trained(kind: str, advantage: float, branch: float | None, rule: str) -> list[Taken]:
+    """What the first call of an episode takes in the loss: advantages, and whether it failed.
+
+    Args:
+        kind: what became of it.
+        advantage: of the episode.
+        branch: of the branch that it left when a splice took it away; None without a splice.
+        rule: of credit; "off" without rollback.
+    """
+    spliced, stayed = branch is not None, kind == STAYED
+    if spliced and rule == "contrastive" and advantage < 0:
+        return [(advantage, True)]
+    if spliced and rule == "positive":
+        return [(max(advantage, 0.0), stayed)]
+    if spliced and rule == "branched":
+        return [(advantage, stayed), (branch or 0.0, True)]
+    return [(advantage, stayed)]
+
+
 def group_sums(episodes: list[Episode], config: TrainConfig) -> np.ndarray:
-    """[class, (sum of advantages, members)] of one group."""
-    sums = np.zeros((len(CLASSES), 2))
+    """[class, (sum of advantages, members)] of one group; the last two classes are what failing
+    first calls and what all first calls take in the loss."""
+    sums = np.zeros((len(CLASSES) + 2, 2))
     rewards = [episode.reward for episode in episodes]
-    advantages, branch, branches = group_advantages(rewards), 0.0, 0
-    if config.credit == "branched" and config.saar == "on":
+    rule = config.credit if config.saar == "on" else "off"
+    advantages, branch = group_advantages(rewards), 0.0
+    if rule == "branched":
         branches = sum(len(splices(episode)) for episode in episodes)
         failure = config.wrong_reward - config.failure_penalty
         advantages, branch = branched_advantages(rewards, branches, failure)
     for episode, advantage in zip(episodes, advantages, strict=True):
         kind = kind_of(episode)
-        if kind is not None:
-            sums[CLASSES.index(kind)] += (advantage, 1)
-    sums[CLASSES.index(BRANCH)] += (branch * branches, branches)
+        if kind is None:
+            continue
+        spliced = any(record.position == 0 for record in splices(episode))
+        sums[CLASSES.index(kind)] += (advantage, 1)
+        if spliced and rule == "branched":
+            sums[CLASSES.index(BRANCH)] += (branch, 1)
+        for taken, failed in trained(kind, advantage, branch if spliced else None, rule):
+            sums[-1] += (taken, 1)
+            sums[-2] += (taken * failed, failed)
     return sums
+
+
+def push(sums: np.ndarray) -> np.ndarray:
+    """On the probability that the first call fails, by episode; sums [..., class, 2]."""
+    counts = sums[..., :3, 1]
+    failing = counts[..., 1:].sum(axis=-1) / counts.sum(axis=-1)
+    pushes: np.ndarray = (sums[..., -2, 0] - failing * sums[..., -1, 0]) / counts.sum(axis=-1)
+    return pushes
 
 
 def groups_of(run: Path, last: int) -> Iterator[np.ndarray]:
     """The sums of every logged group of a run that is whole."""
     config = TrainConfig.load(run / "config.json")
+    if config.saar not in ("on", "off"):
+        return
     for file in sorted((run / "episodes").glob("step-*.jsonl"))[-last:]:
         episodes = [e for e in read_episodes(file) if not e.faulted][: config.group_size]
         if len(episodes) == config.group_size and len({e.task.prompt for e in episodes}) == 1:
@@ -83,25 +125,27 @@ def main(args: Args) -> None:
     if not arms:
         raise SystemExit(f"{args.comparison} holds no runs; name the directory of a comparison")
     random = np.random.default_rng(0)
-    print(f"| arm | groups | first call failed | {' | '.join(CLASSES)} |")
-    print("|---" * (3 + len(CLASSES)) + "|")
+    print(f"| arm | groups | first calls | that fail | {' | '.join(CLASSES)} | push |")
+    print("|---" * (5 + len(CLASSES)) + "|")
     for arm in arms:
         runs = sorted(path.parent for path in arm.glob("seed-*/config.json"))
         groups = np.array([sums for run in runs for sums in groups_of(run, args.last)])
         if not len(groups):
-            print(f"{arm}: no whole group was logged", file=sys.stderr)
+            print(f"{arm.name}: no whole group was logged", file=sys.stderr)
             continue
         draws = random.integers(len(groups), size=(_RESAMPLES, len(groups)))
         sums, spread = groups.sum(axis=0), groups[draws].sum(axis=1)
-        counts = sums[:, 1]
-        failed = counts[1:3].sum() / counts[:3].sum()
+        calls = sums[:3, 1].sum()
         cells = [
-            f"{sums[i, 0] / counts[i]:+.3f} ± {np.nanstd(spread[:, i, 0] / spread[:, i, 1]):.3f}"
-            if counts[i] >= 30
+            f"{sums[i, 0] / sums[i, 1]:+.3f} ± {np.std(spread[:, i, 0] / spread[:, i, 1]):.3f}"
+            f" ({sums[i, 1]:.0f})"
+            if sums[i, 1] >= 30
             else "-"
             for i in range(len(CLASSES))
         ]
-        print(f"| {arm.name} | {len(groups)} | {failed:.1%} | {' | '.join(cells)} |")
+        cells.append(f"{push(sums):+.3f} ± {np.std(push(spread)):.3f}")
+        failing = sums[1:3, 1].sum() / calls
+        print(f"| {arm.name} | {len(groups)} | {calls:.0f} | {failing:.1%} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

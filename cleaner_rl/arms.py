@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
+from cleaner_rl.arguments import option
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.credit import CreditRule
 from cleaner_rl.errors import UserError
@@ -39,10 +40,20 @@ class Arm:
 
         Roc plays more episodes than it keeps; its groups are smaller in turn, so that all arms
         sample the same number of episodes.
+
+        Raises:
+            UserError: they cannot be that for this size of a group.
         """
         config = replace(base, **self.changes)
         if config.saar == "roc":
-            config = replace(config, group_size=max(2, config.group_size // config.oversample))
+            kept, left = divmod(config.group_size, config.oversample)
+            if left or kept < 2:
+                raise UserError(
+                    f"the arm {self.name} keeps one of {config.oversample} episodes, at least "
+                    f"two of a group: --group-size {config.group_size} has to be a multiple of "
+                    f"--oversample {config.oversample}, and at least {2 * config.oversample}"
+                )
+            config = replace(config, group_size=kept)
         return config
 
 
@@ -125,23 +136,23 @@ def named(names: Iterable[str]) -> list[Arm]:
     return [ARMS[name] for name in dict.fromkeys(names)]
 
 
-def require_unset(arms: Sequence[Arm], given: TrainConfig, default: TrainConfig) -> None:
+def require_unset(arms: Sequence[Arm], arguments: Sequence[str]) -> None:
     """Check that no setting was given for all arms that one of them chooses itself.
 
     Args:
         arms: of the comparison.
-        given: the settings for all arms.
-        default: what they would be had none been given.
+        arguments: of the command.
 
     Raises:
         UserError: one was.
     """
     for arm in arms:
         for name in arm.changes:
-            if getattr(given, name) != getattr(default, name):
+            flag = f"--{name.replace('_', '-')}"
+            if option(arguments, flag) is not None or option(arguments, f"--{name}") is not None:
                 raise UserError(
-                    f"--{name.replace('_', '-')} is what the arm {arm.name} chooses itself; leave "
-                    "the option out, or choose the arms with --arms"
+                    f"{flag} is what the arm {arm.name} chooses itself; leave the option out, or "
+                    "choose the arms with --arms"
                 )
 
 

@@ -63,6 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         if any(run.finished for run in runs):
             print(f"report: {write_report(directory)}")
+            others = directory.arms() - {arm.name for arm in arms}
+            if others:
+                print(
+                    f"(of the arms of this command; {', '.join(sorted(others))} are there as well: "
+                    "name them with --arms to have them in it)"
+                )
     return FAILED if failures else DONE
 
 

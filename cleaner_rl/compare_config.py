@@ -93,7 +93,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[CompareConfig, list[Arm]]
         every = max(1, config.train.steps // _EVALUATIONS)
         config = replace(config, train=replace(config.train, eval_every=every))
     arms = parse_arms(config.arms)
-    require_unset(arms, config.train, default)
+    require_unset(arms, arguments)
     return config, arms
 
 

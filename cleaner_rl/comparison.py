@@ -14,7 +14,7 @@ import numpy as np
 
 from cleaner_rl.arms import ARMS, BASELINE
 from cleaner_rl.comparison_directory import PlannedRun
-from cleaner_rl.crossed import Crossed, Resampling
+from cleaner_rl.crossed import Crossed, Resampling, seeds_interval
 from cleaner_rl.errors import CheckpointError
 from cleaner_rl.estimates import Floats
 from cleaner_rl.evaluation_files import MODES, evaluated_steps, read_evaluation
@@ -234,12 +234,21 @@ def _against(
             name: {
                 "value": measure.value - other,
                 "interval_95": _ends(resampling.difference(others[name], measure)),
+                "by_seed": (by_seed := _less(measure.by_seed, others[name].by_seed)),
+                "seeds_interval_95": _ends(None if by_seed is None else seeds_interval(by_seed)),
             }
             for name, measure in measures.items()
             if measure.value is not None and (other := others[name].value) is not None
         }
 
     return difference
+
+
+def _less(ours: Sequence[float | None], theirs: Sequence[float | None]) -> list[float] | None:
+    """Differences by seed; None where a seed has none."""
+    pairs = list(zip(ours, theirs, strict=True))
+    known = [a - b for a, b in pairs if a is not None and b is not None]
+    return known if len(known) == len(pairs) else None
 
 
 def _ends(interval: tuple[float, float] | None) -> list[float] | None:

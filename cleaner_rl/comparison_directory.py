@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from cleaner_rl.errors import CheckpointError, UserError
 from cleaner_rl.evaluation_files import evaluated_steps
 
 _PLAN = "comparison.json"
+_PARTS = {"arms", "seeds", "config", "command", "made_with"}
 IDENTITY = "identity.json"
 """Of a start: hashes of the policy and of the held-out tasks; written last."""
 _FREE = ("run_dir", "resume", *(name for name in MAY_CHANGE if name != "steps"))
@@ -131,6 +132,10 @@ class ComparisonDirectory:
         """The runs of all arms, seed by seed, so that arms can be compared early."""
         return [self.run(config, arm, seed) for seed in config.seed_list for arm in arms]
 
+    def arms(self) -> set[str]:
+        """Names of the arms that have runs here, whichever command they were begun by."""
+        return {path.name for path in (self.path / "runs").glob("*") if path.is_dir()}
+
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Make the directory, and keep it to this process and its children.
@@ -169,19 +174,23 @@ class ComparisonDirectory:
         Raises:
             CheckpointError: there is no comparison, or it is damaged.
         """
+        path = self.path / _PLAN
         try:
-            plan: dict[str, Any] = json.loads((self.path / _PLAN).read_text(encoding="utf-8"))
-            missing = {"arms", "seeds", "config", "command", "made_with"} - set(plan)
-            unknown = set(plan.get("arms", ())) - set(ARMS)
+            plan = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"there is no comparison in {self.path}: {error}; --report-only wants the "
                 "directory that --out named"
             ) from error
-        if missing or unknown:
+        if not isinstance(plan, dict) or not set(plan) >= _PARTS:
+            raise CheckpointError(f"{path} is damaged: it wants {sorted(_PARTS)}")
+        unknown = set(plan["arms"]) - set(ARMS)
+        settings = set(plan["config"]) - {field.name for field in fields(TrainConfig)}
+        if unknown or settings:
             raise CheckpointError(
-                f"{self.path / _PLAN} is damaged: without {sorted(missing)}, with unknown arms "
-                f"{sorted(unknown)}"
+                f"{path} has arms that do not exist, {sorted(unknown)}, or settings, "
+                f"{sorted(settings)}: another version of cleaner-rl wrote it, which "
+                "is named there as made_with"
             )
         return plan
 

@@ -209,13 +209,15 @@ def _branches(
 ) -> list[_Builder]:
     """Calls that were spliced away and lookahead turns, each where it was sampled."""
     builders = []
-    for record in splices(episode):
+    records = splices(episode)
+    spliced_again = {(record.position, record.retry - 1) for record in records}
+    for record in records:
         history = episode.turns[: record.position]
         shown = context_ids(prompt_ids, [*history, record.failed], observation_ids)
         if record.retry == 1:
             clean = context_ids(prompt_ids, history, observation_ids)
             builders.append(_call(record.failed, branch_advantage, clean))
-        if record.outcome == "retry":
+        if (record.position, record.retry) in spliced_again:
             builders.append(_call(record.answer, branch_advantage, shown))
         else:
             builders.append(_Builder(shown))

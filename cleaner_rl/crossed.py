@@ -5,11 +5,21 @@ Axes of arrays: ``_S`` seeds, ``_P`` problems, ``_R`` bootstrap resamples.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
 import numpy as np
 
 from cleaner_rl.estimates import RESAMPLES, Floats, Sums, certain, percentiles
+
+_STUDENT = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+)
+"""97.5% quantiles of Student's t with 1, 2, ... degrees of freedom."""
+_NORMAL = 1.96
+"""The same without end; 4% less than the last of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +61,10 @@ class Resampling:
     """Resamples of seeds and of problems, drawn independently of each other.
 
     The same resamples serve every measure, so differences between arms are paired by seed and by
-    problem. With one seed only problems are resampled. Where every seed has problems of its own
-    this is as good; where they share them, it errs on the side of wide intervals. Few seeds say
-    little about how seeds differ, and no resampling mends that.
+    problem. With one seed only problems are resampled. Problems count too much in these intervals,
+    most where every seed has problems of its own; how seeds differ counts too little where seeds
+    are few (with S of them by a factor of (S - 1) / S in the variance, and without the wider tails
+    that S - 1 degrees of freedom have). ``seeds_interval`` goes by the seeds alone.
 
     Source: Owen 2007, The pigeonhole bootstrap, Annals of Applied Statistics 1(2), 386-411.
 
@@ -97,6 +108,20 @@ class Resampling:
         if np.isnan(values_R).all() or self.weights_RP.shape[1] < 2:
             return None
         return percentiles(values_R)
+
+
+def seeds_interval(values_S: Sequence[float]) -> tuple[float, float] | None:
+    """95% interval of the mean of what independent seeds gave, by Student's t; None for one seed.
+
+    It makes no assumption about problems, which are a part of how seeds differ where each seed has
+    its own, and is wide where seeds are few.
+    """
+    if len(values_S) < 2:
+        return None
+    freedom = len(values_S) - 1
+    quantile = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else _NORMAL
+    reach = quantile * stdev(values_S) / len(values_S) ** 0.5
+    return fmean(values_S) - reach, fmean(values_S) + reach
 
 
 def _weights(generator: np.random.Generator, count: int) -> Floats:

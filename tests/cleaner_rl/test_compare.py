@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -100,6 +101,7 @@ def test_differences_are_between_the_saved_episodes_of_two_arms(whole):
         assert found["value"] == pytest.approx(means["purified"] - means["off"])
         low, high = found["interval_95"]
         assert low <= found["value"] <= high
+        assert fmean(found["by_seed"]) == pytest.approx(found["value"])
 
 
 def test_training_figures_are_those_of_the_logs(whole):
@@ -139,6 +141,14 @@ def test_finished_runs_are_not_repeated(whole, monkeypatch):
     before = (whole / "results.json").read_bytes()
     assert compare(whole) == 0
     assert (whole / "results.json").read_bytes() == before
+
+
+def test_arms_that_a_command_leaves_out_are_told(whole, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    assert main(["--arms", "off", *ARGUMENTS[2:], "--out", str(copy)]) == 0
+    assert "purified are there as well: name them with --arms" in capsys.readouterr().out
+    assert list(results(copy)["held_out"]) == ["off"]
 
 
 def test_the_report_alone_is_computed_again_from_the_files(whole, tmp_path):
@@ -216,3 +226,23 @@ def test_a_damaged_file_of_episodes_is_said(whole, tmp_path):
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(CheckpointError, match=r"cannot read the episodes in .*step-000002-on"):
         main(["--report-only", str(copy)])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"arms": ["off", "none"]}, "arms that do not exist, ['none']"),
+        ({"config": {"steeps": 1}}, "settings, ['steeps']"),
+    ],
+)
+def test_a_plan_of_another_version_is_said(whole, tmp_path, change, said):
+    plan = json.loads((whole / "comparison.json").read_text())
+    (tmp_path / "comparison.json").write_text(json.dumps({**plan, **change}))
+    with pytest.raises(CheckpointError, match=re.escape(said)):
+        main(["--report-only", str(tmp_path)])
+
+
+def test_a_plan_that_is_none_is_said(tmp_path):
+    (tmp_path / "comparison.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        main(["--report-only", str(tmp_path)])

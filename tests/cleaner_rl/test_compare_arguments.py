@@ -1,7 +1,7 @@
 """What the comparison's command and its arms accept, and what they say to the rest."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -45,6 +45,12 @@ def test_all_arms_play_the_same_number_of_episodes(name):
     assert (config.prompts, played) == (base.prompts, base.group_size)
 
 
+@pytest.mark.parametrize("size", [3, 2])
+def test_groups_that_roc_cannot_halve_are_refused(size):
+    with pytest.raises(UserError, match=f"--group-size {size} has to be a multiple"):
+        ARMS["roc"].config(replace(PRESETS["tiny"], group_size=size))
+
+
 def test_settings_of_training_are_those_of_all_arms():
     config, arms = parse_arguments(["--steps", "20", "--learning-rate", "0.5", "--arms", "off"])
     (run,) = ComparisonDirectory(config.directory).runs(config, arms)[:1]
@@ -59,6 +65,8 @@ def test_settings_of_training_are_those_of_all_arms():
         (["--arms", ","], "--arms names no arm"),
         (["--saar", "off"], "--saar is what the arm"),
         (["--gamma", "0.4", "--arms", "off,gamma-0"], "--gamma is what the arm gamma-0 chooses"),
+        (["--saar", "on", "--arms", "off"], "--saar is what the arm off chooses"),
+        (["--max_retries=3", "--arms", "retries-3"], "--max-retries is what the arm retries-3"),
         (["--seeds", "0"], "--seeds must be at least 1"),
         (["--jobs", "-1"], "--jobs must not be negative"),
         (["--run-dir", "x"], "leave out --run-dir"),

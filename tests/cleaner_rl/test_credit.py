@@ -206,6 +206,15 @@ def test_a_correction_that_used_up_the_retries_stays_and_is_no_branch(play):
     assert len(splices(episode)) == 1
 
 
+def test_a_failed_correction_stays_where_the_next_lookahead_gave_up(play):
+    episode = play("a[b]", "c[d]", "no", gamma=0.0)
+    assert [record.outcome for record in episode.rollbacks] == ["retry", "gave_up"]
+    _, failed, answer = samples_of(episode, 1.0, "branched", branch=-2.0)
+    assert trained(failed) == "[b]." and set(failed.advantages) == {0.0, -2.0}
+    assert trained(answer) == "c[d]." and set(answer.advantages) == {0.0, 1.0}
+    assert len(splices(episode)) == 1
+
+
 @pytest.mark.parametrize(("penalty", "blame"), [(0.0, -1.0), (0.5, -1.5)])
 def test_branches_join_the_group_that_a_run_compares(play, penalty, blame):
     group = [play("a[b]", "c[print(3)]", "ok", gamma=0.0), play("a[print(3)]", "ok")]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cleaner_rl.crossed import Crossed, Resampling
+from cleaner_rl.crossed import Crossed, Resampling, seeds_interval
 from cleaner_rl.estimates import Sums, intervals
 from cleaner_rl.reaching import first_reached, isotonic
 
@@ -55,6 +55,35 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
         low, high = Resampling(6, 60, trial).interval(measure(values, share=False))
         covered += low <= 0 <= high
     assert covered >= 52
+
+
+def coverage(seed_spread, problem_spread):
+    """Of both intervals, with three seeds that have 80 problems of their own each."""
+    generator = np.random.default_rng(2)
+    covered = np.zeros(2)
+    for trial in range(200):
+        problems = generator.normal(0, problem_spread * 80**0.5, (3, 80))
+        values_SP = generator.normal(0, seed_spread, (3, 1)) + problems
+        both = (
+            Resampling(3, 80, trial).interval(measure(values_SP, share=False)),
+            seeds_interval(values_SP.mean(axis=1)),
+        )
+        covered += [low <= 0 <= high for low, high in both]
+    return covered / 200
+
+
+def test_how_often_three_seeds_cover_the_truth():
+    """What the docstrings say: resampling has too little of seeds, too much of problems."""
+    assert coverage(0.0, 1.0)[0] > 0.95
+    assert coverage(1.0, 0.01)[0] < 0.85
+    for spreads in ((0.0, 1.0), (1.0, 0.01), (1.0, 1.0)):
+        assert coverage(*spreads)[1] == pytest.approx(0.95, abs=0.04)
+
+
+def test_students_interval_by_hand():
+    assert seeds_interval([1.0]) is None
+    assert seeds_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.484, 2 + 2.484), abs=1e-3)
+    assert seeds_interval([0.0, 2.0] * 20) == pytest.approx((1 - 0.314, 1 + 0.314), abs=1e-3)
 
 
 def test_a_share_that_is_the_same_everywhere_keeps_an_interval():
