@@ -26,9 +26,9 @@ import tyro
 
 from cleaner_env.episode import Episode
 from cleaner_env.episode_file import read_episodes
-from cleaner_rl.advantage import branched_advantages, group_advantages
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.credit import splices
+from cleaner_rl.train import member_advantages
 
 WORKED, MENDED, STAYED, BRANCH = "worked", "failed, mended", "failed, stayed", "their branches"
 CLASSES = (WORKED, MENDED, STAYED, BRANCH)
@@ -81,11 +81,7 @@ def group_sums(episodes: list[Episode], config: TrainConfig) -> np.ndarray:
     sums = np.zeros((len(CLASSES) + 2, 2))
     rewards = [episode.reward for episode in episodes]
     rule = config.credit if config.saar == "on" else "off"
-    advantages, branch = group_advantages(rewards), 0.0
-    if rule == "branched":
-        branches = sum(len(splices(episode)) for episode in episodes)
-        failure = config.wrong_reward - config.failure_penalty
-        advantages, branch = branched_advantages(rewards, branches, failure)
+    advantages, branch = member_advantages(episodes, rewards, config)
     for episode, advantage in zip(episodes, advantages, strict=True):
         kind = kind_of(episode)
         if kind is None:
@@ -124,7 +120,6 @@ def main(args: Args) -> None:
     arms = sorted(path for path in (args.comparison / "runs").glob("*") if path.is_dir())
     if not arms:
         raise SystemExit(f"{args.comparison} holds no runs; name the directory of a comparison")
-    random = np.random.default_rng(0)
     print(f"| arm | groups | first calls | that fail | {' | '.join(CLASSES)} | push |")
     print("|---" * (5 + len(CLASSES)) + "|")
     for arm in arms:
@@ -133,7 +128,7 @@ def main(args: Args) -> None:
         if not len(groups):
             print(f"{arm.name}: no whole group was logged", file=sys.stderr)
             continue
-        draws = random.integers(len(groups), size=(_RESAMPLES, len(groups)))
+        draws = np.random.default_rng(0).integers(len(groups), size=(_RESAMPLES, len(groups)))
         sums, spread = groups.sum(axis=0), groups[draws].sum(axis=1)
         calls = sums[:3, 1].sum()
         cells = [

@@ -17,9 +17,7 @@ _STUDENT = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
 )
-"""97.5% quantiles of Student's t with 1, 2, ... degrees of freedom."""
-_NORMAL = 1.96
-"""The same without end; 4% less than the last of them."""
+"""97.5% quantiles of Student's t with 1, 2, ... degrees of freedom; the last serves for more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +116,7 @@ def seeds_interval(values_S: Sequence[float]) -> tuple[float, float] | None:
     """
     if len(values_S) < 2:
         return None
-    freedom = len(values_S) - 1
-    quantile = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else _NORMAL
+    quantile = _STUDENT[min(len(values_S) - 1, len(_STUDENT)) - 1]
     reach = quantile * stdev(values_S) / len(values_S) ** 0.5
     return fmean(values_S) - reach, fmean(values_S) + reach
 

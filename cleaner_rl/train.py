@@ -208,7 +208,7 @@ def training_samples(
 ) -> list[list[Sample]]:
     """This rank's samples of each minibatch, each episode with its advantage in its group."""
     advantages = [
-        _advantages(group, rewards_G, config)
+        member_advantages(group, rewards_G, config)
         for group, rewards_G in zip(groups, rewards, strict=True)
     ]
     numbers = count()
@@ -233,10 +233,10 @@ def training_samples(
     return minibatches
 
 
-def _advantages(
+def member_advantages(
     group: Group, rewards_G: Sequence[float], config: TrainConfig
 ) -> tuple[list[float], float]:
-    """The advantage of each episode, and that of the branches that they left behind."""
+    """[G] the advantage of each episode, and that of the branches that they left behind."""
     scaled = LOSSES[config.loss].scaled
     if config.credit != "branched":
         return group_advantages(rewards_G, scaled=scaled), 0.0
