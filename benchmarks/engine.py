@@ -32,13 +32,13 @@ from cleaner_env.completion import Completion
 from cleaner_env.env import CodeToolEnv
 from cleaner_env.saar import SAARWrapper
 from cleaner_rl.config import preset
-from cleaner_rl.decoding_model import DecodingModel
 from cleaner_rl.places import Request
 from cleaner_rl.policy import load_policy, resolve_device
 from cleaner_rl.precision import Precision
 from cleaner_rl.rollout import Rollout
 from cleaner_rl.sampler import Sampler
 from cleaner_rl.session import load_source
+from cleaner_rl.whole_tensors import whole_copy
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class Clock:
 def decode(options: Decode) -> None:
     """Print tokens/s of the sampler and of the plain loop."""
     device = resolve_device(options.device)
-    model = DecodingModel(model_of(options.shape, device), options.dtype).model
+    model = whole_copy(model_of(options.shape, device), options.dtype)
     rows = []
     for _ in range(options.rounds + 1):
         plain = plain_loop(model, options.batch, options.context, options.tokens)

@@ -7,13 +7,15 @@ from typing import Any
 import torch
 
 from cleaner_rl.precision import Precision
-from cleaner_rl.whole_tensors import refresh, whole_copy
+from cleaner_rl.row_attention import ROWS
+from cleaner_rl.whole_tensors import refresh, sharing_copy, whole_copy
 
 
 class DecodingModel:
-    """The policy's model, or a copy of it in half precision.
+    """A copy of the policy's model that attends through ``row_attention``.
 
-    Weights in float32 would be read, and converted, anew for every token.
+    It shares the policy's weights where they have the precision to sample in, and has its own ones
+    in half precision otherwise: weights in float32 would be converted anew for every token.
 
     Args:
         model: a transformers causal language model.
@@ -25,11 +27,13 @@ class DecodingModel:
 
     def __init__(self, model: Any, dtype: Precision) -> None:
         wanted = getattr(torch, dtype)
-        self._source = self.model = model
-        if any(p.dtype != wanted for p in model.parameters()):
-            self.model = whole_copy(model, dtype)
+        self._source = model
+        self._shares = all(p.dtype == wanted for p in model.parameters())
+        self.model = sharing_copy(model) if self._shares else whole_copy(model, dtype)
+        # A model that was switched over for every token would be walked through every time.
+        self.model.set_attn_implementation(ROWS)
 
     def refresh(self) -> None:
         """Take over the policy's weights, which may have changed."""
-        if self.model is not self._source:
+        if not self._shares:
             refresh(self.model, self._source)

@@ -6,8 +6,7 @@ long as the longest one needs; what lies behind a conversation's last token is n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,17 +186,6 @@ def _attend(
         scores = query @ key.transpose(-1, -2) * (size**-0.5 if scaling is None else scaling)
         out = (torch.tanh(scores / softcap) * softcap + bias).softmax(-1) @ value
     return out.view(B, heads, N, value.shape[-1]).transpose(1, 2)
-
-
-@contextmanager
-def row_attention_of(model: Any) -> Iterator[None]:
-    """A block in which the model attends through ``row_attention``."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation(ROWS)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
 
 
 AttentionInterface.register(ROWS, row_attention)

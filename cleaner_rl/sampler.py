@@ -29,7 +29,7 @@ from cleaner_rl.memory import tokens_in_memory
 from cleaner_rl.places import Request, Turn
 from cleaner_rl.policy import Policy
 from cleaner_rl.precision import Precision
-from cleaner_rl.row_attention import Layout, Segment, row_attention_of
+from cleaner_rl.row_attention import Layout, Segment
 
 SPARE_CELLS = 1024
 """Cells that a row may have beyond a model's context, because of rounding."""
@@ -161,15 +161,14 @@ class Sampler:
         """
         if not self.busy:
             return []
-        with row_attention_of(self._decoder.model):
-            self._batch.grow()
-            decoding = len(self._batch.turns)
-            admission = self._batch.admit()
-            if admission.segments:
-                self._decode(decoding, admission.segments)
-                self._batch.share(admission)
-            for _ in range(self.poll_every - bool(admission.segments)):
-                self._decode_rows()
+        self._batch.grow()
+        decoding = len(self._batch.turns)
+        admission = self._batch.admit()
+        if admission.segments:
+            self._decode(decoding, admission.segments)
+            self._batch.share(admission)
+        for _ in range(self.poll_every - bool(admission.segments)):
+            self._decode_rows()
         ended = self._batch.take_ended()
         return [(turn.request.key, self._completion(turn)) for turn in ended]
 

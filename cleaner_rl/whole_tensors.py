@@ -40,6 +40,11 @@ def whole_copy(model: Any, precision: Precision) -> Any:
     return copy.deepcopy(model, copies)
 
 
+def sharing_copy(model: Any) -> Any:
+    """A copy with a configuration and settings of its own, and the very same weights."""
+    return copy.deepcopy(model, {id(p): p for p in model.parameters()})
+
+
 @torch.no_grad()
 def refresh(whole_model: Any, model: Any) -> None:
     """Put what is trained of a model into its whole copy, one parameter at a time.

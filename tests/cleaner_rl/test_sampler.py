@@ -198,8 +198,10 @@ def test_weights_that_are_not_finite_are_reported(toy_policy):
         Sampler(toy_policy).sample(CONTEXTS, [3] * 4)
 
 
-def test_half_precision_samples_from_the_weights_of_now(toy_policy):
-    sampler = Sampler(toy_policy, dtype="bfloat16")
+@pytest.mark.parametrize("dtype, atol", [("float32", 1e-5), ("bfloat16", 0.1)])
+def test_turns_are_sampled_from_the_weights_of_now(toy_policy, dtype, atol):
+    attention = toy_policy.model.config._attn_implementation
+    sampler = Sampler(toy_policy, dtype=dtype)
     before = sampler.sample(CONTEXTS, [4] * 4)
     with torch.no_grad():
         for parameter in toy_policy.model.parameters():
@@ -211,7 +213,8 @@ def test_half_precision_samples_from_the_weights_of_now(toy_policy):
         row = torch.tensor([[*context, *turn.tokens.ids]])
         logits = toy_policy.model(row).logits[0, len(context) - 1 : -1]
         expected = logits.log_softmax(-1).gather(1, row[0, len(context) :, None])[:, 0]
-        torch.testing.assert_close(torch.tensor(turn.tokens.logprobs), expected, rtol=0, atol=0.1)
+        torch.testing.assert_close(torch.tensor(turn.tokens.logprobs), expected, rtol=0, atol=atol)
+    assert toy_policy.model.config._attn_implementation == attention
 
 
 def test_top_k_draws_from_the_most_probable():
