@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from cleaner_env.tasks import Task
+from cleaner_rl.distributed import Ranks
 from cleaner_rl.estimates import Sums, differences, intervals, majority, pass_at_k, powers_of_two
+from cleaner_rl.exhaustion import exhaustion_said
 from cleaner_rl.metrics import standard_error
 from cleaner_rl.outcomes import Outcome
 from cleaner_rl.policy import Policy
@@ -186,8 +188,11 @@ def evaluate(
     dtype: Precision = "float32",
     cache_tokens: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> Evaluation:
     """Play every task ``samples`` times and count.
+
+    An episode's random numbers are its own, so what it is does not depend on who plays it.
 
     Args:
         policy: to be evaluated.
@@ -200,20 +205,33 @@ def evaluate(
         seed: of sampling.
         dtype: precision of the forward passes.
         cache_tokens: see ``Sampler``.
-        on_progress: called with the numbers of finished and of all episodes.
+        on_progress: called with the numbers of finished and of all episodes of this process.
+        ranks: each plays a share of the episodes and gets the evaluation of all.
 
     Raises:
         OutageError: faults of the sandbox spoilt too many episodes.
+        MemoryLimitError: the device has no memory left.
+        RankError: another rank's episodes failed.
     """
-    sampler = Sampler(policy, temperature, top_p, max_batch, seed, dtype, cache_tokens=cache_tokens)
+    ranks = ranks or Ranks()
     jobs = evaluation_jobs(tasks, samples, seed)
-    rows = []
-    with Rollout(policy, sampler, config) as rollout:
-        for done, played in enumerate(rollout.stream(jobs, len(jobs)), start=1):
-            if not played.episode.faulted:
-                rows.append(episode_row(played, samples))
-            if on_progress is not None:
-                on_progress(done, len(jobs))
+    mine = [jobs[i] for i in ranks.share(len(jobs))]
+
+    def play() -> list[dict[str, Any]]:
+        rows = []
+        with exhaustion_said("sampling", policy.device):
+            sampler = Sampler(
+                policy, temperature, top_p, max_batch, seed, dtype, cache_tokens=cache_tokens
+            )
+            with Rollout(policy, sampler, config) as rollout:
+                for done, played in enumerate(rollout.stream(mine, len(mine)), start=1):
+                    if not played.episode.faulted:
+                        rows.append(episode_row(played, samples))
+                    if on_progress is not None:
+                        on_progress(done, len(mine))
+        return rows
+
+    rows = [row for part in ranks.collect(play) for row in part]
     return Evaluation.of(rows, samples, seed)
 
 

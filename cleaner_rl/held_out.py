@@ -12,6 +12,7 @@ from typing import Any
 from cleaner_env.task_files import first_tasks
 from cleaner_env.tasks import Task
 from cleaner_rl.config import TrainConfig
+from cleaner_rl.distributed import Ranks
 from cleaner_rl.evaluation import Evaluation, evaluate, without_rollback
 from cleaner_rl.evaluation_files import (
     MODES,
@@ -20,7 +21,6 @@ from cleaner_rl.evaluation_files import (
     read_evaluation,
     write_evaluation,
 )
-from cleaner_rl.exhaustion import exhaustion_said
 from cleaner_rl.policy import Policy
 from cleaner_rl.progress import TrainingProgress
 from cleaner_rl.rollout import RolloutConfig
@@ -35,7 +35,7 @@ def evaluate_if_due(session: Session, progress: TrainingProgress) -> dict[str, E
 
     Returns:
         The evaluations by mode, ``off`` and ``on``; none where none is due, and on other ranks
-        than the first, which plays them.
+        than the first.
 
     Raises:
         OutageError: faults of the sandbox spoilt too many episodes.
@@ -44,15 +44,9 @@ def evaluate_if_due(session: Session, progress: TrainingProgress) -> dict[str, E
     config, path, step, ranks = session.config, session.run.path, session.step, session.ranks
     if not is_due(config, step):
         return {}
-
-    def play() -> None:
-        if ranks.first:
-            with exhaustion_said("sampling", session.policy.device):
-                evaluate_step(session.policy, config, path, step, progress)
-
     if ranks.on_first(lambda: step not in evaluated_steps(path)):
         session.save()
-        ranks.collect(play)
+        evaluate_step(session.policy, config, path, step, progress, ranks)
     if not ranks.first:
         return {}
     rows = {mode: read_evaluation(path, step, mode) for mode in MODES}
@@ -62,29 +56,28 @@ def evaluate_if_due(session: Session, progress: TrainingProgress) -> dict[str, E
 def evaluate_once(session: Session, progress: TrainingProgress, when: str) -> None:
     """The evaluation ``before`` or ``after`` training, rollback off, unless the run has it."""
     config, run, ranks = session.config, session.run, session.ranks
-    name, evaluations = f"evaluation-{when}.json", evaluate_if_due(session, progress)
+    name, label = f"evaluation-{when}.json", f"evaluating {when}"
+    evaluations = evaluate_if_due(session, progress)
 
-    def play() -> Evaluation | None:
+    def wanted() -> bool:
         known = run.read_json(name)
         done = known is not None and (when == "before" or known["step"] == session.step)
-        if done or config.eval_tasks < 1 or not ranks.first:
-            return None
-        if evaluations:
-            return evaluations["off"]
-        label = f"evaluating {when}"
-        with exhaustion_said("sampling", session.policy.device):
-            return _play(
-                session.policy,
-                config,
-                without_rollback(config.rollout()),
-                partial(progress.phase, label),
-            )
+        return config.eval_tasks > 0 and not done
 
-    result = ranks.collect(play)[0]
-    if result is not None:
-        summary = {"step": session.step, **result.summary()}
-        ranks.on_first(lambda: run.write_json(name, summary))
+    if not ranks.on_first(wanted):
+        return
+    if is_due(config, session.step):
+        result = evaluations.get("off")
+    else:
+        rollout, show = without_rollback(config.rollout()), partial(progress.phase, label)
+        result = _play(session.policy, config, rollout, show, ranks)
+
+    def note() -> None:
+        assert result is not None
+        run.write_json(name, {"step": session.step, **result.summary()})
         progress.say(_line(f"held-out {when}, rollback off", result))
+
+    ranks.on_first(note)
 
 
 def is_due(config: TrainConfig, step: int) -> bool:
@@ -120,7 +113,12 @@ def held_out_tasks(config: TrainConfig) -> list[Task]:
 
 
 def evaluate_step(
-    policy: Policy, config: TrainConfig, path: Path, step: int, progress: TrainingProgress
+    policy: Policy,
+    config: TrainConfig,
+    path: Path,
+    step: int,
+    progress: TrainingProgress,
+    ranks: Ranks | None = None,
 ) -> None:
     """Evaluate the policy of a step in both modes, and write episodes and figures.
 
@@ -130,18 +128,21 @@ def evaluate_step(
         path: of the run's directory.
         step: which the files are named after.
         progress: told how far it is.
+        ranks: play together; the first one writes.
     """
+    ranks = ranks or Ranks()
     rows: dict[str, Sequence[Row]] = {}
     summary: dict[str, Any] = {"step": step}
     for mode in MODES:
         began = time.monotonic()
         label = f"evaluating step {step}, rollback {mode}"
-        result = _play(policy, config, rollout_of(config, mode), partial(progress.phase, label))
+        show = partial(progress.phase, label)
+        result = _play(policy, config, rollout_of(config, mode), show, ranks)
         rows[mode] = result.rows
         seconds = round(time.monotonic() - began, 3)
         summary[mode] = {**result.summary(), "wall_seconds": seconds}
         progress.say(_line(f"held-out, step {step}, rollback {mode}", result))
-    write_evaluation(path, step, rows, summary)
+    ranks.on_first(lambda: write_evaluation(path, step, rows, summary))
 
 
 def _play(
@@ -149,6 +150,7 @@ def _play(
     config: TrainConfig,
     rollout: RolloutConfig,
     on_progress: Callable[[int, int], None],
+    ranks: Ranks,
 ) -> Evaluation:
     return evaluate(
         policy,
@@ -161,6 +163,7 @@ def _play(
         dtype=config.dtype,
         cache_tokens=config.cache_tokens,
         on_progress=on_progress,
+        ranks=ranks,
     )
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from cleaner_rl import export
 from cleaner_rl.distributed import Ranks, deal
 from cleaner_rl.errors import PolicyError
+from cleaner_rl.evaluation_files import MODES, read_evaluation
 from cleaner_rl.policy import load_policy
 
 TIMED = {"tokens_per_second", "sample_seconds", "step_seconds", "sandbox_faults"}
@@ -118,6 +119,33 @@ def test_an_error_on_one_rank_ends_all_with_its_message_and_the_state_saved(trai
     )
     assert "sandbox is gone" not in log(tmp_path, "run", 1)  # said once, not by every rank
     assert (tmp_path / "run" / "checkpoints" / "step-000001" / "manifest.json").is_file()
+
+
+def evaluations(run, step):
+    """Problem and texts of each episode; log-probabilities depend on the batch by rounding."""
+    rows = [read_evaluation(run, step, mode) for mode in MODES]
+    return [[(r["problem"], [t["text"] for t in r["episode"]["turns"]]) for r in m] for m in rows]
+
+
+@pytest.mark.slow
+def test_ranks_play_the_episodes_of_evaluations_that_one_process_plays(train, tmp_path):
+    more = ["--eval-tasks", "5", "--eval-every", "1"]
+    assert train("one", 1, 1, more=more) == [0]
+    assert train("two", 2, 1, more=more) == [0, 0]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert evaluations(two, 0) == evaluations(one, 0)
+    assert [len(rows) for rows in evaluations(two, 1)] == [5, 5]
+    before = [json.loads((run / "evaluation-before.json").read_text()) for run in (one, two)]
+    assert [summary["episodes"] for summary in before] == [5, 5]
+
+
+@pytest.mark.slow
+def test_an_error_in_one_ranks_share_of_an_evaluation_ends_all(train, tmp_path):
+    more = ["--eval-tasks", "2"]
+    assert train("run", 2, 1, "rank 1 fails in evaluations", more=more) == [2, 2]
+    assert "error: rank 1: the sandbox is gone\nThe run is saved up to step 0." in log(
+        tmp_path, "run", 0
+    )
 
 
 @pytest.mark.slow

@@ -137,6 +137,13 @@ def _at_step(step: int, act: Callable[[], None], rank: int = 0) -> Callable[[], 
     return script
 
 
+def _rank_1_fails_in_evaluations() -> None:
+    from cleaner_rl.rollout import Rollout
+
+    if os.environ["RANK"] == "1":
+        Rollout.stream = lambda *_, **__: _fail()
+
+
 def _fail() -> None:
     from cleaner_rl.errors import OutageError
 
@@ -171,6 +178,7 @@ SCRIPTS = {
     "episodes by seed": _episodes_by_seed,
     "token 7 has no numbers": _token_without_numbers,
     "rank 1 fails in step 2": _at_step(2, _fail, rank=1),
+    "rank 1 fails in evaluations": _rank_1_fails_in_evaluations,
     "rank 1 dies in step 2": _at_step(2, _die, rank=1),
     "rank 1 is asked to stop in step 2": _at_step(2, _ask_to_stop, rank=1),
     "the disk is full from step 2": _at_step(2, _fill_disk),
