@@ -28,7 +28,7 @@ def group_advantages(
         raise ValueError("a group needs at least two episodes to compare; raise group_size")
     if not all(map(isfinite, rewards_G)):
         return [nan] * len(rewards_G)
-    if not has_signal(rewards_G):
+    if all(reward == rewards_G[0] for reward in rewards_G):
         return [0.0] * len(rewards_G)
     mean = fmean(rewards_G)
     if not scaled:
@@ -60,8 +60,3 @@ def branched_advantages(
         raise ValueError("a group needs at least two episodes to compare; raise group_size")
     advantages = group_advantages([*rewards_G, *[branch_reward] * branches], scaled=scaled)
     return advantages[: len(rewards_G)], advantages[-1] if branches else 0.0
-
-
-def has_signal(rewards_G: Sequence[float]) -> bool:
-    """Whether the rewards of a group differ, so that it teaches something."""
-    return any(reward != rewards_G[0] for reward in rewards_G)

@@ -177,11 +177,13 @@ class ComparisonDirectory:
         path = self.path / _PLAN
         try:
             plan = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except FileNotFoundError as error:
             raise CheckpointError(
-                f"there is no comparison in {self.path}: {error}; --report-only wants the "
-                "directory that --out named"
+                f"there is no comparison in {self.path}; --report-only wants the directory that "
+                "--out named"
             ) from error
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"cannot read {path}: {error}") from error
         if not isinstance(plan, dict) or not set(plan) >= _PARTS:
             raise CheckpointError(f"{path} is damaged: it wants {sorted(_PARTS)}")
         unknown = set(plan["arms"]) - set(ARMS)

@@ -39,7 +39,7 @@ _TRAINED = (
     ("grafted_share", "trained tokens that are grafted", "{:.2%}"),
     ("grafted_gap", "log-prob gap of grafted tokens (nats)", "{:.2f}"),
     ("sampled_gap", "log-prob gap of sampled tokens (nats)", "{:.1e}"),
-    ("groups_with_signal", "groups whose rewards differ", "{:.1%}"),
+    ("groups_with_signal", "groups that teach something", "{:.1%}"),
 )
 _SIGNED = {"accuracy": 100.0, "failed_calls": 1.0}
 _NEVER = "not reached"

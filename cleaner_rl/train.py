@@ -15,7 +15,7 @@ import torch
 from cleaner_env.episode import Episode
 from cleaner_env.rewards import overlong_penalty
 from cleaner_env.tasks import Task
-from cleaner_rl.advantage import branched_advantages, group_advantages, has_signal
+from cleaner_rl.advantage import branched_advantages, group_advantages
 from cleaner_rl.arguments import parse_arguments
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.credit import episode_samples, splices
@@ -68,7 +68,7 @@ def train(session: Session, progress: TrainingProgress, logger: MetricLogger) ->
                     ended = time.monotonic()
                     metrics = {
                         "step": step,
-                        **_rollout_metrics(groups, rewards),
+                        **_rollout_metrics(groups, rewards, config),
                         **learned,
                         "prompts_skipped": skipped,
                         "sandbox_faults": ranks.sum([rollout.sandbox.faults])[0],
@@ -97,14 +97,14 @@ def play_step(
     """The groups of a step, their rewards, and how many problems were skipped as too long.
 
     With ``dynamic_sampling`` (DAPO, 2503.14476) further problems are played in the place of those
-    whose rewards are all the same, in that many rounds at most.
+    that teach nothing, in that many rounds at most.
     """
     config, rollout = session.config, session.rollout
     groups: list[Group] = []
     rewards: list[list[float]] = []
     skipped = 0
     for refill in range(1 + config.dynamic_sampling):
-        wanted = config.prompts - sum(map(has_signal, rewards))
+        wanted = config.prompts - _teaching(groups, rewards, config)
         if wanted < 1:
             break
         tasks, too_long = session.ranks.together(partial(step_tasks, session, step, refill, wanted))
@@ -180,7 +180,7 @@ def kept_for_training(
 ) -> tuple[list[Group], list[list[float]]]:
     """The groups that are learned from: as played, or with ``--saar roc`` the chosen of each.
 
-    With ``dynamic_sampling`` only those whose rewards differ.
+    With ``dynamic_sampling`` only those that teach something.
     """
     kept: list[Group] = []
     kept_rewards: list[list[float]] = []
@@ -192,9 +192,9 @@ def kept_for_training(
                 [error_ratio(e.stats.failures, e.stats.calls) for e in group],
                 config.group_size,
             )
-        chosen_rewards = [rewards_G[i] for i in chosen]
-        if not config.dynamic_sampling or has_signal(chosen_rewards):
-            kept.append([group[i] for i in chosen])
+        members, chosen_rewards = [group[i] for i in chosen], [rewards_G[i] for i in chosen]
+        if not config.dynamic_sampling or teaches(members, chosen_rewards, config):
+            kept.append(members)
             kept_rewards.append(chosen_rewards)
     return kept, kept_rewards
 
@@ -245,6 +245,18 @@ def member_advantages(
     return branched_advantages(rewards_G, branches, failure, scaled)
 
 
+def teaches(group: Group, rewards_G: Sequence[float], config: TrainConfig) -> bool:
+    """Whether any of a group's advantages, those of branches included, is not zero."""
+    advantages, of_branches = member_advantages(group, rewards_G, config)
+    return any(advantages) or of_branches != 0.0
+
+
+def _teaching(
+    groups: Sequence[Group], rewards: Sequence[Sequence[float]], config: TrainConfig
+) -> int:
+    return sum(teaches(*of_group, config) for of_group in zip(groups, rewards, strict=True))
+
+
 def _samples(
     episode: Episode,
     advantage: float,
@@ -283,14 +295,14 @@ def _reward(episode: Episode, rollout: Rollout, config: TrainConfig) -> float:
 
 
 def _rollout_metrics(
-    groups: Sequence[Group], rewards: Sequence[Sequence[float]]
+    groups: Sequence[Group], rewards: Sequence[Sequence[float]], config: TrainConfig
 ) -> dict[str, float]:
     all_rewards = [reward for rewards_G in rewards for reward in rewards_G]
     return {
         "reward": sum(all_rewards) / len(all_rewards),
         "episodes": len(all_rewards),
         "groups": len(groups),
-        "groups_with_signal": sum(map(has_signal, rewards)) / len(rewards),
+        "groups_with_signal": _teaching(groups, rewards, config) / len(groups),
         **episode_metrics([episode for group in groups for episode in group]),
     }
 

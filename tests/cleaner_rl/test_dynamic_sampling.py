@@ -22,19 +22,23 @@ class Numbers:
         return Task(str(index), "1")
 
 
+def scripted_episode(reward):
+    splices = [SimpleNamespace(purified=object())] if reward > 1 else []
+    return SimpleNamespace(reward=min(reward, 1.0), rollbacks=splices)
+
+
 @pytest.fixture
 def play(monkeypatch):
-    """Plays a step on a script: for each round the rewards of every group."""
+    """Plays a step on a script: for each round the rewards of every group, 2 for a right episode
+    with a splice."""
 
-    def play(*rounds, dynamic_sampling, step=1):
+    def play(*rounds, dynamic_sampling, step=1, credit="purified"):
         calls = []
 
         def scripted(tasks, session, step, progress, refill=0):
             calls.append([int(task.prompt) for task in tasks])
             assert refill == len(calls) - 1
-            return [
-                [SimpleNamespace(reward=reward) for reward in rewards] for rewards in rounds[refill]
-            ]
+            return [[scripted_episode(reward) for reward in rewards] for rewards in rounds[refill]]
 
         monkeypatch.setattr(train, "play_groups", scripted)
         config = replace(
@@ -42,6 +46,7 @@ def play(monkeypatch):
             prompts=PROMPTS,
             minibatch_prompts=PROMPTS,
             dynamic_sampling=dynamic_sampling,
+            credit=credit,
         )
         rollout = SimpleNamespace(prompt_length=lambda task: 1, response_length=lambda episode: 1)
         session = SimpleNamespace(
@@ -69,6 +74,16 @@ def test_groups_without_signal_are_replaced(play):
     assert [len(call) for call in calls] == [4, 2, 1]
     assert len(rewards) == 7
     assert taught == [OTHER] * 4
+
+
+def test_branches_are_a_signal_of_their_own_under_branched(play):
+    mended = [1.0, 2.0]  # both right, one after a splice
+    groups = [SAME, mended, OTHER, mended]
+    calls, _, taught = play(groups, [SAME], dynamic_sampling=1, credit="branched")
+    assert [len(call) for call in calls] == [4, 1]
+    assert taught == [SAME, OTHER, SAME]
+    _, _, taught = play(groups, [SAME] * 3, dynamic_sampling=1)
+    assert taught == [OTHER]
 
 
 def test_rounds_are_bounded(play):
