@@ -160,7 +160,7 @@ class TrainConfig:
     trainer's; 2 is usual, 0 for none."""
     dynamic_sampling: int = 0
     """Further rounds of problems that a step may play to replace groups that teach nothing, all
-    rewards being the same; 0 keeps such groups."""
+    rewards, those of branches included, being the same; 0 keeps such groups."""
     lora_rank: int = 0
     """Train low-rank adapters of that rank in the place of the weights; 0 trains all weights."""
     lora_alpha: float = 32.0

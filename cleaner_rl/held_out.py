@@ -154,7 +154,7 @@ def _play(
 ) -> Evaluation:
     return evaluate(
         policy,
-        held_out_tasks(config),
+        ranks.together(lambda: held_out_tasks(config)),
         rollout,
         samples=config.eval_samples,
         temperature=config.temperature,

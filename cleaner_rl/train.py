@@ -104,7 +104,7 @@ def play_step(
     rewards: list[list[float]] = []
     skipped = 0
     for refill in range(1 + config.dynamic_sampling):
-        wanted = config.prompts - _teaching(groups, rewards, config)
+        wanted = config.prompts - _teaching(*_chosen(groups, rewards, config), config)
         if wanted < 1:
             break
         tasks, too_long = session.ranks.together(partial(step_tasks, session, step, refill, wanted))
@@ -182,6 +182,21 @@ def kept_for_training(
 
     With ``dynamic_sampling`` only those that teach something.
     """
+    chosen, chosen_rewards = _chosen(groups, rewards, config)
+    if not config.dynamic_sampling:
+        return chosen, chosen_rewards
+    kept = [
+        of_group
+        for of_group in zip(chosen, chosen_rewards, strict=True)
+        if teaches(*of_group, config)
+    ]
+    return [group for group, _ in kept], [rewards_G for _, rewards_G in kept]
+
+
+def _chosen(
+    groups: Sequence[Group], rewards: Sequence[Sequence[float]], config: TrainConfig
+) -> tuple[list[Group], list[list[float]]]:
+    """The groups as they were played, or with ``--saar roc`` the chosen of each."""
     kept: list[Group] = []
     kept_rewards: list[list[float]] = []
     for group, rewards_G in zip(groups, rewards, strict=True):
@@ -192,10 +207,8 @@ def kept_for_training(
                 [error_ratio(e.stats.failures, e.stats.calls) for e in group],
                 config.group_size,
             )
-        members, chosen_rewards = [group[i] for i in chosen], [rewards_G[i] for i in chosen]
-        if not config.dynamic_sampling or teaches(members, chosen_rewards, config):
-            kept.append(members)
-            kept_rewards.append(chosen_rewards)
+        kept.append([group[i] for i in chosen])
+        kept_rewards.append([rewards_G[i] for i in chosen])
     return kept, kept_rewards
 
 
