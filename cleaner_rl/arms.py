@@ -77,7 +77,7 @@ def _arms() -> list[Arm]:
         "shallow-only": "as published, but every splice keeps the failed turn's reasoning",
         "deep-only": "as published, but every splice takes the new reasoning",
         "mask-failed": "no rollback; failed calls leave the loss",
-        "roc": "no rollback; half of the episodes are kept, of the right ones those with fewest failures",
+        "roc": "no rollback; half of the episodes are kept, right ones by fewest failures",
     }
     return [
         Arm("off", "the baseline: DAPO without rollback", {"saar": "off"}),

@@ -13,7 +13,7 @@ from cleaner_rl.errors import MemoryLimitError
 Phase = Literal["sampling", "learning"]
 
 _REMEDIES: dict[Phase, str] = {
-    "sampling": "lower --sample-batch (in cleaner_rl.sft --eval-batch), the episodes decoded together",
+    "sampling": "lower --sample-batch (sft: --eval-batch), the episodes that are decoded together",
     "learning": "lower --pack-tokens, add --gradient-checkpointing, or use more GPUs (torchrun)",
 }
 _CPU_ALLOCATOR = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
