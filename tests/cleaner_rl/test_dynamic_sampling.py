@@ -24,7 +24,10 @@ class Numbers:
 
 def scripted_episode(reward):
     splices = [SimpleNamespace(purified=object())] if reward > 1 else []
-    return SimpleNamespace(reward=min(reward, 1.0), rollbacks=splices)
+    stats = SimpleNamespace(failures=int(reward < 1), calls=1)
+    return SimpleNamespace(
+        reward=min(reward, 1.0), rollbacks=splices, correct=reward > 0, stats=stats
+    )
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def play(monkeypatch):
     """Plays a step on a script: for each round the rewards of every group, 2 for a right episode
     with a splice."""
 
-    def play(*rounds, dynamic_sampling, step=1, credit="purified"):
+    def play(*rounds, dynamic_sampling, step=1, **settings):
         calls = []
 
         def scripted(tasks, session, step, progress, refill=0):
@@ -46,7 +49,7 @@ def play(monkeypatch):
             prompts=PROMPTS,
             minibatch_prompts=PROMPTS,
             dynamic_sampling=dynamic_sampling,
-            credit=credit,
+            **{"credit": "purified", **settings},
         )
         rollout = SimpleNamespace(prompt_length=lambda task: 1, response_length=lambda episode: 1)
         session = SimpleNamespace(
@@ -84,6 +87,16 @@ def test_branches_are_a_signal_of_their_own_under_branched(play):
     assert taught == [SAME, OTHER, SAME]
     _, _, taught = play(groups, [SAME] * 3, dynamic_sampling=1)
     assert taught == [OTHER]
+
+
+def test_under_roc_the_episodes_that_are_kept_have_to_differ(play):
+    penalised = [1.0, 1.0, 0.8, 0.8]  # all right; the two without a failure are kept
+    differ = [1.0, 1.0, 0.0, 0.0]
+    calls, _, taught = play(
+        [penalised, differ, differ, differ], [SAME], dynamic_sampling=1, saar="roc", group_size=2
+    )
+    assert [len(call) for call in calls] == [4, 1]
+    assert list(map(sorted, taught)) == [[0.0, 1.0]] * 3
 
 
 def test_rounds_are_bounded(play):
