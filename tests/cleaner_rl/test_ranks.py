@@ -140,9 +140,10 @@ def test_ranks_play_the_episodes_of_evaluations_that_one_process_plays(train, tm
 
 
 @pytest.mark.slow
-def test_an_error_in_one_ranks_share_of_an_evaluation_ends_all(train, tmp_path):
+@pytest.mark.parametrize("script", ["rank 1 fails in evaluations", "rank 1 has no held-out tasks"])
+def test_an_error_in_one_ranks_share_of_an_evaluation_ends_all(train, tmp_path, script):
     more = ["--eval-tasks", "2"]
-    assert train("run", 2, 1, "rank 1 fails in evaluations", more=more) == [2, 2]
+    assert train("run", 2, 1, script, more=more) == [2, 2]
     assert "error: rank 1: the sandbox is gone\nThe run is saved up to step 0." in log(
         tmp_path, "run", 0
     )

@@ -144,6 +144,13 @@ def _rank_1_fails_in_evaluations() -> None:
         Rollout.stream = lambda *_, **__: _fail()
 
 
+def _rank_1_has_no_held_out_tasks() -> None:
+    import cleaner_rl.held_out
+
+    if os.environ["RANK"] == "1":
+        cleaner_rl.held_out.held_out_tasks = lambda _: _fail()
+
+
 def _fail() -> None:
     from cleaner_rl.errors import OutageError
 
@@ -179,6 +186,7 @@ SCRIPTS = {
     "token 7 has no numbers": _token_without_numbers,
     "rank 1 fails in step 2": _at_step(2, _fail, rank=1),
     "rank 1 fails in evaluations": _rank_1_fails_in_evaluations,
+    "rank 1 has no held-out tasks": _rank_1_has_no_held_out_tasks,
     "rank 1 dies in step 2": _at_step(2, _die, rank=1),
     "rank 1 is asked to stop in step 2": _at_step(2, _ask_to_stop, rank=1),
     "the disk is full from step 2": _at_step(2, _fill_disk),
