@@ -75,8 +75,11 @@ class Decode:
     """As --device of the trainer."""
     rounds: int = 5
     """Rounds that count, after one that does not."""
+    fused: bool = True
+    """Compute with liger-kernel on a GPU, where it is installed."""
     bandwidth: float = 0.0
-    """Of the memory, in GB/s; gives the share of what reading weights and cache allows."""
+    """Of the memory, in GB/s; gives the share of what reading weights and cache allows. 0 measures
+    it on a GPU, by copying, and leaves the share out on a CPU."""
 
 
 def main(arguments: list[str]) -> None:
@@ -176,14 +179,17 @@ class Clock:
 def decode(options: Decode) -> None:
     """Print tokens/s of the sampler and of the plain loop."""
     device = resolve_device(options.device)
-    model = whole_copy(model_of(options.shape, device), options.dtype)
+    model = whole_copy(model_of(options.shape, device, options.fused), options.dtype)
+    bandwidth = options.bandwidth
+    if not bandwidth and device.type == "cuda":
+        bandwidth = measured_bandwidth(device)
     rows = []
     for _ in range(options.rounds + 1):
         plain = plain_loop(model, options.batch, options.context, options.tokens)
         ours = sampler_alone(model, options)
         row = {"tokens/s, sampler": ours, "tokens/s, plain loop": plain, "ratio": ours / plain}
-        if options.bandwidth:
-            row["share of the memory's bandwidth"] = ours / bandwidth_limit(model, options)
+        if bandwidth:
+            row["share of the memory's bandwidth"] = ours / tokens_at(bandwidth, model, options)
         rows.append(row)
     print(f"{options.shape}, {options.dtype}, {device}, batch {options.batch}")
     table(rows[1:])
@@ -243,14 +249,30 @@ def plain_loop(model: Any, batch: int, context: int, tokens: int) -> float:
     return batch * tokens / seconds
 
 
-def bandwidth_limit(model: Any, options: Decode) -> float:
-    """Tokens/s at which weights, once a pass, and all cached tokens are read at full bandwidth."""
+def measured_bandwidth(device: torch.device) -> float:
+    """GB/s that are read and written when 4 GiB are copied, in the median of 20 times."""
+    source = torch.ones(2**30, device=device)
+    target = torch.empty_like(source)
+    rates = []
+    for _ in range(23):
+        synchronize(device)
+        began = time.perf_counter()
+        target.copy_(source)
+        synchronize(device)
+        rates.append(2 * source.nbytes / (time.perf_counter() - began) / 1e9)
+    rate = statistics.median(rates[3:])
+    print(f"{torch.cuda.get_device_name(device)}, memory copied at {rate:.0f} GB/s")
+    return rate
+
+
+def tokens_at(bandwidth: float, model: Any, options: Decode) -> float:
+    """Tokens/s at which weights, once a pass, and all cached tokens are read at that bandwidth."""
     config = model.config
     size = getattr(torch, options.dtype).itemsize
     weights = sum(p.numel() for p in model.parameters()) * size
     cell = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * size
     cached = options.batch * (options.context + options.tokens / 2) * cell
-    return options.batch * options.bandwidth * 1e9 / (weights + cached)
+    return options.batch * bandwidth * 1e9 / (weights + cached)
 
 
 def synchronize(device: torch.device) -> None:

@@ -26,9 +26,11 @@ import tyro
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from cleaner_rl.attention import backend, packed
+from cleaner_rl.fused import fuse
 from cleaner_rl.logprobs import token_logprobs
 from cleaner_rl.lora import add_lora
 from cleaner_rl.loss import LossName
+from cleaner_rl.memory import head_size
 from cleaner_rl.packing import Pack, pack
 from cleaner_rl.policy import load_policy, resolve_device
 from cleaner_rl.precision import Precision, autocast
@@ -72,6 +74,8 @@ class Speed:
     """Runs of each, after one that does not count."""
     peak_tflops: float = 0.0
     """What the device can do in that precision; gives the share of it that is used (MFU)."""
+    fused: bool = True
+    """Compute with liger-kernel on a GPU, where it is installed."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def main(arguments: list[str]) -> None:
 def speed(options: Speed) -> None:
     """Print tokens/s and memory of the bare pass and of updates."""
     device = resolve_device(options.device)
-    model = model_of(options.shape, device)
+    model = model_of(options.shape, device, options.fused)
     samples = random_samples(options, model.config.vocab_size)
     rows = pack(samples, options.pack_tokens, device)
     tokens = sum(len(row.ids_T) for row in rows)
@@ -128,7 +132,11 @@ def speed(options: Speed) -> None:
     }
     seconds, peaks = measure(runs, device, options.repeats)
     parameters = sum(p.numel() for p in model.parameters())
-    attention = "sdpa" if options.dtype == "float32" else backend(device, _torch(options.dtype))
+    attention = (
+        "sdpa"
+        if options.dtype == "float32"
+        else backend(device, _torch(options.dtype), head_size(model.config))
+    )
     print(
         f"{options.shape}, {parameters / 1e6:.1f}M parameters, {options.dtype}, {device}, "
         f"{attention}, {torch.get_num_threads()} threads, torch {torch.__version__}; {tokens} "
@@ -288,7 +296,7 @@ def _torch(dtype: Precision) -> torch.dtype:
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(dtype, torch.float32)
 
 
-def model_of(shape: str, device: torch.device) -> Any:
+def model_of(shape: str, device: torch.device, fused: bool = True) -> Any:
     """The bundled policy's model, or random weights in that shape."""
     if shape == "bundled":
         return load_policy("bundled", str(device)).model
@@ -299,7 +307,9 @@ def model_of(shape: str, device: torch.device) -> Any:
         **SHAPES[shape],
     }
     with torch.device(device):
-        return AutoModelForCausalLM.from_config(Qwen3Config(**settings)).eval()
+        model = AutoModelForCausalLM.from_config(Qwen3Config(**settings)).eval()
+    print(f"fused kernels: {fused and fuse(model)}")
+    return model
 
 
 if __name__ == "__main__":

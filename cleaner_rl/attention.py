@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
@@ -16,6 +15,8 @@ from transformers.utils import (
     is_flash_attn_3_available,
     is_flash_attn_4_available,
 )
+
+from cleaner_rl.varlen import has_varlen, varlen
 
 PACKED = "cleaner_packed"
 """Name under which transformers finds ``packed_attention``. No mask function is registered for it,
@@ -42,7 +43,7 @@ def packed(model: Any) -> Iterator[None]:
 Backend = Literal["flash_attn_4", "flash_attn_3", "flash_attn_2", "varlen_attn", "sdpa"]
 
 
-def backend(device: torch.device, dtype: torch.dtype) -> Backend:
+def backend(device: torch.device, dtype: torch.dtype, head_dim: int) -> Backend:
     """What computes the attention: on CUDA in half precision flash-attn when it is installed, else
     torch's ``varlen_attn`` where this torch has it; one SDPA call a sample everywhere else."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
@@ -50,7 +51,7 @@ def backend(device: torch.device, dtype: torch.dtype) -> Backend:
     flash = _flash_version(torch.cuda.get_device_capability(device)[0])
     if flash is not None:
         return flash
-    return "varlen_attn" if find_spec("torch.nn.attention.varlen") is not None else "sdpa"
+    return "varlen_attn" if has_varlen(device, dtype, head_dim) else "sdpa"
 
 
 def _flash_version(generation: int) -> Backend | None:
@@ -103,13 +104,16 @@ def packed_attention(
         # Rotary embeddings leave queries and keys in float32; the kernels want one dtype.
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    chosen = backend(query.device, query.dtype)
+    chosen = backend(query.device, query.dtype, query.shape[-1])
     if chosen == "sdpa":
         return _per_sample_sdpa(query, key, value, scaling, lengths, sliding_window), None
     q_THD, k_THD, v_THD = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
     ends = (boundaries_S1, boundaries_S1, max(lengths), max(lengths))
     if chosen == "varlen_attn":
-        out_THD = _varlen(q_THD, k_THD, v_THD, ends, scaling, sliding_window)
+        longest = (max(lengths), max(lengths))
+        out_THD = varlen(
+            q_THD, k_THD, v_THD, boundaries_S1, boundaries_S1, longest, scaling, sliding_window
+        )
     else:
         out_THD = _flash(chosen, q_THD, k_THD, v_THD, ends, scaling, sliding_window)
     return out_THD[None], None
@@ -150,29 +154,6 @@ def _flash(
     )
     # Versions 3 and 4 may return the log-sum-exp as well.
     out_THD: Tensor = output[0] if isinstance(output, tuple) else output
-    return out_THD
-
-
-def _varlen(
-    q_THD: Tensor,
-    k_THD: Tensor,
-    v_THD: Tensor,
-    ends: Ends,
-    scaling: float | None,
-    sliding_window: int | None,
-) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
-    out_THD = varlen_attn(
-        q_THD,
-        k_THD,
-        v_THD,
-        *ends,
-        scale=scaling,
-        window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
-        enable_gqa=q_THD.shape[1] != k_THD.shape[1],
-    )
-    assert isinstance(out_THD, Tensor)
     return out_THD
 
 

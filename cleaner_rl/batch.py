@@ -15,7 +15,12 @@ from cleaner_rl.row_attention import Segment
 from cleaner_rl.shelf import Cached, Shelf, common_length
 
 _ADMIT_AT = 12
-"""Turns are let in together, when they are one for so many that decode already."""
+_ADMIT_AT_PADDED = 4
+"""Turns are let in together, when they are one for so many that decode already. Where passes are
+replayed, an empty place costs little, and the pass that lets turns in, which is not, much."""
+_KEPT_SHARE = 4
+"""Rows that take no more than that part of the budget outlast a change of the weights, where their
+graphs would have to be captured again."""
 _PREFILL_TOKENS = 8192
 """Tokens of one prefill pass, or those of one conversation that has more."""
 
@@ -96,9 +101,12 @@ class Batch:
     def clear(self) -> None:
         """Forget all turns and everything cached."""
         self.turns, self.waiting = [], deque()
+        self.shelf.clear()
+        if self._graphs.padded and self._taken() * _KEPT_SHARE <= self.budget:
+            self.places.empty_from(0)
+            return
         self.places = Places.empty(self._device)
         self.cache.clear()
-        self.shelf.clear()
         self._graphs.forget()
 
     def grow(self) -> None:
@@ -113,7 +121,7 @@ class Batch:
                 continue
             if rows * cells > self.budget:
                 rows = self._rows(len(self.turns), cells)
-            self._resize(rows, cells)
+            self._resize(rows, self._roomy(rows, cells))
 
     def _preempt(self) -> None:
         turn = self.turns.pop()
@@ -126,9 +134,10 @@ class Batch:
         """Give places to the turns that wait longest, as far as the budget goes."""
         first = len(self.turns)
         free = min(self._max_turns - first, len(self.waiting))
-        if not free or free * _ADMIT_AT < first:
+        at = _ADMIT_AT_PADDED if self._graphs.padded else _ADMIT_AT
+        if not free or free * at < first:
             return Admission()
-        if not first:
+        if not first and not (self._graphs.padded and self._has_room(free)):
             self._resize(0, 0)  # long rows of the past may leave no room for many short ones
         chosen: list[Turn] = []
         rows, cells, new_tokens = self.cache.rows, self.cache.cells, 0
@@ -147,7 +156,7 @@ class Batch:
             chosen.append(self.waiting.popleft())
         if not chosen:
             return Admission()
-        self._resize(rows, cells)
+        self._resize(rows, cells if cells == self.cache.cells else self._roomy(rows, cells))
         return self._place(chosen)
 
     def cells(self, length: int) -> int:
@@ -158,6 +167,19 @@ class Batch:
         """Rows for so many turns: padded for common shapes, where the budget has room for it."""
         padded = self._graphs.rows(count, self._max_turns)
         return padded if padded * cells <= self.budget else count
+
+    def _has_room(self, turns: int) -> bool:
+        """The budget has room for so many rows that are as long as those that there are."""
+        return self._rows(turns, self.cache.cells) * self.cache.cells <= self.budget
+
+    def _roomy(self, rows: int, cells: int) -> int:
+        """Cells that rows grow to: half as many again where passes are captured by their shape and
+        the budget has room for them."""
+        wide = round_up(cells + self.cache.cells // 2, self._graphs.cell_step)
+        return wide if self._graphs.padded and rows * wide <= self.budget else cells
+
+    def _taken(self) -> int:
+        return self.cache.rows * self.cache.cells
 
     def _resize(self, rows: int, cells: int) -> None:
         """Other numbers of rows and cells; what lay longest on the shelf makes room."""
@@ -255,4 +277,4 @@ class Batch:
 
     def _make_room(self) -> None:
         """Drop what has lain on the shelf longest until the budget is kept."""
-        self.shelf.trim(self.budget - self.cache.rows * self.cache.cells)
+        self.shelf.trim(self.budget - self._taken())

@@ -30,6 +30,7 @@ class DecodeGraphs:
         self._captures = device.type == "cuda"
         self._seen: set[tuple[int, int]] = set()
         self._graphs: dict[tuple[int, int], Any] = {}
+        self._pool: Any = None
 
     @property
     def cell_step(self) -> int:
@@ -40,6 +41,7 @@ class DecodeGraphs:
         """Some tensor that passes read or write has moved."""
         self._seen.clear()
         self._graphs.clear()
+        self._pool = None
 
     def rows(self, count: int, most: int) -> int:
         """Rows of a pass over the first ``count`` of at most ``most`` rows."""
@@ -57,8 +59,10 @@ class DecodeGraphs:
             decode(rows, reach)
             return
         if shape not in self._graphs:
+            # One pass ends before the next begins, so all graphs can compute in the same memory.
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, pool=self._pool):
                 decode(rows, reach)
             self._graphs[shape] = graph
         self._graphs[shape].replay()

@@ -6,7 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+_BLOCK = 256
+"""Tokens of the vocabulary that are searched together."""
 
 
 def turn_numbers(seed: Sequence[int], count: int) -> Tensor:
@@ -43,11 +47,37 @@ def draw(
     """
     probabilities_BV = torch.softmax(logits_BV.float() / temperature, dim=-1)
     kept_BV = nucleus(most_probable(probabilities_BV, top_k), top_p)
-    steps_BV = kept_BV.cumsum(-1, dtype=torch.float64)
+    find = inverse_by_blocks if kept_BV.device.type == "cuda" else inverse
+    ids_B1 = find(kept_BV, numbers_B)
+    return ids_B1[:, 0], probabilities_BV.gather(1, ids_B1)[:, 0].log()
+
+
+def inverse(weights_BV: Tensor, numbers_B: Tensor) -> Tensor:
+    """[B, 1]: where the running sum of the weights first exceeds the number's share of their sum;
+    any place where weights are NaN."""
+    steps_BV = weights_BV.cumsum(-1, dtype=torch.float64)
     total_B1 = steps_BV[:, -1:]
     target_B1 = torch.minimum(numbers_B[:, None] * total_B1, total_B1.nextafter(0 * total_B1))
-    ids_B1 = torch.searchsorted(steps_BV, target_B1, right=True).clamp_(max=steps_BV.shape[1] - 1)
-    return ids_B1[:, 0], probabilities_BV.gather(1, ids_B1)[:, 0].log()
+    ids_B1 = torch.searchsorted(steps_BV, target_B1, right=True)
+    return ids_B1.clamp_(max=weights_BV.shape[1] - 1)
+
+
+def inverse_by_blocks(weights_BV: Tensor, numbers_B: Tensor) -> Tensor:
+    """As ``inverse``, for GPUs, which take longer for the running sum of a whole vocabulary than
+    for a small model's forward pass: the sums of blocks say in which block to look."""
+    blocks_BKC = F.pad(weights_BV, (0, -weights_BV.shape[1] % _BLOCK)).unflatten(1, (-1, _BLOCK))
+    ends_BK = blocks_BKC.sum(-1, dtype=torch.float64).cumsum(-1)
+    total_B1 = ends_BK[:, -1:]
+    target_B1 = torch.minimum(numbers_B[:, None] * total_B1, total_B1.nextafter(0 * total_B1))
+    block_B1 = torch.searchsorted(ends_BK, target_B1, right=True).clamp_(max=ends_BK.shape[1] - 1)
+    begin_B1 = F.pad(ends_BK, (1, 0)).gather(1, block_B1)
+    block_B1C = blocks_BKC.gather(1, block_B1[..., None].expand(-1, -1, _BLOCK))
+    steps_BC = begin_B1 + block_B1C[:, 0].cumsum(-1, dtype=torch.float64)
+    # Both sums are rounded: the number may lie beyond the last weight of its block.
+    last_B1 = steps_BC[:, -1:]
+    target_B1 = torch.minimum(target_B1, last_B1.nextafter(0 * last_B1))
+    ids_B1 = block_B1 * _BLOCK + torch.searchsorted(steps_BC, target_B1, right=True)
+    return ids_B1.clamp_(max=weights_BV.shape[1] - 1)
 
 
 def most_probable(probabilities_BV: Tensor, top_k: int) -> Tensor:

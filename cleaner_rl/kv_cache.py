@@ -67,8 +67,8 @@ class RowCache(Cache):  # type: ignore[misc]
             self._values.append(self._new(value_states, value_states.dtype))
         keys, values = self._keys[layer_idx], self._values[layer_idx]
         rows_N, cells_N = self._layout.rows_N, self._layout.cells_N
-        keys[rows_N, :, cells_N] = key_states[0].transpose(0, 1).to(keys.dtype)
-        values[rows_N, :, cells_N] = value_states[0].transpose(0, 1)
+        keys.transpose(1, 2)[rows_N, cells_N] = key_states[0].transpose(0, 1).to(keys.dtype)
+        values.transpose(1, 2)[rows_N, cells_N] = value_states[0].transpose(0, 1)
         return keys, values
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -95,11 +95,14 @@ class RowCache(Cache):  # type: ignore[misc]
 
     def _new(self, states: Tensor, dtype: torch.dtype) -> Tensor:
         # Rotary embeddings may leave keys in float32.
-        shape = (self.rows, states.shape[1], self.cells, states.shape[3])
-        return states.new_zeros(shape, dtype=dtype)
+        heads, size = states.shape[1], states.shape[3]
+        if states.device.type != "cuda":
+            return states.new_zeros((self.rows, heads, self.cells, size), dtype=dtype)
+        # Flash attention wants the heads of a cell side by side.
+        return states.new_zeros((self.rows, self.cells, heads, size), dtype=dtype).transpose(1, 2)
 
     def _resized(self, stored: Tensor) -> Tensor:
-        new = stored.new_zeros(self.rows, stored.shape[1], self.cells, stored.shape[3])
+        new = self._new(stored, stored.dtype)
         rows, cells = min(len(new), len(stored)), min(new.shape[2], stored.shape[2])
         new[:rows, :, :cells] = stored[:rows, :, :cells]
         return new

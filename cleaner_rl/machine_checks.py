@@ -12,7 +12,13 @@ from cleaner_rl.attention import backend
 from cleaner_rl.errors import OutageError
 from cleaner_rl.examinee import Examinee
 from cleaner_rl.findings import Finding
-from cleaner_rl.memory import MemoryEstimate, ModelShape, available_memory, estimate_memory
+from cleaner_rl.memory import (
+    MemoryEstimate,
+    ModelShape,
+    available_memory,
+    estimate_memory,
+    head_size,
+)
 from cleaner_rl.rollout import open_sandbox
 from cleaner_rl.session import check_policy
 
@@ -120,7 +126,7 @@ def check_attention(examinee: Examinee) -> Finding:
     """What computes the attention of packed samples."""
     config, device = examinee.config, examinee.device
     dtype = getattr(torch, config.dtype)
-    chosen = backend(device, dtype)
+    chosen = backend(device, dtype, head_size(examinee.policy.model.config))
     if device.type == "cpu":
         return Finding("ok", f"{chosen}, one call a sample, as always on a CPU")
     if chosen != "sdpa":

@@ -53,7 +53,7 @@ class ModelShape:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
         text = config.get_text_config()
-        head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        head = head_size(config)
         keys = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
         names = {name for name, _ in model.named_parameters()}
         return cls(
@@ -131,6 +131,13 @@ def activation_bytes(shape: ModelShape, precision: Precision) -> int:
     return 26 * shape.hidden + 10 * shape.queries + 8 * shape.intermediate + 6 * wide
 
 
+def head_size(config: Any) -> int:
+    """Numbers of an attention head of the model."""
+    text = config.get_text_config()
+    size: int = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return size
+
+
 def available_memory(device: torch.device) -> int:
     """Bytes that are free on the device; on a CPU those that Linux calls available.
 
@@ -158,7 +165,7 @@ def tokens_in_memory(config: Any, device: torch.device, precision: Precision, le
     """
     text = config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    size = head_size(config)
     if device.type == "cuda":
         memory = torch.cuda.mem_get_info(device)[1]
     else:

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from cleaner_rl.varlen import has_varlen, varlen
+
 ROWS = "cleaner_rows"
 """Name under which transformers finds ``row_attention``. No mask function is registered for it, so
 transformers builds no mask: a pass's layout says what its queries may attend to."""
@@ -51,7 +53,7 @@ class Layout:
     Args:
         decoded_B: the cell of the token of each of the first rows.
         reach: cells that those tokens attend to at most.
-        segments: of other rows.
+        segments: of the rows behind them, one after the other.
 
     Attributes:
         rows_N, cells_N: of each token.
@@ -70,6 +72,32 @@ class Layout:
             self.rows_N = torch.cat([self.rows_N, torch.tensor(rows, device=device)])
             self.cells_N = torch.cat([decoded_B, torch.tensor(cells, device=device)])
         self._biases: dict[tuple[int | None, torch.dtype], Tensor] = {}
+        self._ends: tuple[Tensor, Tensor] | None = None
+
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """[rows + 1] and [rows], int32: where the tokens of each row begin in this pass, and the
+        last ones end; and the tokens that each row has in the cache after it."""
+        if self._ends is None:
+            device, decoded = self.decoded_B.device, len(self.decoded_B)
+            begins = torch.arange(decoded + 1, dtype=torch.int32, device=device)
+            used = self.decoded_B.to(torch.int32) + 1
+            if self.segments:
+                counts = torch.tensor([segment.count for segment in self.segments])
+                after = (decoded + counts.cumsum(0)).to(device, torch.int32)
+                held = torch.tensor([segment.end for segment in self.segments])
+                begins = torch.cat([begins, after])
+                used = torch.cat([used, held.to(device, torch.int32)])
+            self._ends = begins, used
+        return self._ends
+
+    def longest(self) -> tuple[int, int]:
+        """Most tokens of a row in this pass, and in the cache after it."""
+        if not self.segments:
+            return 1, self.reach
+        return (
+            max(segment.count for segment in self.segments),
+            max(self.reach, *(segment.end for segment in self.segments)),
+        )
 
     def last_of_each(self) -> Tensor:
         """[B + segments]: indices of the tokens that are the last ones of their rows."""
@@ -139,6 +167,8 @@ def row_attention(
     if s_aux is not None:
         raise ValueError("models with attention sinks (gpt-oss) cannot be sampled from here")
     query = query.to(key.dtype)
+    if softcap is None and has_varlen(query.device, query.dtype, query.shape[-1]):
+        return _in_one_call(query, key, value, layout, scaling, sliding_window), None
     pieces, begin = [], len(layout.decoded_B)
     if begin:
         of_rows = _attend(
@@ -163,6 +193,33 @@ def row_attention(
         pieces.append(of_segment)
         begin = end
     return torch.cat(pieces, dim=1) if len(pieces) > 1 else pieces[0], None
+
+
+def _in_one_call(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Layout,
+    scaling: float | None,
+    window: int | None,
+) -> Tensor:
+    """[1, N, heads, head_dim]. Only what a row holds is read of it."""
+    q_ends, used = layout.ends()
+    rows, cells = key.shape[0], key.shape[2]
+    assert len(used) <= rows
+    k_ends = cells * torch.arange(len(used) + 1, dtype=torch.int32, device=key.device)
+    out_NHD = varlen(
+        query[0].transpose(0, 1),
+        key.transpose(1, 2).flatten(0, 1),
+        value.transpose(1, 2).flatten(0, 1),
+        q_ends,
+        k_ends,
+        layout.longest(),
+        scaling,
+        window,
+        used,
+    )
+    return out_NHD[None]
 
 
 def _attend(

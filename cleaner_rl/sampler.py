@@ -25,11 +25,12 @@ from cleaner_rl.decode_graphs import DecodeGraphs
 from cleaner_rl.decoding_model import DecodingModel
 from cleaner_rl.drawing import draw
 from cleaner_rl.errors import PolicyError
-from cleaner_rl.memory import tokens_in_memory
+from cleaner_rl.memory import head_size, tokens_in_memory
 from cleaner_rl.places import Request, Turn
 from cleaner_rl.policy import Policy
 from cleaner_rl.precision import Precision
 from cleaner_rl.row_attention import Layout, Segment
+from cleaner_rl.varlen import has_varlen
 
 SPARE_CELLS = 1024
 """Cells that a row may have beyond a model's context, because of rounding."""
@@ -97,6 +98,9 @@ class Sampler:
             policy.device, self._graphs, max_batch, self.cache_tokens, self.poll_every
         )
         self._decoder = DecodingModel(policy.model, dtype)
+        self._reads_what_is_held = has_varlen(
+            policy.device, getattr(torch, dtype), head_size(policy.model.config)
+        )
         self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
@@ -107,7 +111,8 @@ class Sampler:
 
     def reset(self) -> None:
         """Drop all requests and everything cached: needed whenever the weights change."""
-        self._batch.clear()
+        with torch.inference_mode():
+            self._batch.clear()
         self._decoder.refresh()
 
     @property
@@ -195,7 +200,9 @@ class Sampler:
     def _decode_rows(self) -> None:
         """One token more for every row."""
         batch, graphs = self._batch, self._graphs
-        reach = graphs.reach(batch.places.longest + 1, batch.cache.cells)
+        reach = batch.cache.cells
+        if not self._reads_what_is_held:
+            reach = graphs.reach(batch.places.longest + 1, reach)
         graphs.run(graphs.rows(len(batch.turns), batch.cache.rows), reach, self._pass)
         self._tick()
 

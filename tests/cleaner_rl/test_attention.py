@@ -79,7 +79,8 @@ def test_the_backend_of_this_gpu_gives_the_same_numbers(dtype, window):
 
 
 def test_a_cpu_and_float32_take_sdpa():
-    assert backend(CPU, torch.bfloat16) == backend(torch.device("cuda"), torch.float32) == "sdpa"
+    assert backend(CPU, torch.bfloat16, 64) == "sdpa"
+    assert backend(torch.device("cuda"), torch.float32, 64) == "sdpa"
 
 
 @pytest.mark.parametrize(

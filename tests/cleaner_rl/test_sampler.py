@@ -6,7 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, MistralConfig
 
-from cleaner_rl.drawing import draw, nucleus
+from cleaner_rl import row_attention
+from cleaner_rl import sampler as sampler_module
+from cleaner_rl.drawing import draw, inverse, inverse_by_blocks, nucleus
 from cleaner_rl.errors import PolicyError
 from cleaner_rl.places import Request
 from cleaner_rl.sampler import Sampler
@@ -135,11 +137,79 @@ def test_all_of_a_group_get_the_models_logprobs(toy_policy):
         torch.testing.assert_close(torch.tensor(turn.tokens.logprobs), expected)
 
 
+def attend_by_formula(q_THD, k_THD, v_THD, q_ends, k_ends, longest, scaling, window, k_used):
+    """As torch's flash attention, which needs a GPU, a sequence at a time."""
+    pieces = []
+    for row, used in enumerate(k_used.tolist()):
+        q = q_THD[q_ends[row] : q_ends[row + 1]]
+        k, v = (x[k_ends[row] : k_ends[row] + used].float() for x in (k_THD, v_THD))
+        assert len(q) <= longest[0] and used <= longest[1]
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+        at = torch.arange(used - len(q), used)[:, None]
+        seen = torch.arange(used) <= at
+        if window is not None:
+            seen &= torch.arange(used) > at - window
+        scores = torch.einsum("qhd,khd->hqk", q.float(), k) * (scaling or q.shape[-1] ** -0.5)
+        weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+        pieces.append(torch.einsum("hqk,khd->qhd", weights, v).to(q.dtype))
+    return torch.cat(pieces)
+
+
+@pytest.mark.parametrize("config", [None, MistralConfig])
+def test_all_rows_in_one_call_give_the_same_turns(toy_policy, monkeypatch, config):
+    if config is not None:  # with a window
+        toy_policy.model = AutoModelForCausalLM.from_config(
+            config(
+                vocab_size=toy_policy.model.config.vocab_size,
+                **{"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
+                **{"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 6},
+            )
+        ).eval()
+    requests = [conversation(key) for key in range(9)]
+    expected = turns_of(Sampler(toy_policy), requests)
+    for module in (row_attention, sampler_module):
+        monkeypatch.setattr(module, "has_varlen", lambda *_: True)
+    monkeypatch.setattr(row_attention, "varlen", attend_by_formula)
+    as_on_cuda = Sampler(toy_policy, max_batch=5, poll_every=3)
+    as_on_cuda._graphs.padded = True
+    assert turns_of(as_on_cuda, requests) == expected
+
+
+@pytest.mark.parametrize("vocabulary", [5, 256, 1000])
+def test_blocks_find_what_the_running_sum_finds(vocabulary):
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(400, vocabulary, generator=generator)
+    weights[torch.rand(weights.shape, generator=generator) < 0.7] = 0
+    weights[:, 3] += 1e-3
+    numbers = torch.rand(400, dtype=torch.float64, generator=generator)
+    numbers[:2] = torch.tensor([0.0, 1 - 2**-53])
+    found = inverse_by_blocks(weights, numbers)
+    assert found.tolist() == inverse(weights, numbers).tolist()
+    assert (weights.gather(1, found) > 0).all()
+    weights[0] = torch.nan
+    assert inverse_by_blocks(weights, numbers).max() < vocabulary
+
+
+def test_rows_outlast_new_weights_where_they_are_captured(toy_policy):
+    sampler = Sampler(toy_policy, max_batch=5, cache_tokens=4 * 5 * 256)
+    sampler._graphs.padded = True
+    requests = [conversation(key) for key in range(9)]
+    expected = turns_of(sampler, requests)
+    held = sampler._batch.cache._keys[0]
+    sampler.reset()
+    assert turns_of(sampler, requests) == expected
+    assert sampler._batch.cache._keys[0] is held
+    sampler._batch.budget -= 1  # more than a quarter of it
+    sampler.reset()
+    assert not sampler._batch.cache._keys
+    assert turns_of(sampler, requests) == expected
+
+
 def test_rows_that_were_long_do_no_harm_to_a_short_batch(toy_policy):
-    padded, plain = Sampler(toy_policy, max_batch=4), Sampler(toy_policy)
+    padded, plain = Sampler(toy_policy, max_batch=4, cache_tokens=1600), Sampler(toy_policy)
     padded._graphs.padded = True
-    long = [Request(key, [20 + key, *[30] * 300], 5, (key,)) for key in range(4)]
-    short = [conversation(8), conversation(9)]
+    long = [Request(key, [20 + key, *[30] * 300], 5, (key,)) for key in range(3)]
+    short = [conversation(key) for key in range(6, 10)]
     for sampler in (padded, plain):
         turns_of(sampler, long)
     assert turns_of(padded, short) == turns_of(plain, short)
