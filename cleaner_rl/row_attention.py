@@ -242,7 +242,7 @@ def _attend(
     else:
         scores = query @ key.transpose(-1, -2) * (size**-0.5 if scaling is None else scaling)
         out = (torch.tanh(scores / softcap) * softcap + bias).softmax(-1) @ value
-    return out.view(B, heads, N, value.shape[-1]).transpose(1, 2)
+    return out.reshape(B, heads, N, value.shape[-1]).transpose(1, 2)
 
 
 AttentionInterface.register(ROWS, row_attention)
