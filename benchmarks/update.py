@@ -26,7 +26,7 @@ import tyro
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 from cleaner_rl.attention import backend, packed
-from cleaner_rl.fused import fuse
+from cleaner_rl.kernels import fuse
 from cleaner_rl.logprobs import token_logprobs
 from cleaner_rl.lora import add_lora
 from cleaner_rl.loss import LossName
@@ -36,6 +36,8 @@ from cleaner_rl.policy import load_policy, resolve_device
 from cleaner_rl.precision import Precision, autocast
 from cleaner_rl.samples import Sample
 from cleaner_rl.update import UpdateConfig, Updater
+
+Kind = Literal["update", "two", "checkpointed"]
 
 SHAPES = {
     "qwen3-0.6b": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28},
@@ -70,6 +72,9 @@ class Speed:
     """As --dtype of the trainer."""
     device: str = "auto"
     """As --device of the trainer."""
+    kinds: tuple[Kind, ...] = ("update", "two", "checkpointed")
+    """What is run beside the bare pass: one update, two on half of the samples each, and one that
+    recomputes activations; the last has an optimiser, and so memory, of its own."""
     repeats: int = 5
     """Runs of each, after one that does not count."""
     peak_tflops: float = 0.0
@@ -122,14 +127,20 @@ def speed(options: Speed) -> None:
             ),
         )
 
-    one, recomputed = updater(), updater(gradient_checkpointing=True)
+    one = updater()
     half = len(samples) // 2
     runs: dict[str, Callable[[], object]] = {
-        "bare forward and backward": lambda: bare(model, rows, device, options.dtype),
-        "update": lambda: one.update([samples]),
-        "two updates (old log-probs first)": lambda: one.update([samples[:half], samples[half:]]),
-        "update, gradient checkpointing": lambda: recomputed.update([samples]),
+        "bare forward and backward": lambda: bare(model, rows, device, options.dtype)
     }
+    if "update" in options.kinds:
+        runs["update"] = lambda: one.update([samples])
+    if "two" in options.kinds:
+        runs["two updates (old log-probs first)"] = lambda: one.update(
+            [samples[:half], samples[half:]]
+        )
+    if "checkpointed" in options.kinds:
+        recomputed = updater(gradient_checkpointing=True)
+        runs["update, gradient checkpointing"] = lambda: recomputed.update([samples])
     seconds, peaks = measure(runs, device, options.repeats)
     parameters = sum(p.numel() for p in model.parameters())
     attention = (

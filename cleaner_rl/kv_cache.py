@@ -28,7 +28,7 @@ class RowCache(Cache):  # type: ignore[misc]
         self.cells = 0
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
-        self._layout = Layout(torch.zeros(0, dtype=torch.long), 0)
+        self.aim(Layout(torch.zeros(0, dtype=torch.long), 0))
 
     def resize(self, rows: int, cells: int) -> None:
         """Change the numbers of rows and cells; what is kept lies where it lay."""
@@ -48,6 +48,7 @@ class RowCache(Cache):  # type: ignore[misc]
     def aim(self, layout: Layout) -> None:
         """Say where the next forward pass writes."""
         self._layout = layout
+        self._places_N = layout.rows_N * self.cells + layout.cells_N
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
@@ -66,10 +67,17 @@ class RowCache(Cache):  # type: ignore[misc]
             self._keys.append(self._new(key_states, value_states.dtype))
             self._values.append(self._new(value_states, value_states.dtype))
         keys, values = self._keys[layer_idx], self._values[layer_idx]
-        rows_N, cells_N = self._layout.rows_N, self._layout.cells_N
-        keys.transpose(1, 2)[rows_N, cells_N] = key_states[0].transpose(0, 1).to(keys.dtype)
-        values.transpose(1, 2)[rows_N, cells_N] = value_states[0].transpose(0, 1)
+        self._write(keys, key_states[0].transpose(0, 1))
+        self._write(values, value_states[0].transpose(0, 1))
         return keys, values
+
+    def _write(self, stored: Tensor, new_NHD: Tensor) -> None:
+        by_cell = stored.transpose(1, 2)
+        if by_cell.is_contiguous():  # on CUDA, where this is one kernel
+            by_cell.flatten(0, 1).index_copy_(0, self._places_N, new_NHD.to(stored.dtype))
+        else:
+            rows_N, cells_N = self._layout.rows_N, self._layout.cells_N
+            by_cell[rows_N, cells_N] = new_NHD.to(stored.dtype)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Cells of a row."""

@@ -10,11 +10,14 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from cleaner_rl.attention import packed
+from cleaner_rl.kernels import has_triton
 from cleaner_rl.packing import Pack
 from cleaner_rl.samples import Sample
 
 _CHUNK_NUMBERS = 2**26
 """Logits held at a time: 256 MiB in float32, of which the gradient needs a few."""
+_CHUNK_NUMBERS_TRITON = 2**29
+"""Where it needs none besides the logits: 1 GiB in half precision."""
 
 
 def token_logprobs(
@@ -31,7 +34,7 @@ def token_logprobs(
         pack: the samples.
         temperature: the one that the tokens were sampled at; the logits are divided by it.
         chunk: tokens whose logits are held at a time; they are computed anew for the gradient. None
-            takes as many as ``_CHUNK_NUMBERS`` allows, at most 4096.
+            takes as many as ``_CHUNK_NUMBERS`` allow, at most 4096.
         wanted_T: True where the numbers are wanted; no logits are computed for the other tokens.
 
     Returns:
@@ -41,7 +44,8 @@ def token_logprobs(
     hidden_TD = _hidden_states(model, pack)
     head = model.get_output_embeddings()
     if chunk is None:
-        chunk = max(1, min(4096, _CHUNK_NUMBERS // model.config.get_text_config().vocab_size))
+        numbers = _CHUNK_NUMBERS_TRITON if has_triton(hidden_TD.device) else _CHUNK_NUMBERS
+        chunk = max(1, min(4096, numbers // model.config.get_text_config().vocab_size))
     predicted_T = torch.ones_like(pack.mask_T) if wanted_T is None else wanted_T.clone()
     predicted_T[pack.boundaries_S1[:-1].long()] = False
     target_N = predicted_T.nonzero().squeeze(1)
@@ -92,9 +96,14 @@ def packing_error(model: Any) -> float:
 
 def _hidden_states(model: Any, pack: Pack) -> Tensor:
     """[T, D] last hidden states of the packed row."""
+    embedded_1TD = model.get_input_embeddings()(pack.ids_T[None])
+    if torch.is_autocast_enabled(embedded_1TD.device.type):
+        # Layers add to this sum: in float32 every one of them would be converted, and the numbers
+        # would be other ones than the sampler's.
+        embedded_1TD = embedded_1TD.to(torch.get_autocast_dtype(embedded_1TD.device.type))
     with packed(model):
         output = model.base_model(
-            input_ids=pack.ids_T[None],
+            inputs_embeds=embedded_1TD,
             position_ids=pack.positions_T[None],
             use_cache=False,
             boundaries_S1=pack.boundaries_S1,
@@ -114,12 +123,22 @@ def _chunk_logprobs(
 
 class _LogProbability(torch.autograd.Function):
     """Log-probability and entropy of logits. The gradient overwrites what was saved for it, so that
-    fewer tensors of the logits' size are alive at a time than with autograd's own formulas."""
+    fewer tensors of the logits' size are alive at a time than with autograd's own formulas; with
+    Triton on CUDA none besides the logits."""
 
     @staticmethod
     def forward(
         ctx: Any, logits_NV: Tensor, ids_N: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
+        ctx.temperature, ctx.dtype = temperature, logits_NV.dtype
+        ctx.in_one_reading = has_triton(logits_NV.device)
+        if ctx.in_one_reading:
+            from cleaner_rl.logprob_kernel import logprobs_of
+
+            logprobs_N, entropies_N, sums_N = logprobs_of(logits_NV, ids_N, temperature)
+            ctx.save_for_backward(logits_NV, ids_N, sums_N)
+            ctx.mark_non_differentiable(entropies_N)
+            return logprobs_N, entropies_N
         scaled_NV = logits_NV.float()
         if temperature != 1.0:
             scaled_NV = scaled_NV / temperature
@@ -128,13 +147,18 @@ class _LogProbability(torch.autograd.Function):
         logprobs_N = all_NV.gather(1, ids_N[:, None]).squeeze(1)
         entropies_N = -all_NV.exp().mul_(all_NV).sum(-1)
         ctx.save_for_backward(all_NV, ids_N)
-        ctx.temperature, ctx.dtype = temperature, logits_NV.dtype
         ctx.mark_non_differentiable(entropies_N)
         return logprobs_N, entropies_N
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_N: Tensor, _entropies: Tensor) -> tuple[Tensor, None, None]:
+        if ctx.in_one_reading:
+            from cleaner_rl.logprob_kernel import gradient_in_place
+
+            logits_NV, ids_N, sums_N = ctx.saved_tensors
+            gradient_NV = gradient_in_place(logits_NV, ids_N, sums_N, grad_N, ctx.temperature)
+            return gradient_NV, None, None
         all_NV, ids_N = ctx.saved_tensors
         gradient_NV = all_NV.exp_().mul_(-grad_N[:, None])
         gradient_NV.scatter_add_(1, ids_N[:, None], grad_N[:, None])

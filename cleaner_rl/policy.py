@@ -18,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from cleaner_env.completion import Decode
 from cleaner_rl.chat import ChatCodec
 from cleaner_rl.errors import PolicyError
-from cleaner_rl.fused import fuse
+from cleaner_rl.kernels import fuse
 from cleaner_rl.lora import has_lora, merged_state
 
 BUNDLED = "bundled"

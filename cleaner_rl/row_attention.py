@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from cleaner_rl.kernels import has_triton
 from cleaner_rl.varlen import has_varlen, varlen
 
 ROWS = "cleaner_rows"
@@ -167,8 +168,11 @@ def row_attention(
     if s_aux is not None:
         raise ValueError("models with attention sinks (gpt-oss) cannot be sampled from here")
     query = query.to(key.dtype)
-    if softcap is None and has_varlen(query.device, query.dtype, query.shape[-1]):
-        return _in_one_call(query, key, value, layout, scaling, sliding_window), None
+    if softcap is None:
+        if not layout.segments and has_decode_kernel(query.device, query.dtype):
+            return _of_lone_queries(query, key, value, layout, scaling, sliding_window), None
+        if has_varlen(query.device, query.dtype, query.shape[-1]):
+            return _in_one_call(query, key, value, layout, scaling, sliding_window), None
     pieces, begin = [], len(layout.decoded_B)
     if begin:
         of_rows = _attend(
@@ -193,6 +197,26 @@ def row_attention(
         pieces.append(of_segment)
         begin = end
     return torch.cat(pieces, dim=1) if len(pieces) > 1 else pieces[0], None
+
+
+def has_decode_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+    """Tokens that are decoded alone read only what their rows hold."""
+    return dtype in (torch.bfloat16, torch.float16) and has_triton(device)
+
+
+def _of_lone_queries(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Layout,
+    scaling: float | None,
+    window: int | None,
+) -> Tensor:
+    """[1, B, heads, head_dim]."""
+    from cleaner_rl.decode_kernel import decode_attention
+
+    query_BHD, used_B = query[0].transpose(0, 1), layout.ends()[1]
+    return decode_attention(query_BHD, key, value, used_B, layout.reach, scaling, window)[None]
 
 
 def _in_one_call(

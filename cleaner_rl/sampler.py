@@ -25,12 +25,11 @@ from cleaner_rl.decode_graphs import DecodeGraphs
 from cleaner_rl.decoding_model import DecodingModel
 from cleaner_rl.drawing import draw
 from cleaner_rl.errors import PolicyError
-from cleaner_rl.memory import head_size, tokens_in_memory
+from cleaner_rl.memory import tokens_in_memory
 from cleaner_rl.places import Request, Turn
 from cleaner_rl.policy import Policy
 from cleaner_rl.precision import Precision
-from cleaner_rl.row_attention import Layout, Segment
-from cleaner_rl.varlen import has_varlen
+from cleaner_rl.row_attention import Layout, Segment, has_decode_kernel
 
 SPARE_CELLS = 1024
 """Cells that a row may have beyond a model's context, because of rounding."""
@@ -98,9 +97,7 @@ class Sampler:
             policy.device, self._graphs, max_batch, self.cache_tokens, self.poll_every
         )
         self._decoder = DecodingModel(policy.model, dtype)
-        self._reads_what_is_held = has_varlen(
-            policy.device, getattr(torch, dtype), head_size(policy.model.config)
-        )
+        self._reads_what_is_held = has_decode_kernel(policy.device, getattr(torch, dtype))
         self.reseed(seed)
 
     def reseed(self, seed: int) -> None:

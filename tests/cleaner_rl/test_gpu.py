@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
-from cleaner_rl.fused import fuse
+from cleaner_rl.kernels import fuse
 from cleaner_rl.places import Request
 from cleaner_rl.sampler import Sampler
 from cleaner_rl.update import UpdateConfig, Updater
@@ -152,3 +152,61 @@ def test_an_update_learns_as_on_a_cpu(toy_policy, gpu_policy, dtype, samples):
         moved.append(torch.cat([(p.detach().cpu() - b).flatten() for p, b in pairs]))
     likeness = torch.nn.functional.cosine_similarity(*moved, dim=0)
     assert float(likeness) > (0.98 if dtype == "float32" else 0.8)
+
+
+@pytest.mark.parametrize("size", [64, 80, 128])
+@pytest.mark.parametrize(("heads", "shared"), [(9, 3), (4, 4), (16, 2)])
+@pytest.mark.parametrize("window", [None, 5, 600])
+def test_decode_kernel_attends_as_the_formula(size, heads, shared, window):
+    from cleaner_rl.decode_kernel import decode_attention
+
+    torch.manual_seed(0)
+    cells, used = 1280, [1, 513, 700, 1280]
+    key, value = (
+        torch.randn(5, cells, shared, size, device="cuda", dtype=torch.bfloat16).transpose(1, 2)
+        for _ in range(2)
+    )
+    query = torch.randn(4, heads, size, device="cuda", dtype=torch.bfloat16)
+    count = torch.tensor(used, dtype=torch.int32, device="cuda")
+    out = decode_attention(query, key, value, count, cells, None, window)
+    for row, n in enumerate(used):
+        begin = 0 if window is None else max(0, n - window)
+        k, v = (
+            x[row, :, begin:n].float().repeat_interleave(heads // shared, dim=0)
+            for x in (key, value)
+        )
+        weights = (torch.einsum("hd,hnd->hn", query[row].float(), k) / size**0.5).softmax(-1)
+        expected = torch.einsum("hn,hnd->hd", weights, v)
+        torch.testing.assert_close(out[row].float(), expected, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("vocabulary", [300, 10_000])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logprob_kernel_computes_the_formula(vocabulary, temperature, dtype):
+    from cleaner_rl.logprob_kernel import gradient_in_place, logprobs_of
+
+    torch.manual_seed(0)
+    logits = (4 * torch.randn(6, vocabulary, device="cuda")).to(dtype)
+    ids = torch.randint(vocabulary, (6,), device="cuda")
+    gradient = torch.randn(6, device="cuda")
+    plain = logits.float().requires_grad_()
+    everything = (plain / temperature).log_softmax(-1)
+    expected = everything.gather(1, ids[:, None])[:, 0]
+    expected.backward(gradient)
+    logprobs, entropies, sums = logprobs_of(logits, ids, temperature)
+    torch.testing.assert_close(logprobs, expected.detach(), atol=1e-4, rtol=1e-4)
+    of_all = -(everything.exp() * everything).sum(-1).detach()
+    torch.testing.assert_close(entropies, of_all, atol=1e-4, rtol=1e-4)
+    got = gradient_in_place(logits, ids, sums, gradient, temperature).float()
+    bound = 1e-5 if dtype == torch.float32 else 1e-2
+    torch.testing.assert_close(got, plain.grad, atol=bound, rtol=bound)
+
+
+def test_logits_that_are_not_finite_are_seen():
+    from cleaner_rl.logprob_kernel import logprobs_of
+
+    logits = torch.zeros(2, 50, device="cuda")
+    logits[1, 7] = torch.nan
+    logprobs, entropies, _ = logprobs_of(logits, torch.zeros(2, dtype=torch.long).cuda(), 1.0)
+    assert logprobs.isfinite().tolist() == entropies.isfinite().tolist() == [True, False]

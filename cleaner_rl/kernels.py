@@ -1,4 +1,4 @@
-"""Fused kernels: norms, rotary embeddings and gated MLPs by liger-kernel, where it is installed."""
+"""Kernels: faster ones than those of transformers, where a GPU and the packages for it are."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
+import torch
+
+
+def has_triton(device: torch.device) -> bool:
+    """Kernels in Triton run there: on CUDA, with the Triton that comes with torch."""
+    return device.type == "cuda" and find_spec("triton") is not None
+
 
 def fuse(model: Any) -> bool:
-    """Let a model on a GPU compute with liger-kernel, forwards and backwards.
+    """Let a model on a GPU compute norms, rotary embeddings and gated MLPs with liger-kernel.
 
-    Its functions are those of the model's own modules but for rounding. Models on a CPU, and those
-    that are made later, are left as they are.
+    The functions, and their gradients, are those of the model's own modules but for rounding.
+    Models on a CPU, and those that are made later, are left as they are.
 
     Args:
         model: a transformers causal language model.
