@@ -135,7 +135,8 @@ def decode_attention(
     pieces = triton.cdiv(longest, _PIECE)
     parts = torch.empty(rows, heads, pieces, size, dtype=torch.float32, device=key.device)
     weight = torch.empty(rows, heads, pieces, dtype=torch.float32, device=key.device)
-    padded: dict[str, Any] = {"SIZE": size, "SIZE_PADDED": triton.next_power_of_2(size)}
+    # tl.dot takes nothing smaller than 16.
+    padded: dict[str, Any] = {"SIZE": size, "SIZE_PADDED": max(16, triton.next_power_of_2(size))}
     _attend_pieces[(rows, key.shape[1], pieces)](
         query_BHD,
         key,
@@ -153,7 +154,7 @@ def decode_attention(
         heads,
         pieces,
         GROUP=group,
-        GROUP_PADDED=max(16, triton.next_power_of_2(group)),  # the least that tl.dot takes
+        GROUP_PADDED=max(16, triton.next_power_of_2(group)),
         PIECE=_PIECE,
         BLOCK=64,
         num_warps=4,
