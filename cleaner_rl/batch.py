@@ -97,10 +97,12 @@ class Batch:
         self._graphs = graphs
         self._max_turns = max_turns
         self._poll_every = poll_every
+        self._cut_short = False
+        """The last admission left turns for the next, which has not to wait for more of them."""
 
     def clear(self) -> None:
         """Forget all turns and everything cached."""
-        self.turns, self.waiting = [], deque()
+        self.turns, self.waiting, self._cut_short = [], deque(), False
         self.shelf.clear()
         if self._graphs.padded and self._taken() * _KEPT_SHARE <= self.budget:
             self.places.empty_from(0)
@@ -135,12 +137,17 @@ class Batch:
         first = len(self.turns)
         free = min(self._max_turns - first, len(self.waiting))
         at = _ADMIT_AT_PADDED if self._graphs.padded else _ADMIT_AT
-        if not free or free * at < first:
+        if not free or (free * at < first and not self._cut_short):
             return Admission()
+        self._cut_short = False
         if not first and not (self._graphs.padded and self._has_room(free)):
             self._resize(0, 0)  # long rows of the past may leave no room for many short ones
         chosen: list[Turn] = []
         rows, cells, new_tokens = self.cache.rows, self.cache.cells, 0
+        if self._graphs.padded:  # at once, also for those that the next pass lets in
+            least = max(cells, self.cells(self.waiting[0].length))
+            wanted = self._rows(first + free, least)
+            rows = max(rows, wanted) if wanted * least <= self.budget else rows
         counted: set[tuple[int, ...]] = set()
         while self.waiting and len(chosen) < free:
             turn = self.waiting[0]
@@ -151,6 +158,7 @@ class Batch:
             if not alone and wanted_rows * wanted_cells > self.budget:
                 break
             if chosen and new_tokens > _PREFILL_TOKENS:
+                self._cut_short = True
                 break
             rows, cells = wanted_rows, wanted_cells
             chosen.append(self.waiting.popleft())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -30,6 +31,8 @@ def fuse(model: Any) -> bool:
     """
     if model.device.type != "cuda" or find_spec("liger_kernel") is None:
         return False
+    # It warns of each kind of device that is not there.
+    logging.getLogger("liger_kernel.backends").setLevel(logging.ERROR)
     from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
 
     apply = MODEL_TYPE_TO_APPLY_LIGER_FN.get(model.config.model_type)

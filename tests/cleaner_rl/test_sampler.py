@@ -120,6 +120,20 @@ def test_a_freed_place_is_taken_at_once(toy_policy):
     assert ended == [[0], [2], [3]]
 
 
+def test_prompts_beyond_a_prefill_pass_are_let_in_by_the_next(toy_policy, monkeypatch):
+    monkeypatch.setattr("cleaner_rl.batch._PREFILL_TOKENS", 100)
+    sampler = Sampler(toy_policy, max_batch=40)
+    sampler._graphs.padded = True
+    for key in range(40):
+        sampler.submit(Request(key, [20 + key, *range(30, 39)], 40, (key,)))
+    counts = []
+    for _ in range(4):
+        sampler.advance()
+        counts.append(sampler.stats.prefilled)
+        assert sampler._batch.cache.rows == 40
+    assert counts == [90, 180, 270, 360]
+
+
 def test_a_prompt_is_prefilled_once_for_its_group(toy_policy):
     sampler = Sampler(toy_policy, max_batch=3)
     turns_of(sampler, [Request(key, list(range(20, 60)), 5, (key,)) for key in range(8)])
