@@ -73,7 +73,8 @@ class MemoryEstimate:
     """Bytes. Learning and sampling take turns, so the larger of the two counts.
 
     Attributes:
-        weights: float32, and the half-precision copies of a forward pass.
+        weights: float32; with passes in half precision also the sampler's copy in it and what
+            autocast keeps for the backward pass.
         gradients: float32.
         optimiser: AdamW's moments.
         activations: of one pack, without gradient checkpointing.
@@ -109,7 +110,7 @@ def estimate_memory(
     """
     half = precision != "float32"
     return MemoryEstimate(
-        weights=shape.parameters * (_WEIGHTS + 2 * half),
+        weights=shape.parameters * (_WEIGHTS + 2 * 2 * half),
         gradients=shape.parameters * _GRADIENTS,
         optimiser=shape.parameters * _OPTIMISER,
         activations=pack_tokens * shape.layers * activation_bytes(shape, precision),
@@ -121,14 +122,15 @@ def estimate_memory(
 def activation_bytes(shape: ModelShape, precision: Precision) -> int:
     """Bytes that one layer keeps for each token until the backward pass.
 
-    The coefficients were counted with torch's saved-tensor hooks on Llama and Qwen3 layers
-    (RMSNorm computes in float32 whatever the precision; keys and values are repeated to the number
-    of query heads); a test counts again. Fused attention kernels keep a little less.
+    The coefficients were counted with torch's saved-tensor hooks on Llama and Qwen3 layers; a test
+    counts again. RMSNorm computes in float32 whatever the precision, half-precision layers add to
+    a half-precision sum, and keys and values are repeated to the number of query heads. Fused
+    kernels keep less.
     """
     wide = shape.queries + shape.keys if shape.normed_queries else 0
     if precision == "float32":
         return 24 * shape.hidden + 20 * shape.queries + 16 * shape.intermediate + 8 * wide
-    return 26 * shape.hidden + 10 * shape.queries + 8 * shape.intermediate + 6 * wide
+    return 22 * shape.hidden + 10 * shape.queries + 8 * shape.intermediate + 6 * wide
 
 
 def head_size(config: Any) -> int:

@@ -34,8 +34,10 @@ class RankCosts:
 
     Attributes:
         state: its part of float32 weights, gradients and AdamW's moments.
-        copy: whole weights for sampling, in the precision of the passes.
-        gathered: weights of the passes at their most: two layers, and embedding and head.
+        copy: whole weights for sampling, in the precision of the passes; one rank samples in
+            float32 with the weights that it trains.
+        gathered: weights of the passes at their most: two layers, and embedding and head; on one
+            rank all, cast to half precision by autocast, and none in float32.
         activations: of a row, layers computed anew in the backward pass, and a chunk of logits.
         cache: keys and values of one episode at its longest, in sampling.
         rows: passes of a step, forward and backward, on each rank.
@@ -78,14 +80,15 @@ def rank_costs(shape: ModelShape, step: StepShape, precision: Precision, ranks: 
     )
     passes = 2 * bytes_each + 4 + (bytes_each if step.updates > 1 else 0)
     once = shape.parameters * (rows * passes + 4)
-    # One process samples with the weights it trains, which autocast casts for each pass.
-    casts = 0 if precision == "float32" else shape.parameters * bytes_each
+    copy = shape.parameters * bytes_each
+    if alone and precision == "float32":
+        copy = 0
     return RankCosts(
         state=shape.parameters * 16 // ranks,
-        copy=casts if alone else shape.parameters * bytes_each,
-        gathered=0 if alone else (2 * layer + 2 * table) * (bytes_each + 4),
+        copy=copy,
+        gathered=copy if alone else (2 * layer + 2 * table) * (bytes_each + 4),
         activations=step.pack_tokens
-        * (shape.layers * shape.hidden * 4 + activation_bytes(shape, precision))
+        * (shape.layers * shape.hidden * bytes_each + activation_bytes(shape, precision))
         + whole.logits,
         cache=whole.cache,
         rows=rows,

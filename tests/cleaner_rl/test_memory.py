@@ -83,10 +83,10 @@ def test_sampling_and_learning_take_turns():
     assert wide.cache == 1000 * 1000 * 2 * 2 * 32 * 4
 
 
-def test_half_precision_adds_copies_of_the_weights():
+def test_half_precision_adds_two_copies_of_the_weights():
     shape = ModelShape.of(config_of(LlamaConfig, 64, 4, 2, 16, 128))
     full, half = (estimate_memory(shape, p, 100, 1, 1) for p in ("float32", "float16"))
-    assert half.weights - full.weights == 2 * shape.parameters
+    assert half.weights - full.weights == 4 * shape.parameters
     assert half.activations < full.activations
 
 

@@ -27,6 +27,11 @@ def test_state_is_shared_and_the_copy_is_not():
     assert (one.gathered, one.traffic) == (0, 0)
 
 
+def test_one_rank_in_half_precision_holds_a_copy_and_what_autocast_casts():
+    costs = rank_costs(SHAPE, STEP, "bfloat16", 1)
+    assert (costs.state, costs.copy, costs.gathered) == (16_000, 2_000, 2_000)
+
+
 def test_traffic_is_what_the_passes_gather_and_the_copy():
     costs = rank_costs(SHAPE, STEP, "float32", 2)
     assert costs.rows == 2  # 800 tokens in rows of 200 on two ranks
