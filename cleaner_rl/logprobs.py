@@ -11,13 +11,9 @@ from torch.utils.checkpoint import checkpoint
 
 from cleaner_rl.attention import packed
 from cleaner_rl.kernels import has_triton
+from cleaner_rl.memory import logit_chunk
 from cleaner_rl.packing import Pack
 from cleaner_rl.samples import Sample
-
-_CHUNK_NUMBERS = 2**26
-"""Logits held at a time: 256 MiB in float32, of which the gradient needs a few."""
-_CHUNK_NUMBERS_TRITON = 2**29
-"""Where it needs none besides the logits: 1 GiB in half precision."""
 
 
 def token_logprobs(
@@ -34,7 +30,7 @@ def token_logprobs(
         pack: the samples.
         temperature: the one that the tokens were sampled at; the logits are divided by it.
         chunk: tokens whose logits are held at a time; they are computed anew for the gradient. None
-            takes as many as ``_CHUNK_NUMBERS`` allow, at most 4096.
+            takes ``logit_chunk``.
         wanted_T: True where the numbers are wanted; no logits are computed for the other tokens.
 
     Returns:
@@ -44,8 +40,8 @@ def token_logprobs(
     hidden_TD = _hidden_states(model, pack)
     head = model.get_output_embeddings()
     if chunk is None:
-        numbers = _CHUNK_NUMBERS_TRITON if has_triton(hidden_TD.device) else _CHUNK_NUMBERS
-        chunk = max(1, min(4096, numbers // model.config.get_text_config().vocab_size))
+        vocabulary = model.config.get_text_config().vocab_size
+        chunk = logit_chunk(vocabulary, has_triton(hidden_TD.device))
     predicted_T = torch.ones_like(pack.mask_T) if wanted_T is None else wanted_T.clone()
     predicted_T[pack.boundaries_S1[:-1].long()] = False
     target_N = predicted_T.nonzero().squeeze(1)

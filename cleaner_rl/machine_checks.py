@@ -12,6 +12,7 @@ from cleaner_rl.attention import backend
 from cleaner_rl.errors import OutageError
 from cleaner_rl.examinee import Examinee
 from cleaner_rl.findings import Finding
+from cleaner_rl.kernels import has_triton
 from cleaner_rl.memory import (
     MemoryEstimate,
     ModelShape,
@@ -90,7 +91,9 @@ def check_memory(examinee: Examinee) -> Finding:
     shape = ModelShape.of(examinee.model_config)
     context = config.max_prompt_tokens + config.max_response_tokens
     batch = min(config.sample_batch, config.prompts * config.group_size)
-    estimate = estimate_memory(shape, config.dtype, config.pack_tokens, batch, context)
+    estimate = estimate_memory(
+        shape, config.dtype, config.pack_tokens, batch, context, in_place=has_triton(device)
+    )
     available = available_memory(device)
     text = (
         f"estimate {_size(estimate.total)} ({_parts(estimate)}); {_size(available)} are free on "
@@ -133,7 +136,7 @@ def check_attention(examinee: Examinee) -> Finding:
         return Finding("ok", f"{chosen}, one call a pack")
     remedy = "use --dtype bfloat16, or float16"
     if dtype != torch.float32:
-        remedy = "install flash-attn, or a torch that has torch.nn.attention.varlen"
+        remedy = "install flash-attn, or torch 2.11 or newer"
     return Finding(
         "warning", f"sdpa, one call a sample, slow for many short ones on {device}", remedy
     )

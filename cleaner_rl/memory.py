@@ -15,10 +15,13 @@ _WEIGHTS = 4
 _GRADIENTS = 4
 _OPTIMISER = 8
 """Bytes a parameter: float32 weights and gradients, AdamW's two float32 moments."""
-_LOGIT_CHUNK = 4096
-"""Tokens whose logits are held at a time, see ``token_logprobs``."""
-_LOGIT_COPIES = 4
-"""float32 arrays of that size in the backward pass: logits, log-softmax, their gradients."""
+_CHUNK_TOKENS = 4096
+_CHUNK_NUMBERS = 2**26
+"""Logits held at a time: 256 MiB in float32, of which the gradient needs a few."""
+_CHUNK_NUMBERS_IN_PLACE = 2**29
+"""Where it needs none besides the logits: 1 GiB in half precision."""
+_LOGIT_COPIES = 3
+"""float32 arrays of that size where it does: logits, log-softmax, its exponential."""
 _CACHE_SHARE = 0.25
 """Share of the device's memory that cached tokens may take when no budget is given."""
 
@@ -97,7 +100,12 @@ class MemoryEstimate:
 
 
 def estimate_memory(
-    shape: ModelShape, precision: Precision, pack_tokens: int, batch: int, context: int
+    shape: ModelShape,
+    precision: Precision,
+    pack_tokens: int,
+    batch: int,
+    context: int,
+    in_place: bool = False,
 ) -> MemoryEstimate:
     """What training takes.
 
@@ -107,6 +115,7 @@ def estimate_memory(
         pack_tokens: tokens of one packed pass.
         batch: conversations decoded together.
         context: most tokens of one.
+        in_place: the gradient of logits takes their place, as it does with Triton.
     """
     half = precision != "float32"
     return MemoryEstimate(
@@ -114,9 +123,30 @@ def estimate_memory(
         gradients=shape.parameters * _GRADIENTS,
         optimiser=shape.parameters * _OPTIMISER,
         activations=pack_tokens * shape.layers * activation_bytes(shape, precision),
-        logits=min(pack_tokens, _LOGIT_CHUNK) * shape.vocabulary * 4 * _LOGIT_COPIES,
+        logits=min(pack_tokens, logit_chunk(shape.vocabulary, in_place))
+        * shape.vocabulary
+        * _logit_bytes(precision, in_place),
         cache=batch * context * shape.layers * 2 * shape.keys * (2 if half else 4),
     )
+
+
+def logit_chunk(vocabulary: int, in_place: bool) -> int:
+    """Tokens whose logits are held at a time.
+
+    Args:
+        vocabulary: logits of each.
+        in_place: their gradient takes their place.
+    """
+    numbers = _CHUNK_NUMBERS_IN_PLACE if in_place else _CHUNK_NUMBERS
+    return max(1, min(_CHUNK_TOKENS, numbers // vocabulary))
+
+
+def _logit_bytes(precision: Precision, in_place: bool) -> int:
+    """Bytes of a logit and of what is made of it."""
+    own = getattr(torch, precision).itemsize
+    if in_place:
+        return int(own)
+    return 4 * _LOGIT_COPIES + (0 if precision == "float32" else own)
 
 
 def activation_bytes(shape: ModelShape, precision: Precision) -> int:

@@ -63,7 +63,7 @@ class RankCosts:
 
 
 def rank_costs(shape: ModelShape, step: StepShape, precision: Precision, ranks: int) -> RankCosts:
-    """What a rank of so many takes.
+    """What a rank of so many takes, with Triton for the logits.
 
     Every pass gathers the weights once forward and once backward in the precision of passes and
     adds up float32 gradients; with several updates a step, a forward pass for the old
@@ -71,7 +71,7 @@ def rank_costs(shape: ModelShape, step: StepShape, precision: Precision, ranks: 
     and receives (ranks - 1) / ranks of what is gathered.
     """
     bytes_each = 4 if precision == "float32" else 2
-    whole = estimate_memory(shape, precision, step.pack_tokens, 1, step.context)
+    whole = estimate_memory(shape, precision, step.pack_tokens, 1, step.context, in_place=True)
     table = shape.vocabulary * shape.hidden
     layer = max(0, shape.parameters - 2 * table) // shape.layers
     alone = ranks == 1

@@ -1,11 +1,13 @@
 """The memory estimate, against what torch really keeps."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from cleaner_rl import memory
 from cleaner_rl.logprobs import token_logprobs
 from cleaner_rl.memory import ModelShape, activation_bytes, available_memory, estimate_memory
 from cleaner_rl.packing import Pack
@@ -88,6 +90,26 @@ def test_half_precision_adds_two_copies_of_the_weights():
     full, half = (estimate_memory(shape, p, 100, 1, 1) for p in ("float32", "float16"))
     assert half.weights - full.weights == 4 * shape.parameters
     assert half.activations < full.activations
+
+
+def test_logits_are_those_of_as_many_tokens_as_are_held_at_a_time(monkeypatch):
+    config = config_of(LlamaConfig, 64, 4, 2, 16, 128)
+    monkeypatch.setattr(memory, "_CHUNK_NUMBERS", 10 * config.vocab_size)
+    model, held = LlamaForCausalLM(config), []
+    model.lm_head.register_forward_hook(lambda head, given, logits: held.append(logits.numel()))
+    kept_bytes(model, "float32")
+    shape = ModelShape.of(config)
+    assert max(held) == 10 * config.vocab_size
+    assert estimate_memory(shape, "float32", TOKENS, 1, 1).logits == 3 * 4 * max(held)
+
+
+def test_a_gradient_in_place_of_the_logits_allows_more_of_them():
+    shape = replace(ModelShape.of(config_of(LlamaConfig, 64, 4, 2, 16, 128)), vocabulary=151_936)
+    plain, in_place = (
+        estimate_memory(shape, "bfloat16", 32_768, 1, 1, way).logits for way in (False, True)
+    )
+    assert plain == pytest.approx(2**26 * (3 * 4 + 2), rel=0.01)
+    assert in_place == pytest.approx(2**29 * 2, rel=0.01)
 
 
 def test_available_memory_is_something():
