@@ -33,6 +33,25 @@ def printed(session: Session, code: str) -> str:
     return result.stdout.strip()
 
 
+def kill_worker(own: Sandbox) -> None:
+    """Kill the worker with all that it runs, and wait until nothing of it can answer any more."""
+    pid = own.worker_pids()[0]
+    doomed = [pid, *descendants(pid)]
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while any(map(lives, doomed)):
+        assert time.monotonic() < deadline, f"some of {doomed} outlive SIGKILL"
+        time.sleep(0.001)
+
+
+def lives(pid: int) -> bool:
+    """The process is there, and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def test_variables_functions_and_modules_stay(session: Session) -> None:
     session.run("import math\nx = 5\ndef f(n): return math.factorial(n) + x")
     assert printed(session, "print(f(3))") == "11"
@@ -259,7 +278,7 @@ def test_a_session_whose_worker_dies_is_restored(box: Sandbox) -> None:
         first = session.checkpoint()
         session.run("x.append(2)")
         session.run("x.append(3)")
-        os.kill(own.worker_pids()[0], signal.SIGKILL)
+        kill_worker(own)
         assert printed(session, "print(x)") == "[1, 2, 3]"
         session.rollback(first)
         assert printed(session, "print(x)") == "[1]"
@@ -276,7 +295,7 @@ def test_a_long_session_is_restored_with_all_of_its_checkpoints(box: Sandbox) ->
                 session.run(f"x.append({number})")
                 if number == 30:
                     made.append(session.checkpoint())
-        os.kill(own.worker_pids()[0], signal.SIGKILL)
+        kill_worker(own)
         assert printed(session, "print(len(x))") == "70"
         for checkpoint in made:
             session.rollback(checkpoint)
@@ -290,7 +309,7 @@ def test_a_restoration_that_fails_forgets_no_cell(box: Sandbox) -> None:
         for code in ("x = 1", "import time; print(time.time_ns())", "y = 1"):
             session.run(code)
         before = session.cells
-        os.kill(own.worker_pids()[0], signal.SIGKILL)
+        kill_worker(own)
         for _ in range(2):
             with pytest.raises(SandboxError, match="cell 2 did not do the same again"):
                 session.run("print(x, y)")
@@ -300,7 +319,7 @@ def test_a_restoration_that_fails_forgets_no_cell(box: Sandbox) -> None:
 def test_a_session_that_cannot_be_restored_says_so(box: Sandbox) -> None:
     with Sandbox(limits=LIMITS) as own, own.session() as session:
         session.run("import time; print(time.time_ns())")
-        os.kill(own.worker_pids()[0], signal.SIGKILL)
+        kill_worker(own)
         with pytest.raises(SandboxError, match="cell 1 did not do the same again"):
             session.run("1")
 
