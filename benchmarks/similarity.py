@@ -24,9 +24,9 @@ import tyro
 
 from cleaner_env import EmbeddingSimilarity, RollbackRecord, difflib_similarity
 from cleaner_env.task_files import load_tasks
-from cleaner_rl.policy import load_policy
-from cleaner_rl.rollout import Rollout, RolloutConfig
-from cleaner_rl.sampler import Sampler
+from cleaner_rl.inference.sampler import Sampler
+from cleaner_rl.models.policy import load_policy
+from cleaner_rl.rollout.rollout import Rollout, RolloutConfig
 
 Similarity = Callable[[str, str], float]
 CODE, CALL, EMBEDDING = "difflib on code", "difflib on call", "embedding of code"

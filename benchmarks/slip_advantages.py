@@ -27,7 +27,7 @@ import tyro
 from cleaner_env.episode import Episode
 from cleaner_env.episode_file import read_episodes
 from cleaner_rl.config import TrainConfig
-from cleaner_rl.credit import splices
+from cleaner_rl.grpo.credit import splices
 from cleaner_rl.train import member_advantages
 
 WORKED, MENDED, STAYED, BRANCH = "worked", "failed, mended", "failed, stayed", "their branches"

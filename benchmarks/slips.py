@@ -20,8 +20,8 @@ from typing import Literal
 import numpy as np
 import tyro
 
-from cleaner_rl.advantage import branched_advantages, group_advantages
-from cleaner_rl.credit import CreditRule
+from cleaner_rl.grpo.advantages import branched_advantages, group_advantages
+from cleaner_rl.grpo.credit import CreditRule
 
 Rule = Literal["off"] | CreditRule
 RULES: tuple[Rule, ...] = ("off", "purified", "positive", "contrastive", "branched")

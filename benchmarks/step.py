@@ -25,14 +25,14 @@ from update import model_of
 from cleaner_env.episode import Episode
 from cleaner_rl.chat import ChatCodec
 from cleaner_rl.config import TrainConfig, preset
-from cleaner_rl.credit import episode_samples
-from cleaner_rl.policy import Policy, load_tokenizer, resolve_device
-from cleaner_rl.precision import Precision
-from cleaner_rl.rollout import Rollout
-from cleaner_rl.sampler import Sampler
-from cleaner_rl.samples import Sample
-from cleaner_rl.session import load_source
-from cleaner_rl.update import UpdateConfig, Updater
+from cleaner_rl.grpo.credit import episode_samples
+from cleaner_rl.grpo.samples import Sample
+from cleaner_rl.inference.sampler import Sampler
+from cleaner_rl.learner.update import UpdateConfig, Updater
+from cleaner_rl.models.policy import Policy, load_tokenizer, resolve_device
+from cleaner_rl.models.precision import Precision
+from cleaner_rl.rollout.rollout import Rollout
+from cleaner_rl.trainer import load_source
 
 
 @dataclass(frozen=True)

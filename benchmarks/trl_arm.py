@@ -94,7 +94,7 @@ def trl(args: Args, parent: Connection) -> None:
     from trl import GRPOConfig, GRPOTrainer
     from trl.chat_template_utils import qwen3_template
 
-    from cleaner_rl.policy import load_policy
+    from cleaner_rl.models.policy import load_policy
 
     warnings.simplefilter("ignore")
     set_verbosity_error()

@@ -25,17 +25,17 @@ import torch
 import tyro
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from cleaner_rl.attention import backend, packed
-from cleaner_rl.kernels import fuse
-from cleaner_rl.logprobs import token_logprobs
-from cleaner_rl.lora import add_lora
-from cleaner_rl.loss import LossName
-from cleaner_rl.memory import head_size
-from cleaner_rl.packing import Pack, pack
-from cleaner_rl.policy import load_policy, resolve_device
-from cleaner_rl.precision import Precision, autocast
-from cleaner_rl.samples import Sample
-from cleaner_rl.update import UpdateConfig, Updater
+from cleaner_rl.grpo.loss import LossName
+from cleaner_rl.grpo.samples import Sample
+from cleaner_rl.learner.attention import backend, packed
+from cleaner_rl.learner.logprobs import token_logprobs
+from cleaner_rl.learner.packing import Pack, pack
+from cleaner_rl.learner.update import UpdateConfig, Updater
+from cleaner_rl.models.backends import fuse
+from cleaner_rl.models.lora import add_lora
+from cleaner_rl.models.memory import head_size
+from cleaner_rl.models.policy import load_policy, resolve_device
+from cleaner_rl.models.precision import Precision, autocast
 
 Kind = Literal["update", "two", "checkpointed"]
 

@@ -179,9 +179,9 @@ def _train(args: Args, parent: Connection, saar: Literal["on", "off"]) -> None:
     from rich.console import Console
 
     from cleaner_rl.config import PRESETS
-    from cleaner_rl.progress import TrainingProgress
-    from cleaner_rl.session import Session
+    from cleaner_rl.runs.progress import TrainingProgress
     from cleaner_rl.train import train
+    from cleaner_rl.trainer import Session
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)

@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 from cleaner_env.rewards import FormatTerm, Reward, ToolTerm
 from cleaner_env.saar import Mode
-from cleaner_rl.credit import CreditRule, GraftedTreatment
 from cleaner_rl.errors import CheckpointError, UserError
-from cleaner_rl.loggers import LoggerName
-from cleaner_rl.loss import LossName
-from cleaner_rl.precision import Precision
-from cleaner_rl.rollout import Preload, RolloutConfig, SystemPrompt, ToolFormat
-from cleaner_rl.tool_queue import Schedule
+from cleaner_rl.grpo.credit import CreditRule, GraftedTreatment
+from cleaner_rl.grpo.loss import LossName
+from cleaner_rl.models.precision import Precision
+from cleaner_rl.rollout.rollout import Preload, RolloutConfig, SystemPrompt, ToolFormat
+from cleaner_rl.rollout.tool_queue import Schedule
+from cleaner_rl.runs.loggers import LoggerName
 
 SaarMode = Literal["on", "off", "shallow-only", "deep-only", "mask-failed", "roc"]
 
@@ -91,7 +91,7 @@ class TrainConfig:
     similarity_on: Literal["code", "call"] = "code"
     """Compare programs (the paper) or whole call blocks (the authors' released code)."""
     credit: CreditRule = "purified"
-    """Which tokens take an episode's advantage; see cleaner_rl/credit.py."""
+    """Which tokens take an episode's advantage; see cleaner_rl/grpo/credit.py."""
     grafted: GraftedTreatment = "recompute"
     """Grafted tokens: train on recomputed old log-probabilities, or leave them out."""
 

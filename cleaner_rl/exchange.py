@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from cleaner_env.completion import Decode
 from cleaner_env.episode import Episode
-from cleaner_rl.distributed import Ranks
+from cleaner_rl.distributed.ranks import Ranks
 
 
 def collect_episodes(

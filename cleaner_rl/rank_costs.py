@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from cleaner_rl.memory import ModelShape, activation_bytes, estimate_memory
-from cleaner_rl.precision import Precision
+from cleaner_rl.models.memory import ModelShape, activation_bytes, estimate_memory
+from cleaner_rl.models.precision import Precision
 
 
 @dataclass(frozen=True, slots=True)

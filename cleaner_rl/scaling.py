@@ -13,9 +13,9 @@ from transformers import Qwen2Config, Qwen3Config
 from cleaner_rl.bounds import episode_bounds
 from cleaner_rl.config import preset
 from cleaner_rl.errors import UserError, run_command
-from cleaner_rl.memory import ModelShape
-from cleaner_rl.policy import load_model_config
-from cleaner_rl.precision import Precision
+from cleaner_rl.models.memory import ModelShape
+from cleaner_rl.models.policy import load_model_config
+from cleaner_rl.models.precision import Precision
 from cleaner_rl.rank_costs import RankCosts, StepShape, rank_costs
 
 _GIB = 2**30

@@ -7,9 +7,9 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from cleaner_rl.chat import ChatCodec
-from cleaner_rl.policy import Policy
-from cleaner_rl.samples import Sample
-from cleaner_rl.tokenizer import train_tokenizer
+from cleaner_rl.grpo.samples import Sample
+from cleaner_rl.models.policy import Policy
+from cleaner_rl.sft.tokenizer import train_tokenizer
 
 CORPUS = ["What is 3 + 4? The answer is \\boxed{7}.", "import math\nprint(math.gcd(6, 4))"] * 4
 

@@ -10,7 +10,7 @@ import torch
 from cleaner_env import Episode, Task
 from cleaner_rl import train
 from cleaner_rl.config import PRESETS
-from cleaner_rl.distributed import Ranks
+from cleaner_rl.distributed.ranks import Ranks
 
 PROMPTS = 4
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
-from cleaner_rl.kernels import fuse
-from cleaner_rl.places import Request
-from cleaner_rl.sampler import Sampler
-from cleaner_rl.update import UpdateConfig, Updater
-from cleaner_rl.varlen import varlen
+from cleaner_rl.inference.sampler import Sampler
+from cleaner_rl.inference.sequences import Request
+from cleaner_rl.learner.update import UpdateConfig, Updater
+from cleaner_rl.models.backends import fuse
+from cleaner_rl.models.varlen import varlen
 
 pytestmark = [
     pytest.mark.gpu,
@@ -158,7 +158,7 @@ def test_an_update_learns_as_on_a_cpu(toy_policy, gpu_policy, dtype, samples):
 @pytest.mark.parametrize(("heads", "shared"), [(9, 3), (4, 4), (16, 2)])
 @pytest.mark.parametrize("window", [None, 5, 600])
 def test_decode_kernel_attends_as_the_formula(size, heads, shared, window):
-    from cleaner_rl.decode_kernel import decode_attention
+    from cleaner_rl.inference.triton_attention import decode_attention
 
     torch.manual_seed(0)
     cells, used = 1280, [1, 513, 700, 1280]
@@ -184,7 +184,7 @@ def test_decode_kernel_attends_as_the_formula(size, heads, shared, window):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_logprob_kernel_computes_the_formula(vocabulary, temperature, dtype):
-    from cleaner_rl.logprob_kernel import gradient_in_place, logprobs_of
+    from cleaner_rl.learner.triton_logprobs import gradient_in_place, logprobs_of
 
     torch.manual_seed(0)
     logits = (4 * torch.randn(6, vocabulary, device="cuda")).to(dtype)
@@ -204,7 +204,7 @@ def test_logprob_kernel_computes_the_formula(vocabulary, temperature, dtype):
 
 
 def test_logits_that_are_not_finite_are_seen():
-    from cleaner_rl.logprob_kernel import logprobs_of
+    from cleaner_rl.learner.triton_logprobs import logprobs_of
 
     logits = torch.zeros(2, 50, device="cuda")
     logits[1, 7] = torch.nan

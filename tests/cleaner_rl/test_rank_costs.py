@@ -3,7 +3,7 @@
 import pytest
 
 from cleaner_rl.errors import UserError
-from cleaner_rl.memory import ModelShape
+from cleaner_rl.models.memory import ModelShape
 from cleaner_rl.rank_costs import StepShape, rank_costs
 from cleaner_rl.scaling import main
 

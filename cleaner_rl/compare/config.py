@@ -1,0 +1,113 @@
+"""CompareConfig: the settings of a comparison, and the arguments of the command."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from cleaner_rl.arguments import option
+from cleaner_rl.compare.arms import Arm, parse_arms, require_unset
+from cleaner_rl.config import TrainConfig, preset
+from cleaner_rl.errors import UserError
+
+_EVALUATIONS = 10
+"""Evaluations of a run after its start, unless --eval-every says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompareConfig:
+    """Train several ways on the same tasks, seeds and sample budgets, and report the differences.
+
+    The same command again goes on where it was stopped. Exit status: 0 everything was run; 1 a run
+    failed, and the report is of the others; 2 an error, said on standard error; 130 interrupted.
+    """
+
+    arms: str = "default"
+    """Ways of training, with commas between them: off, purified (SAAR as published; saar for
+    short), positive, contrastive, shallow-only, deep-only, mask-failed, roc, rho-0.7, gamma-0.3,
+    retries-1, ... Several at once: default (off, purified and the best rule), rules, modes,
+    ablations."""
+    seeds: int = 3
+    """Runs of each arm, with the seeds --seed, --seed + 1, ..."""
+    out: str = ""
+    """Directory of the comparison; empty means runs/compare-PRESET."""
+    devices: str = ""
+    """Devices to run on side by side, such as cuda:0,cuda:1; empty means --device."""
+    jobs: int = 0
+    """Runs at the same time on each device; 0 means 1 on a CUDA device and one for each core on a
+    CPU, with one thread each."""
+    report_only: str = ""
+    """Directory of a comparison whose report is to be written again, from the files of its runs."""
+    train: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+    """Settings of every run, as of python -m cleaner_rl.train."""
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise UserError("--seeds must be at least 1")
+        if self.jobs < 0:
+            raise UserError("--jobs must not be negative")
+        if self.train.run_dir or self.train.resume:
+            raise UserError(
+                "a comparison has many runs: leave out --run-dir and --resume. --out names its "
+                "directory, and the same command again goes on with it"
+            )
+        if not self.train.eval_every:
+            raise UserError("--eval-every must be at least 1: a comparison needs evaluations")
+
+    @property
+    def directory(self) -> Path:
+        """Where everything is written."""
+        return Path(self.report_only or self.out or f"runs/compare-{self.train.preset}")
+
+    @property
+    def seed_list(self) -> list[int]:
+        """The seeds of each arm's runs."""
+        return list(range(self.train.seed, self.train.seed + self.seeds))
+
+    @property
+    def device_list(self) -> list[str]:
+        """The devices that runs are spread over."""
+        named = [name.strip() for name in self.devices.split(",") if name.strip()]
+        return named or [self.train.device]
+
+
+def parse_arguments(arguments: Sequence[str]) -> tuple[CompareConfig, list[Arm]]:
+    """The configuration behind command-line arguments, and its arms.
+
+    Raises:
+        UserError: unknown preset or arm, a bad value, or settings that contradict each other.
+    """
+    default = _default(option(arguments, "--preset"))
+    config = tyro.cli(
+        CompareConfig,
+        args=arguments,
+        default=CompareConfig(train=default),
+        prog="python -m cleaner_rl.compare",
+    )
+    if option(arguments, "--eval-every") is None:
+        every = max(1, config.train.steps // _EVALUATIONS)
+        config = replace(config, train=replace(config.train, eval_every=every))
+    arms = parse_arms(config.arms)
+    require_unset(arms, arguments)
+    return config, arms
+
+
+def threads_per_job(jobs: int) -> int:
+    """Threads of each of the runs that share this machine's cores."""
+    return max(1, cores() // jobs)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _default(name: str | None) -> TrainConfig:
+    chosen = preset("tiny" if name is None else name)
+    changes: dict[str, Any] = {"eval_every": max(1, chosen.steps // _EVALUATIONS)}
+    return replace(chosen, keep_checkpoints=1, **changes)

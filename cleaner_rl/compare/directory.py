@@ -1,0 +1,207 @@
+"""ComparisonDirectory: the files of a comparison, and which of its runs are done.
+
+comparison.json         arms, seeds, command, versions
+start/seed-0/           what all runs of a seed begin with: its evaluation, hashes of policy, tasks
+runs/ARM/seed-0/        a training run, as python -m cleaner_rl.train leaves it
+runs/ARM/seed-0.log     what it printed
+report.md, *.png        what came out
+results.json            the same, for programs
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from cleaner_rl.arguments import MAY_CHANGE
+from cleaner_rl.compare.arms import ARMS, Arm
+from cleaner_rl.compare.config import CompareConfig
+from cleaner_rl.config import TrainConfig
+from cleaner_rl.errors import CheckpointError, UserError
+from cleaner_rl.runs.checkpoint import list_checkpoints
+from cleaner_rl.runs.evaluations import evaluated_steps
+
+_PLAN = "comparison.json"
+_PARTS = {"arms", "seeds", "config", "command", "made_with"}
+IDENTITY = "identity.json"
+"""Of a start: hashes of the policy and of the held-out tasks; written last."""
+_FREE = ("run_dir", "resume", *(name for name in MAY_CHANGE if name != "steps"))
+"""Settings of a run that may differ from those it was begun with."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """One run of a comparison.
+
+    Attributes:
+        arm: its name; "start" for the evaluation that all runs of a seed begin with.
+        seed: of the run.
+        path: of its directory.
+        config: every setting.
+    """
+
+    arm: str
+    seed: int
+    path: Path
+    config: TrainConfig
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.arm}, seed {self.seed}"
+
+    @property
+    def log(self) -> Path:
+        """What it prints."""
+        return self.path.with_name(self.path.name + ".log")
+
+    @property
+    def is_start(self) -> bool:
+        """Whether it only evaluates the policy that its seed's runs start from."""
+        return self.arm == "start"
+
+    @property
+    def steps_done(self) -> int:
+        """Steps whose metrics are written."""
+        file = self.path / "metrics.jsonl"
+        return file.read_bytes().count(b"\n") if file.exists() else 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do. A training's report is the last file that it writes."""
+        if self.is_start:
+            return (self.path / IDENTITY).exists()
+        last = self.config.steps in evaluated_steps(self.path)
+        return last and (self.path / "report.md").exists()
+
+    def require_same_settings(self) -> None:
+        """Check that the run, where it was begun, was begun with the same settings.
+
+        Raises:
+            UserError: it was not.
+        """
+        if not (self.path / "config.json").exists():
+            return
+        then, now = asdict(TrainConfig.load(self.path / "config.json")), asdict(self.config)
+        changed = [
+            f"--{name.replace('_', '-')} ({then[name]} then, {value} now)"
+            for name, value in now.items()
+            if name not in _FREE and then[name] != value
+        ]
+        if changed:
+            raise UserError(
+                f"the run {self.path} was begun with other settings: {', '.join(changed)}. Give "
+                "the same ones, or begin another comparison with another --out"
+            )
+
+    def clear_unfinished_begin(self) -> None:
+        """Remove what a run left that was killed before its first checkpoint."""
+        if self.path.exists() and not list_checkpoints(self.path / "checkpoints"):
+            shutil.rmtree(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonDirectory:
+    """One comparison's directory.
+
+    Attributes:
+        path: of the directory.
+    """
+
+    path: Path
+
+    def start(self, config: CompareConfig, seed: int) -> PlannedRun:
+        """The evaluation that all runs of a seed begin with."""
+        path = self.path / "start" / f"seed-{seed}"
+        return PlannedRun("start", seed, path, replace(config.train, seed=seed, run_dir=str(path)))
+
+    def run(self, config: CompareConfig, arm: Arm, seed: int) -> PlannedRun:
+        """The run of an arm and a seed."""
+        path = self.path / "runs" / arm.name / f"seed-{seed}"
+        settings = arm.config(replace(config.train, seed=seed, run_dir=str(path)))
+        return PlannedRun(arm.name, seed, path, settings)
+
+    def runs(self, config: CompareConfig, arms: Sequence[Arm]) -> list[PlannedRun]:
+        """The runs of all arms, seed by seed, so that arms can be compared early."""
+        return [self.run(config, arm, seed) for seed in config.seed_list for arm in arms]
+
+    def arms(self) -> set[str]:
+        """Names of the arms that have runs here, whichever command they were begun by."""
+        return {path.name for path in (self.path / "runs").glob("*") if path.is_dir()}
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Make the directory, and keep it to this process and its children.
+
+        Raises:
+            CheckpointError: it cannot be written, holds something else, or is in use.
+        """
+        if self.path.is_dir() and any(self.path.iterdir()) and not self._is_known:
+            raise CheckpointError(
+                f"{self.path} is not empty and holds no comparison; choose another --out"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write {self.path}: {error}; choose another --out"
+            ) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as error:
+            raise CheckpointError(
+                f"another process works on {self.path}; wait for it, or choose another --out"
+            ) from error
+        finally:
+            os.close(lock)
+
+    def write_plan(self, plan: dict[str, Any]) -> None:
+        """Note what is compared."""
+        self.write(_PLAN, json.dumps(plan, indent=2) + "\n")
+
+    def read_plan(self) -> dict[str, Any]:
+        """What is compared: ``arms``, ``seeds``, ``config``, ``command``, ``made_with``.
+
+        Raises:
+            CheckpointError: there is no comparison, or it is damaged.
+        """
+        path = self.path / _PLAN
+        try:
+            plan = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise CheckpointError(
+                f"there is no comparison in {self.path}; --report-only wants the directory that "
+                "--out named"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"cannot read {path}: {error}") from error
+        if not isinstance(plan, dict) or not set(plan) >= _PARTS:
+            raise CheckpointError(f"{path} is damaged: it wants {sorted(_PARTS)}")
+        unknown = set(plan["arms"]) - set(ARMS)
+        settings = set(plan["config"]) - {field.name for field in fields(TrainConfig)}
+        if unknown or settings:
+            raise CheckpointError(
+                f"{path} has arms that do not exist, {sorted(unknown)}, or settings, "
+                f"{sorted(settings)}: another version of cleaner-rl wrote it, which "
+                "is named there as made_with"
+            )
+        return plan
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file, whole or not at all."""
+        partial = self.path / f".{name}.partial"
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, self.path / name)
+
+    @property
+    def _is_known(self) -> bool:
+        return any((self.path / name).exists() for name in (_PLAN, ".lock"))

@@ -1,0 +1,106 @@
+"""ComparisonProgress: all runs of a comparison at a glance, with the time that is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from statistics import fmean
+
+from rich.console import Console
+from rich.table import Table
+
+from cleaner_rl.compare.directory import PlannedRun
+from cleaner_rl.eval.held_out import is_due
+from cleaner_rl.runs.evaluations import evaluated_steps
+from cleaner_rl.runs.progress import Display, format_seconds
+from cleaner_rl.runs.run_metrics import evaluation_seconds, read_metrics
+
+_INTERVAL = 60.0
+"""Seconds between two lines where the output is no terminal."""
+
+
+class ComparisonProgress(Display):
+    """A live table on a terminal; a line when a run begins or ends, and now and then, elsewhere.
+
+    What it shows is read from the files of the runs, those of earlier sessions included.
+
+    Args:
+        runs: all of them, starts included.
+        lanes: how many are done at a time.
+        console: where to write; standard output by default.
+    """
+
+    def __init__(
+        self, runs: Sequence[PlannedRun], lanes: int, console: Console | None = None
+    ) -> None:
+        super().__init__(console)
+        self._runs, self._lanes = list(runs), lanes
+        self._under_way: list[PlannedRun] = []
+        self._last = time.monotonic()
+
+    def tick(self, under_way: Sequence[PlannedRun]) -> None:
+        """Look at the runs again."""
+        for run in self._under_way:
+            if run not in under_way:
+                self.say(f"{run.name}: {'done' if run.finished else 'stopped'}{self._total()}")
+        for run in under_way:
+            if run not in self._under_way:
+                self.say(f"{run.name}: begins at step {run.steps_done}")
+        self._under_way = list(under_way)
+        if self.console.is_terminal:
+            self._live.update(self._table())
+        elif time.monotonic() - self._last >= _INTERVAL:
+            self._last = time.monotonic()
+            states = ", ".join(f"{run.name} {_state(run)}" for run in under_way)
+            self.say(f"{states}{self._total()}")
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        for run in self._under_way:
+            share = 0.0 if run.is_start else run.steps_done / run.config.steps
+            bar = "█" * int(share * 30) + "░" * (30 - int(share * 30))
+            table.add_row(run.name, bar, _state(run))
+        table.add_row("all", "", self._total().removeprefix("; "))
+        return table
+
+    def _total(self) -> str:
+        done = sum(run.finished for run in self._runs if not run.is_start)
+        count = sum(not run.is_start for run in self._runs)
+        left = seconds_left(self._runs, self._lanes)
+        hint = "" if left is None else f", left {format_seconds(left)}"
+        return f"; {done} of {count} runs done{hint}"
+
+
+def seconds_left(runs: Sequence[PlannedRun], lanes: int) -> float | None:
+    """Time that the runs will still take, from what their steps and evaluations took so far.
+
+    Returns:
+        Seconds; None as long as there is nothing to go by.
+    """
+    steps: list[float] = []
+    evaluations: list[float] = []
+    for run in runs:
+        steps += [float(row["step_seconds"]) for row in read_metrics(run.path)]
+        own = [step for step in evaluated_steps(run.path) if step or run.is_start]
+        evaluations += [evaluation_seconds(run.path, step) for step in own]
+    steps_left = sum(run.config.steps - run.steps_done for run in runs if not run.is_start)
+    evaluations_left = sum(_evaluations_left(run) for run in runs)
+    if (steps_left and not steps) or (evaluations_left and not evaluations):
+        return None
+    work = steps_left * (fmean(steps) if steps else 0.0)
+    work += evaluations_left * (fmean(evaluations) if evaluations else 0.0)
+    unfinished = sum(not run.finished for run in runs)
+    return work / max(1, min(lanes, unfinished))
+
+
+def _evaluations_left(run: PlannedRun) -> int:
+    if run.is_start:
+        return int(not run.finished)
+    due = [step for step in range(1, run.config.steps + 1) if is_due(run.config, step)]
+    return len(set(due) - set(evaluated_steps(run.path)))
+
+
+def _state(run: PlannedRun) -> str:
+    if run.is_start:
+        return "evaluates the policy it starts from"
+    return f"step {run.steps_done}/{run.config.steps}"

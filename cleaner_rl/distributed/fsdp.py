@@ -1,0 +1,64 @@
+"""Sharding: a model whose weights are spread over ranks, by FSDP2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+
+from cleaner_rl.errors import PolicyError
+from cleaner_rl.learner.logprobs import token_logprobs
+from cleaner_rl.learner.packing import Pack
+from cleaner_rl.models.precision import Precision
+
+_METHOD = "sharded_logprobs"
+"""Under which a sharded model has ``token_logprobs``, so that its weights are gathered for it."""
+
+
+def shard(model: Any, mesh: DeviceMesh, precision: Precision) -> None:
+    """Spread the model's weights over the ranks, layer by layer, in place.
+
+    Every rank must hold the same weights before. Each keeps its part in float32; a pass gathers one
+    layer at a time, in half precision where passes run in it. Gradients are added up over ranks,
+    not averaged: the denominators of losses count the samples of all ranks already.
+
+    Raises:
+        PolicyError: the model is no stack of layers.
+    """
+    layers = getattr(model.base_model, "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise PolicyError(
+            f"{type(model).__name__} has no list of layers to shard; train it in one process"
+        )
+    half = None if precision == "float32" else getattr(torch, precision)
+    policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32)
+    for layer in layers:
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    # The root would keep its weights gathered after a pass without gradients, and show those.
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+    for module in (*layers, model):
+        module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)
+    setattr(model, _METHOD, MethodType(token_logprobs, model))
+    register_fsdp_forward_method(model, _METHOD)
+
+
+def row_logprobs(
+    model: Any, row: Pack, temperature: float, wanted_T: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """``token_logprobs`` of a plain or a sharded model; of a sharded one all ranks take part."""
+    compute: Callable[..., tuple[Tensor, Tensor]] = (
+        getattr(model, _METHOD) if isinstance(model, FSDPModule) else partial(token_logprobs, model)
+    )
+    return compute(row, temperature, wanted_T=wanted_T)

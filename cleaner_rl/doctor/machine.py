@@ -1,0 +1,142 @@
+"""Checks of model and machine: weights, sandbox, memory, attention."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import asdict, replace
+
+import torch
+
+from cleaner_rl.doctor.findings import Finding
+from cleaner_rl.doctor.subject import Examinee
+from cleaner_rl.errors import OutageError
+from cleaner_rl.learner.attention import backend
+from cleaner_rl.models.backends import has_triton
+from cleaner_rl.models.memory import (
+    MemoryEstimate,
+    ModelShape,
+    available_memory,
+    estimate_memory,
+    head_size,
+)
+from cleaner_rl.rollout.rollout import open_sandbox
+from cleaner_rl.trainer import check_policy
+
+_PROGRAMS = 20
+"""Empty programs that are timed."""
+_SLOW_MS = 50.0
+"""A median above it will be felt in training."""
+_GIB = 2**30
+
+
+def check_model(examinee: Examinee) -> Finding:
+    """Model and tokenizer must load, and packed samples give the model's own numbers."""
+    context = examinee.context_length
+    if not examinee.weights:
+        size = len(examinee.tokenizer)
+        return Finding(
+            "ok", f"tokenizer of {size} tokens, context of {context} tokens; weights not loaded"
+        )
+    policy = examinee.policy
+    check_policy(policy, examinee.config)
+    parameters = sum(parameter.numel() for parameter in policy.model.parameters())
+    return Finding(
+        "ok",
+        f"{parameters / 1e6:.1f} million parameters on {policy.device}, context of {context} "
+        "tokens; packed samples give the model's own log-probabilities",
+        details={"parameters": parameters, "context_length": context},
+    )
+
+
+def check_sandbox(examinee: Examinee) -> Finding:
+    """Programs must be isolated, and fast enough not to hold the sampling up."""
+    try:
+        sandbox = open_sandbox(replace(examinee.config.rollout(), workers=1))
+    except OutageError as error:
+        return Finding("failed", str(error), "python -m sandbox doctor says what is missing")
+    with sandbox:
+        milliseconds = []
+        for _ in range(_PROGRAMS):
+            began = time.perf_counter()
+            result = sandbox.run("")
+            milliseconds.append((time.perf_counter() - began) * 1e3)
+            if not result.ok:
+                return Finding(
+                    "failed",
+                    f"an empty program ended as {result.status.value}: {result.traceback.strip()}",
+                    "raise --code-seconds if it timed out; python -m sandbox doctor says more",
+                )
+        tier, tried = sandbox.tier, list(sandbox.tried)
+    median = statistics.median(milliseconds)
+    text = f"tier {tier}, an empty program takes {median:.1f} ms (median of {_PROGRAMS})"
+    details = {"tier": tier, "median_ms": round(median, 2), "not_reached": tried}
+    if tier == "rlimits":
+        return Finding(
+            "failed" if not examinee.config.allow_weak else "warning",
+            f"{text}: programs are not isolated and can read your files",
+            "python -m sandbox doctor says how to get isolation",
+            details,
+        )
+    if tier != "full":
+        return Finding("warning", text, "python -m sandbox doctor says what that costs", details)
+    if median > _SLOW_MS:
+        return Finding("warning", text, "is the machine busy? Give it more cores", details)
+    return Finding("ok", text, details=details)
+
+
+def check_memory(examinee: Examinee) -> Finding:
+    """Training should fit into the device's memory. An estimate."""
+    config, device = examinee.config, examinee.device
+    shape = ModelShape.of(examinee.model_config)
+    context = config.max_prompt_tokens + config.max_response_tokens
+    batch = min(config.sample_batch, config.prompts * config.group_size)
+    estimate = estimate_memory(
+        shape, config.dtype, config.pack_tokens, batch, context, in_place=has_triton(device)
+    )
+    available = available_memory(device)
+    text = (
+        f"estimate {_size(estimate.total)} ({_parts(estimate)}); {_size(available)} are free on "
+        f"{device}"
+    )
+    details = {**asdict(estimate), "total": estimate.total, "available": available}
+    if estimate.total <= available:
+        return Finding("ok", text, details=details)
+    fixed = estimate.weights + estimate.gradients + estimate.optimiser
+    remedy = "use a smaller model or a larger device: weights, gradients and optimiser alone exceed"
+    if fixed < available:
+        remedy = (
+            f"lower --pack-tokens (activations) or --sample-batch (cache): {_size(fixed)} are "
+            "taken by weights, gradients and optimiser"
+        )
+    return Finding("warning", text, remedy, details)
+
+
+def _parts(estimate: MemoryEstimate) -> str:
+    parts = asdict(estimate)
+    learning = ", ".join(
+        f"{name} {_size(parts[name])}"
+        for name in ("weights", "gradients", "optimiser", "activations", "logits")
+    )
+    return f"{learning}; when sampling instead of the last two: cache {_size(estimate.cache)}"
+
+
+def _size(count: int) -> str:
+    return f"{count / _GIB:.1f} GiB" if count >= _GIB / 10 else f"{count / 2**20:.0f} MiB"
+
+
+def check_attention(examinee: Examinee) -> Finding:
+    """What computes the attention of packed samples."""
+    config, device = examinee.config, examinee.device
+    dtype = getattr(torch, config.dtype)
+    chosen = backend(device, dtype, head_size(examinee.policy.model.config))
+    if device.type == "cpu":
+        return Finding("ok", f"{chosen}, one call a sample, as always on a CPU")
+    if chosen != "sdpa":
+        return Finding("ok", f"{chosen}, one call a pack")
+    remedy = "use --dtype bfloat16, or float16"
+    if dtype != torch.float32:
+        remedy = "install flash-attn, or torch 2.11 or newer"
+    return Finding(
+        "warning", f"sdpa, one call a sample, slow for many short ones on {device}", remedy
+    )

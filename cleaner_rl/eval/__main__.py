@@ -1,0 +1,227 @@
+"""Evaluation from the command line: ``python -m cleaner_rl.eval``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from cleaner_env.completion import Completion
+from cleaner_env.task_files import first_tasks, load_tasks
+from cleaner_env.tasks import Task
+from cleaner_rl.distributed.interrupt import Interrupt
+from cleaner_rl.errors import UserError, run_command
+from cleaner_rl.eval.config import EvalConfig, parse_arguments
+from cleaner_rl.eval.evaluate import episode_row, evaluation_jobs
+from cleaner_rl.eval.journal import Ledger, Usage
+from cleaner_rl.eval.summary import summarize, table
+from cleaner_rl.inference.sampler import Sampler
+from cleaner_rl.models.policy import load_policy
+from cleaner_rl.rollout.endpoint import EndpointConfig
+from cleaner_rl.rollout.endpoint_rollout import EndpointRollout
+from cleaner_rl.rollout.rollout import Rollout
+from cleaner_rl.rollout.runner import Job, Played
+from cleaner_rl.runs.identity import tasks_digest
+from cleaner_rl.runs.progress import CountProgress
+from cleaner_rl.runs.provenance import weights_fingerprint
+
+COMPLETE, MISSING, INTERRUPTED = 0, 1, 130
+"""Exit statuses besides 2, which ``run_command`` gives for a ``UserError``."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; see ``EvalConfig`` for its exit statuses."""
+    config = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+    tasks = _tasks(config)
+    ledger = _open_ledger(config)
+    ledger.identify("problems", len(tasks))
+    ledger.identify("tasks", tasks_digest(tasks))
+    total = len(tasks) * config.samples * len(config.modes)
+    with Interrupt() as interrupt:
+        try:
+            _play(config, tasks, ledger, interrupt)
+        except KeyboardInterrupt:
+            print(f"\ninterrupted; {_saved(ledger, total)}", file=sys.stderr)
+            return INTERRUPTED
+        except UserError as error:
+            raise type(error)(f"{error}\n{_saved(ledger, total)}") from error
+    return _finish(config, ledger, len(tasks))
+
+
+def _tasks(config: EvalConfig) -> list[Task]:
+    """The held-out problems.
+
+    Raises:
+        UserError: there is no such source, or it cannot be read.
+    """
+    try:
+        source = load_tasks(config.tasks, "test", config.seed)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    tasks = first_tasks(source, config.num_tasks)
+    if len(tasks) < config.num_tasks:
+        print(
+            f"{config.tasks} has {len(tasks)} held-out tasks; evaluating on these", file=sys.stderr
+        )
+    return tasks
+
+
+def _open_ledger(config: EvalConfig) -> Ledger:
+    if config.resume:
+        ledger = Ledger.resume(Path(config.resume))
+        ledger.note_settings(config.settings())
+        return ledger
+    return Ledger.begin(Path(config.out), config.settings()) if config.out else Ledger()
+
+
+def _play(config: EvalConfig, tasks: Sequence[Task], ledger: Ledger, interrupt: Interrupt) -> None:
+    """Play what is not in the ledger yet.
+
+    Raises:
+        UserError: the model, the sandbox or the endpoint cannot be used.
+    """
+    jobs = evaluation_jobs(tasks, config.samples, config.seed)
+    if all((mode, job.index) in ledger.rows for mode in config.modes for job in jobs):
+        return
+    play = _endpoint_player(config) if config.endpoint else _local_player(config, ledger)
+    for mode in config.modes:
+        left = [job for job in jobs if (mode, job.index) not in ledger.rows]
+        if left:
+            play(_Recorder(mode, left, len(jobs), config.samples, ledger, interrupt))
+
+
+class _Recorder:
+    """The episodes of a mode that are to be played; writes down what comes of them."""
+
+    def __init__(
+        self,
+        mode: str,
+        jobs: Sequence[Job],
+        total: int,
+        samples: int,
+        ledger: Ledger,
+        interrupt: Interrupt,
+    ) -> None:
+        self.mode = mode
+        self.jobs = jobs
+        self.ledger = ledger
+        self.done = total - len(jobs)
+        self._samples = samples
+        self._interrupt = interrupt
+        self._progress = CountProgress(f"episodes, rollback {mode}", total, sys.stderr)
+        ledger.start_clock()
+
+    def turn(self, job: Job, turn: Completion, usage: Usage | None = None) -> None:
+        """A turn was sampled."""
+        with self._interrupt.protected():
+            self.ledger.add_turn(self.mode, job.index, turn, usage)
+
+    def episode(self, played: Played, usage: Usage | None = None) -> None:
+        """A faulted episode is not written down: it may be tried again."""
+        with self._interrupt.protected():
+            if not played.episode.faulted:
+                row = episode_row(played, self._samples)
+                if usage is not None:
+                    row["usage"] = asdict(usage)
+                self.ledger.add_episode(self.mode, row)
+        self.done += 1
+        self._progress.show(self.done)
+
+
+_Player = Callable[[_Recorder], None]
+
+
+def _local_player(config: EvalConfig, ledger: Ledger) -> _Player:
+    """Plays with a policy that is loaded here."""
+    policy = load_policy(config.model, config.device)
+    ledger.identify("model", weights_fingerprint(policy.model))
+
+    def play(recorder: _Recorder) -> None:
+        jobs = [
+            replace(job, turns=ledger.turns(recorder.mode, job.index, policy.decode))
+            for job in recorder.jobs
+        ]
+        at_once = min(config.sample_batch, len(jobs))
+        sampler = Sampler(
+            policy,
+            config.temperature,
+            config.top_p,
+            at_once,
+            dtype=config.dtype,
+            top_k=config.top_k,
+            cache_tokens=config.cache_tokens,
+        )
+        with Rollout(policy, sampler, config.rollout(recorder.mode)) as rollout:
+            for played in rollout.stream(jobs, at_once, recorder.turn):
+                recorder.episode(played)
+
+    return play
+
+
+def _endpoint_player(config: EvalConfig) -> _Player:
+    """Plays with a model on a server."""
+    endpoint = EndpointConfig(
+        url=config.endpoint,
+        model=config.model,
+        api_key=os.environ.get(config.api_key_env) or None,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        timeout_s=config.request_seconds,
+        retries=config.request_retries,
+    )
+
+    def play(recorder: _Recorder) -> None:
+        mode, ledger = recorder.mode, recorder.ledger
+        jobs = [replace(job, turns=ledger.turns(mode, job.index, None)) for job in recorder.jobs]
+        spent = {job.index: ledger.usage(mode, job.index) for job in jobs}
+        rollout = EndpointRollout(
+            endpoint, config.rollout(mode), config.concurrency, config.tool_role
+        )
+        rollout.play(jobs, spent, recorder.turn, recorder.episode)
+
+    return play
+
+
+def _finish(config: EvalConfig, ledger: Ledger, tasks: int) -> int:
+    """Print and write what came out."""
+    summary = summarize(config, {mode: ledger.of_mode(mode) for mode in config.modes}, tasks)
+    ledger.write_summary(summary)
+    print(
+        f"{config.model} on {config.tasks}: {tasks} tasks x {config.samples}, temperature "
+        f"{config.temperature:g}, top_p {config.top_p:g}; at most {config.max_turns} turns, "
+        f"{config.max_response_tokens} tokens, {config.max_turn_tokens} a turn"
+    )
+    if summary["results"]:
+        print(table(summary))
+        print("in brackets: 95% intervals over problems")
+    for warning in summary["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    if ledger.directory is not None:
+        print(f"written to {ledger.directory}")
+    for mode, count in summary["missing"].items():
+        if count:
+            print(
+                f"rollback {mode}: {count} episodes are missing, spoilt by faults of the sandbox "
+                f"or the endpoint; {_resume_hint(ledger)}",
+                file=sys.stderr,
+            )
+    return COMPLETE if summary["complete"] else MISSING
+
+
+def _saved(ledger: Ledger, total: int) -> str:
+    """What is left of an evaluation that stopped early."""
+    if ledger.directory is None:
+        return "nothing was saved; with --out it could be resumed"
+    return f"{len(ledger.rows)} of {total} episodes are saved. {_resume_hint(ledger)}"
+
+
+def _resume_hint(ledger: Ledger) -> str:
+    if ledger.directory is None:
+        return "with --out they could be tried again"
+    return f"Go on with: python -m cleaner_rl.eval --resume {ledger.directory}"
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,240 @@
+"""Losses: small pure functions, tensors in, a scalar and its metrics out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cleaner_rl.grpo.samples import Sample
+
+LossName = Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo"]
+Weighting = Literal["tokens", "episodes", "budget"]
+Metrics = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What a loss sees of the tokens of a pack. Made by ``of``; every number is finite.
+
+    Attributes:
+        logprobs_T: under the policy, with gradient.
+        old_logprobs_T: of the same tokens in the same context, before the update.
+        advantages_T: of each token.
+        mask_T: True where a token counts; the numbers of the others are 0.
+        weights_T: of each token in the sum over tokens, see ``sample_weights``.
+        sample_T: number of the token's sample in the pack.
+    """
+
+    logprobs_T: Tensor
+    old_logprobs_T: Tensor
+    advantages_T: Tensor
+    mask_T: Tensor
+    weights_T: Tensor
+    sample_T: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        logprobs_T: Tensor,
+        old_logprobs_T: Tensor,
+        advantages_T: Tensor,
+        mask_T: Tensor,
+        weights_T: Tensor | None = None,
+        sample_T: Tensor | None = None,
+        others: Sequence[Tensor] = (),
+    ) -> Tokens:
+        """Tokens whose numbers, ``others`` included, are all finite; the rest leaves the mask.
+
+        Without ``weights_T`` every token weighs 1, without ``sample_T`` all are of one sample.
+        """
+        for numbers_T in (logprobs_T, old_logprobs_T, advantages_T, *others):
+            mask_T = mask_T & numbers_T.isfinite()
+        return cls(
+            torch.where(mask_T, logprobs_T, 0.0),
+            torch.where(mask_T, old_logprobs_T, 0.0),
+            torch.where(mask_T, advantages_T, 0.0),
+            mask_T,
+            torch.ones_like(advantages_T) if weights_T is None else weights_T,
+            torch.zeros_like(mask_T, dtype=torch.long) if sample_T is None else sample_T,
+        )
+
+    @property
+    def log_ratio_T(self) -> Tensor:
+        """Logarithm of how much likelier each token has become since the old policy."""
+        return self.logprobs_T - self.old_logprobs_T
+
+    def mean(self, values_T: Tensor, denominator: float) -> Tensor:
+        """Weighted sum over the counted tokens, over the denominator of the whole minibatch."""
+        return (torch.where(self.mask_T, values_T, 0.0) * self.weights_T).sum() / denominator
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Bounds of the probability ratio.
+
+    Attributes:
+        low: how far it may fall below 1.
+        high: how far it may rise above 1.
+        dual: bound where the advantage is negative, above 1 (1912.09729); infinite for none.
+    """
+
+    low: float
+    high: float
+    dual: float = float("inf")
+
+
+def clipped_loss(tokens: Tokens, denominator: float, clip: Clip) -> tuple[Tensor, Metrics]:
+    """Clipped policy gradient of each token: the loss of grpo, dr_grpo and dapo.
+
+    Per token ``-min(r A, clip(r, 1 - low, 1 + high) A)`` with ``r = exp(logprob - old)``; where A
+    is negative, never more than ``-c A`` (dual clip). The three differ in weights and denominator:
+    GRPO (2402.03300) takes the mean over the tokens of an episode and then over episodes, Dr. GRPO
+    (2503.20783) the sum over tokens over episodes times their token budget, with advantages that
+    are not divided by the standard deviation, and DAPO (2503.14476) the mean over all tokens of the
+    minibatch, with a higher upper clip.
+
+    Args:
+        tokens: of a pack.
+        denominator: sum of the weights of the whole minibatch, not of this pack alone, so that the
+            gradients of packs add up to that of one batch.
+        clip: bounds of the ratio.
+
+    Returns:
+        The loss, and ``clipped``: tokens whose ratio was cut.
+    """
+    return _clipped(tokens, tokens.log_ratio_T.exp(), denominator, clip)
+
+
+def gspo_loss(tokens: Tokens, denominator: float, clip: Clip) -> tuple[Tensor, Metrics]:
+    """As ``clipped_loss`` with one ratio for a whole sample: GSPO (2507.18071).
+
+    ``s = exp(mean over the sample's tokens of (logprob - old))``, cut for all its tokens or none.
+    Tokens of a sample may differ in advantage (a credit rule may say so), so this is the paper's
+    GSPO-token: in value s, in gradient ``s`` times that of the token's own log-probability. With
+    one advantage in a sample it equals GSPO.
+    """
+    log_ratio_T = tokens.log_ratio_T
+    samples = int(tokens.sample_T.max()) + 1
+    sums_S = log_ratio_T.detach().new_zeros(samples)
+    count_S = sums_S.index_add(0, tokens.sample_T, tokens.mask_T.to(sums_S.dtype))
+    sums_S = sums_S.index_add(0, tokens.sample_T, log_ratio_T.detach())
+    mean_T = (sums_S / count_S.clamp(min=1))[tokens.sample_T]
+    ratio_T = (mean_T + tokens.logprobs_T - tokens.logprobs_T.detach()).exp()
+    return _clipped(tokens, ratio_T, denominator, clip)
+
+
+def cispo_loss(tokens: Tokens, denominator: float, clip: Clip) -> tuple[Tensor, Metrics]:
+    """Policy gradient with a cut, constant importance weight: CISPO (MiniMax-M1, 2506.13585).
+
+    Per token ``-sg(clip(r, 1 - low, 1 + high)) A logprob``: a cut bounds a token's weight and never
+    takes its gradient away. The mean is over all tokens of the minibatch.
+    """
+    ratio_T = tokens.log_ratio_T.detach().exp()
+    weight_T = ratio_T.clamp(1 - clip.low, 1 + clip.high)
+    loss = -tokens.mean(weight_T * tokens.advantages_T * tokens.logprobs_T, denominator)
+    return loss, {"clipped": ((weight_T != ratio_T) & tokens.mask_T).sum()}
+
+
+def _clipped(
+    tokens: Tokens, ratio_T: Tensor, denominator: float, clip: Clip
+) -> tuple[Tensor, Metrics]:
+    advantages_T = tokens.advantages_T
+    plain_T = ratio_T * advantages_T
+    cut_T = ratio_T.clamp(1 - clip.low, 1 + clip.high) * advantages_T
+    gain_T = torch.minimum(plain_T, cut_T)
+    if clip.dual != float("inf"):
+        bound_T = gain_T.maximum(clip.dual * advantages_T)
+        gain_T = torch.where(advantages_T < 0, bound_T, gain_T)
+    loss = -tokens.mean(gain_T, denominator)
+    return loss, {"clipped": ((gain_T != plain_T) & tokens.mask_T).sum()}
+
+
+def kl_estimate(logprobs_T: Tensor, other_logprobs_T: Tensor) -> Tensor:
+    """Estimate of KL(policy || other) from each token that the policy sampled, in nats.
+
+    ``exp(d) - d - 1`` with ``d = other - logprob``: never negative, without bias, called k3 in
+    Schulman's note on approximating the KL divergence; the KL term of GRPO (2402.03300).
+    """
+    difference_T = other_logprobs_T - logprobs_T
+    return difference_T.exp() - difference_T - 1
+
+
+def importance_weights(
+    old_logprobs_T: Tensor, sampled_logprobs_T: Tensor, grafted_T: Tensor, cap: float
+) -> Tensor:
+    """Truncated importance weights ``min(exp(old - sampled), cap)``, a factor of the advantages.
+
+    They make up for a sampler whose probabilities differ from the trainer's, by precision or
+    kernels (Yao et al., "Your efficient RL framework secretly brings you off-policy RL training",
+    2025). Grafted tokens were sampled in another context, which is no such difference: theirs is 1.
+    """
+    weights_T = (old_logprobs_T - sampled_logprobs_T).exp().clamp(max=cap)
+    return torch.where(grafted_T, 1.0, weights_T)
+
+
+def sample_weights(
+    samples: Sequence[Sample], weighting: Weighting, budget: int
+) -> tuple[list[float], float]:
+    """Weight of a token of each sample, and the minibatch's denominator.
+
+    Args:
+        samples: all of a minibatch, those without an advantage included.
+        weighting: ``tokens`` weighs each token 1, the denominator is their number; ``episodes``
+            weighs it 1 / tokens of its episode, the denominator is the number of episodes that
+            have any; ``budget`` 1 / budget, the denominator is the number of episodes.
+        budget: most tokens that an episode may have.
+    """
+    if weighting == "tokens":
+        return [1.0] * len(samples), float(sum(sample.counted for sample in samples))
+    tokens: Counter[int] = Counter()
+    numbers = [-1 - i if s.episode is None else s.episode for i, s in enumerate(samples)]
+    for number, sample in zip(numbers, samples, strict=True):
+        tokens[number] += sample.counted
+    if weighting == "budget":
+        return [1.0 / budget] * len(samples), float(len(tokens))
+    return [1.0 / max(1, tokens[n]) for n in numbers], float(sum(n > 0 for n in tokens.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A loss by name, and what goes with it.
+
+    Attributes:
+        function: tokens, denominator and clip in; loss and metrics out.
+        weighting: of tokens, see ``sample_weights``.
+        low: its own lower clip.
+        high: its own upper clip.
+        dual: whether ``--dual-clip`` applies.
+        scaled: whether advantages are divided by their group's standard deviation.
+    """
+
+    function: Callable[[Tokens, float, Clip], tuple[Tensor, Metrics]]
+    weighting: Weighting
+    low: float
+    high: float
+    dual: bool
+    scaled: bool = True
+
+    def clip(self, low: float | None, high: float | None, dual: float) -> Clip:
+        """The user's bounds; the loss's own where they are None."""
+        return Clip(
+            self.low if low is None else low,
+            self.high if high is None else high,
+            dual if self.dual else float("inf"),
+        )
+
+
+LOSSES: dict[LossName, Loss] = {
+    "grpo": Loss(clipped_loss, "episodes", 0.2, 0.2, dual=True),
+    "dr_grpo": Loss(clipped_loss, "budget", 0.2, 0.2, dual=True, scaled=False),
+    "dapo": Loss(clipped_loss, "tokens", 0.2, 0.28, dual=True),
+    "gspo": Loss(gspo_loss, "episodes", 3e-4, 4e-4, dual=False),
+    # CISPO's paper leaves the lower bound open and names no upper one; ours cuts ratios at 5.
+    "cispo": Loss(cispo_loss, "tokens", 1.0, 4.0, dual=False),
+}
+"""The losses with the clips of their papers."""

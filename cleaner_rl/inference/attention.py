@@ -1,0 +1,272 @@
+"""Row attention: queries of many conversations over a cache with a row for each.
+
+A conversation lies at the beginning of its row, so a token's position is its cell. Rows are as
+long as the longest one needs; what lies behind a conversation's last token is never attended to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from cleaner_rl.models.backends import has_triton
+from cleaner_rl.models.varlen import has_varlen, varlen
+
+ROWS = "cleaner_rows"
+"""Name under which transformers finds ``row_attention``. No mask function is registered for it, so
+transformers builds no mask: a pass's layout says what its queries may attend to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Several new tokens of one conversation.
+
+    Attributes:
+        row: of the conversation.
+        start: tokens of it that are in the cache already.
+        count: new ones.
+    """
+
+    row: int
+    start: int
+    count: int
+
+    @property
+    def end(self) -> int:
+        """Tokens in the cache after the pass."""
+        return self.start + self.count
+
+    def bias(self, window: int | None, like: Tensor) -> Tensor:
+        """What is added to the scores [1, count, end]: queries see their past, within a window."""
+        cells_T = torch.arange(self.end, device=like.device)
+        return _bias(cells_T[self.start :], cells_T, window, like.dtype)[None]
+
+
+class Layout:
+    """Where the tokens of a forward pass belong: one of each of the first rows, then segments.
+
+    Args:
+        decoded_B: the cell of the token of each of the first rows.
+        reach: cells that those tokens attend to at most.
+        segments: of the rows behind them, one after the other.
+
+    Attributes:
+        rows_N, cells_N: of each token.
+    """
+
+    def __init__(self, decoded_B: Tensor, reach: int, segments: Sequence[Segment] = ()) -> None:
+        device = decoded_B.device
+        self.decoded_B = decoded_B
+        self.reach = reach
+        self.segments = segments
+        rows = [segment.row for segment in segments for _ in range(segment.count)]
+        cells = [cell for segment in segments for cell in range(segment.start, segment.end)]
+        self.rows_N = torch.arange(len(decoded_B), device=device)
+        self.cells_N = decoded_B
+        if segments:
+            self.rows_N = torch.cat([self.rows_N, torch.tensor(rows, device=device)])
+            self.cells_N = torch.cat([decoded_B, torch.tensor(cells, device=device)])
+        self._biases: dict[tuple[int | None, torch.dtype], Tensor] = {}
+        self._ends: tuple[Tensor, Tensor] | None = None
+
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """[rows + 1] and [rows], int32: where the tokens of each row begin in this pass, and the
+        last ones end; and the tokens that each row has in the cache after it."""
+        if self._ends is None:
+            device, decoded = self.decoded_B.device, len(self.decoded_B)
+            begins = torch.arange(decoded + 1, dtype=torch.int32, device=device)
+            used = self.decoded_B.to(torch.int32) + 1
+            if self.segments:
+                counts = torch.tensor([segment.count for segment in self.segments])
+                after = (decoded + counts.cumsum(0)).to(device, torch.int32)
+                held = torch.tensor([segment.end for segment in self.segments])
+                begins = torch.cat([begins, after])
+                used = torch.cat([used, held.to(device, torch.int32)])
+            self._ends = begins, used
+        return self._ends
+
+    def longest(self) -> tuple[int, int]:
+        """Most tokens of a row in this pass, and in the cache after it."""
+        if not self.segments:
+            return 1, self.reach
+        return (
+            max(segment.count for segment in self.segments),
+            max(self.reach, *(segment.end for segment in self.segments)),
+        )
+
+    def last_of_each(self) -> Tensor:
+        """[B + segments]: indices of the tokens that are the last ones of their rows."""
+        decoded = len(self.decoded_B)
+        ends = torch.tensor([segment.count for segment in self.segments], dtype=torch.long)
+        indices = torch.cat([torch.arange(decoded), decoded - 1 + ends.cumsum(0)])
+        return indices.to(self.decoded_B.device)
+
+    def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """What is added to the scores of the first rows' tokens [B, 1, reach]."""
+        known = self._biases.get((window, dtype))
+        if known is None:
+            cells_T = torch.arange(self.reach, device=self.decoded_B.device)
+            known = _bias(self.decoded_B[:, None], cells_T, window, dtype)
+            self._biases[window, dtype] = known
+        return known
+
+
+def _bias(cells: Tensor, cells_T: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
+    """0 where a query in a cell attends, -inf elsewhere: [..., T]."""
+    hidden = cells_T > cells[..., None]
+    if window is not None:
+        hidden |= cells_T <= cells[..., None] - window
+    zeros = torch.zeros(hidden.shape, dtype=dtype, device=cells.device)
+    return zeros.masked_fill_(hidden, -torch.inf)
+
+
+def row_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    *,
+    layout: Layout | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **_unused: Any,
+) -> tuple[Tensor, None]:
+    """Attention over a ``RowCache``, in transformers' attention interface.
+
+    Args:
+        module: the attention layer (unused).
+        query: [1, heads, N, head_dim].
+        key: [rows, key_value_heads, cells, head_dim].
+        value: as ``key``.
+        attention_mask: must be None; the layout says it all.
+        scaling: of the scores; ``head_dim ** -0.5`` when None.
+        dropout: must be 0.
+        layout: which rows the queries belong to.
+        sliding_window: of the layer, in tokens.
+        softcap: bound that the scores are pressed under, as in Gemma 2.
+        s_aux: attention sinks; not supported.
+        _unused: what transformers passes to every attention function.
+
+    Returns:
+        [1, N, heads, head_dim], and None for the attention weights.
+
+    Raises:
+        ValueError: the layer has attention sinks.
+    """
+    assert layout is not None, "the sampler's own attention"
+    assert attention_mask is None and dropout == 0.0
+    if s_aux is not None:
+        raise ValueError("models with attention sinks (gpt-oss) cannot be sampled from here")
+    query = query.to(key.dtype)
+    if softcap is None:
+        if not layout.segments and has_decode_kernel(query.device, query.dtype):
+            return _of_lone_queries(query, key, value, layout, scaling, sliding_window), None
+        if has_varlen(query.device, query.dtype, query.shape[-1]):
+            return _in_one_call(query, key, value, layout, scaling, sliding_window), None
+    pieces, begin = [], len(layout.decoded_B)
+    if begin:
+        of_rows = _attend(
+            query[:, :, :begin].permute(2, 1, 0, 3),
+            key[:begin, :, : layout.reach],
+            value[:begin, :, : layout.reach],
+            layout.bias(sliding_window, query.dtype),
+            scaling,
+            softcap,
+        )
+        pieces.append(of_rows.transpose(0, 1))
+    for segment in layout.segments:
+        row, end = slice(segment.row, segment.row + 1), begin + segment.count
+        of_segment = _attend(
+            query[:, :, begin:end],
+            key[row, :, : segment.end],
+            value[row, :, : segment.end],
+            segment.bias(sliding_window, query),
+            scaling,
+            softcap,
+        )
+        pieces.append(of_segment)
+        begin = end
+    return torch.cat(pieces, dim=1) if len(pieces) > 1 else pieces[0], None
+
+
+def has_decode_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+    """Tokens that are decoded alone read only what their rows hold."""
+    return dtype in (torch.bfloat16, torch.float16) and has_triton(device)
+
+
+def _of_lone_queries(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Layout,
+    scaling: float | None,
+    window: int | None,
+) -> Tensor:
+    """[1, B, heads, head_dim]."""
+    from cleaner_rl.inference.triton_attention import decode_attention
+
+    query_BHD, used_B = query[0].transpose(0, 1), layout.ends()[1]
+    return decode_attention(query_BHD, key, value, used_B, layout.reach, scaling, window)[None]
+
+
+def _in_one_call(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Layout,
+    scaling: float | None,
+    window: int | None,
+) -> Tensor:
+    """[1, N, heads, head_dim]. Only what a row holds is read of it."""
+    q_ends, used = layout.ends()
+    rows, cells = key.shape[0], key.shape[2]
+    assert len(used) <= rows
+    k_ends = cells * torch.arange(len(used) + 1, dtype=torch.int32, device=key.device)
+    out_NHD = varlen(
+        query[0].transpose(0, 1),
+        key.transpose(1, 2).flatten(0, 1),
+        value.transpose(1, 2).flatten(0, 1),
+        q_ends,
+        k_ends,
+        layout.longest(),
+        scaling,
+        window,
+        used,
+    )
+    return out_NHD[None]
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias_BNT: Tensor,
+    scaling: float | None,
+    softcap: float | None,
+) -> Tensor:
+    """[B, N, heads, head_dim]. Heads that share keys are queries of one head, so that keys and
+    values are read where they lie, once."""
+    B, heads, N, size = query.shape
+    shared = heads // key.shape[1]
+    query = query.reshape(B, key.shape[1], shared * N, size)
+    bias = (bias_BNT if N == 1 else bias_BNT.repeat(1, shared, 1))[:, None]
+    if softcap is None:
+        bias = bias.expand(-1, -1, shared * N, -1)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scaling)
+    else:
+        scores = query @ key.transpose(-1, -2) * (size**-0.5 if scaling is None else scaling)
+        out = (torch.tanh(scores / softcap) * softcap + bias).softmax(-1) @ value
+    return out.reshape(B, heads, N, value.shape[-1]).transpose(1, 2)
+
+
+AttentionInterface.register(ROWS, row_attention)

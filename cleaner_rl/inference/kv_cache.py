@@ -1,0 +1,121 @@
+"""KV cache: keys and values of many conversations, a row each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache, DynamicLayer
+
+from cleaner_rl.inference.attention import Layout
+
+KV = list[tuple[Tensor, Tensor]]
+"""Keys and values [heads, T, head_dim] of one conversation, for each layer."""
+
+
+class RowCache(Cache):  # type: ignore[misc]
+    """A cache whose rows belong to conversations of different lengths.
+
+    Attributes:
+        rows: how many there are.
+        cells: tokens that a row has room for.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(layer_class_to_replicate=DynamicLayer)
+        self.rows = 0
+        self.cells = 0
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
+        self.aim(Layout(torch.zeros(0, dtype=torch.long), 0))
+
+    def resize(self, rows: int, cells: int) -> None:
+        """Change the numbers of rows and cells; what is kept lies where it lay."""
+        if (rows, cells) == (self.rows, self.cells):
+            return
+        self.rows, self.cells = rows, cells
+        for layer in range(len(self._keys)):
+            self._keys[layer] = self._resized(self._keys[layer])
+            self._values[layer] = self._resized(self._values[layer])
+
+    def clear(self) -> None:
+        """Give all memory back."""
+        self._keys.clear()
+        self._values.clear()
+        self.rows = self.cells = 0
+
+    def aim(self, layout: Layout) -> None:
+        """Say where the next forward pass writes."""
+        self._layout = layout
+        self._places_N = layout.rows_N * self.cells + layout.cells_N
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write a layer's new keys and values.
+
+        Args:
+            key_states: [1, heads, N, head_dim].
+            value_states: as ``key_states``.
+            layer_idx: the layer.
+
+        Returns:
+            All its keys and values [rows, heads, cells, head_dim].
+        """
+        if layer_idx == len(self._keys):
+            self._keys.append(self._new(key_states, value_states.dtype))
+            self._values.append(self._new(value_states, value_states.dtype))
+        keys, values = self._keys[layer_idx], self._values[layer_idx]
+        self._write(keys, key_states[0].transpose(0, 1))
+        self._write(values, value_states[0].transpose(0, 1))
+        return keys, values
+
+    def _write(self, stored: Tensor, new_NHD: Tensor) -> None:
+        by_cell = stored.transpose(1, 2)
+        if by_cell.is_contiguous():  # on CUDA, where this is one kernel
+            by_cell.flatten(0, 1).index_copy_(0, self._places_N, new_NHD.to(stored.dtype))
+        else:
+            rows_N, cells_N = self._layout.rows_N, self._layout.cells_N
+            by_cell[rows_N, cells_N] = new_NHD.to(stored.dtype)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Cells of a row."""
+        return self.cells
+
+    def take(self, row: int, length: int) -> KV:
+        """A copy of the first cells of a row."""
+        return [
+            (keys[row, :, :length].clone(), values[row, :, :length].clone())
+            for keys, values in zip(self._keys, self._values, strict=True)
+        ]
+
+    def put(self, row: int, kept: KV, length: int) -> None:
+        """Fill the first cells of a row from a copy."""
+        for layer, (keys, values) in enumerate(kept):
+            self._keys[layer][row, :, :length] = keys[:, :length]
+            self._values[layer][row, :, :length] = values[:, :length]
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Fill the first cells of a row from another row."""
+        for stored in (*self._keys, *self._values):
+            stored[target, :, :length] = stored[source, :, :length]
+
+    def _new(self, states: Tensor, dtype: torch.dtype) -> Tensor:
+        # Rotary embeddings may leave keys in float32.
+        heads, size = states.shape[1], states.shape[3]
+        if states.device.type != "cuda":
+            return states.new_zeros((self.rows, heads, self.cells, size), dtype=dtype)
+        # Flash attention wants the heads of a cell side by side.
+        return states.new_zeros((self.rows, self.cells, heads, size), dtype=dtype).transpose(1, 2)
+
+    def _resized(self, stored: Tensor) -> Tensor:
+        new = self._new(stored, stored.dtype)
+        rows, cells = min(len(new), len(stored)), min(new.shape[2], stored.shape[2])
+        new[:rows, :, :cells] = stored[:rows, :, :cells]
+        return new
+
+
+def round_up(cells: int, step: int) -> int:
+    """The multiple of ``step`` from there on."""
+    return -(-cells // step) * step

@@ -1,0 +1,251 @@
+"""Sampler: the policy's next turns for many conversations, decoded side by side.
+
+A conversation asks for a turn (``submit``) and waits for a place in the batch. ``advance`` gives
+free places to those that wait, decodes a token for every place, and returns the turns that have
+ended; their places are free again. What was computed for a conversation lies on a shelf until its
+next turn: only tokens behind the common beginning of old and new context are computed anew, be the
+context longer (an observation) or another one (a rollback).
+
+Every token but a context's last is prefilled; the last is the first that is decoded. So a prompt
+that several conversations share is computed once and copied.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cleaner_env.completion import Completion
+from cleaner_rl.errors import PolicyError
+from cleaner_rl.inference.attention import Layout, Segment, has_decode_kernel
+from cleaner_rl.inference.cuda_graphs import DecodeGraphs
+from cleaner_rl.inference.decoding_model import DecodingModel
+from cleaner_rl.inference.sampling import draw
+from cleaner_rl.inference.scheduler import Batch, SamplerStats
+from cleaner_rl.inference.sequences import Request, Turn
+from cleaner_rl.models.memory import tokens_in_memory
+from cleaner_rl.models.policy import Policy
+from cleaner_rl.models.precision import Precision
+
+SPARE_CELLS = 1024
+"""Cells that a row may have beyond a model's context, because of rounding."""
+
+
+class Sampler:
+    """Continuous batching with a key-value cache that lives as long as its conversations.
+
+    A turn's tokens depend on its context, its seed and the weights, and on the other turns of the
+    batch only by rounding (see ``draw``). With the same requests in the same order and no tools in
+    between they are the same to the bit.
+
+    Args:
+        policy: model, tokenizer and codec.
+        temperature: the logits are divided by it; above 0.
+        top_p: sample from the smallest set of tokens with at least this probability.
+        max_batch: conversations decoded together.
+        seed: of ``sample``.
+        dtype: precision of the forward passes.
+        top_k: sample from that many of the most probable tokens; 0 for all.
+        cache_tokens: tokens whose keys and values are kept at a time, in the batch and on the
+            shelf; 0 for what fits in a quarter of the device's memory. Where it is short, fewer
+            conversations are decoded together, and those that wait lose their cache and are
+            prefilled again.
+        poll_every: tokens decoded between two looks at which turns have ended; 0 for one, and for
+            eight on CUDA, where a look waits for the device.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        max_batch: int = 128,
+        seed: int = 0,
+        dtype: Precision = "float32",
+        *,
+        top_k: int = 0,
+        cache_tokens: int = 0,
+        poll_every: int = 0,
+    ) -> None:
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, not {temperature}")
+        if not 0 < top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], not {top_p}")
+        if top_k < 0 or cache_tokens < 0:
+            raise ValueError(f"top_k ({top_k}) and cache_tokens ({cache_tokens}) must be 0 or more")
+        if max_batch < 1 or poll_every < 0:
+            raise ValueError(f"max_batch ({max_batch}) or poll_every ({poll_every}) is too small")
+        self.policy = policy
+        self.temperature = temperature
+        self.top_p = top_p
+        self.top_k = top_k
+        self.max_batch = max_batch
+        self.cache_tokens = cache_tokens or tokens_in_memory(
+            policy.model.config, policy.device, dtype, policy.context_length + SPARE_CELLS
+        )
+        self.poll_every = poll_every or (8 if policy.device.type == "cuda" else 1)
+        self._stops = torch.tensor(sorted(policy.codec.stop_ids), device=policy.device)
+        self._graphs = DecodeGraphs(policy.device)
+        self._batch = Batch(
+            policy.device, self._graphs, max_batch, self.cache_tokens, self.poll_every
+        )
+        self._decoder = DecodingModel(policy.model, dtype)
+        self._reads_what_is_held = has_decode_kernel(policy.device, getattr(torch, dtype))
+        self.reseed(seed)
+
+    def reseed(self, seed: int) -> None:
+        """Restart the random stream of ``sample``, and ``reset``."""
+        self._seed = seed
+        self._calls = itertools.count()
+        self.reset()
+
+    def reset(self) -> None:
+        """Drop all requests and everything cached: needed whenever the weights change."""
+        with torch.inference_mode():
+            self._batch.clear()
+        self._decoder.refresh()
+
+    @property
+    def stats(self) -> SamplerStats:
+        """What was computed since the sampler was made."""
+        return self._batch.stats
+
+    @property
+    def clock(self) -> int:
+        """Decoding steps of the batch since the sampler was made."""
+        return self.stats.passes
+
+    @property
+    def busy(self) -> bool:
+        """Some turn that was asked for has not ended."""
+        return bool(self._batch.waiting or self._batch.turns)
+
+    def submit(self, request: Request) -> None:
+        """Ask for a turn.
+
+        Raises:
+            ValueError: the context is empty, or the limit below 1.
+            PolicyError: both together exceed the budget.
+        """
+        if not request.ids or request.limit < 1:
+            raise ValueError("a turn needs a context and a limit of at least one token")
+        needed = self._batch.cells(len(request.ids) + request.limit)
+        if needed > self.cache_tokens:
+            raise PolicyError(
+                f"a conversation of {len(request.ids)} tokens and {request.limit} to come may need "
+                f"{needed} cached tokens, and the budget is {self.cache_tokens}; raise "
+                "--cache-tokens or shorten the episodes"
+            )
+        self._batch.waiting.append(Turn(request))
+
+    def forget(self, key: int) -> None:
+        """Drop what is cached of a conversation that has ended."""
+        self._batch.shelf.remove(key)
+
+    @torch.inference_mode()
+    def advance(self) -> list[tuple[int, Completion]]:
+        """Let waiting conversations in and decode ``poll_every`` tokens more of every turn.
+
+        Returns:
+            Key and turn of each conversation whose turn has ended, with ids and log-probabilities
+            (at this temperature, before top-k and top-p); ``truncated`` where the limit came before
+            the end of turn.
+
+        Raises:
+            PolicyError: the model's output is not finite.
+        """
+        if not self.busy:
+            return []
+        self._batch.grow()
+        decoding = len(self._batch.turns)
+        admission = self._batch.admit()
+        if admission.segments:
+            self._decode(decoding, admission.segments)
+            self._batch.share(admission)
+        for _ in range(self.poll_every - bool(admission.segments)):
+            self._decode_rows()
+        ended = self._batch.take_ended()
+        return [(turn.request.key, self._completion(turn)) for turn in ended]
+
+    def sample(self, contexts: Sequence[Sequence[int]], limits: Sequence[int]) -> list[Completion]:
+        """One turn for each of several conversations that have no other.
+
+        Args:
+            contexts: token ids that each turn continues.
+            limits: most tokens that each turn may have.
+
+        Returns:
+            The turns, in order, as ``advance`` gives them.
+        """
+        call = next(self._calls)
+        for index, (ids, limit) in enumerate(zip(contexts, limits, strict=True)):
+            self.submit(Request(index, ids, limit, (self._seed, call, index)))
+        turns: dict[int, Completion] = {}
+        while self.busy:
+            turns.update(self.advance())
+        for key in turns:
+            self.forget(key)
+        return [turns[index] for index in range(len(contexts))]
+
+    def _decode_rows(self) -> None:
+        """One token more for every row."""
+        batch, graphs = self._batch, self._graphs
+        reach = batch.cache.cells
+        if not self._reads_what_is_held:
+            reach = graphs.reach(batch.places.longest + 1, reach)
+        graphs.run(graphs.rows(len(batch.turns), batch.cache.rows), reach, self._pass)
+        self._tick()
+
+    def _decode(self, decoding: int, segments: Sequence[Segment]) -> None:
+        """One token more for each of the first rows, and the first one behind each segment."""
+        reach = min(self._batch.places.longest + 1, self._batch.cache.cells)
+        self._pass(decoding, reach, segments)
+        self._tick()
+
+    def _tick(self) -> None:
+        self._batch.places.longest += 1
+        self.stats.passes += 1
+
+    def _pass(self, decoding: int, reach: int, segments: Sequence[Segment] = ()) -> None:
+        """Compute the last tokens of the first rows, and segments, and draw the tokens behind."""
+        places, count = self._batch.places, decoding + len(segments)
+        layout = Layout(places.filled_B[:decoding], reach, segments)
+        ids_N = places.last_B[:decoding]
+        if segments:
+            new = [i for s in segments for i in self._batch.turns[s.row].context[s.start : s.end]]
+            ids_N = torch.cat([ids_N, torch.tensor(new, device=ids_N.device)])
+        self._batch.cache.aim(layout)
+        logits_BV: Tensor = self._decoder.model(
+            input_ids=ids_N[None],
+            position_ids=layout.cells_N[None],
+            past_key_values=self._batch.cache,
+            use_cache=True,
+            logits_to_keep=layout.last_of_each() if segments else 0,
+            layout=layout,
+        ).logits[0]
+        numbers_B = places.numbers_BL[:count].gather(1, places.sampled_B[:count, None])[:, 0]
+        ids_B, logprobs_B = draw(logits_BV, numbers_B, self.temperature, self.top_p, self.top_k)
+        places.note(count, ids_B, logprobs_B, self._stops)
+
+    def _completion(self, turn: Turn) -> Completion:
+        if not all(map(math.isfinite, turn.logprobs)):
+            raise PolicyError(
+                f"{self.policy.name} gives probabilities that are not finite; its weights are "
+                "broken, or --dtype float32 is needed (or a lower learning rate, in training)"
+            )
+        stopped = turn.ids[-1] in self.policy.codec.stop_ids
+        self.stats.decoded += len(turn.ids)
+        return Completion.from_tokens(
+            turn.ids,
+            turn.logprobs,
+            self.policy.decode,
+            stop_length=int(stopped),
+            truncated=not stopped,
+        )

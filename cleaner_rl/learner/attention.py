@@ -1,0 +1,199 @@
+"""Attention over packed samples: every token attends to earlier tokens of its own sample only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.utils import (
+    is_flash_attn_2_available,
+    is_flash_attn_3_available,
+    is_flash_attn_4_available,
+)
+
+from cleaner_rl.models.varlen import has_varlen, varlen
+
+PACKED = "cleaner_packed"
+"""Name under which transformers finds ``packed_attention``. No mask function is registered for it,
+so transformers builds no mask: the boundaries alone say what belongs together."""
+
+
+@contextmanager
+def packed(model: Any) -> Iterator[None]:
+    """The model attends inside the samples of a row, in forward and backward passes in the block.
+
+    The attention that the model came with is back afterwards.
+    """
+    before = model.config._attn_implementation
+    if before == PACKED:
+        yield
+        return
+    model.set_attn_implementation(PACKED)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+Backend = Literal["flash_attn_4", "flash_attn_3", "flash_attn_2", "varlen_attn", "sdpa"]
+
+
+def backend(device: torch.device, dtype: torch.dtype, head_dim: int) -> Backend:
+    """What computes the attention: on CUDA in half precision flash-attn when it is installed, else
+    torch's ``varlen_attn`` where this torch has it; one SDPA call a sample everywhere else."""
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return "sdpa"
+    flash = _flash_version(torch.cuda.get_device_capability(device)[0])
+    if flash is not None:
+        return flash
+    return "varlen_attn" if has_varlen(device, dtype, head_dim) else "sdpa"
+
+
+def _flash_version(generation: int) -> Backend | None:
+    """The installed flash-attn that is fastest on a GPU of that generation (9 Hopper, 10 and more
+    Blackwell): version 3 is for Hopper alone, version 4 for Hopper and later."""
+    if generation == 9 and is_flash_attn_3_available():
+        return "flash_attn_3"
+    if generation >= 9 and is_flash_attn_4_available():
+        return "flash_attn_4"
+    return "flash_attn_2" if is_flash_attn_2_available() else None
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    *,
+    boundaries_S1: Tensor | None = None,
+    lengths: Sequence[int] = (),
+    sliding_window: int | None = None,
+    **_unused: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention inside each sample of a packed row, in transformers' attention interface.
+
+    Args:
+        module: the attention layer (unused).
+        query: [1, heads, T, head_dim].
+        key: [1, key_value_heads, T, head_dim].
+        value: as ``key``.
+        attention_mask: must be None; the boundaries say it all.
+        scaling: of the scores; ``head_dim ** -0.5`` when None.
+        dropout: must be 0.
+        boundaries_S1: [S + 1] int32 start of each sample and end of the row.
+        lengths: of the samples.
+        sliding_window: of the layer, in tokens.
+        _unused: what transformers passes to every attention function.
+
+    Returns:
+        [1, T, heads, head_dim], and None for the attention weights.
+    """
+    assert boundaries_S1 is not None, "packed attention needs the boundaries of the samples"
+    assert attention_mask is None and dropout == 0.0
+    if sliding_window is not None and sliding_window >= max(lengths):
+        sliding_window = None
+    if torch.is_autocast_enabled(query.device.type):
+        # Rotary embeddings leave queries and keys in float32; the kernels want one dtype.
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    chosen = backend(query.device, query.dtype, query.shape[-1])
+    if chosen == "sdpa":
+        return _per_sample_sdpa(query, key, value, scaling, lengths, sliding_window), None
+    q_THD, k_THD, v_THD = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
+    ends = (boundaries_S1, boundaries_S1, max(lengths), max(lengths))
+    if chosen == "varlen_attn":
+        longest = (max(lengths), max(lengths))
+        out_THD = varlen(
+            q_THD, k_THD, v_THD, boundaries_S1, boundaries_S1, longest, scaling, sliding_window
+        )
+    else:
+        out_THD = _flash(chosen, q_THD, k_THD, v_THD, ends, scaling, sliding_window)
+    return out_THD[None], None
+
+
+Ends = tuple[Tensor, Tensor, int, int]
+"""Boundaries of queries and of keys, then the longest sample of each."""
+
+
+def _flash(
+    version: Backend,
+    q_THD: Tensor,
+    k_THD: Tensor,
+    v_THD: Tensor,
+    ends: Ends,
+    scaling: float | None,
+    sliding_window: int | None,
+) -> Tensor:
+    if version == "flash_attn_4":
+        from flash_attn.cute import flash_attn_varlen_func as attend
+    elif version == "flash_attn_3":
+        from flash_attn_interface import flash_attn_varlen_func as attend
+    else:
+        from flash_attn import flash_attn_varlen_func as attend
+    # No window is spelt differently in each version, and is the default of all.
+    window = {} if sliding_window is None else {"window_size": (sliding_window - 1, 0)}
+    output = attend(
+        q_THD,
+        k_THD,
+        v_THD,
+        cu_seqlens_q=ends[0],
+        cu_seqlens_k=ends[1],
+        max_seqlen_q=ends[2],
+        max_seqlen_k=ends[3],
+        softmax_scale=scaling,
+        causal=True,
+        **window,
+    )
+    # Versions 3 and 4 may return the log-sum-exp as well.
+    out_THD: Tensor = output[0] if isinstance(output, tuple) else output
+    return out_THD
+
+
+def _per_sample_sdpa(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float | None,
+    lengths: Sequence[int],
+    sliding_window: int | None,
+) -> Tensor:
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    parts = [
+        F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=_window_mask(length, sliding_window, q.device),
+            is_causal=sliding_window is None or length <= sliding_window,
+            scale=scaling,
+        )
+        for length, q, k, v in zip(
+            lengths,
+            *(x.split(list(lengths), dim=2) for x in (query, key, value)),
+            strict=True,
+        )
+    ]
+    return torch.cat(parts, dim=2).transpose(1, 2)
+
+
+def _window_mask(length: int, window: int | None, device: torch.device) -> Tensor | None:
+    """[T, T] True where a token sees another: itself and ``window - 1`` before it. None when the
+    window holds the whole sample."""
+    if window is None or length <= window:
+        return None
+    positions_T = torch.arange(length, device=device)
+    distance_TT = positions_T[:, None] - positions_T
+    return (distance_TT >= 0) & (distance_TT < window)
+
+
+AttentionInterface.register(PACKED, packed_attention)

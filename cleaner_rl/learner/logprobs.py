@@ -1,0 +1,163 @@
+"""Log-probabilities of the tokens of a pack, without ever holding all logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from cleaner_rl.grpo.samples import Sample
+from cleaner_rl.learner.attention import packed
+from cleaner_rl.learner.packing import Pack
+from cleaner_rl.models.backends import has_triton
+from cleaner_rl.models.memory import logit_chunk
+
+
+def token_logprobs(
+    model: Any,
+    pack: Pack,
+    temperature: float = 1.0,
+    chunk: int | None = None,
+    wanted_T: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of every token given those before it in its sample, and the entropy there.
+
+    Args:
+        model: a transformers causal language model.
+        pack: the samples.
+        temperature: the one that the tokens were sampled at; the logits are divided by it.
+        chunk: tokens whose logits are held at a time; they are computed anew for the gradient. None
+            takes ``logit_chunk``.
+        wanted_T: True where the numbers are wanted; no logits are computed for the other tokens.
+
+    Returns:
+        logprobs_T and entropies_T in float32 nats, both 0 for the first token of each sample, which
+        nothing predicts, and where they are not wanted. The entropies carry no gradient.
+    """
+    hidden_TD = _hidden_states(model, pack)
+    head = model.get_output_embeddings()
+    if chunk is None:
+        vocabulary = model.config.get_text_config().vocab_size
+        chunk = logit_chunk(vocabulary, has_triton(hidden_TD.device))
+    predicted_T = torch.ones_like(pack.mask_T) if wanted_T is None else wanted_T.clone()
+    predicted_T[pack.boundaries_S1[:-1].long()] = False
+    target_N = predicted_T.nonzero().squeeze(1)
+    zeros_T = torch.zeros(len(pack.ids_T), dtype=torch.float32, device=hidden_TD.device)
+    if len(target_N) == 0:
+        return zeros_T + 0.0 * hidden_TD.sum(), zeros_T
+    logprobs, entropies = [], []
+    for index_N in target_N.split(chunk):
+        piece = checkpoint(
+            _chunk_logprobs,
+            head,
+            hidden_TD[index_N - 1],
+            pack.ids_T[index_N],
+            temperature,
+            use_reentrant=False,
+        )
+        logprobs.append(piece[0])
+        entropies.append(piece[1])
+    return (
+        zeros_T.index_put((target_N,), torch.cat(logprobs)),
+        zeros_T.index_put((target_N,), torch.cat(entropies)),
+    )
+
+
+@torch.no_grad()
+def packing_error(model: Any) -> float:
+    """Largest difference, in nats, between packed and plain log-probabilities of two short samples.
+
+    Models whose output is more than their head on their last hidden state (scaled or capped logits)
+    or whose attention is more than the plain one show here.
+    """
+    vocabulary = model.config.get_text_config().vocab_size
+    samples = [
+        Sample(ids, (False,) * n, (0.0,) * n, (0.0,) * n, (False,) * n)
+        for n in (9, 14)
+        for ids in [tuple((7 * n + 13 * i) % vocabulary for i in range(n))]
+    ]
+    pack = Pack.of(samples, model.device)
+    packed_T, _ = token_logprobs(model, pack)
+    errors = []
+    for begin, sample in zip(pack.boundaries_S1.tolist(), samples, strict=False):
+        ids_1T = torch.tensor([sample.ids], device=model.device)
+        plain_TV = model(input_ids=ids_1T, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+        plain_T = plain_TV.gather(1, ids_1T[0, 1:, None])[:, 0]
+        errors.append((packed_T[begin + 1 : begin + len(sample)] - plain_T).abs().max())
+    return float(torch.stack(errors).max())
+
+
+def _hidden_states(model: Any, pack: Pack) -> Tensor:
+    """[T, D] last hidden states of the packed row."""
+    embedded_1TD = model.get_input_embeddings()(pack.ids_T[None])
+    if torch.is_autocast_enabled(embedded_1TD.device.type):
+        # Layers add to this sum: in float32 every one of them would be converted, and the numbers
+        # would be other ones than the sampler's.
+        embedded_1TD = embedded_1TD.to(torch.get_autocast_dtype(embedded_1TD.device.type))
+    with packed(model):
+        output = model.base_model(
+            inputs_embeds=embedded_1TD,
+            position_ids=pack.positions_T[None],
+            use_cache=False,
+            boundaries_S1=pack.boundaries_S1,
+            lengths=pack.lengths,
+        )
+    hidden: Tensor = output.last_hidden_state[0]
+    return hidden
+
+
+def _chunk_logprobs(
+    head: Any, hidden_ND: Tensor, ids_N: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    logits_NV = head(hidden_ND)
+    pair: tuple[Tensor, Tensor] = _LogProbability.apply(logits_NV, ids_N, temperature)  # type: ignore[no-untyped-call]
+    return pair
+
+
+class _LogProbability(torch.autograd.Function):
+    """Log-probability and entropy of logits. The gradient overwrites what was saved for it, so that
+    fewer tensors of the logits' size are alive at a time than with autograd's own formulas; with
+    Triton on CUDA none besides the logits."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits_NV: Tensor, ids_N: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        ctx.temperature, ctx.dtype = temperature, logits_NV.dtype
+        ctx.in_one_reading = has_triton(logits_NV.device)
+        if ctx.in_one_reading:
+            from cleaner_rl.learner.triton_logprobs import logprobs_of
+
+            logprobs_N, entropies_N, sums_N = logprobs_of(logits_NV, ids_N, temperature)
+            ctx.save_for_backward(logits_NV, ids_N, sums_N)
+            ctx.mark_non_differentiable(entropies_N)
+            return logprobs_N, entropies_N
+        scaled_NV = logits_NV.float()
+        if temperature != 1.0:
+            scaled_NV = scaled_NV / temperature
+        all_NV = torch.log_softmax(scaled_NV, dim=-1)
+        del scaled_NV
+        logprobs_N = all_NV.gather(1, ids_N[:, None]).squeeze(1)
+        entropies_N = -all_NV.exp().mul_(all_NV).sum(-1)
+        ctx.save_for_backward(all_NV, ids_N)
+        ctx.mark_non_differentiable(entropies_N)
+        return logprobs_N, entropies_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_N: Tensor, _entropies: Tensor) -> tuple[Tensor, None, None]:
+        if ctx.in_one_reading:
+            from cleaner_rl.learner.triton_logprobs import gradient_in_place
+
+            logits_NV, ids_N, sums_N = ctx.saved_tensors
+            gradient_NV = gradient_in_place(logits_NV, ids_N, sums_N, grad_N, ctx.temperature)
+            return gradient_NV, None, None
+        all_NV, ids_N = ctx.saved_tensors
+        gradient_NV = all_NV.exp_().mul_(-grad_N[:, None])
+        gradient_NV.scatter_add_(1, ids_N[:, None], grad_N[:, None])
+        if ctx.temperature != 1.0:
+            gradient_NV /= ctx.temperature
+        return gradient_NV.to(ctx.dtype), None, None

@@ -1,0 +1,145 @@
+"""Optimizer: AdamW over float32 weights, with warm-up, clipping and loss scaling for float16."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from cleaner_rl.distributed.whole_tensors import like, whole
+from cleaner_rl.errors import PolicyError
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's state of a parameter, its step aside."""
+
+
+class Optimizer:
+    """Adds up gradients and takes a step with them, or none where they are not finite.
+
+    Args:
+        model: whose parameters with ``requires_grad`` are updated.
+        learning_rate: after the warm-up.
+        weight_decay: of AdamW.
+        grad_clip: largest norm of the gradient.
+        scaled: scale the loss, so that gradients of a float16 pass do not vanish; the scale is
+            lowered when they overflow.
+    """
+
+    def __init__(
+        self, model: Any, learning_rate: float, weight_decay: float, grad_clip: float, scaled: bool
+    ) -> None:
+        self.grad_clip = grad_clip
+        self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.parameters = list(self.named.values())
+        self.adamw = torch.optim.AdamW(
+            self.parameters,
+            lr=learning_rate,
+            weight_decay=weight_decay,
+            fused=all(p.device.type in ("cpu", "cuda") for p in self.parameters),
+        )
+        self._scaler = torch.amp.GradScaler(model.device.type, enabled=scaled)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs."""
+        return {"optimizer": self.adamw.state_dict(), "scaler": self._scaler.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state`` gave; whole moments are cut into this rank's shards."""
+        moments = state["optimizer"]["state"]
+        sharded = {
+            index: {k: v if k == "step" else like(v, self.parameters[index]) for k, v in m.items()}
+            for index, m in moments.items()
+        }
+        self.adamw.load_state_dict({**state["optimizer"], "state": sharded})
+        self._scaler.load_state_dict(state["scaler"])
+
+    def small_state(self) -> dict[str, Any]:
+        """What a sharded checkpoint needs besides ``moments``."""
+        steps = {
+            name: float(self.adamw.state[p]["step"])
+            for name, p in self.named.items()
+            if p in self.adamw.state
+        }
+        return {"adam_steps": steps, "scaler": self._scaler.state_dict()}
+
+    def moments(self) -> dict[str, Tensor]:
+        """AdamW's moments by name, the tensors themselves, sharded as the parameters are."""
+        return {
+            f"{kind}.{name}": self.adamw.state[p][kind]
+            for name, p in self.named.items()
+            if p in self.adamw.state
+            for kind in _MOMENTS
+        }
+
+    def prepare_moments(self, state: dict[str, Any]) -> dict[str, Tensor]:
+        """Go on from what ``small_state`` gave, with moments of zero, which are returned to be
+        filled in."""
+        for name, step in state["adam_steps"].items():
+            p = self.named[name]
+            self.adamw.state[p] = {
+                "step": torch.tensor(step, dtype=torch.float32, device=p.device),
+                **{kind: torch.zeros_like(p) for kind in _MOMENTS},
+            }
+        self._scaler.load_state_dict(state["scaler"])
+        return self.moments()
+
+    def zero(self) -> None:
+        """Forget the gradients."""
+        self.adamw.zero_grad(set_to_none=True)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the loss's gradients to those that are there."""
+        self._scaler.scale(loss).backward()
+
+    def step(self, learning_rate: float, factor: float = 1.0) -> float:
+        """Update the weights with the gradients times ``factor``, unless they are not finite.
+
+        Returns:
+            The gradients' norm before clipping; not finite when the update was left out.
+        """
+        self._scaler.unscale_(self.adamw)
+        if factor != 1.0:
+            for parameter in self.parameters:
+                if parameter.grad is not None:
+                    parameter.grad *= factor
+        norm = float(whole(nn.utils.clip_grad_norm_(self.parameters, self.grad_clip)))
+        for group in self.adamw.param_groups:
+            group["lr"] = learning_rate
+        # The scaler leaves out a step with infinite gradients and lowers its scale.
+        if math.isfinite(norm) or self._scaler.is_enabled():
+            self._scaler.step(self.adamw)
+        self._scaler.update()
+        return norm
+
+
+@contextmanager
+def layers_recomputed(model: Any, on: bool) -> Iterator[None]:
+    """Gradient checkpointing inside the block: layers compute their activations anew.
+
+    transformers does so in training mode only. The layers alone are put in that mode, so that
+    nothing inside them begins to drop out, and nothing is left of it for the sampler.
+
+    Raises:
+        PolicyError: the model's layers cannot do it.
+    """
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)] if on else []
+    if on and not layers:
+        raise PolicyError(
+            f"{type(model).__name__} has no layers that transformers can recompute; leave out "
+            "--gradient-checkpointing"
+        )
+    for layer in layers:
+        layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        layer.gradient_checkpointing = layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.gradient_checkpointing = layer.training = False

@@ -1,0 +1,159 @@
+"""Packing: many samples of different lengths in one row without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cleaner_rl.grpo.samples import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Samples end to end. Position t of the row predicts the token at t + 1.
+
+    Attributes:
+        ids_T: token ids.
+        positions_T: position of each token in its sample, from 0.
+        boundaries_S1: [S + 1] int32 start of each sample, then the length of the row.
+        lengths: the lengths of the samples.
+        sample_T: number of each token's sample in the row.
+        mask_T: True where the token counts in the loss.
+        advantages_T: advantage of each token.
+        weights_T: weight of each token in the loss.
+        sampled_logprobs_T: log-probability when the token was sampled.
+        grafted_T: True where the token was sampled in another context.
+    """
+
+    ids_T: Tensor
+    positions_T: Tensor
+    boundaries_S1: Tensor
+    lengths: tuple[int, ...]
+    sample_T: Tensor
+    mask_T: Tensor
+    advantages_T: Tensor
+    weights_T: Tensor
+    sampled_logprobs_T: Tensor
+    grafted_T: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        samples: Sequence[Sample],
+        device: torch.device | str = "cpu",
+        weights: Sequence[float] | None = None,
+    ) -> Pack:
+        """The samples in one row, in their order; without ``weights`` every token weighs 1."""
+        lengths = [len(sample) for sample in samples]
+        length_S = torch.tensor(lengths)
+        boundaries = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        weight_S = torch.tensor([1.0] * len(lengths) if weights is None else list(weights))
+        return cls(
+            ids_T=_row((s.ids for s in samples), torch.long, device),
+            positions_T=torch.cat([torch.arange(n) for n in lengths]).to(device),
+            boundaries_S1=boundaries.to(device),
+            lengths=tuple(lengths),
+            sample_T=torch.arange(len(lengths)).repeat_interleave(length_S).to(device),
+            mask_T=_row((s.mask for s in samples), torch.bool, device),
+            advantages_T=_row((s.advantages for s in samples), torch.float32, device),
+            weights_T=weight_S.repeat_interleave(length_S).to(device),
+            sampled_logprobs_T=_row((s.sampled_logprobs for s in samples), torch.float32, device),
+            grafted_T=_row((s.grafted for s in samples), torch.bool, device),
+        )
+
+    def without(self, dropped_S: Tensor) -> tuple[Pack, Tensor]:
+        """The row without some of its samples, and [T] True where a token of this row stays.
+
+        Args:
+            dropped_S: [S] True for samples to leave out. Where that is all of them, the row is
+                ``idle``, in the place of its first token.
+        """
+        if bool(dropped_S.all()):
+            return self.idle(self.ids_T.device), torch.arange(
+                len(self.ids_T), device=self.ids_T.device
+            ) == 0
+        kept_T = ~dropped_S[self.sample_T]
+        kept_S = (~dropped_S).tolist()
+        lengths = [n for n, kept in zip(self.lengths, kept_S, strict=True) if kept]
+        device = self.ids_T.device
+        starts = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        numbers_S = torch.arange(len(lengths), device=device)
+        row = Pack(
+            ids_T=self.ids_T[kept_T],
+            positions_T=self.positions_T[kept_T],
+            boundaries_S1=starts.to(device),
+            lengths=tuple(lengths),
+            sample_T=numbers_S.repeat_interleave(torch.tensor(lengths, device=device)),
+            mask_T=self.mask_T[kept_T],
+            advantages_T=self.advantages_T[kept_T],
+            weights_T=self.weights_T[kept_T],
+            sampled_logprobs_T=self.sampled_logprobs_T[kept_T],
+            grafted_T=self.grafted_T[kept_T],
+        )
+        return row, kept_T
+
+    @classmethod
+    def idle(cls, device: torch.device | str = "cpu") -> Pack:
+        """A row of one token that teaches nothing: a pass for a process that has no more rows."""
+        return cls.of([Sample((0,), (False,), (0.0,), (0.0,), (False,))], device)
+
+    @property
+    def longest(self) -> int:
+        """Length of the longest sample."""
+        return max(self.lengths)
+
+
+def _row(
+    parts: Iterable[Sequence[float]], dtype: torch.dtype, device: torch.device | str
+) -> Tensor:
+    return torch.tensor([value for part in parts for value in part], dtype=dtype, device=device)
+
+
+def pack(
+    samples: Sequence[Sample],
+    max_tokens: int,
+    device: torch.device | str = "cpu",
+    weights: Sequence[float] | None = None,
+) -> list[Pack]:
+    """First-fit decreasing: as few rows of at most ``max_tokens`` tokens as that finds.
+
+    The samples of an episode share a prefix and lie side by side, unless they exceed the budget
+    together. A single sample longer than the budget gets a row of its own: nothing is cut.
+
+    Args:
+        samples: to be packed.
+        max_tokens: budget of a row.
+        device: of the packs.
+        weights: of the tokens of each sample in the loss; 1 without.
+    """
+    rows: list[list[int]] = []
+    free: list[int] = []
+    units = [(sum(len(samples[i]) for i in unit), unit) for unit in _units(samples, max_tokens)]
+    for length, unit in sorted(units, key=lambda item: item[0], reverse=True):
+        for row, room in enumerate(free):
+            if length <= room:
+                rows[row] += unit
+                free[row] -= length
+                break
+        else:
+            rows.append(list(unit))
+            free.append(max_tokens - length)
+    return [
+        Pack.of([samples[i] for i in row], device, weights and [weights[i] for i in row])
+        for row in rows
+    ]
+
+
+def _units(samples: Sequence[Sample], max_tokens: int) -> list[list[int]]:
+    """Indices of samples that lie side by side: those of an episode, or one alone."""
+    episodes: dict[int, list[int]] = {}
+    for i, sample in enumerate(samples):
+        episodes.setdefault(-1 - i if sample.episode is None else sample.episode, []).append(i)
+    units = []
+    for unit in episodes.values():
+        together = sum(len(samples[i]) for i in unit) <= max_tokens
+        units += [unit] if together else [[i] for i in unit]
+    return units

@@ -1,0 +1,374 @@
+"""Update: one step's samples turned into optimiser updates of the policy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cleaner_rl.distributed.fsdp import row_logprobs
+from cleaner_rl.distributed.ranks import Ranks
+from cleaner_rl.distributed.whole_tensors import like
+from cleaner_rl.errors import UserError
+from cleaner_rl.grpo.loss import (
+    LOSSES,
+    LossName,
+    Tokens,
+    importance_weights,
+    kl_estimate,
+    sample_weights,
+)
+from cleaner_rl.grpo.samples import Sample
+from cleaner_rl.learner.attention import packed
+from cleaner_rl.learner.metrics import UpdateMetrics
+from cleaner_rl.learner.optimizer import Optimizer, layers_recomputed
+from cleaner_rl.learner.packing import Pack, pack
+from cleaner_rl.models.lora import adapter_state, adapters_off, has_lora, load_adapter_state
+from cleaner_rl.models.precision import Precision, autocast
+
+_MAX_NOT_FINITE = 5
+"""Updates in a row whose gradients may be not finite (float16 finds its scale that way)."""
+_MAX_DROPPED = 0.01
+"""Share of a step's trained tokens whose numbers may be not finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateConfig:
+    """Settings of the optimiser and the loss; each is explained in ``TrainConfig``."""
+
+    learning_rate: float = 2e-4
+    warmup_steps: int = 3
+    weight_decay: float = 0.0
+    grad_clip: float = 1.0
+    loss: LossName = "dapo"
+    clip_low: float | None = None
+    clip_high: float | None = None
+    dual_clip: float = 10.0
+    kl_coefficient: float = 0.0
+    tis_cap: float = 0.0
+    max_response_tokens: int = 512
+    pack_tokens: int = 8192
+    gradient_checkpointing: bool = False
+    temperature: float = 1.0
+    dtype: Precision = "float32"
+
+
+@dataclass(frozen=True, slots=True)
+class _Minibatch:
+    """This rank's packs of one update, with the log-probabilities that are fixed before the first.
+
+    Attributes:
+        packs: as many on every rank.
+        old: of each pack, before the step; None where they are those of the pass itself.
+        reference: of each pack, under the policy that a KL term holds on to.
+        denominator: of the whole minibatch, over all ranks.
+        counted: tokens of the whole minibatch that count.
+        left_out: weight, and number, of this rank's tokens that have left the packs.
+    """
+
+    packs: list[Pack]
+    old: list[Tensor | None]
+    reference: list[Tensor | None]
+    denominator: float
+    counted: int
+    left_out: tuple[float, int] = (0.0, 0)
+
+
+class Updater:
+    """Optimises a model on samples. Knows nothing of episodes or rollback.
+
+    Args:
+        model: a transformers causal language model with float32 weights. Parameters without
+            ``requires_grad`` stay as they are.
+        config: of the optimiser and the loss.
+        reference: the policy that ``kl_coefficient`` holds on to; None for a model with LoRA, which
+            is its own reference with the adapters off.
+        ranks: that hold a part of the model and of the samples each; a single process by default.
+
+    Attributes:
+        whole: False while the weights are those of no step, between the first and the last update
+            of one.
+
+    Raises:
+        ValueError: there is a KL term and no reference.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        config: UpdateConfig,
+        reference: Any = None,
+        ranks: Ranks | None = None,
+    ) -> None:
+        if config.kl_coefficient > 0 and reference is None and not has_lora(model):
+            raise ValueError("kl_coefficient above 0 needs a reference model")
+        self.model = model
+        self.config = config
+        self.reference = reference
+        self.ranks = ranks or Ranks()
+        self.steps = 0
+        self.whole = True
+        self._not_finite = 0
+        self._dropped = 0.0
+        self.optimizer = Optimizer(
+            model,
+            config.learning_rate,
+            config.weight_decay,
+            config.grad_clip,
+            scaled=config.dtype == "float16",
+        )
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs to go on exactly here."""
+        state = {**self.optimizer.state(), "steps": self.steps}
+        if has_lora(self.model):
+            state["adapter"] = {n: p.detach() for n, p in adapter_state(self.model).items()}
+        return state
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state`` gave."""
+        self.optimizer.load_state(state)
+        self.steps = state["steps"]
+        if has_lora(self.model):
+            mine = adapter_state(self.model)
+            saved = {n: like(t, mine[n]) if n in mine else t for n, t in state["adapter"].items()}
+            load_adapter_state(self.model, saved)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The trained weights and the optimiser's moments by name, the tensors themselves."""
+        weights = {f"model.{n}": p.detach() for n, p in self.optimizer.named.items()}
+        return weights | self.optimizer.moments()
+
+    def small_state(self) -> dict[str, Any]:
+        """What a sharded checkpoint needs besides ``tensors``."""
+        return {**self.optimizer.small_state(), "steps": self.steps}
+
+    def prepare_tensors(self, state: dict[str, Any]) -> dict[str, Tensor]:
+        """Go on from what ``small_state`` gave; the tensors that are returned have to be filled."""
+        moments = self.optimizer.prepare_moments(state)
+        self.steps = state["steps"]
+        return self.tensors() | moments
+
+    def update(self, minibatches: Sequence[Sequence[Sample]]) -> dict[str, float]:
+        """One optimiser update for each minibatch.
+
+        The old log-probabilities are those of the model before the first update, on the purified
+        tokens in their purified context. With a single minibatch they are the current ones, so no
+        pass is spent on them.
+
+        Tokens with a number that is not finite leave loss and denominator, and updates whose
+        gradients are not finite are left out; ``require_finite`` stops when that is frequent.
+
+        Args:
+            minibatches: this rank's samples of each; every rank has as many minibatches.
+
+        Returns:
+            Means over updates or trained tokens; the names are explained in docs/training.md.
+        """
+        alone = len(minibatches) == 1
+        prepared = [self._prepare(samples, alone) for samples in minibatches]
+        metrics = UpdateMetrics(self._learning_rate())
+        for minibatch in prepared:
+            metrics.counted += minibatch.counted
+            if minibatch.packs:
+                self._step(minibatch, metrics)
+        self.steps += 1
+        self.whole = True
+        means = metrics.means(self.ranks)
+        self._dropped = means["not_finite_tokens"] / max(1.0, means["trained_tokens"])
+        return means
+
+    def require_finite(self) -> None:
+        """Stop a run that learns from broken numbers. The weights are those of finite updates.
+
+        Raises:
+            UserError: the gradients of several updates in a row, or many numbers of the last step,
+                were not finite.
+        """
+        remedy = "Lower --learning-rate, or use --dtype float32 or bfloat16"
+        if self._not_finite >= _MAX_NOT_FINITE:
+            raise UserError(
+                f"the gradients of {self._not_finite} updates in a row were not finite; these "
+                f"updates were left out. {remedy}"
+            )
+        if self._dropped > _MAX_DROPPED:
+            raise UserError(
+                f"{self._dropped:.1%} of the tokens of step {self.steps} had a log-probability or "
+                f"an advantage that is not finite; they were left out of the loss. {remedy}"
+            )
+
+    def _prepare(self, samples: Sequence[Sample], alone: bool) -> _Minibatch:
+        """Packs of the samples that have a gradient; the others count in the denominator only."""
+        config = self.config
+        weights, denominator = sample_weights(
+            samples, LOSSES[config.loss].weighting, config.max_response_tokens
+        )
+        held = config.kl_coefficient > 0
+        used = [i for i, s in enumerate(samples) if s.teaches or (held and s.counted > 0)]
+        packs = pack(
+            [samples[i] for i in used],
+            config.pack_tokens,
+            self.model.device,
+            [weights[i] for i in used],
+        )
+        idle = self.ranks.most(len(packs)) - len(packs)
+        packs += [Pack.idle(self.model.device) for _ in range(idle)]
+        counted = sum(sample.counted for sample in samples)
+        denominator, counted_by_all = self.ranks.sum([denominator, counted])
+        return _Minibatch(
+            packs,
+            [None if alone else self._logprobs(p) for p in packs],
+            [self._reference_logprobs(p) if held else None for p in packs],
+            denominator,
+            int(counted_by_all),
+        )
+
+    @torch.no_grad()
+    def _logprobs(self, row: Pack, model: Any = None) -> Tensor:
+        with self._autocast():
+            model = self.model if model is None else model
+            return row_logprobs(model, row, self.config.temperature, wanted_T=row.mask_T)[0]
+
+    def _reference_logprobs(self, row: Pack) -> Tensor:
+        if self.reference is not None:
+            return self._logprobs(row, self.reference)
+        with adapters_off(self.model):
+            return self._logprobs(row)
+
+    def _step(self, minibatch: _Minibatch, metrics: UpdateMetrics) -> None:
+        """Gradients of all packs added up, then one update.
+
+        A pass whose activations are not finite gives the weights gradients that are not, whatever
+        the loss masks. The samples that it happened in are left out, and the packs passed again.
+        """
+        rows, weight_lost, broken = self._gradients(minibatch, metrics)
+        if broken:
+            minibatch = self._without_broken(minibatch)
+            rows, weight_lost, _ = self._gradients(minibatch, metrics)
+        metrics.add(rows, minibatch.left_out[1])
+        if LOSSES[self.config.loss].weighting == "budget":
+            weight_lost = 0.0  # its denominator does not count tokens
+        left = minibatch.denominator - weight_lost
+        if left <= 0:
+            self._not_finite += 1
+            metrics.skipped += 1
+            return
+        self.whole = False
+        norm = self.optimizer.step(metrics.learning_rate, minibatch.denominator / left)
+        if math.isfinite(norm):
+            self._not_finite = 0
+            metrics.grad_norm += norm
+            metrics.updates += 1
+        else:
+            self._not_finite += 1
+            metrics.skipped += 1
+
+    def _gradients(
+        self, minibatch: _Minibatch, metrics: UpdateMetrics
+    ) -> tuple[list[Tensor], float, bool]:
+        """The gradients of a minibatch, in the place of those that were there.
+
+        Returns:
+            What ``UpdateMetrics`` wants of each pack, the weight of the minibatch's tokens that are
+            not finite, and whether a pass gave numbers that are not.
+        """
+        self.optimizer.zero()
+        rows: list[Tensor] = []
+        dropped: list[Tensor] = []
+        recomputed = layers_recomputed(self.model, self.config.gradient_checkpointing)
+        with packed(self.model), recomputed:
+            for row, old_T, reference_T in zip(
+                minibatch.packs, minibatch.old, minibatch.reference, strict=True
+            ):
+                loss, sums, lost_2 = self._loss(
+                    row, old_T, reference_T, minibatch.denominator, metrics
+                )
+                self.optimizer.backward(loss)
+                rows.append(sums)
+                dropped.append(lost_2)
+        lost, broken = torch.stack(dropped).sum(0).tolist()
+        weight_lost, broken = self.ranks.sum([lost + minibatch.left_out[0], broken])
+        return rows, weight_lost, broken > 0
+
+    def _without_broken(self, minibatch: _Minibatch) -> _Minibatch:
+        """The minibatch without samples whose log-probabilities are not finite."""
+        packs: list[Pack] = []
+        kept_T: list[Tensor] = []
+        weight, number = minibatch.left_out
+        for row in minibatch.packs:
+            broken_T = row.mask_T & ~self._logprobs(row).isfinite()
+            broken_S = torch.zeros(len(row.lengths), dtype=torch.bool, device=broken_T.device)
+            broken_S[row.sample_T[broken_T]] = True
+            gone_T = row.mask_T & broken_S[row.sample_T]
+            weight += float(row.weights_T[gone_T].sum())
+            number += int(gone_T.sum())
+            left, kept = row.without(broken_S)
+            packs.append(left)
+            kept_T.append(kept)
+        old, reference = (
+            [x_T if x_T is None else x_T[kept] for x_T, kept in zip(column, kept_T, strict=True)]
+            for column in (minibatch.old, minibatch.reference)
+        )
+        return replace(
+            minibatch, packs=packs, old=old, reference=reference, left_out=(weight, number)
+        )
+
+    def _loss(
+        self,
+        row: Pack,
+        old_logprobs_T: Tensor | None,
+        reference_T: Tensor | None,
+        denominator: float,
+        metrics: UpdateMetrics,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of a pack, its sums for the metrics, and the [2] weight of its tokens that are
+        not finite, and number of those whose pass is to blame."""
+        config = self.config
+        with self._autocast():
+            logprobs_T, entropies_T = row_logprobs(
+                self.model, row, config.temperature, wanted_T=row.mask_T
+            )
+        before_T = logprobs_T.detach() if old_logprobs_T is None else old_logprobs_T
+        advantages_T, sums = row.advantages_T, {}
+        if config.tis_cap > 0:
+            factor_T = importance_weights(
+                before_T, row.sampled_logprobs_T, row.grafted_T, config.tis_cap
+            )
+            advantages_T = advantages_T * factor_T
+        tokens = Tokens.of(
+            logprobs_T,
+            before_T,
+            advantages_T,
+            row.mask_T,
+            row.weights_T,
+            row.sample_T,
+            (row.sampled_logprobs_T, *(() if reference_T is None else (reference_T,))),
+        )
+        rule = LOSSES[config.loss]
+        clip = rule.clip(config.clip_low, config.clip_high, config.dual_clip)
+        loss, counts = rule.function(tokens, denominator, clip)
+        sums.update(counts)
+        if reference_T is not None:
+            kl_T = kl_estimate(tokens.logprobs_T, torch.where(tokens.mask_T, reference_T, 0.0))
+            loss = loss + config.kl_coefficient * tokens.mean(kl_T, denominator)
+            sums["reference_kl"] = (kl_T.detach() * tokens.mask_T).sum()
+        if config.tis_cap > 0:
+            sums["importance"] = torch.where(tokens.mask_T, factor_T, 0.0).sum()
+            sums["capped"] = (tokens.mask_T & (factor_T >= config.tis_cap)).sum()
+        sums["kl"] = kl_estimate(tokens.old_logprobs_T, tokens.logprobs_T.detach()).sum()
+        of_row = metrics.of(row, tokens.mask_T, loss, sums, before_T, entropies_T)
+        lost = (row.weights_T * (row.mask_T & ~tokens.mask_T)).sum()
+        broken = (row.mask_T & ~logprobs_T.detach().isfinite()).sum()
+        return loss, of_row, torch.stack([lost.double(), broken.double()])
+
+    def _learning_rate(self) -> float:
+        warmup = min(1.0, (self.steps + 1) / max(1, self.config.warmup_steps))
+        return self.config.learning_rate * warmup
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        return autocast(self.model.device, self.config.dtype)

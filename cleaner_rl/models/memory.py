@@ -1,0 +1,206 @@
+"""Memory: an estimate of what training a model takes, by formula."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from cleaner_rl.models.precision import Precision
+
+_WEIGHTS = 4
+_GRADIENTS = 4
+_OPTIMISER = 8
+"""Bytes a parameter: float32 weights and gradients, AdamW's two float32 moments."""
+_CHUNK_TOKENS = 4096
+_CHUNK_NUMBERS = 2**26
+"""Logits held at a time: 256 MiB in float32, of which the gradient needs a few."""
+_CHUNK_NUMBERS_IN_PLACE = 2**29
+"""Where it needs none besides the logits: 1 GiB in half precision."""
+_LOGIT_COPIES = 3
+"""float32 arrays of that size where it does: logits, log-softmax, its exponential."""
+_CACHE_SHARE = 0.25
+"""Share of the device's memory that cached tokens may take when no budget is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """The sizes that memory depends on.
+
+    Attributes:
+        parameters: of the model, tied ones counted once.
+        layers: how many.
+        hidden: width of the residual stream.
+        queries: query heads times head size.
+        keys: key-value heads times head size.
+        intermediate: width inside the MLP.
+        vocabulary: tokens.
+        normed_queries: whether queries and keys are normalised, as in Qwen3.
+    """
+
+    parameters: int
+    layers: int
+    hidden: int
+    queries: int
+    keys: int
+    intermediate: int
+    vocabulary: int
+    normed_queries: bool
+
+    @classmethod
+    def of(cls, config: Any) -> ModelShape:
+        """The shape behind a transformers configuration; no weights are made."""
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        text = config.get_text_config()
+        head = head_size(config)
+        keys = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        names = {name for name, _ in model.named_parameters()}
+        return cls(
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            layers=text.num_hidden_layers,
+            hidden=text.hidden_size,
+            queries=text.num_attention_heads * head,
+            keys=keys * head,
+            intermediate=text.intermediate_size,
+            vocabulary=text.vocab_size,
+            normed_queries=any("q_norm" in name for name in names),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """Bytes. Learning and sampling take turns, so the larger of the two counts.
+
+    Attributes:
+        weights: float32; with passes in half precision also the sampler's copy in it and what
+            autocast keeps for the backward pass.
+        gradients: float32.
+        optimiser: AdamW's moments.
+        activations: of one pack, without gradient checkpointing.
+        logits: of one chunk of it.
+        cache: keys and values of the conversations that are decoded together, at their longest.
+    """
+
+    weights: int
+    gradients: int
+    optimiser: int
+    activations: int
+    logits: int
+    cache: int
+
+    @property
+    def total(self) -> int:
+        """Weights, gradients and optimiser, and the larger one of learning and sampling."""
+        fixed = self.weights + self.gradients + self.optimiser
+        return fixed + max(self.activations + self.logits, self.cache)
+
+
+def estimate_memory(
+    shape: ModelShape,
+    precision: Precision,
+    pack_tokens: int,
+    batch: int,
+    context: int,
+    in_place: bool = False,
+) -> MemoryEstimate:
+    """What training takes.
+
+    Args:
+        shape: of the model.
+        precision: of the forward passes.
+        pack_tokens: tokens of one packed pass.
+        batch: conversations decoded together.
+        context: most tokens of one.
+        in_place: the gradient of logits takes their place, as it does with Triton.
+    """
+    half = precision != "float32"
+    return MemoryEstimate(
+        weights=shape.parameters * (_WEIGHTS + 2 * 2 * half),
+        gradients=shape.parameters * _GRADIENTS,
+        optimiser=shape.parameters * _OPTIMISER,
+        activations=pack_tokens * shape.layers * activation_bytes(shape, precision),
+        logits=min(pack_tokens, logit_chunk(shape.vocabulary, in_place))
+        * shape.vocabulary
+        * _logit_bytes(precision, in_place),
+        cache=batch * context * shape.layers * 2 * shape.keys * (2 if half else 4),
+    )
+
+
+def logit_chunk(vocabulary: int, in_place: bool) -> int:
+    """Tokens whose logits are held at a time.
+
+    Args:
+        vocabulary: logits of each.
+        in_place: their gradient takes their place.
+    """
+    numbers = _CHUNK_NUMBERS_IN_PLACE if in_place else _CHUNK_NUMBERS
+    return max(1, min(_CHUNK_TOKENS, numbers // vocabulary))
+
+
+def _logit_bytes(precision: Precision, in_place: bool) -> int:
+    """Bytes of a logit and of what is made of it."""
+    own = getattr(torch, precision).itemsize
+    if in_place:
+        return int(own)
+    return 4 * _LOGIT_COPIES + (0 if precision == "float32" else own)
+
+
+def activation_bytes(shape: ModelShape, precision: Precision) -> int:
+    """Bytes that one layer keeps for each token until the backward pass.
+
+    The coefficients were counted with torch's saved-tensor hooks on Llama and Qwen3 layers; a test
+    counts again. RMSNorm computes in float32 whatever the precision, half-precision layers add to
+    a half-precision sum, and keys and values are repeated to the number of query heads. Fused
+    kernels keep less.
+    """
+    wide = shape.queries + shape.keys if shape.normed_queries else 0
+    if precision == "float32":
+        return 24 * shape.hidden + 20 * shape.queries + 16 * shape.intermediate + 8 * wide
+    return 22 * shape.hidden + 10 * shape.queries + 8 * shape.intermediate + 6 * wide
+
+
+def head_size(config: Any) -> int:
+    """Numbers of an attention head of the model."""
+    text = config.get_text_config()
+    size: int = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return size
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that are free on the device; on a CPU those that Linux calls available.
+
+    Raises:
+        OSError: the machine does not say.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free)
+    with open("/proc/meminfo", encoding="ascii") as stream:
+        for line in stream:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    raise OSError("/proc/meminfo does not say how much memory is available")
+
+
+def tokens_in_memory(config: Any, device: torch.device, precision: Precision, least: int) -> int:
+    """Tokens whose keys and values fit in a quarter of all of the device's memory.
+
+    Args:
+        config: of the model.
+        device: where the cache is to lie.
+        precision: of its numbers.
+        least: what is given in any case.
+    """
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    size = head_size(config)
+    if device.type == "cuda":
+        memory = torch.cuda.mem_get_info(device)[1]
+    else:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    bytes_each: int = 2 * text.num_hidden_layers * heads * size * getattr(torch, precision).itemsize
+    return max(int(_CACHE_SHARE * memory) // bytes_each, least)

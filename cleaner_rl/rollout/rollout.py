@@ -1,0 +1,338 @@
+"""Rollout: many episodes played side by side, the policy's turns sampled in batches."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
+from typing import Literal
+
+import torch
+
+from cleaner_env.completion import Completion
+from cleaner_env.env import CodeToolEnv
+from cleaner_env.episode import Episode
+from cleaner_env.formats import TextFormat
+from cleaner_env.interpreter import LIGHT_PRELOAD, Limits, Sandbox, SandboxError
+from cleaner_env.rewards import Reward
+from cleaner_env.saar import Mode, SAARWrapper
+from cleaner_env.tasks import Task
+from cleaner_rl.errors import OutageError, ToolFormatWarning
+from cleaner_rl.grpo.credit import context_ids
+from cleaner_rl.inference.sampler import Sampler
+from cleaner_rl.inference.sequences import Request
+from cleaner_rl.models.policy import Policy
+from cleaner_rl.rollout.runner import Job, Played, Seat
+from cleaner_rl.rollout.tool_queue import Schedule, ToolQueue
+
+_MAX_FAULTED = 0.05
+"""Share of episodes that faults of the sandbox may spoil before the rollout is stopped."""
+
+
+SystemPrompt = Literal["auto", "default", "none"]
+Preload = Literal["light", "full"]
+ToolFormat = Literal["auto", "hermes", "qwen3-coder", "llama3", "harmony", "fenced"]
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutConfig:
+    """What an episode is like.
+
+    Attributes:
+        rollback: whether ``mode`` is on at all.
+        mode, gamma, max_retries, rollback_probability, similarity_on: see ``SAARWrapper``.
+        max_turns: turns of an episode.
+        max_response_tokens: tokens of an episode after the prompt.
+        max_turn_tokens: tokens of one turn.
+        system_prompt: the first message explains the tool (``default``) or is left out (``none``);
+            ``auto`` leaves it out for policies that know the tool from their cold start.
+        tool_format: how turns call the tool; ``auto`` goes by the tokenizer's chat template.
+        max_calls: calls of one turn.
+        strict_calls: False repairs malformed calls.
+        stateful: an episode's programs share their variables.
+        preload: what programs find imported already: the standard library (``light``), or numpy
+            and sympy as well (``full``).
+        code_seconds: wall time of one program.
+        workers: programs that run at the same time.
+        schedule: when an episode goes on whose program has run, see ``ToolQueue``.
+        allow_weak: run programs without isolation where there is none.
+        reward: what an episode earns.
+    """
+
+    rollback: bool = True
+    mode: Mode = "saar"
+    gamma: float = 0.5
+    max_retries: int = 3
+    rollback_probability: float = 1.0
+    similarity_on: str = "code"
+    max_turns: int = 3
+    max_response_tokens: int = 512
+    max_turn_tokens: int = 128
+    system_prompt: SystemPrompt = "auto"
+    tool_format: ToolFormat = "auto"
+    max_calls: int = 1
+    strict_calls: bool = True
+    stateful: bool = False
+    preload: Preload = "full"
+    code_seconds: float = 4.0
+    workers: int = 2
+    schedule: Schedule = "reproducible"
+    allow_weak: bool = False
+    reward: Reward = field(default_factory=Reward)
+
+
+def open_sandbox(config: RolloutConfig) -> Sandbox:
+    """The sandbox that a rollout of that kind needs.
+
+    Raises:
+        OutageError: there is no isolation to be had on this machine.
+    """
+    try:
+        return Sandbox(
+            workers=config.workers,
+            limits=Limits(wall_s=config.code_seconds, cpu_s=config.code_seconds),
+            preload=LIGHT_PRELOAD if config.preload == "light" else None,
+            allow_weak=config.allow_weak,
+        )
+    except SandboxError as error:
+        raise OutageError(str(error)) from error
+
+
+def make_env(
+    config: RolloutConfig,
+    sandbox: Sandbox,
+    format: TextFormat,
+    *,
+    knows_tool: bool,
+    max_length: int | None = None,
+    measure: Callable[[str], int] = len,
+) -> SAARWrapper:
+    """The environment that episodes of that kind are played in.
+
+    Args:
+        config: what an episode is like.
+        sandbox: runs the programs.
+        format: how turns call the tool.
+        knows_tool: the policy needs no system prompt.
+        max_length: length of an episode after its prompt; None for no limit.
+        measure: the length of a text.
+    """
+    bare = config.system_prompt == "none" or (config.system_prompt == "auto" and knows_tool)
+    env = CodeToolEnv(
+        [Task("unused", "unused")],
+        reward=config.reward,
+        max_turns=config.max_turns,
+        max_length=max_length,
+        measure=measure,
+        system_prompt=None if bare else "default",
+        format=format,
+        stateful=config.stateful,
+        sandbox=sandbox,
+    )
+    return SAARWrapper(
+        env,
+        gamma=config.gamma,
+        max_retries=config.max_retries,
+        rollback_probability=config.rollback_probability,
+        similarity_on=config.similarity_on,  # type: ignore[arg-type]
+        mode=config.mode if config.rollback else "off",
+    )
+
+
+class Rollout:
+    """Plays episodes with a policy. Use as a context manager, or call ``close``.
+
+    Args:
+        policy: samples the turns.
+        sampler: how it samples them.
+        config: what an episode is like.
+        sandbox: runs the programs and is closed with the rollout; made from ``config`` when None.
+
+    Raises:
+        OutageError: there is no isolation to be had on this machine.
+        UserError: the tool-call format cannot be had with these settings.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        sampler: Sampler,
+        config: RolloutConfig,
+        sandbox: Sandbox | None = None,
+    ) -> None:
+        self.policy = policy
+        self.sampler = sampler
+        self.config = config
+        self.format = policy.codec.make_format(
+            config.tool_format, max_calls=config.max_calls, strict=config.strict_calls
+        )
+        warning = policy.codec.format_warning(config.tool_format)
+        if warning is not None:
+            warnings.warn(warning, ToolFormatWarning, stacklevel=2)
+        self.sandbox = open_sandbox(config) if sandbox is None else sandbox
+        self.observation_ids = lru_cache(maxsize=16384)(policy.codec.observation_ids)
+        self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="env")
+        self._envs: list[SAARWrapper] = []
+        self.tool_wait_seconds = 0.0
+
+    def __enter__(self) -> Rollout:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the sandbox and the threads."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        self.sandbox.close()
+
+    def play(
+        self,
+        tasks: Sequence[Task],
+        seed: int,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> list[Episode]:
+        """One episode for each task.
+
+        Args:
+            tasks: repeat a task to get a group of episodes.
+            seed: of the rollback draws and of sampling; the same seed gives the same episodes.
+            on_progress: called with the numbers of finished and of all episodes.
+
+        Raises:
+            OutageError: faults of the sandbox spoilt too many episodes, or no answer can be
+                compared. Fewer spoilt episodes are returned with ``faulted`` set, and have to be
+                left out.
+        """
+        jobs = [Job(index, task, seed + index) for index, task in enumerate(tasks)]
+        episodes: dict[int, Episode] = {}
+        for played in self.stream(jobs, len(jobs)):
+            episodes[played.job.index] = played.episode
+            if on_progress is not None:
+                on_progress(len(episodes), len(jobs))
+        return [episodes[index] for index in range(len(jobs))]
+
+    def stream(
+        self,
+        jobs: Sequence[Job],
+        at_once: int,
+        on_turn: Callable[[Job, Completion], None] | None = None,
+    ) -> Iterator[Played]:
+        """Episodes in the order in which they end; another one begins for each that has ended.
+
+        Turns are sampled while the tools of other episodes run (``ToolQueue``).
+
+        Args:
+            jobs: what to play.
+            at_once: episodes that are played side by side.
+            on_turn: called with each sampled turn before it is stepped.
+
+        Raises:
+            OutageError: as ``play``.
+        """
+        self.sampler.reset()
+        threads = torch.get_num_threads()
+        if self.policy.device.type == "cpu":
+            # Programs run meanwhile: they need cores, and a thread that waits for one slows all.
+            torch.set_num_threads(max(1, threads - min(self.config.workers, threads // 2)))
+        queue = ToolQueue(self._threads, self.config.schedule)
+        waiting, free = iter(jobs), list(range(at_once))
+        sampling: dict[int, Seat] = {}
+        faults: list[Exception | None] = []
+        try:
+            while True:
+                seats = [self._seat(free.pop(0), job) for job in islice(waiting, len(free))]
+                seats += queue.take(self.sampler.clock, idle=not (sampling or seats))
+                for seat in seats:
+                    if not seat.over:
+                        sampling[seat.number] = seat
+                        self._ask(seat)
+                        continue
+                    free.append(seat.number)
+                    self.sampler.forget(seat.number)
+                    if seat.env.episode.faulted:
+                        faults.append(seat.fault)
+                        check_faults(faults, len(jobs))
+                    yield seat.played()
+                if not (sampling or seats or queue):
+                    return
+                for number, turn in self.sampler.advance() if sampling else ():
+                    seat = sampling.pop(number)
+                    if on_turn is not None:
+                        on_turn(seat.job, turn)
+                    queue.put(seat, turn, self.sampler.clock)
+        finally:
+            self.tool_wait_seconds += queue.waited
+            queue.close()
+            self.sampler.reset()
+            torch.set_num_threads(threads)
+
+    def _ask(self, seat: Seat) -> None:
+        """Ask the sampler for a seat's next turn."""
+        context = self._context(seat)
+        numbers = (seat.job.seed, seat.sampled)
+        self.sampler.submit(Request(seat.number, context, self._limit(seat, context), numbers))
+
+    def prompt_ids(self, episode: Episode) -> list[int]:
+        """Token ids of an episode's prompt."""
+        return self.policy.codec.prompt_ids(episode.prompt)
+
+    def prompt_length(self, task: Task) -> int:
+        """Tokens of the prompt that an episode on this task begins with."""
+        if not self._envs:
+            self._envs.append(self._make_env())
+        prompt = self._envs[0].get_wrapper_attr("prompt")(task)
+        return len(self.policy.codec.prompt_ids(prompt))
+
+    def response_length(self, episode: Episode) -> int:
+        """Tokens of the purified episode after its prompt, last observation excluded."""
+        *before, last = episode.turns
+        tokens = last.completion.tokens
+        length = len(context_ids((), before, self.observation_ids))
+        return length + (0 if tokens is None else len(tokens))
+
+    def _seat(self, number: int, job: Job) -> Seat:
+        while number >= len(self._envs):
+            self._envs.append(self._make_env())
+        seat = Seat.begin(number, self._envs[number], job)
+        seat.prompt_ids = self.prompt_ids(seat.env.episode)
+        return seat
+
+    def _make_env(self) -> SAARWrapper:
+        return make_env(
+            self.config,
+            self.sandbox,
+            self.format,
+            knows_tool=self.policy.knows_tool,
+            max_length=self.config.max_response_tokens,
+            measure=lambda text: len(self.observation_ids(text)),
+        )
+
+    def _context(self, seat: Seat) -> list[int]:
+        episode = seat.env.episode
+        return context_ids(seat.prompt_ids, episode.turns, self.observation_ids)
+
+    def _limit(self, seat: Seat, context: list[int]) -> int:
+        """Tokens that the next turn may have."""
+        room = min(int(seat.info["remaining"]), self.policy.context_length - len(context))
+        return max(1, min(room, self.config.max_turn_tokens))
+
+
+def check_faults(faults: Sequence[Exception | None], episodes: int) -> None:
+    """Stop when so many episodes were spoilt that the sandbox and not a program is to blame.
+
+    Args:
+        faults: one for each spoilt episode.
+        episodes: how many are to be played.
+
+    Raises:
+        OutageError: they are too many.
+    """
+    if len(faults) > max(1, _MAX_FAULTED * episodes):
+        raise OutageError(
+            f"the sandbox spoilt {len(faults)} of {episodes} episodes ({faults[0]}); none of "
+            "them was scored. Check it with: python -m sandbox doctor"
+        )

@@ -1,0 +1,97 @@
+"""Tool queue: turns whose programs run in threads, and when their episodes are sampled again."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from dataclasses import dataclass
+from typing import Literal
+
+from cleaner_env.completion import Completion
+from cleaner_rl.rollout.runner import Seat
+
+Schedule = Literal["reproducible", "eager"]
+
+_TURNS_A_TICK = 2
+"""Programs that are expected to run while a token is decoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A turn being stepped.
+
+    Attributes:
+        seat: whose turn it is.
+        due: tick of the clock from which its episode may go on.
+        future: of the step.
+    """
+
+    seat: Seat
+    due: int
+    future: Future[None]
+
+
+class ToolQueue:
+    """Steps turns in threads while other turns are sampled.
+
+    The clock counts decoded tokens, not seconds. With the ``reproducible`` schedule the tick at
+    which an episode goes on follows from the tokens alone: from how many programs were running when
+    its turn ended. A program that is not done by then is waited for. So the same seeds give the
+    same batches and the same numbers to the bit, however long the tools take. With ``eager`` an
+    episode goes on as soon as its program has run: a slow program delays nobody, and the last bits
+    of log-probabilities differ from run to run, because other turns share a batch.
+
+    Args:
+        threads: run the steps.
+        schedule: as above.
+
+    Attributes:
+        waited: seconds in which nothing was sampled, because of programs that ran.
+    """
+
+    def __init__(self, threads: Executor, schedule: Schedule) -> None:
+        self.waited = 0.0
+        self._threads = threads
+        self._eager = schedule == "eager"
+        self._steps: list[_Step] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._steps)
+
+    def put(self, seat: Seat, turn: Completion, clock: int) -> None:
+        """Step a turn that has ended."""
+        due = clock + 1 + len(self._steps) // _TURNS_A_TICK
+        self._steps.append(_Step(seat, due, self._threads.submit(seat.step, turn)))
+
+    def take(self, clock: int, idle: bool) -> list[Seat]:
+        """The seats whose episodes go on or have ended, in the order of their turns.
+
+        Args:
+            clock: now.
+            idle: there is nothing to sample, so the clock stands still: wait for some.
+
+        Raises:
+            Exception: what a step raised.
+        """
+        if not self._steps:
+            return []
+        began = time.monotonic()
+        if self._eager:
+            if idle:
+                wait([step.future for step in self._steps], return_when=FIRST_COMPLETED)
+            ready = [step for step in self._steps if step.future.done()]
+        else:
+            now = max(clock, min(step.due for step in self._steps)) if idle else clock
+            ready = [step for step in self._steps if step.due <= now]
+        for step in ready:
+            step.future.result()
+        self.waited += time.monotonic() - began
+        self._steps = [step for step in self._steps if step not in ready]
+        return [step.seat for step in ready]
+
+    def close(self) -> None:
+        """Wait for the programs that run; those that have not begun do not begin."""
+        for step in self._steps:
+            step.future.cancel()
+        wait([step.future for step in self._steps])
+        self._steps.clear()

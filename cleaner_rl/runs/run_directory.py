@@ -1,0 +1,240 @@
+"""RunDirectory: the files of one training run.
+
+config.json          every setting
+metrics.jsonl        one object a step
+episodes/            some episodes of each step, raw and purified, one JSON object a line
+checkpoints/         step-000020/: a Hugging Face directory and the trainer's state, or shards
+evaluation-*.json    held-out evaluation before and after, and every --eval-every steps
+evaluations/         the episodes of the latter, one file for rollback off and one for on
+report.md, *.png     what came out
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from cleaner_env.episode import Episode
+from cleaner_env.episode_file import write_episodes
+from cleaner_rl.config import TrainConfig
+from cleaner_rl.distributed.ranks import Ranks
+from cleaner_rl.errors import CheckpointError
+from cleaner_rl.models.policy import Policy
+from cleaner_rl.runs.checkpoint import (
+    list_checkpoints,
+    load_state,
+    remove_checkpoint,
+    remove_partial,
+    save_checkpoint,
+)
+from cleaner_rl.runs.evaluations import forget_evaluations
+from cleaner_rl.runs.sharded_checkpoint import save_sharded_checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """One run's directory.
+
+    Attributes:
+        path: of the directory.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, config: TrainConfig) -> RunDirectory:
+        """Begin a run there.
+
+        Raises:
+            CheckpointError: the directory cannot be written, or holds something already.
+        """
+        cls.require_free(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / "episodes").mkdir()
+            (path / "checkpoints").mkdir()
+            run = cls(path)
+            run.save_config(config)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write the run directory {path}: {error}; choose another with --run-dir"
+            ) from error
+        return run
+
+    @staticmethod
+    def require_free(path: Path) -> None:
+        """Check that nothing lies there yet.
+
+        Raises:
+            CheckpointError: the directory holds something, or the path is a file.
+        """
+        if (path / "checkpoints").is_dir() and not list_checkpoints(path / "checkpoints"):
+            raise CheckpointError(
+                f"the run in {path} ended before its first checkpoint and cannot be continued; "
+                "remove it, or choose another --run-dir"
+            )
+        if path.is_dir() and any(path.iterdir()):
+            raise CheckpointError(
+                f"{path} is not empty; continue that run with --resume {path}, or choose another "
+                "--run-dir"
+            )
+        if path.exists() and not path.is_dir():
+            raise CheckpointError(f"{path} is a file; choose another --run-dir")
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """An existing run.
+
+        Raises:
+            CheckpointError: there is no run in that directory, or it has no checkpoint yet.
+        """
+        if not (path / "config.json").is_file():
+            raise CheckpointError(
+                f"there is no run in {path} (no config.json); name the directory of a run, such as "
+                "runs/tiny-..."
+            )
+        run = cls(path)
+        if not run.has_checkpoint:
+            raise CheckpointError(
+                f"the run in {path} ended before its first checkpoint; remove it and start it again"
+            )
+        return run
+
+    def save_config(self, config: TrainConfig) -> None:
+        """Write every setting."""
+        self.write_json("config.json", asdict(config))
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints lie."""
+        return self.path / "checkpoints"
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether the run can be resumed."""
+        return bool(list_checkpoints(self.checkpoints))
+
+    def latest_checkpoint(self) -> Path:
+        """The newest checkpoint."""
+        return list_checkpoints(self.checkpoints)[-1]
+
+    def load_latest(self, ranks: Ranks) -> tuple[Path, dict[str, Any]]:
+        """The newest checkpoint's directory and the trainer's state in it.
+
+        Each rank looks whether some of the files are whole, so all have to call it together.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        latest = self.latest_checkpoint()
+        return latest, load_state(latest, ranks.rank, ranks.size)
+
+    def save(self, step: int, policy: Policy, state: dict[str, Any], keep: int) -> Path:
+        """Write the checkpoint of a step and remove the oldest ones beyond ``keep``."""
+        directory = self.checkpoints / f"step-{step:06d}"
+        save_checkpoint(directory, policy, {**state, "step": step})
+        self._remove_all_but(keep)
+        return directory
+
+    def save_shards(
+        self,
+        step: int,
+        policy: Policy,
+        tensors: Mapping[str, Tensor],
+        state: dict[str, Any],
+        keep: int,
+        ranks: Ranks,
+    ) -> Path:
+        """The same from all ranks at once, each with its part of ``tensors``."""
+        directory = self.checkpoints / f"step-{step:06d}"
+        save_sharded_checkpoint(directory, policy, tensors, {**state, "step": step}, ranks)
+        ranks.on_first(lambda: self._remove_all_but(keep))
+        return directory
+
+    def _remove_all_but(self, keep: int) -> None:
+        for old in list_checkpoints(self.checkpoints)[: -max(keep, 1)]:
+            remove_checkpoint(old)
+
+    def log_metrics(self, metrics: dict[str, Any]) -> None:
+        """Append one step's metrics.
+
+        Raises:
+            CheckpointError: they cannot be written.
+        """
+        file = self.path / "metrics.jsonl"
+        with _writing(file), file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(metrics) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop what comes after a checkpoint: metrics and episodes of steps that will be played
+        again, and what a killed process left behind."""
+        remove_partial(self.checkpoints)
+        forget_evaluations(self.path, step)
+        file = self.path / "metrics.jsonl"
+        if not file.exists():
+            return
+        kept = [line for line in _whole_lines(file) if json.loads(line)["step"] <= step]
+        replacement = file.with_suffix(".partial")
+        replacement.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        os.replace(replacement, file)
+        for episodes in (self.path / "episodes").glob("step-*.jsonl"):
+            if int(episodes.stem.removeprefix("step-")) > step:
+                episodes.unlink()
+
+    def log_episodes(self, step: int, episodes: Iterable[Episode]) -> None:
+        """Write some episodes of a step.
+
+        Raises:
+            CheckpointError: they cannot be written.
+        """
+        logged = list(episodes)
+        if logged:
+            file = self.path / "episodes" / f"step-{step:06d}.jsonl"
+            with _writing(file):
+                write_episodes(file, logged)
+
+    def write_json(self, name: str, data: Any) -> None:
+        """Write a JSON file, whole or not at all.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        partial = self.path / f".{name}.partial"
+        with _writing(self.path / name):
+            partial.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+            os.replace(partial, self.path / name)
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file; None when it does not exist."""
+        file = self.path / name
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+@contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    """A block that writes a file."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"cannot write {file}: {error}; free some space") from error
+
+
+def _whole_lines(file: Path) -> list[str]:
+    """The lines of a file that a kill may have cut short: those that are whole JSON."""
+    if not file.exists():
+        return []
+    lines = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            json.loads(line)
+        except ValueError:
+            continue
+        lines.append(line)
+    return lines

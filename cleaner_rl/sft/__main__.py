@@ -1,0 +1,274 @@
+"""Cold start: ``python -m cleaner_rl.sft`` teaches a model the tool by demonstrations.
+
+Demonstrations are generated and executed, a model is trained on the assistant's tokens, saved as an
+ordinary Hugging Face directory and evaluated on held-out tasks. The preset ``tiny`` builds the
+bundled policy and its tokenizer from this repository alone; ``--base`` goes on from a pretrained
+model with its own tokenizer and chat template.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers.utils.logging import disable_progress_bar
+
+from cleaner_env.formats import TextFormat
+from cleaner_env.interpreter import Limits, Sandbox, SandboxError
+from cleaner_env.task_files import first_tasks, load_tasks
+from cleaner_rl.chat import ChatCodec
+from cleaner_rl.errors import run_command
+from cleaner_rl.eval.evaluate import Evaluation, evaluate
+from cleaner_rl.models.policy import Policy, load_policy, resolve_device
+from cleaner_rl.runs.progress import CountProgress
+from cleaner_rl.sft.config import SftArgs, SftError, parse_sft_arguments
+from cleaner_rl.sft.demonstrations import (
+    Demonstration,
+    DemonstrationError,
+    Example,
+    books_for,
+    describe_gsm8k,
+    encode_demonstration,
+    generate_demonstrations,
+    length_batches,
+)
+from cleaner_rl.sft.model import build_model, load_base
+from cleaner_rl.sft.sft_output import check_out, save_policy, write_build
+from cleaner_rl.sft.tokenizer import train_tokenizer
+from cleaner_rl.sft.training import Partial, train_on_examples
+
+__all__ = ["build_policy", "main"]
+
+
+def build_policy(args: SftArgs) -> dict[str, Any]:
+    """Runs the whole build and returns what ``build.json`` records."""
+    check_out(args.out, args.overwrite)
+    partial = _partial(args)
+    disable_progress_bar()
+    started = time.monotonic()
+    base = None if args.from_scratch else load_base(args.base, args.device)
+    demonstrations = make_demonstrations(args, base.codec.make_format() if base else None)
+    policy = base or policy_from_scratch(args, demonstrations)
+    examples = [encode_demonstration(d, policy.codec, args.learn_slips) for d in demonstrations]
+    limit = min(args.max_tokens, policy.context_length)
+    fitting = [index for index, example in enumerate(examples) if len(example.ids) <= limit]
+    if not fitting:
+        raise SftError(f"every demonstration is longer than {limit} tokens; raise --max-tokens")
+    demonstrations = [demonstrations[index] for index in fitting]
+    examples, left_out = [examples[index] for index in fitting], len(examples) - len(fitting)
+    loss = _train(args, policy, demonstrations, examples, partial)
+    figures: dict[str, Any] = {
+        **describe(demonstrations, examples),
+        "left_out": left_out,
+        "parameters": sum(p.numel() for p in policy.model.parameters()),
+        "loss": round(loss, 4),
+        "build_seconds": round(time.monotonic() - started),
+    }
+    build = {"configuration": {**asdict(args), "out": args.out.name}, "figures": figures}
+    save_policy(policy.model, policy.tokenizer, build, args.out)
+    partial.remove()
+    if args.eval_tasks:
+        try:
+            figures["held_out"] = evaluate_policy(args).summary()
+        except KeyboardInterrupt:
+            print("\nevaluation stopped; the policy is saved", file=sys.stderr)
+        write_build(build, args.out)
+    return build
+
+
+def _partial_directory(args: SftArgs) -> Path:
+    return args.out.with_name(f".{args.out.name}.partial")
+
+
+def _partial(args: SftArgs) -> Partial:
+    """Where the training is kept while it is under way.
+
+    Raises:
+        SftError: there is one to go on with and nobody said what to do with it, or there is none.
+    """
+    partial = Partial(_partial_directory(args), args.learned_by())
+    if args.resume and not partial.exists:
+        raise SftError(f"there is no interrupted training of --out {args.out}; leave out --resume")
+    if partial.exists and not args.resume:
+        if not args.overwrite:
+            raise SftError(
+                f"there is an interrupted training of --out {args.out}; add --resume to go on with "
+                "it, or --overwrite to begin anew"
+            )
+        partial.remove()
+    return partial
+
+
+def make_demonstrations(args: SftArgs, format: TextFormat | None) -> list[Demonstration]:
+    """All demonstrations of a build, each program executed in the sandbox.
+
+    Raises:
+        SftError: the tasks cannot be read.
+    """
+    try:
+        tasks, books = load_tasks(args.tasks, "train", args.seed), books_for(args.tasks)
+    except ValueError as error:
+        raise SftError(str(error)) from error
+    if not args.from_scratch:
+        print(describe_gsm8k(books))
+    progress = CountProgress("demonstrations", args.demonstrations)
+    demonstrations = []
+    limits = Limits(wall_s=2.0)
+    with Sandbox(workers=args.workers, limits=limits, allow_weak=args.allow_weak) as sandbox:
+        made = generate_demonstrations(
+            args.demonstrations,
+            sandbox.run,
+            seed=args.seed,
+            mix=args.mix,
+            threads=args.workers,
+            tasks=tasks,
+            books=books,
+            format=format,
+        )
+        for demonstration in made:
+            demonstrations.append(demonstration)
+            progress.show(len(demonstrations))
+    return demonstrations
+
+
+def policy_from_scratch(args: SftArgs, demonstrations: Sequence[Demonstration]) -> Policy:
+    """A small model with random weights, and a tokenizer learned from the demonstrations."""
+    tokenizer = train_tokenizer(_texts(demonstrations), args.model.vocab_size)
+    model = build_model(tokenizer, args.model, args.seed).to(resolve_device(args.device))
+    return Policy(model, tokenizer, ChatCodec(tokenizer), args.base)
+
+
+def _texts(demonstrations: Sequence[Demonstration]) -> Iterator[str]:
+    """Every text of the demonstrations, for the tokenizer to learn from."""
+    for demonstration in demonstrations:
+        yield demonstration.prompt
+        for turn in demonstration.turns:
+            yield from (turn.text, turn.observation or "")
+
+
+def _train(
+    args: SftArgs,
+    policy: Policy,
+    demonstrations: Sequence[Demonstration],
+    examples: Sequence[Example],
+    partial: Partial,
+) -> float:
+    """The whole training; returns the last smoothed loss."""
+    clean = [example for example, d in zip(examples, demonstrations, strict=True) if not d.bugs]
+    batches = [
+        *length_batches(clean, args.batch_tokens, args.clean_epochs, args.seed),
+        *length_batches(examples, args.batch_tokens, args.epochs, args.seed),
+    ]
+    partial.settings = {**partial.settings, "batches": _fingerprint(batches)}
+    tokens = [sum(len(example.ids) for example in batch) for batch in batches]
+    progress = CountProgress("training steps", len(batches))
+    began, first = time.monotonic(), 0
+
+    def report(step: int, loss: float) -> None:
+        nonlocal first
+        first = first or step
+        rate = sum(tokens[first - 1 : step]) / (time.monotonic() - began)
+        progress.show(step, f", loss {loss:.3f}, {rate:.0f} tokens/s")
+
+    return train_on_examples(
+        policy.model,
+        batches,
+        learning_rate=args.learning_rate,
+        weight_decay=args.weight_decay,
+        dtype=args.dtype,
+        report=report,
+        partial=partial,
+    )
+
+
+def _fingerprint(batches: Sequence[Sequence[Example]]) -> str:
+    """Of every token in its order: a training that is gone on with has to have the same ones."""
+    digest = hashlib.blake2b(digest_size=16)
+    for batch in batches:
+        digest.update(repr([example.ids for example in batch]).encode())
+    return digest.hexdigest()
+
+
+def evaluate_policy(args: SftArgs) -> Evaluation:
+    """The saved policy on held-out tasks: temperature 1, no rollback, one episode a task."""
+    tasks = first_tasks(load_tasks(args.tasks, "test", args.seed), args.eval_tasks)
+    progress = CountProgress("held-out tasks", len(tasks))
+    return evaluate(
+        load_policy(str(args.out), device=args.device),
+        tasks,
+        args.rollout(),
+        max_batch=args.eval_batch,
+        seed=args.seed,
+        dtype=args.dtype,
+        on_progress=lambda done, _: progress.show(done),
+    )
+
+
+def describe(
+    demonstrations: Sequence[Demonstration], examples: Sequence[Example]
+) -> dict[str, float]:
+    """Shares and lengths of the demonstrations, as they came out."""
+    count = len(demonstrations)
+    return {
+        "demonstrations": count,
+        "share_buggy": round(sum(bool(d.bugs) for d in demonstrations) / count, 3),
+        "share_two_bugs": round(sum(len(d.bugs) > 1 for d in demonstrations) / count, 3),
+        "share_wrong": round(sum(not d.right for d in demonstrations) / count, 3),
+        "tokens_each": round(sum(len(e.ids) for e in examples) / count, 1),
+        "trained_tokens_each": round(sum(sum(e.trained) for e in examples) / count, 1),
+    }
+
+
+def summary_lines(build: dict[str, Any]) -> Iterator[str]:
+    """The figures of a build for people."""
+    figures = build["figures"]
+    yield (
+        f"{figures['demonstrations']} demonstrations: {figures['share_buggy']:.0%} with a bug, "
+        f"{figures['share_two_bugs']:.0%} with two, {figures['share_wrong']:.0%} wrong but running"
+    )
+    if figures["left_out"]:
+        yield f"{figures['left_out']} more were longer than --max-tokens and left out"
+    yield f"{figures['parameters'] / 1e6:.2f} M parameters, built in {figures['build_seconds']} s"
+    if held_out := figures.get("held_out"):
+        metrics, error = held_out["metrics"], held_out["standard_errors"]["accuracy"]
+        yield f"on {held_out['tasks']} held-out tasks, temperature 1, rollback off:"
+        yield f"  accuracy            {metrics['accuracy']:.3f} (standard error {error:.3f})"
+        yield f"  calls               {metrics['calls']:.3f} per episode"
+        yield f"  first call fails    {metrics['first_call_failed']:.3f} of the episodes"
+        yield f"  failed calls        {metrics['failed_calls']:.3f} per episode"
+        yield f"  recovery            {metrics['recovery']:.3f} of failures, at the next call"
+        yield f"  tokens              {metrics['tokens_sampled']:.0f} sampled per episode"
+        yield f"                      {figures['tokens_each']:.0f} per demonstration, all included"
+        yield "  accuracy by family  " + ", ".join(
+            f"{name} {family['accuracy']:.2f}" for name, family in held_out["families"].items()
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit status.
+
+    Raises:
+        UserError: something that the user can mend.
+    """
+    args = parse_sft_arguments(sys.argv[1:] if argv is None else argv)
+    try:
+        build = build_policy(args)
+    except (DemonstrationError, SandboxError) as error:
+        raise SftError(str(error)) from error
+    except KeyboardInterrupt:
+        print(f"\nstopped before the end; --out {args.out} was not touched", file=sys.stderr)
+        if _partial_directory(args).is_dir():
+            print("the training so far is kept: the same command with --resume", file=sys.stderr)
+        return 130
+    print("\n".join(summary_lines(build)))
+    print(f"saved to {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

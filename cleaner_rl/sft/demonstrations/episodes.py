@@ -1,0 +1,293 @@
+"""Demonstrations: whole episodes in which a program is written, run, repaired and answered from.
+
+Every program is executed; what the policy reads as a tool's answer is what the sandbox said. An
+episode draws its ingredients independently of each other, so that none betrays another:
+
+- the program is one that is right, or one that runs and computes the wrong thing;
+- it is written without a bug, with one, or with two that are corrected one at a time, in the order
+  in which they are reported;
+- a correction is the same program without the bug, or another program.
+
+The last turn boxes what the final program printed, right or wrong, with the same confidence.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from cleaner_env.observation import format_observation
+from cleaner_env.rewards import score
+from cleaner_env.tasks import ReasoningGymTasks, Task, TaskSource
+from cleaner_env.toolcall import HermesFormat, ToolCallFormat
+from cleaner_rl.sft.demonstrations.bugs import propose_bug
+from cleaner_rl.sft.demonstrations.family import Programs
+from cleaner_rl.sft.demonstrations.programs import PROGRAM_BOOK
+
+__all__ = [
+    "Demonstration",
+    "DemonstrationError",
+    "DemonstrationMix",
+    "Turn",
+    "generate_demonstrations",
+    "write_demonstration",
+]
+
+MAX_ATTEMPTS = 40
+"""Draws of a program or a bug before a task is given up."""
+
+REMARKS = {
+    "SyntaxError": ("There is a syntax error, I will fix it.", "I fix the syntax."),
+    "IndentationError": ("The indentation is wrong, I will fix it.", "I fix the indentation."),
+    "NameError": ("That name is not defined, I will fix it.", "I fix the name."),
+    "AttributeError": ("That attribute does not exist, I will fix it.", "I fix the attribute."),
+    "ImportError": ("The import is wrong, I will fix it.", "I fix the import."),
+    "ModuleNotFoundError": ("The import is wrong, I will fix it.", "I fix the import."),
+    "TypeError": ("The type is wrong, I will fix it.", "I fix the type."),
+}
+"""What is said before a corrected call, by the class of the error."""
+OTHER_REMARKS = ("That failed, I will correct it.", "I correct the program.")
+NEW_PROGRAM_REMARKS = ("I will try another way.", "Let me write it differently.")
+ANSWER = "The answer is \\boxed{{{}}}."
+
+
+class Outcome(Protocol):
+    """The part of a sandbox's result that demonstrations read."""
+
+    ok: bool
+    stdout: str
+    error_class: str | None
+
+
+Run = Callable[[str], Any]
+"""Executes a program: source in, sandbox result (an `Outcome`) out."""
+Books = Mapping[str, Programs]
+"""Family -> where its programs come from."""
+
+
+class DemonstrationError(RuntimeError):
+    """Too few tasks gave a demonstration: no programs for them, or a sandbox that runs none."""
+
+
+@dataclass(frozen=True)
+class DemonstrationMix:
+    """Shares of the ingredients, each in [0, 1]. `buggy` counts those of `two_bugs` as well."""
+
+    wrong: float = 0.5
+    """Episodes whose program runs but computes the wrong thing."""
+    buggy: float = 0.85
+    """Episodes whose first program fails."""
+    two_bugs: float = 0.35
+    """Episodes whose first correction fails as well."""
+    other_program: float = 0.25
+    """Final corrections that are a different program instead of the same one repaired."""
+
+    def __post_init__(self) -> None:
+        for name, share in asdict(self).items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} is a share and must lie in [0, 1], got {share}")
+        if self.two_bugs > self.buggy:
+            raise ValueError(f"two_bugs ({self.two_bugs}) cannot exceed buggy ({self.buggy})")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An assistant's text (without its end token) and the tool's answer, None after the last."""
+
+    text: str
+    observation: str | None = None
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """One episode. ``bugs`` names the injected ones in the order in which they were corrected."""
+
+    family: str
+    prompt: str
+    turns: tuple[Turn, ...]
+    right: bool
+    bugs: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """A mapping that `from_json` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Demonstration:
+        """The inverse of `to_json`."""
+        turns = tuple(Turn(**turn) for turn in record["turns"])
+        return cls(**{**record, "turns": turns, "bugs": tuple(record["bugs"])})
+
+
+def write_demonstration(
+    task: Task,
+    run: Run,
+    rng: random.Random,
+    mix: DemonstrationMix,
+    books: Books = PROGRAM_BOOK,
+    format: ToolCallFormat | None = None,
+) -> Demonstration | None:
+    """One demonstration for one task, or None where the drawn ingredients do not go together.
+
+    Args:
+        task: one of a family, and with a question, that ``books`` knows.
+        run: executes a program.
+        rng: of all draws.
+        mix: shares of bugs and wrong programs.
+        books: programs by family.
+        format: how programs are called; hermes when None.
+    """
+    book = books[task.family]
+    format = format or HermesFormat()
+    right = rng.random() >= mix.wrong
+    draw = rng.random()
+    bug_count = 2 if draw < mix.two_bugs else 1 if draw < mix.buggy else 0
+    program = _draw_program(task, book, run, rng, right=right)
+    if program is None:
+        return None
+    failures = _break_program(program.code, bug_count, run, rng)
+    if failures is None:
+        return None
+    remark = rng.choice(book.sentences)
+    turns = []
+    for failure in failures:
+        turns.append(Turn(_call(format, remark, failure.code), format_observation(failure.result)))
+        remarks = REMARKS.get(failure.result.error_class, OTHER_REMARKS)
+        remark = rng.choice(remarks)
+    if failures and rng.random() < mix.other_program:
+        other = _draw_program(task, book, run, rng, right=right, avoid=program.code)
+        if other is not None:
+            program, remark = other, rng.choice(NEW_PROGRAM_REMARKS)
+    turns.append(Turn(_call(format, remark, program.code), format_observation(program.result)))
+    turns.append(Turn(ANSWER.format(program.result.stdout.strip())))
+    bugs = tuple(failure.bug for failure in failures)
+    return Demonstration(task.family, task.prompt, tuple(turns), right, bugs)
+
+
+def generate_demonstrations(
+    count: int,
+    run: Run,
+    *,
+    seed: int = 0,
+    mix: DemonstrationMix | None = None,
+    threads: int = 2,
+    tasks: TaskSource | None = None,
+    books: Books = PROGRAM_BOOK,
+    format: ToolCallFormat | None = None,
+) -> Iterator[Demonstration]:
+    """Demonstrations of tasks in their order; the same ones for the same seed.
+
+    Args:
+        count: how many.
+        run: executes a program; called from several threads.
+        seed: of all draws.
+        mix: shares of bugs and wrong programs.
+        threads: programs executed at a time.
+        tasks: problems; those without programs in ``books`` are passed over. The training split of
+            the bundled policy's families, all in turn, when None.
+        books: programs by family.
+        format: how programs are called; hermes when None.
+
+    Raises:
+        DemonstrationError: there are programs for hardly any task, or most of them do not do what
+            they should.
+    """
+    mix = mix or DemonstrationMix()
+    source = ReasoningGymTasks(split="train", seed=seed) if tasks is None else tasks
+
+    def attempt(index: int) -> Demonstration | None:
+        rng = random.Random(f"{seed}/{index}")
+        return write_demonstration(source[index], run, rng, mix, books, format)
+
+    made = tried = drawn = 0
+    with ThreadPoolExecutor(threads) as pool:
+        while made < count:
+            batch = range(drawn, drawn + min(240, max(24, count - made)))
+            drawn += len(batch)
+            known = [index for index in batch if _knows(books, source[index])]
+            tried += len(known)
+            for demonstration in pool.map(attempt, known):
+                if demonstration is not None and made < count:
+                    made += 1
+                    yield demonstration
+            if tried > 200 and made < tried // 2:
+                raise DemonstrationError(
+                    f"only {made} of {tried} tasks gave a demonstration, because programs that "
+                    "should run do not; try `python -m sandbox doctor`"
+                )
+            if drawn > 200 and tried < drawn // 20:
+                raise DemonstrationError(
+                    f"there are programs for {tried} of {drawn} tasks only; demonstrations know "
+                    f"the families {', '.join(sorted(books))}"
+                )
+
+
+def _knows(books: Books, task: Task) -> bool:
+    """True for a task that there are programs for."""
+    return task.family in books and books[task.family].knows(task.prompt)
+
+
+@dataclass(frozen=True)
+class _Executed:
+    """A program with what the sandbox said."""
+
+    code: str
+    result: Any
+    bug: str = ""
+
+
+def _draw_program(
+    task: Task, book: Programs, run: Run, rng: random.Random, *, right: bool, avoid: str = ""
+) -> _Executed | None:
+    """A program that runs, prints one line, and scores 1 exactly when it should."""
+    seen = {avoid}
+    for _ in range(MAX_ATTEMPTS):
+        code = book.draw(task.prompt, rng, right=right).code
+        if code in seen:
+            continue
+        seen.add(code)
+        result = run(code)
+        answer = result.stdout.strip()
+        if not result.ok or not answer or "\n" in answer or len(answer) > book.longest_answer:
+            continue
+        if (score(answer, task) >= 1.0) == right:
+            return _Executed(code, result)
+    return None
+
+
+def _break_program(
+    code: str, bug_count: int, run: Run, rng: random.Random
+) -> list[_Executed] | None:
+    """Failing versions of a program, the first with all bugs, each later one with a bug fewer."""
+    for _ in range(MAX_ATTEMPTS if bug_count else 1):
+        failures: list[_Executed] = []
+        broken = code
+        for _ in range(bug_count):
+            proposal = propose_bug(broken, rng)
+            if proposal is None:
+                break
+            bug, broken = proposal
+            failures.insert(0, _Executed(broken, run(broken), bug))
+        if len(failures) < bug_count or any(failure.result.ok for failure in failures):
+            continue
+        if bug_count < 2 or _differ(failures[0], failures[1]):
+            return failures
+    return None
+
+
+def _differ(first: _Executed, second: _Executed) -> bool:
+    """True when the bug that is corrected first is the one that was reported first."""
+    return _last_line(first) != _last_line(second)
+
+
+def _last_line(executed: _Executed) -> str:
+    """The error's own line, without the traceback above it."""
+    return format_observation(executed.result).rstrip().rpartition("\n")[2]
+
+
+def _call(format: ToolCallFormat, remark: str, code: str) -> str:
+    """An assistant turn: one sentence and the call."""
+    return f"{remark}\n{format.render(code)}"

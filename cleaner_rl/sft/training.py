@@ -1,0 +1,188 @@
+"""Training on demonstrations: the loss of the assistant's tokens, a loop that can be resumed."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cleaner_rl.distributed.interrupt import Interrupt
+from cleaner_rl.errors import CheckpointError
+from cleaner_rl.models.precision import Precision, autocast
+from cleaner_rl.sft.demonstrations import IGNORED, Example, collate
+
+__all__ = ["Partial", "assistant_loss", "train_on_examples"]
+
+
+def assistant_loss(model: Any, ids_BT: Tensor, labels_BT: Tensor) -> Tensor:
+    """Mean cross-entropy of the assistant's tokens, each given what is before it.
+
+    Padding is on the right, where causal attention never looks at it, so no attention mask is
+    needed; logits are computed at the trained positions only.
+    """
+    hidden_BTD = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state[:, :-1]
+    targets_BT = labels_BT[:, 1:]
+    chosen_BT = targets_BT != IGNORED
+    logits_TV = model.get_output_embeddings()(hidden_BTD[chosen_BT])
+    return F.cross_entropy(logits_TV.float(), targets_BT[chosen_BT])
+
+
+@dataclass
+class Partial:
+    """A training under way, kept in a directory so that it can be gone on with.
+
+    Attributes:
+        directory: where; beside the output, removed when that is complete.
+        settings: of the training; another training's state is refused.
+        every: seconds after which the state is written again.
+    """
+
+    directory: Path
+    settings: Mapping[str, Any]
+    every: float = 600.0
+
+    @property
+    def exists(self) -> bool:
+        """True when there is something to go on with."""
+        return self._file.exists()
+
+    @property
+    def _file(self) -> Path:
+        return self.directory / "state.pt"
+
+    def save(self, model: Any, optimizer: torch.optim.Optimizer, step: int, loss: float) -> None:
+        """Write the state after a step, complete or not at all.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        state = {"settings": dict(self.settings), "step": step, "loss": loss}
+        state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        scratch = self._file.with_suffix(".writing")
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            torch.save(state, scratch)
+            scratch.replace(self._file)
+        except (OSError, RuntimeError) as error:
+            raise CheckpointError(
+                f"cannot save the training in {self.directory}: {error}; make room there"
+            ) from error
+
+    def load(self, model: Any, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+        """Put the state into model and optimizer; the last step done, and the loss then.
+
+        Raises:
+            CheckpointError: it is damaged, or of other settings.
+        """
+        try:
+            state = torch.load(self._file, map_location=model.device, weights_only=True)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise CheckpointError(
+                f"cannot read {self._file}: {error}; begin anew with --overwrite, not --resume"
+            ) from error
+        changed = sorted(
+            name for name in self.settings if state["settings"].get(name) != self.settings[name]
+        )
+        if changed:
+            flags = ", ".join("--" + name.replace("_", "-") for name in changed)
+            raise CheckpointError(
+                f"the training in {self.directory} has other settings: {flags}; give the same, or "
+                "begin anew with --overwrite, not --resume"
+            )
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        return int(state["step"]), float(state["loss"])
+
+    def remove(self) -> None:
+        """The training is complete, or not wanted any more."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def train_on_examples(
+    model: Any,
+    batches: Sequence[Sequence[Example]],
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    dtype: Precision = "float32",
+    report: Callable[[int, float], None] = lambda step, loss: None,
+    partial: Partial | None = None,
+) -> float:
+    """One AdamW step per batch, with warm-up and cosine decay; returns the last smoothed loss.
+
+    Args:
+        model: a causal language model, trained where it is.
+        batches: of demonstrations.
+        learning_rate: at its peak.
+        weight_decay: of the matrices.
+        dtype: precision of the forward passes.
+        report: called with each step done and the smoothed loss.
+        partial: where the training is kept while it is under way; gone on with where it exists.
+
+    Raises:
+        KeyboardInterrupt: after a signal; with ``partial`` the steps done are saved.
+        CheckpointError: the state cannot be written, read, or used.
+    """
+    optimizer = _adamw(model, learning_rate, weight_decay)
+    done, smoothed = 0, math.nan
+    if partial is not None and partial.exists:
+        done, smoothed = partial.load(model, optimizer)
+    first = done
+    saved = time.monotonic()
+    model.train()
+    with Interrupt() as interrupt:
+        try:
+            for step, batch in enumerate(batches[first:], start=first):
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate * _factor(step, len(batches))
+                ids_BT, labels_BT = (part.to(model.device) for part in collate(batch))
+                with autocast(model.device, dtype):
+                    loss = assistant_loss(model, ids_BT, labels_BT)
+                with interrupt.protected():
+                    loss.backward()
+                    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
+                    value = loss.item()
+                    smoothed = value if math.isnan(smoothed) else 0.95 * smoothed + 0.05 * value
+                    done = step + 1
+                report(done, smoothed)
+                if partial is not None and time.monotonic() - saved > partial.every:
+                    partial.save(model, optimizer, done, smoothed)
+                    saved = time.monotonic()
+        except KeyboardInterrupt:
+            if partial is not None and done:
+                with interrupt.protected():
+                    partial.save(model, optimizer, done, smoothed)
+            raise
+    return smoothed
+
+
+def _adamw(model: Any, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """Matrices decay, vectors do not."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    return torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
+        lr=learning_rate,
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+
+
+def _factor(step: int, steps: int) -> float:
+    """Of the learning rate: a warm-up over a twentieth of the steps, then a cosine to a tenth."""
+    warmup = max(1, steps // 20)
+    return min((step + 1) / warmup, 0.1 + 0.45 * (1 + math.cos(math.pi * step / max(1, steps))))

@@ -1,0 +1,184 @@
+"""A training in two processes: the numbers of one, checkpoints for any, and no one left hanging."""
+
+import json
+import signal
+import time
+
+import pytest
+import torch
+import trainings
+from safetensors.torch import load_file
+
+from cleaner_rl import export
+from cleaner_rl.distributed.ranks import Ranks, deal
+from cleaner_rl.errors import PolicyError
+from cleaner_rl.models.policy import load_policy
+from cleaner_rl.runs.evaluations import MODES, read_evaluation
+
+TIMED = {"tokens_per_second", "sample_seconds", "step_seconds", "sandbox_faults"}
+
+
+@pytest.fixture
+def model(tmp_path, toy_policy):
+    toy_policy.save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def train(tmp_path, model):
+    """Trains in so many processes; gives their exit statuses."""
+
+    def train(name, ranks, steps, *scripts, more=(), resume=False):
+        run = tmp_path / name
+        arguments = ["--resume", run] if resume else ["--run-dir", run, "--model", model]
+        arguments += [] if resume else [*trainings.FEW, "--learning-rate", "1e-2", *more]
+        processes = trainings.start(
+            [*arguments, "--steps", steps],
+            tmp_path / f"{name}.log",
+            "episodes by seed",
+            *scripts,
+            ranks=ranks,
+        )
+        return trainings.finish(processes)
+
+    return train
+
+
+def metrics(run):
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMED} for line in lines]
+
+
+def weights(run, out):
+    export.main([str(run), "--out", str(out)])
+    return load_file(out / "model.safetensors")
+
+
+def same(rows, others):
+    assert [row.keys() for row in rows] == [row.keys() for row in others]
+    for row, other in zip(rows, others, strict=True):
+        assert row == pytest.approx(other, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns_and_resume_each_others_runs(train, tmp_path):
+    one, mixed = tmp_path / "one", tmp_path / "mixed"
+    assert train("one", 1, 3) == [0]
+    assert train("mixed", 2, 1) == [0, 0]
+    checkpoint = mixed / "checkpoints" / "step-000001"
+    assert not (checkpoint / "model.safetensors").exists()
+    with pytest.raises(PolicyError, match=r"python -m cleaner_rl\.export .*mixed"):
+        load_policy(str(checkpoint), "cpu")
+    assert train("mixed", 1, 2, resume=True) == [0]
+    assert train("mixed", 2, 3, resume=True) == [0, 0]
+
+    assert all(row["grad_norm"] > 0.1 for row in metrics(one))
+    same(metrics(mixed), metrics(one))
+    torch.testing.assert_close(
+        weights(mixed, tmp_path / "b"), weights(one, tmp_path / "a"), rtol=1e-3, atol=1e-4
+    )
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--loss", "grpo", "--kl-coefficient", "0.1", "--gradient-checkpointing"),
+        ("--loss", "dr_grpo", "--lora-rank", "4", "--kl-coefficient", "0.1"),
+        ("--loss", "gspo", "--dynamic-sampling", "2", "--prompts", "3"),
+        ("--saar", "roc", "--minibatch-prompts", "4"),
+    ],
+)
+def test_other_settings_have_the_numbers_of_one_process_too(train, tmp_path, more):
+    if "--lora-rank" in more:
+        pytest.importorskip("peft", reason="the extra cleaner-rl[lora] is not installed")
+    assert train("one", 1, 2, more=more) == [0]
+    assert train("two", 2, 2, more=more) == [0, 0]
+    assert all(row["grad_norm"] > 0.01 for row in metrics(tmp_path / "one"))
+    same(metrics(tmp_path / "two"), metrics(tmp_path / "one"))
+
+
+@pytest.mark.exhaustive
+def test_samples_whose_pass_is_not_finite_leave_the_update_of_all_ranks(train, tmp_path):
+    assert train("one", 1, 1, "token 7 has no numbers") == [2]
+    assert train("two", 2, 1, "token 7 has no numbers") == [2, 2]
+    (row,) = metrics(tmp_path / "one")
+    assert row["not_finite_tokens"] > 0 and row["grad_norm"] > 0.1
+    same(metrics(tmp_path / "two"), [row])
+
+
+def log(tmp_path, name, rank):
+    return (tmp_path / f"{name}.log{rank}").read_text()
+
+
+@pytest.mark.slow
+def test_an_error_on_one_rank_ends_all_with_its_message_and_the_state_saved(train, tmp_path):
+    assert train("run", 2, 3, "rank 1 fails in step 2", more=["--save-every", "9"]) == [2, 2]
+    assert "error: rank 1: the sandbox is gone\nThe run is saved up to step 1. Resume: " in log(
+        tmp_path, "run", 0
+    )
+    assert "sandbox is gone" not in log(tmp_path, "run", 1)  # said once, not by every rank
+    assert (tmp_path / "run" / "checkpoints" / "step-000001" / "manifest.json").is_file()
+
+
+def evaluations(run, step):
+    """Problem and texts of each episode; log-probabilities depend on the batch by rounding."""
+    rows = [read_evaluation(run, step, mode) for mode in MODES]
+    return [[(r["problem"], [t["text"] for t in r["episode"]["turns"]]) for r in m] for m in rows]
+
+
+@pytest.mark.slow
+def test_ranks_play_the_episodes_of_evaluations_that_one_process_plays(train, tmp_path):
+    more = ["--eval-tasks", "5", "--eval-every", "1"]
+    assert train("one", 1, 1, more=more) == [0]
+    assert train("two", 2, 1, more=more) == [0, 0]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert evaluations(two, 0) == evaluations(one, 0)
+    assert [len(rows) for rows in evaluations(two, 1)] == [5, 5]
+    before = [json.loads((run / "evaluation-before.json").read_text()) for run in (one, two)]
+    assert [summary["episodes"] for summary in before] == [5, 5]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["rank 1 fails in evaluations", "rank 1 has no held-out tasks"])
+def test_an_error_in_one_ranks_share_of_an_evaluation_ends_all(train, tmp_path, script):
+    more = ["--eval-tasks", "2"]
+    assert train("run", 2, 1, script, more=more) == [2, 2]
+    assert "error: rank 1: the sandbox is gone\nThe run is saved up to step 0." in log(
+        tmp_path, "run", 0
+    )
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_stops_all_at_the_same_step(train, tmp_path):
+    stopped = train("run", 2, 3, "rank 1 is asked to stop in step 2", more=["--save-every", "9"])
+    assert stopped == [130, 130]
+    assert "stopped after step 1. The run is saved up to step 1." in log(tmp_path, "run", 0)
+    assert (tmp_path / "run" / "checkpoints" / "step-000001" / "manifest.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_leaves_none_hanging(train, tmp_path):
+    began = time.monotonic()
+    status = train("run", 2, 3, "rank 1 dies in step 2")
+    assert status == [2, -signal.SIGKILL]
+    assert time.monotonic() - began < 60  # and not --rank-timeout, an hour
+    assert "rank 0 lost another one" in log(tmp_path, "run", 0)
+    assert "saved up to step 1. Resume: torchrun" in log(tmp_path, "run", 0)
+
+
+def test_shares_are_stretches_that_together_are_all():
+    ranks = Ranks("cpu")
+    assert ranks.share(5) == range(5)
+    ranks.size = 3
+    shares = []
+    for ranks.rank in range(3):
+        shares += [ranks.share(7)]
+    assert [list(share) for share in shares] == [[0, 1], [2, 3], [4, 5, 6]]
+
+
+def test_episodes_are_dealt_by_length():
+    assert deal([5, 9, 1, 4, 3], 1) == [[0, 1, 2, 3, 4]]
+    hands = deal([5, 9, 1, 4, 3], 2)
+    assert sorted(i for hand in hands for i in hand) == [0, 1, 2, 3, 4]
+    assert [sum([5, 9, 1, 4, 3][i] for i in hand) for hand in hands] == [12, 10]

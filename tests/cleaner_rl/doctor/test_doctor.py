@@ -1,0 +1,321 @@
+"""The doctor: every check finds the fault that it is there for."""
+
+import copy
+import json
+import time
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+from scripted import call
+
+from cleaner_env import Sandbox, SandboxError, Task
+from cleaner_rl.chat import ChatCodec
+from cleaner_rl.config import PRESETS
+from cleaner_rl.doctor import tasks as task_checks
+from cleaner_rl.doctor.__main__ import CHECKS, main, parse_arguments, show_segments
+from cleaner_rl.doctor.findings import Finding, run_checks
+from cleaner_rl.doctor.machine import check_attention, check_memory, check_model, check_sandbox
+from cleaner_rl.doctor.subject import Examinee
+from cleaner_rl.doctor.tasks import check_grader, check_prompts, check_tasks
+from cleaner_rl.doctor.text import (
+    check_format,
+    check_round_trip,
+    check_template,
+    check_trained_tokens,
+    episode_preview,
+)
+from cleaner_rl.errors import UserError
+
+TASK = Task("What is 6*7?", "42")
+
+
+@pytest.fixture
+def examinee(toy_policy):
+    """Makes an examinee of the toy policy, with another chat template or other settings."""
+
+    def make(template=None, tasks=(TASK,), **config):
+        made = Examinee(replace(PRESETS["tiny"], system_prompt="none", **config))
+        made.tokenizer = copy.deepcopy(toy_policy.tokenizer)
+        if template is not None:
+            made.tokenizer.chat_template = template
+        made.policy = replace(toy_policy, tokenizer=made.tokenizer)
+        made.model_config = toy_policy.model.config
+        made.tasks = list(tasks)
+        return made
+
+    return make
+
+
+def template(message, before="", after=""):
+    """A ChatML template that renders messages in its own way."""
+    return (
+        before
+        + "{%- for m in messages -%}"
+        + message
+        + "{%- endfor -%}"
+        + after
+        + "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
+    )
+
+
+PLAIN = "{{ '<|im_start|>' + m.role + '\n' + (m.content or '') + '<|im_end|>\n' }}"
+THINKLESS = (
+    "{%- set c = m.content or '' -%}"
+    "{%- if m.role == 'assistant' and not loop.last and '</think>' in c -%}"
+    "{%- set c = c.split('</think>')[-1] -%}{%- endif -%}"
+    "{{ '<|im_start|>' + m.role + '\n' + c + '<|im_end|>\n' }}"
+)
+LLAMA_CALLS = (
+    "{%- if m.tool_calls -%}{%- set f = m.tool_calls[0].function -%}"
+    '{{ \'<|im_start|>assistant\n{"name": "\' + f.name + \'", "parameters": \' }}'
+    "{{ f.arguments | tojson }}{{ '}<|im_end|>\n' }}{%- else -%}" + PLAIN + "{%- endif -%}"
+)
+
+
+def test_the_bundled_policy_is_well(capsys):
+    assert main(["--num-tasks", "24"]) == 0
+    out = capsys.readouterr().out
+    assert "11 ok, 0 warnings, 0 failed" in out
+    assert "\x1b" not in out
+
+
+def test_json_says_the_same(capsys):
+    assert main(["--num-tasks", "4", "--json", "--no-weights"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"] and [check["name"] for check in report["checks"]] == list(CHECKS)
+    assert {check["status"] for check in report["checks"]} == {"ok"}
+    assert report["config"]["model"] == "bundled" and "torch" in report["made_with"]
+
+
+def test_a_model_that_is_not_there_is_told_once(tmp_path, capsys):
+    assert main(["--model", str(tmp_path / "nowhere"), "--num-tasks", "4"]) == 1
+    out = capsys.readouterr().out
+    assert out.count("there is no directory") == 1
+    assert "given under 'model'" in out
+    assert "ok       grader" in out
+
+
+def test_a_check_that_crashes_has_failed_and_stops_no_other():
+    def crash(_):
+        raise RuntimeError("boom")
+
+    findings = run_checks({"one": crash, "two": lambda _: Finding("ok", "well")}, None)
+    assert findings["one"].status == "failed" and "RuntimeError: boom" in findings["one"].text
+    assert findings["two"].status == "ok"
+
+
+def test_limits_come_from_the_preset():
+    assert parse_arguments(["--preset", "qwen3-4b"]).max_response_tokens == 20480
+    assert parse_arguments(["--preset", "qwen3-4b", "--pack-tokens", "9"]).pack_tokens == 9
+    with pytest.raises(UserError, match="unknown preset"):
+        parse_arguments(["--preset", "huge"])
+
+
+# Chat template
+
+
+def test_a_template_that_keeps_what_was_said_is_well(examinee):
+    assert check_template(examinee()).status == "ok"
+    assert check_template(examinee(template(PLAIN))).status == "ok"
+
+
+def test_a_template_that_strips_think_blocks_is_noticed(examinee):
+    finding = check_template(examinee(template(THINKLESS)))
+    assert finding.status == "warning"
+    assert list(finding.details) == ["think blocks"]
+    assert "<think>" in finding.text
+
+
+def test_a_template_that_drops_tools_is_refused(examinee):
+    dropping = "{%- if m.role != 'tool' -%}" + PLAIN + "{%- endif -%}"
+    finding = run_checks({"template": check_template}, examinee(template(dropping)))["template"]
+    assert finding.status == "failed" and "drops or repeats messages" in finding.text
+
+
+# Round trip
+
+
+def test_a_byte_level_tokenizer_is_well(examinee):
+    assert check_round_trip(examinee()).status == "ok"
+
+
+def test_a_normalising_tokenizer_is_noticed(examinee):
+    from tokenizers import normalizers
+
+    subject = examinee()
+    subject.tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
+    finding = check_round_trip(subject)
+    assert finding.status == "warning" and "do not survive" in finding.text
+
+
+def test_a_lower_casing_tokenizer_is_refused(examinee):
+    from tokenizers import normalizers
+
+    subject = examinee()
+    subject.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\t", " ")
+    finding = check_round_trip(subject)
+    assert finding.status == "failed" and "a program does not survive" in finding.text
+
+
+def test_a_forgeable_special_token_is_refused(examinee):
+    subject = examinee()
+    subject.codec = copy.copy(ChatCodec(subject.tokenizer))
+    subject.codec.plain_ids = lambda text: subject.tokenizer(text)["input_ids"]
+    finding = check_round_trip(subject)
+    assert finding.status == "failed" and "forge" in finding.text
+
+
+# Tool format
+
+
+def test_a_hermes_template_is_read(examinee):
+    finding = check_format(examinee())
+    assert finding.status == "ok" and "hermes" in finding.text
+
+
+def test_a_template_without_tools_is_noticed(examinee):
+    finding = check_format(examinee(template(PLAIN)))
+    assert finding.status == "warning" and "no tool format of its own" in finding.text
+
+
+def test_a_template_of_another_format_is_refused(examinee):
+    finding = check_format(examinee(template(LLAMA_CALLS)))
+    assert finding.status == "failed"
+    assert '"parameters"' in finding.text and "hermes" in finding.text
+
+
+# Trained tokens
+
+
+def test_the_preview_says_where_every_token_comes_from(examinee):
+    shown = episode_preview(examinee())
+    assert [segment.kind for segment in shown.segments] == [
+        *("environment", "sampled", "grafted", "environment", "sampled"),
+    ]
+    prompt, reasoning, fixed, answered, answer = (segment.text for segment in shown.segments)
+    assert prompt.endswith("<|im_start|>assistant\n")
+    assert reasoning == "I multiply.\n"
+    assert fixed == call("seven = 7\nprint(6 * seven)", "") + "<|im_end|>"
+    assert "\n42\n" in answered
+    assert answer == r"The answer is \boxed{42}.<|im_end|>"
+    assert sum(segment.tokens for segment in shown.segments) == len(shown.ids)
+
+
+def test_grafted_tokens_that_are_left_out_are_shown_so(examinee, capsys):
+    finding = check_trained_tokens(examinee(grafted="mask"))
+    assert finding.status == "ok"
+    (grafted,) = (s for s in finding.details["segments"] if s["kind"] == "grafted")
+    assert not grafted["trained"]
+    show_segments(finding.details["segments"], Console())
+    assert "grafted (left out)" in capsys.readouterr().out
+
+
+def test_the_preview_is_in_colour_on_a_terminal(examinee, capsys):
+    segments = check_trained_tokens(examinee()).details["segments"]
+    show_segments(segments, Console(force_terminal=True, color_system="standard"))
+    out = capsys.readouterr().out
+    assert "\x1b[32mI multiply." in out and "\x1b[35m<tool_call>" in out
+
+
+def test_a_loss_that_counts_the_tools_words_is_refused(examinee, monkeypatch):
+    from cleaner_rl.doctor import preview as module
+
+    def careless(*args):
+        sample, *more = real(*args)
+        return [replace(sample, mask=(False, *[True] * (len(sample) - 1))), *more]
+
+    real = module.episode_samples
+    monkeypatch.setattr(module, "episode_samples", careless)
+    finding = check_trained_tokens(examinee())
+    assert finding.status == "failed" and "the loss would count" in finding.text
+
+
+# Tasks
+
+
+def test_references_are_graded(examinee):
+    assert check_tasks(examinee()).details["families"] == {"custom": 1}
+    assert check_grader(examinee()).status == "ok"
+
+
+def verdicts(monkeypatch, score):
+    monkeypatch.setattr(task_checks, "score", lambda answer, task, runner: score(answer, task))
+
+
+def test_programs_are_judged_in_a_sandbox(examinee):
+    entry = {"tests": [{"input": "3\n", "output": "6\n"}], "seconds": 0.5}
+    task = Task("Double it.", "print(int(input()) * 2)", reward="code", entry=entry)
+    assert check_grader(examinee(tasks=[task])).status == "ok"
+
+
+def test_a_reference_that_its_own_reward_rejects_is_noticed(examinee, monkeypatch):
+    verdicts(monkeypatch, lambda answer, task: float(answer == "42" and task.family == "right"))
+    finding = check_grader(examinee(tasks=[replace(TASK, family="right"), TASK]))
+    assert finding.status == "warning" and "1 of 2 reference answers" in finding.text
+
+
+def test_a_reward_that_takes_anything_is_refused(examinee, monkeypatch):
+    verdicts(monkeypatch, lambda answer, task: 1.0)
+    finding = check_grader(examinee(tasks=[TASK]))
+    assert finding.status == "failed" and "no such answer" in finding.text
+
+
+def test_a_grader_that_hangs_is_refused(examinee, monkeypatch):
+    def slow(answer, task):
+        time.sleep(0.0 if answer == task.answer else 5.0)
+        return float(answer == task.answer)
+
+    verdicts(monkeypatch, slow)
+    subject = examinee(tasks=[TASK])
+    subject.grader_seconds = 0.1
+    began = time.monotonic()
+    finding = check_grader(subject)
+    assert finding.status == "failed" and "after 0.1 s" in finding.text
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("prompts", "limit", "status"),
+    [((5, 6), 60, "ok"), ((5, 90), 60, "warning"), ((90, 90), 60, "failed")],
+)
+def test_long_prompts_are_counted(examinee, prompts, limit, status):
+    tasks = [Task("9" * n, "1") for n in prompts]
+    finding = check_prompts(examinee(tasks=tasks, max_prompt_tokens=limit))
+    assert finding.status == status
+    assert finding.details["over"] == sum(n > limit for n in prompts)
+
+
+def test_a_context_that_is_too_short_is_refused(examinee):
+    finding = check_prompts(examinee(max_response_tokens=2000))
+    assert finding.status == "failed" and "attends to 1024" in finding.text
+    model = run_checks({"model": check_model}, examinee(max_response_tokens=2000))["model"]
+    assert model.status == "failed" and "--max-response-tokens" in model.text
+
+
+# Machine
+
+
+def test_a_sandbox_is_timed(examinee, sandbox):
+    finding = check_sandbox(examinee())
+    assert finding.details["tier"] == sandbox.tier and finding.details["median_ms"] > 0
+
+
+def test_no_sandbox_is_refused(examinee, monkeypatch):
+    def none(*_, **__):
+        raise SandboxError("no isolation here")
+
+    monkeypatch.setattr(Sandbox, "__init__", none)
+    finding = check_sandbox(examinee())
+    assert finding.status == "failed" and "no isolation here" in finding.text
+    assert "sandbox doctor" in finding.remedy
+
+
+def test_what_does_not_fit_is_noticed(examinee):
+    assert check_memory(examinee()).status == "ok"
+    finding = check_memory(examinee(pack_tokens=10**10))
+    assert finding.status == "warning" and "--pack-tokens" in finding.remedy
+
+
+def test_attention_is_named(examinee):
+    assert "sdpa" in check_attention(examinee()).text

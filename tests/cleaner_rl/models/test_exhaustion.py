@@ -1,0 +1,29 @@
+"""Machines that run out of memory say which flag to turn."""
+
+import pytest
+import torch
+
+from cleaner_rl.errors import MemoryLimitError
+from cleaner_rl.models.exhaustion import exhaustion_said
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("phase", "flag"), [("sampling", "--sample-batch"), ("learning", "--pack-tokens")]
+)
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("tried 2 GiB\nmore")])
+def test_the_flag_of_the_phase_is_named(phase, flag, error):
+    match = f"on cpu while {phase}: lower {flag}"
+    with pytest.raises(MemoryLimitError, match=match), exhaustion_said(phase, CPU):
+        raise error
+
+
+def test_torchs_own_cpu_allocator_is_understood():
+    with pytest.raises(MemoryLimitError, match="while learning"), exhaustion_said("learning", CPU):
+        torch.empty(2**55, dtype=torch.float32)
+
+
+def test_other_errors_pass():
+    with pytest.raises(RuntimeError, match="shapes"), exhaustion_said("learning", CPU):
+        raise RuntimeError("shapes do not fit")

@@ -1,0 +1,155 @@
+"""LoRA: the adapters are trained, the base is not, and what is saved is a plain model."""
+
+import copy
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from cleaner_rl.errors import CheckpointError, PolicyError
+from cleaner_rl.learner.logprobs import token_logprobs
+from cleaner_rl.learner.packing import Pack
+from cleaner_rl.learner.update import UpdateConfig, Updater
+from cleaner_rl.models.lora import (
+    adapter_state,
+    adapters_off,
+    add_lora,
+    has_lora,
+    merged_state,
+    require_same_base,
+)
+from cleaner_rl.train import main
+
+pytest.importorskip("peft", reason="the extra cleaner-rl[lora] is not installed")
+
+
+@pytest.fixture
+def adapted(toy_policy):
+    add_lora(toy_policy.model, rank=4, alpha=8.0)
+    return toy_policy
+
+
+def trained(policy, samples, **settings):
+    config = UpdateConfig(learning_rate=1e-2, warmup_steps=0, **settings)
+    updater = Updater(policy.model, config)
+    return updater, [updater.update([samples]) for _ in range(2)]
+
+
+def test_adapters_change_nothing_before_the_first_update(toy_policy, samples):
+    before = token_logprobs(toy_policy.model, Pack.of(samples))[0]
+    add_lora(toy_policy.model, rank=4, alpha=8.0)
+    assert torch.equal(token_logprobs(toy_policy.model, Pack.of(samples))[0], before)
+
+
+def test_only_adapters_are_trained(adapted, samples):
+    before = {name: p.detach().clone() for name, p in adapted.model.named_parameters()}
+    trained(adapted, samples)
+    changed = {
+        name for name, p in adapted.model.named_parameters() if not torch.equal(p, before[name])
+    }
+    assert changed == set(adapter_state(adapted.model))
+
+
+def test_what_is_saved_is_a_plain_model_of_the_same_numbers(adapted, samples, tmp_path):
+    trained(adapted, samples)
+    adapted.save(tmp_path)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    assert not has_lora(plain)
+    assert {name for name, _ in plain.named_parameters()} <= set(merged_state(adapted.model))
+    row = Pack.of(samples)
+    torch.testing.assert_close(
+        token_logprobs(plain, row)[0], token_logprobs(adapted.model, row)[0], rtol=1e-4, atol=1e-4
+    )
+
+
+def test_saving_leaves_the_adapters_as_they_were(adapted, samples, tmp_path):
+    trained(adapted, samples)
+    before = token_logprobs(adapted.model, Pack.of(samples))[0]
+    adapted.save(tmp_path)
+    assert torch.equal(token_logprobs(adapted.model, Pack.of(samples))[0], before)
+
+
+def test_with_adapters_off_it_is_the_base(toy_policy, samples):
+    row = Pack.of(samples)
+    base = token_logprobs(toy_policy.model, row)[0]
+    add_lora(toy_policy.model, rank=4, alpha=8.0)
+    trained(toy_policy, samples)
+    assert not torch.equal(token_logprobs(toy_policy.model, row)[0], base)
+    with adapters_off(toy_policy.model):
+        assert torch.equal(token_logprobs(toy_policy.model, row)[0], base)
+
+
+def test_the_base_is_the_reference_of_the_kl_term(adapted, samples):
+    _, (first, second) = trained(adapted, samples, kl_coefficient=0.1)
+    assert first["reference_kl"] == pytest.approx(0, abs=1e-7)
+    assert second["reference_kl"] > 1e-6
+
+
+def test_state_continues_the_updates_exactly(toy_policy, samples):
+    base = copy.deepcopy(toy_policy.model)
+    add_lora(toy_policy.model, rank=4, alpha=8.0)
+    updater, _ = trained(toy_policy, samples)
+    state = copy.deepcopy(updater.state())
+    updater.update([samples])
+    add_lora(base, rank=4, alpha=8.0)
+    resumed = Updater(base, UpdateConfig(learning_rate=1e-2, warmup_steps=0))
+    resumed.load_state(state)
+    resumed.update([samples])
+    expected, got = adapter_state(toy_policy.model), adapter_state(base)
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_adapters_of_another_rank_are_refused(toy_policy, samples):
+    base = copy.deepcopy(toy_policy.model)
+    add_lora(toy_policy.model, rank=4, alpha=8.0)
+    add_lora(base, rank=2, alpha=8.0)
+    updater = Updater(base, UpdateConfig())
+    with pytest.raises(CheckpointError, match="--lora-rank"):
+        updater.load_state({**updater.state(), "adapter": adapter_state(toy_policy.model)})
+
+
+def test_a_changed_base_is_noticed(adapted, samples, tmp_path):
+    trained(adapted, samples)
+    adapted.save(tmp_path)
+    require_same_base(adapted.model, tmp_path)
+    with torch.no_grad():
+        for parameter in adapted.model.parameters():
+            parameter.mul_(1.01)
+    with pytest.raises(CheckpointError, match="has changed"):
+        require_same_base(adapted.model, tmp_path)
+
+
+def test_without_peft_the_remedy_is_named(toy_policy, monkeypatch):
+    monkeypatch.setattr("cleaner_rl.models.lora.find_spec", lambda name: None)
+    with pytest.raises(PolicyError, match=r"pip install 'cleaner-rl\[lora\]'"):
+        add_lora(toy_policy.model, rank=4, alpha=8.0)
+
+
+@pytest.mark.slow
+def test_a_run_with_lora_resumes_to_the_bit(tmp_path, toy_policy, monkeypatch):
+    toy_policy.save(tmp_path / "model")
+    # A random policy never earns anything; this reward differs within groups.
+    monkeypatch.setattr("cleaner_rl.train._reward", lambda e, *_: float(len(e.turns[0].text)))
+
+    def run(name, steps):
+        arguments = [
+            *("--run-dir", str(tmp_path / name), "--steps", str(steps), "--lora-rank", "4"),
+            *("--model", str(tmp_path / "model"), "--system-prompt", "none"),
+            *("--kl-coefficient", "0.1", "--max-turn-tokens", "8", "--max-response-tokens", "24"),
+            *("--prompts", "2", "--minibatch-prompts", "1", "--group-size", "2"),
+            *("--eval-tasks", "0", "--save-every", "1"),
+        ]
+        assert main(arguments) == 0
+
+    def checkpoint(name):
+        path = tmp_path / name / "checkpoints" / "step-000002" / "trainer_state.pt"
+        return torch.load(path, weights_only=True)["updater"]["adapter"]
+
+    run("whole", 2)
+    run("resumed", 1)
+    assert main(["--resume", str(tmp_path / "resumed"), "--steps", "2"]) == 0
+    whole, resumed = checkpoint("whole"), checkpoint("resumed")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    rows = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
+    assert all(json.loads(row)["grad_norm"] > 0 for row in rows)

@@ -1,0 +1,140 @@
+"""The client of an OpenAI-compatible server: retries, refusals, and what it sends."""
+
+import asyncio
+import time
+
+import pytest
+from chat_server import DROP, completion, serve
+
+from cleaner_rl.errors import EndpointError
+from cleaner_rl.eval.journal import Usage
+from cleaner_rl.rollout.endpoint import Endpoint, EndpointConfig, RequestRefused
+
+QUESTION = [{"role": "user", "content": "What is 6*7?"}]
+
+
+def ask(server, url=None, **config):
+    settings = {"retries": 3, "first_wait_s": 0.01, "timeout_s": 5.0, **config}
+
+    async def once():
+        async with Endpoint(EndpointConfig(url or server.url, "m", **settings)) as endpoint:
+            return await endpoint.complete(QUESTION, 32, seed=9)
+
+    return asyncio.run(once())
+
+
+def script(*answers):
+    """Gives the answers one after the other."""
+    left = list(answers)
+    return lambda _: left.pop(0)
+
+
+def test_the_request_carries_the_settings():
+    with serve(script("hello")) as server:
+        turn, usage = ask(server, temperature=0.7, top_p=0.6, api_key="secret")
+    assert (turn, turn.truncated, usage) == ("hello", False, Usage(11, 5))
+    assert server.requests == [
+        {
+            "model": "m",
+            "messages": QUESTION,
+            "max_tokens": 32,
+            "temperature": 0.7,
+            "top_p": 0.6,
+            "seed": 9,
+        }
+    ]
+    assert server.headers[0]["path"] == "/v1/chat/completions"
+    assert server.headers[0]["Authorization"] == "Bearer secret"
+
+
+def test_no_key_is_sent_without_one():
+    with serve(script("hello")) as server:
+        ask(server)
+    assert "Authorization" not in server.headers[0]
+
+
+@pytest.mark.parametrize("suffix", ["/", "/chat/completions"])
+def test_other_spellings_of_the_url(suffix):
+    with serve(script("hello")) as server:
+        assert ask(server, url=server.url + suffix)[0] == "hello"
+
+
+def test_a_turn_that_the_limit_ended_is_truncated():
+    with serve(script((200, completion("hel", finish="length")))) as server:
+        assert ask(server)[0].truncated
+
+
+def test_an_empty_message_is_an_empty_turn():
+    with serve(script((200, completion(None)))) as server:
+        assert ask(server)[0] == ""
+
+
+@pytest.mark.parametrize("trouble", [(429, {}), (500, {}), (503, {"error": "loading"}), DROP])
+def test_passing_trouble_is_tried_again(trouble):
+    with serve(script(trouble, trouble, "hello")) as server:
+        assert ask(server)[0] == "hello"
+        assert len(server.requests) == 3
+
+
+def test_the_server_says_how_long_to_wait():
+    busy = (429, {"headers": {"Retry-After": "0.3"}})
+    began = time.monotonic()
+    with serve(script(busy, "hello")) as server:
+        ask(server)
+    assert time.monotonic() - began >= 0.3
+
+
+def test_a_silent_server_is_asked_again():
+    def answer(request):
+        if len(server.requests) == 1:
+            time.sleep(0.4)
+        return "hello"
+
+    with serve(answer) as server:
+        assert ask(server, timeout_s=0.1)[0] == "hello"
+
+
+def test_endless_trouble_is_said():
+    with (
+        serve(lambda _: (503, {"error": {"message": "overloaded"}})) as server,
+        pytest.raises(EndpointError, match=r"4 attempts.*503: overloaded.*--request-retries"),
+    ):
+        ask(server)
+    assert len(server.requests) == 4
+
+
+def test_no_server_is_said():
+    with pytest.raises(EndpointError, match=r"did not answer.*ConnectError"):
+        ask(None, url="http://127.0.0.1:9/v1", retries=0)
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"), [(401, "--api-key-env"), (404, "--model"), (405, "--endpoint")]
+)
+def test_what_waiting_does_not_mend_is_said_at_once(status, remedy):
+    with (
+        serve(lambda _: (status, {"error": {"message": "no"}})) as server,
+        pytest.raises(EndpointError, match=f"{status}: no.*{remedy}"),
+    ):
+        ask(server)
+    assert len(server.requests) == 1
+
+
+def test_a_refused_conversation_is_told_from_a_broken_server():
+    with (
+        serve(lambda _: (400, {"error": {"message": "too long"}})) as server,
+        pytest.raises(RequestRefused, match="too long"),
+    ):
+        ask(server)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"choices": []}, {"choices": [{"message": {"content": "x"}}]}, [1], completion([1])],  # type: ignore[arg-type]
+)
+def test_another_kind_of_answer_is_said(body):
+    with (
+        serve(lambda _: (200, body)) as server,
+        pytest.raises(EndpointError, match="something else than a chat completion"),
+    ):
+        ask(server)
