@@ -31,11 +31,10 @@ from cleaner_rl.learner.attention import backend, packed
 from cleaner_rl.learner.logprobs import token_logprobs
 from cleaner_rl.learner.packing import Pack, pack
 from cleaner_rl.learner.update import UpdateConfig, Updater
-from cleaner_rl.models.backends import fuse
+from cleaner_rl.models.backends import Precision, autocast, fuse
 from cleaner_rl.models.lora import add_lora
 from cleaner_rl.models.memory import head_size
 from cleaner_rl.models.policy import load_policy, resolve_device
-from cleaner_rl.models.precision import Precision, autocast
 
 Kind = Literal["update", "two", "checkpointed"]
 

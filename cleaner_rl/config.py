@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
+
+import tyro
 
 from cleaner_env.rewards import FormatTerm, Reward, ToolTerm
 from cleaner_env.saar import Mode
 from cleaner_rl.errors import CheckpointError, UserError
 from cleaner_rl.grpo.credit import CreditRule, GraftedTreatment
 from cleaner_rl.grpo.loss import LossName
-from cleaner_rl.models.precision import Precision
+from cleaner_rl.models.backends import Precision
 from cleaner_rl.rollout.rollout import Preload, RolloutConfig, SystemPrompt, ToolFormat
 from cleaner_rl.rollout.tool_queue import Schedule
 from cleaner_rl.runs.loggers import LoggerName
@@ -357,3 +360,47 @@ def preset(name: str) -> TrainConfig:
     if name not in PRESETS:
         raise UserError(f"unknown preset {name!r}; use one of: {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+MAY_CHANGE = (
+    *("steps", "device", "workers", "allow_weak", "max_prompt_tokens", "pack_tokens"),
+    *("sample_batch", "save_every", "keep_checkpoints", "log_episodes", "logger", "resume"),
+    *("gradient_checkpointing", "rank_timeout", "cache_tokens", "schedule"),
+)
+"""Settings that may differ when a run is resumed: those that do not say what is learned."""
+
+
+def parse_arguments(arguments: Sequence[str]) -> TrainConfig:
+    """The configuration behind command-line arguments.
+
+    Raises:
+        UserError: unknown preset, bad value, or a setting that a resumed run cannot change.
+    """
+    resumed = option(arguments, "--resume")
+    if resumed is None:
+        name = option(arguments, "--preset")
+        return _parse(arguments, preset("tiny" if name is None else name))
+    stored = TrainConfig.load(Path(resumed) / "config.json")
+    config = _parse(arguments, stored)
+    changed = [
+        "--" + name.replace("_", "-")
+        for name, value in asdict(config).items()
+        if value != getattr(stored, name) and name not in MAY_CHANGE
+    ]
+    if changed:
+        raise UserError(f"a resumed run keeps its settings; leave out: {', '.join(changed)}")
+    return replace(config, run_dir=resumed)
+
+
+def _parse(arguments: Sequence[str], default: TrainConfig) -> TrainConfig:
+    return tyro.cli(TrainConfig, args=arguments, default=default, prog="python -m cleaner_rl.train")
+
+
+def option(arguments: Sequence[str], name: str) -> str | None:
+    """The value of an option that has to be known before the others are parsed; None without."""
+    for i, argument in enumerate(arguments):
+        if argument == name and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(name + "="):
+            return argument.removeprefix(name + "=")
+    return None

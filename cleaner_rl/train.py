@@ -15,20 +15,23 @@ import torch
 from cleaner_env.episode import Episode
 from cleaner_env.rewards import overlong_penalty
 from cleaner_env.tasks import Task
-from cleaner_rl.arguments import parse_arguments
-from cleaner_rl.config import TrainConfig
+from cleaner_rl.config import TrainConfig, parse_arguments
 from cleaner_rl.distributed.interrupt import Interrupt
 from cleaner_rl.distributed.ranks import Ranks, deal, open_ranks
 from cleaner_rl.errors import RankError, UserError, run_command
 from cleaner_rl.eval.held_out import evaluate_if_due, evaluate_once
 from cleaner_rl.eval.metrics import episode_metrics
 from cleaner_rl.exchange import collect_episodes
-from cleaner_rl.grpo.advantages import branched_advantages, group_advantages
+from cleaner_rl.grpo.advantages import (
+    branched_advantages,
+    error_ratio,
+    group_advantages,
+    resample_on_correct,
+)
 from cleaner_rl.grpo.credit import episode_samples, splices
 from cleaner_rl.grpo.loss import LOSSES
-from cleaner_rl.grpo.resampling import error_ratio, resample_on_correct
 from cleaner_rl.grpo.samples import Sample
-from cleaner_rl.models.exhaustion import exhaustion_said
+from cleaner_rl.models.memory import exhaustion_said
 from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.runs.loggers import MetricLogger, open_logger
 from cleaner_rl.runs.progress import TrainingProgress

@@ -14,16 +14,15 @@ from cleaner_env.interpreter import Sandbox
 from cleaner_env.task_files import load_tasks
 from cleaner_env.tasks import Split, TaskSource
 from cleaner_rl.config import TrainConfig
-from cleaner_rl.distributed.fsdp import shard
+from cleaner_rl.distributed.fsdp import refresh, shard, whole_copy
 from cleaner_rl.distributed.ranks import Ranks
-from cleaner_rl.distributed.whole_tensors import refresh, whole_copy
 from cleaner_rl.errors import CheckpointError, PolicyError, UserError
 from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.inference.sampler import SPARE_CELLS, Sampler
 from cleaner_rl.learner.logprobs import packing_error
 from cleaner_rl.learner.update import UpdateConfig, Updater
-from cleaner_rl.models.exhaustion import exhaustion_said
 from cleaner_rl.models.lora import add_lora, require_same_base
+from cleaner_rl.models.memory import exhaustion_said
 from cleaner_rl.models.policy import Policy, load_policy, load_skeleton
 from cleaner_rl.rollout.rollout import Rollout, open_sandbox
 from cleaner_rl.runs.loggers import check_logger

@@ -23,7 +23,7 @@ from cleaner_rl.config import TrainConfig
 from cleaner_rl.distributed.interrupt import Interrupt
 from cleaner_rl.errors import CheckpointError, run_command
 from cleaner_rl.models.policy import resolve_device
-from cleaner_rl.runs.versions import made_with
+from cleaner_rl.runs.provenance import made_with
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 """Exit statuses besides 2, which ``run_command`` gives for a ``UserError``."""

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
-from cleaner_rl.arguments import option
-from cleaner_rl.config import TrainConfig
+from cleaner_rl.config import TrainConfig, option
 from cleaner_rl.errors import UserError
 from cleaner_rl.grpo.credit import CreditRule
 

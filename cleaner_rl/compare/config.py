@@ -10,9 +10,8 @@ from typing import Any
 
 import tyro
 
-from cleaner_rl.arguments import option
 from cleaner_rl.compare.arms import Arm, parse_arms, require_unset
-from cleaner_rl.config import TrainConfig, preset
+from cleaner_rl.config import TrainConfig, option, preset
 from cleaner_rl.errors import UserError
 
 _EVALUATIONS = 10

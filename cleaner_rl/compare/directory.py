@@ -20,10 +20,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from cleaner_rl.arguments import MAY_CHANGE
 from cleaner_rl.compare.arms import ARMS, Arm
 from cleaner_rl.compare.config import CompareConfig
-from cleaner_rl.config import TrainConfig
+from cleaner_rl.config import MAY_CHANGE, TrainConfig
 from cleaner_rl.errors import CheckpointError, UserError
 from cleaner_rl.runs.checkpoint import list_checkpoints
 from cleaner_rl.runs.evaluations import evaluated_steps

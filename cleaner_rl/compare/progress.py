@@ -13,7 +13,7 @@ from cleaner_rl.compare.directory import PlannedRun
 from cleaner_rl.eval.held_out import is_due
 from cleaner_rl.runs.evaluations import evaluated_steps
 from cleaner_rl.runs.progress import Display, format_seconds
-from cleaner_rl.runs.run_metrics import evaluation_seconds, read_metrics
+from cleaner_rl.runs.run_directory import evaluation_seconds, read_metrics
 
 _INTERVAL = 60.0
 """Seconds between two lines where the output is no terminal."""

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
+from cleaner_rl.compare.analysis import DEFINITION
 from cleaner_rl.compare.plots import HELD_OUT, TOKENS, TRAINING
-from cleaner_rl.compare.reaching import DEFINITION
 
 _FINAL = (
     ("accuracy", "accuracy", "{:.1%}"),

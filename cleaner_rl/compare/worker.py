@@ -26,10 +26,9 @@ from cleaner_rl.runs.evaluations import (
     evaluated_steps,
     summary_path,
 )
-from cleaner_rl.runs.identity import tasks_digest
 from cleaner_rl.runs.loggers import open_logger
 from cleaner_rl.runs.progress import TrainingProgress
-from cleaner_rl.runs.provenance import weights_fingerprint
+from cleaner_rl.runs.provenance import tasks_digest, weights_fingerprint
 from cleaner_rl.train import train
 from cleaner_rl.trainer import Session
 

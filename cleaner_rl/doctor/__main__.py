@@ -12,11 +12,9 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from cleaner_rl.arguments import option
-from cleaner_rl.config import TrainConfig, preset
-from cleaner_rl.doctor.findings import Check, Finding, run_checks
+from cleaner_rl.config import TrainConfig, option, preset
 from cleaner_rl.doctor.machine import check_attention, check_memory, check_model, check_sandbox
-from cleaner_rl.doctor.subject import Examinee
+from cleaner_rl.doctor.subject import Check, Examinee, Finding, run_checks
 from cleaner_rl.doctor.tasks import check_grader, check_prompts, check_tasks
 from cleaner_rl.doctor.text import (
     check_format,
@@ -25,9 +23,9 @@ from cleaner_rl.doctor.text import (
     check_trained_tokens,
 )
 from cleaner_rl.errors import UserError, run_command
-from cleaner_rl.models.precision import Precision
+from cleaner_rl.models.backends import Precision
 from cleaner_rl.rollout.rollout import SystemPrompt
-from cleaner_rl.runs.versions import made_with
+from cleaner_rl.runs.provenance import made_with
 
 CHECKS: dict[str, Check[Examinee]] = {
     "model": check_model,

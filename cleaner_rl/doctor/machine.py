@@ -8,8 +8,7 @@ from dataclasses import asdict, replace
 
 import torch
 
-from cleaner_rl.doctor.findings import Finding
-from cleaner_rl.doctor.subject import Examinee
+from cleaner_rl.doctor.subject import Examinee, Finding
 from cleaner_rl.errors import OutageError
 from cleaner_rl.learner.attention import backend
 from cleaner_rl.models.backends import has_triton

@@ -11,8 +11,7 @@ from cleaner_env.interpreter import Sandbox
 from cleaner_env.rewards import SCORERS, score
 from cleaner_env.tasks import Task
 from cleaner_env.toolcall import system_prompt
-from cleaner_rl.doctor.findings import Finding
-from cleaner_rl.doctor.subject import Examinee
+from cleaner_rl.doctor.subject import Examinee, Finding
 
 _HOSTILE = (
     "9**9**9**9**9",

@@ -12,9 +12,8 @@ import jinja2
 from cleaner_env.formats import FORMATS, HermesFormat, make_format
 from cleaner_env.interpreter import Limits, Sandbox
 from cleaner_env.toolcall import TOOL_NAME, TOOL_SCHEMA
-from cleaner_rl.doctor.findings import Finding
 from cleaner_rl.doctor.preview import Preview, preview, scripted_episode
-from cleaner_rl.doctor.subject import Examinee
+from cleaner_rl.doctor.subject import Examinee, Finding
 from cleaner_rl.models.policy import decoder
 from cleaner_rl.rollout.rollout import RolloutConfig, make_env
 

@@ -19,13 +19,11 @@ from cleaner_rl.eval.journal import Ledger, Usage
 from cleaner_rl.eval.summary import summarize, table
 from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.models.policy import load_policy
-from cleaner_rl.rollout.endpoint import EndpointConfig
-from cleaner_rl.rollout.endpoint_rollout import EndpointRollout
+from cleaner_rl.rollout.endpoint import EndpointConfig, EndpointRollout
 from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.rollout.runner import Job, Played
-from cleaner_rl.runs.identity import tasks_digest
 from cleaner_rl.runs.progress import CountProgress
-from cleaner_rl.runs.provenance import weights_fingerprint
+from cleaner_rl.runs.provenance import tasks_digest, weights_fingerprint
 
 COMPLETE, MISSING, INTERRUPTED = 0, 1, 130
 """Exit statuses besides 2, which ``run_command`` gives for a ``UserError``."""

@@ -10,11 +10,10 @@ from typing import Any, Literal
 
 import tyro
 
-from cleaner_rl.arguments import option
-from cleaner_rl.config import TrainConfig
+from cleaner_rl.config import TrainConfig, option
 from cleaner_rl.errors import CheckpointError, UserError
 from cleaner_rl.eval.journal import SETTINGS
-from cleaner_rl.models.precision import Precision
+from cleaner_rl.models.backends import Precision
 from cleaner_rl.rollout.rollout import Preload, RolloutConfig, SystemPrompt, ToolFormat
 from cleaner_rl.rollout.tool_queue import Schedule
 

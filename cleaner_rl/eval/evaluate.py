@@ -11,8 +11,7 @@ import numpy as np
 
 from cleaner_env.tasks import Task
 from cleaner_rl.distributed.ranks import Ranks
-from cleaner_rl.eval.metrics import standard_error
-from cleaner_rl.eval.outcomes import Outcome
+from cleaner_rl.eval.metrics import Outcome, standard_error
 from cleaner_rl.eval.statistics import (
     Sums,
     differences,
@@ -22,9 +21,9 @@ from cleaner_rl.eval.statistics import (
     powers_of_two,
 )
 from cleaner_rl.inference.sampler import Sampler
-from cleaner_rl.models.exhaustion import exhaustion_said
+from cleaner_rl.models.backends import Precision
+from cleaner_rl.models.memory import exhaustion_said
 from cleaner_rl.models.policy import Policy
-from cleaner_rl.models.precision import Precision
 from cleaner_rl.rollout.rollout import Rollout, RolloutConfig
 from cleaner_rl.rollout.runner import Job, Played
 

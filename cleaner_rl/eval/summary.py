@@ -9,7 +9,7 @@ from typing import Any
 from cleaner_rl.eval.config import EvalConfig, load_settings
 from cleaner_rl.eval.evaluate import Evaluation, difference
 from cleaner_rl.eval.journal import Ledger, Row, wall_seconds
-from cleaner_rl.runs.versions import made_with
+from cleaner_rl.runs.provenance import made_with
 
 _DIFFERENCE = "on - off"
 _OF_ROLLBACK = (*("triggered", "recovered", "exhausted", "shallow", "deep", "tokens_discarded"),)

@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from cleaner_rl.models.backends import has_triton
-from cleaner_rl.models.varlen import has_varlen, varlen
+from cleaner_rl.models.backends import has_triton, has_varlen, varlen
 
 ROWS = "cleaner_rows"
 """Name under which transformers finds ``row_attention``. No mask function is registered for it, so

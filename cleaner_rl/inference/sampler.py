@@ -15,21 +15,22 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cleaner_env.completion import Completion
+from cleaner_rl.distributed.fsdp import refresh, sharing_copy, whole_copy
 from cleaner_rl.errors import PolicyError
-from cleaner_rl.inference.attention import Layout, Segment, has_decode_kernel
+from cleaner_rl.inference.attention import ROWS, Layout, Segment, has_decode_kernel
 from cleaner_rl.inference.cuda_graphs import DecodeGraphs
-from cleaner_rl.inference.decoding_model import DecodingModel
 from cleaner_rl.inference.sampling import draw
 from cleaner_rl.inference.scheduler import Batch, SamplerStats
 from cleaner_rl.inference.sequences import Request, Turn
+from cleaner_rl.models.backends import Precision
 from cleaner_rl.models.memory import tokens_in_memory
 from cleaner_rl.models.policy import Policy
-from cleaner_rl.models.precision import Precision
 
 SPARE_CELLS = 1024
 """Cells that a row may have beyond a model's context, because of rounding."""
@@ -249,3 +250,31 @@ class Sampler:
             stop_length=int(stopped),
             truncated=not stopped,
         )
+
+
+class DecodingModel:
+    """A copy of the policy's model that attends through ``row_attention``.
+
+    It shares the policy's weights where they have the precision to sample in, and has its own ones
+    in half precision otherwise: weights in float32 would be converted anew for every token.
+
+    Args:
+        model: a transformers causal language model.
+        dtype: precision to sample in.
+
+    Attributes:
+        model: what to compute with.
+    """
+
+    def __init__(self, model: Any, dtype: Precision) -> None:
+        wanted = getattr(torch, dtype)
+        self._source = model
+        self._shares = all(p.dtype == wanted for p in model.parameters())
+        self.model = sharing_copy(model) if self._shares else whole_copy(model, dtype)
+        # A model that was switched over for every token would be walked through every time.
+        self.model.set_attn_implementation(ROWS)
+
+    def refresh(self) -> None:
+        """Take over the policy's weights, which may have changed."""
+        if not self._shares:
+            refresh(self.model, self._source)

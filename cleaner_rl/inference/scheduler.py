@@ -10,9 +10,8 @@ import torch
 
 from cleaner_rl.inference.attention import Segment
 from cleaner_rl.inference.cuda_graphs import DecodeGraphs
-from cleaner_rl.inference.kv_cache import RowCache, round_up
+from cleaner_rl.inference.kv_cache import Cached, RowCache, Shelf, common_length, round_up
 from cleaner_rl.inference.sequences import Places, Turn
-from cleaner_rl.inference.shelf import Cached, Shelf, common_length
 
 _ADMIT_AT = 12
 _ADMIT_AT_PADDED = 4

@@ -16,7 +16,7 @@ from transformers.utils import (
     is_flash_attn_4_available,
 )
 
-from cleaner_rl.models.varlen import has_varlen, varlen
+from cleaner_rl.models.backends import has_varlen, varlen
 
 PACKED = "cleaner_packed"
 """Name under which transformers finds ``packed_attention``. No mask function is registered for it,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from cleaner_rl.distributed.whole_tensors import like, whole
+from cleaner_rl.distributed.fsdp import like, whole
 from cleaner_rl.errors import PolicyError
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")

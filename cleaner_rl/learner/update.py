@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cleaner_rl.distributed.fsdp import row_logprobs
+from cleaner_rl.distributed.fsdp import like, row_logprobs
 from cleaner_rl.distributed.ranks import Ranks
-from cleaner_rl.distributed.whole_tensors import like
 from cleaner_rl.errors import UserError
 from cleaner_rl.grpo.loss import (
     LOSSES,
@@ -28,8 +27,8 @@ from cleaner_rl.learner.attention import packed
 from cleaner_rl.learner.metrics import UpdateMetrics
 from cleaner_rl.learner.optimizer import Optimizer, layers_recomputed
 from cleaner_rl.learner.packing import Pack, pack
+from cleaner_rl.models.backends import Precision, autocast
 from cleaner_rl.models.lora import adapter_state, adapters_off, has_lora, load_adapter_state
-from cleaner_rl.models.precision import Precision, autocast
 
 _MAX_NOT_FINITE = 5
 """Updates in a row whose gradients may be not finite (float16 finds its scale that way)."""

@@ -6,10 +6,13 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 
 def has_triton(device: torch.device) -> bool:
@@ -58,3 +61,91 @@ def _by_device(on_gpu: Any, on_cpu: Any) -> Callable[..., Any]:
 
     apply_rotary_pos_emb.on_cpu = on_cpu  # type: ignore[attr-defined]
     return apply_rotary_pos_emb
+
+
+@cache
+def _parameters() -> frozenset[str]:
+    """Of torch's ``varlen_attn``; none when there is no such function."""
+    if find_spec("torch.nn.attention.varlen") is None:
+        return frozenset()
+    from torch.nn.attention.varlen import varlen_attn
+
+    return frozenset(inspect.signature(varlen_attn).parameters)
+
+
+def has_varlen(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+    """``varlen`` works there: on CUDA in half precision, with torch 2.11 or newer."""
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return False
+    return head_dim % 8 == 0 and head_dim <= 256 and "window_size" in _parameters()
+
+
+def varlen(
+    q_THD: Tensor,
+    k_THD: Tensor,
+    v_THD: Tensor,
+    q_ends: Tensor,
+    k_ends: Tensor,
+    longest: tuple[int, int],
+    scaling: float | None,
+    window: int | None,
+    k_used: Tensor | None = None,
+) -> Tensor:
+    """Causal attention inside each sequence; its last query sees its last key.
+
+    Args:
+        q_THD: queries of all sequences.
+        k_THD, v_THD: keys and values; of fewer heads where query heads share them.
+        q_ends, k_ends: [S + 1] int32 start of each sequence and end of the last.
+        longest: most queries, and keys, of a sequence.
+        scaling: of the scores; ``head_dim ** -0.5`` when None.
+        window: keys that a query sees, itself included; None for all.
+        k_used: [S] int32 keys of each sequence that count, where its room is larger; such a pass
+            has no gradient.
+
+    Returns:
+        [T, H, D].
+    """
+    # A lone query is the last one and sees all. Unbounded, the kernel takes the query heads that
+    # share a key head together, and reads the keys once.
+    right = -1 if longest[0] == 1 and window is None else 0
+    sides = (-1 if window is None else window - 1, right)
+    if k_used is not None and "seqused_k" not in _parameters():
+        # What varlen_attn calls in the versions that do not hand k_used through.
+        out_THD: Tensor = torch.ops.aten._flash_attention_forward(
+            q_THD,
+            k_THD,
+            v_THD,
+            q_ends,
+            k_ends,
+            *longest,
+            0.0,
+            sides == (-1, 0),
+            False,
+            scale=scaling,
+            window_size_left=sides[0],
+            window_size_right=sides[1],
+            seqused_k=k_used,
+        )[0]
+        return out_THD
+    from torch.nn.attention.varlen import varlen_attn
+
+    options: dict[str, Any] = {} if k_used is None else {"seqused_k": k_used}
+    if "enable_gqa" in _parameters():
+        options["enable_gqa"] = q_THD.shape[1] != k_THD.shape[1]
+    output = varlen_attn(
+        q_THD, k_THD, v_THD, q_ends, k_ends, *longest, scale=scaling, window_size=sides, **options
+    )
+    assert isinstance(output, Tensor)
+    return output
+
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """A block whose matrix products run in that precision."""
+    if precision == "float32":
+        return nullcontext()
+    dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+    return torch.autocast(device.type, dtype=dtype)

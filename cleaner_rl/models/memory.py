@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM
 
-from cleaner_rl.models.precision import Precision
+from cleaner_rl.errors import MemoryLimitError
+from cleaner_rl.models.backends import Precision
 
 _WEIGHTS = 4
 _GRADIENTS = 4
@@ -204,3 +207,42 @@ def tokens_in_memory(config: Any, device: torch.device, precision: Precision, le
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     bytes_each: int = 2 * text.num_hidden_layers * heads * size * getattr(torch, precision).itemsize
     return max(int(_CACHE_SHARE * memory) // bytes_each, least)
+
+
+Phase = Literal["sampling", "learning"]
+
+_REMEDIES: dict[Phase, str] = {
+    "sampling": "lower --sample-batch (sft: --eval-batch), the episodes that are decoded together",
+    "learning": "lower --pack-tokens, add --gradient-checkpointing, or use more GPUs (torchrun)",
+}
+_CPU_ALLOCATOR = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
+
+
+@contextmanager
+def exhaustion_said(phase: Phase, device: torch.device) -> Iterator[None]:
+    """A block whose failure for want of memory is told with its remedy.
+
+    Args:
+        phase: what the block does.
+        device: on which.
+
+    Raises:
+        MemoryLimitError: the device or the machine has no memory left.
+    """
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _memory(phase, device, error) from error
+    except RuntimeError as error:
+        # torch's CPU allocator has no type of error of its own.
+        if not any(part in str(error) for part in _CPU_ALLOCATOR):
+            raise
+        raise _memory(phase, device, error) from error
+
+
+def _memory(phase: Phase, device: torch.device, error: BaseException) -> MemoryLimitError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return MemoryLimitError(
+        f"out of memory on {device} while {phase}: {_REMEDIES[phase]} (these may change when the "
+        f"run is resumed). {reason}"
+    )

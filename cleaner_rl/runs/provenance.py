@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
+
+from cleaner_env.tasks import Task
 
 _NUMBERS = 1024
 """That are looked at in each parameter, evenly spread. Training changes nearly all of them."""
@@ -25,3 +31,31 @@ def weights_fingerprint(model: Any) -> str:
         chosen = numbers[:: max(1, numbers.numel() // _NUMBERS)]
         digest.update(chosen.float().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def tasks_digest(tasks: Sequence[Task]) -> str:
+    """Of every prompt, answer and reward."""
+    digest = hashlib.blake2b(digest_size=8)
+    for task in tasks:
+        digest.update(f"{task.prompt}\0{task.answer}\0{task.reward}\0".encode("utf-8", "replace"))
+    return digest.hexdigest()
+
+
+_PACKAGES = ("cleaner-rl", "torch", "transformers", "gymnasium", "reasoning-gym", "numpy")
+
+
+def made_with() -> dict[str, str]:
+    """Versions of Python and the packages that results depend on, and the kind of machine."""
+    return {
+        "python": platform.python_version(),
+        **{package: package_version(package) for package in _PACKAGES},
+        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, {platform.system()}",
+    }
+
+
+def package_version(package: str) -> str:
+    """The installed version of a package; says so when there is none."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

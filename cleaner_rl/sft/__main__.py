@@ -37,8 +37,7 @@ from cleaner_rl.sft.demonstrations import (
     generate_demonstrations,
     length_batches,
 )
-from cleaner_rl.sft.model import build_model, load_base
-from cleaner_rl.sft.sft_output import check_out, save_policy, write_build
+from cleaner_rl.sft.model import build_model, check_out, load_base, save_policy, write_build
 from cleaner_rl.sft.tokenizer import train_tokenizer
 from cleaner_rl.sft.training import Partial, train_on_examples
 

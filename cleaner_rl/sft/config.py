@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import tyro
 
-from cleaner_rl.arguments import option
+from cleaner_rl.config import option
 from cleaner_rl.errors import UserError
 from cleaner_rl.rollout.rollout import RolloutConfig
 from cleaner_rl.sft.demonstrations import DemonstrationMix

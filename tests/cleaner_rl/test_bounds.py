@@ -6,8 +6,8 @@ import pytest
 from scripted import call, sampled
 
 from cleaner_env import CodeToolEnv, SAARWrapper, Task
-from cleaner_rl.bounds import episode_bounds
 from cleaner_rl.config import PRESETS
+from cleaner_rl.scaling import episode_bounds
 
 CONFIG = replace(PRESETS["tiny"], max_turns=2, max_retries=2, code_seconds=0.5)
 

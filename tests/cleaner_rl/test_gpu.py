@@ -10,8 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.inference.sequences import Request
 from cleaner_rl.learner.update import UpdateConfig, Updater
-from cleaner_rl.models.backends import fuse
-from cleaner_rl.models.varlen import varlen
+from cleaner_rl.models.backends import fuse, varlen
 
 pytestmark = [
     pytest.mark.gpu,

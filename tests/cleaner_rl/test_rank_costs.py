@@ -4,8 +4,7 @@ import pytest
 
 from cleaner_rl.errors import UserError
 from cleaner_rl.models.memory import ModelShape
-from cleaner_rl.rank_costs import StepShape, rank_costs
-from cleaner_rl.scaling import main
+from cleaner_rl.scaling import StepShape, main, rank_costs
 
 SHAPE = ModelShape(
     parameters=1000,

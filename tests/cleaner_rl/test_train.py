@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from cleaner_env import Episode, SandboxError, Task
-from cleaner_rl.arguments import parse_arguments
-from cleaner_rl.config import PRESETS
+from cleaner_rl.config import PRESETS, parse_arguments
 from cleaner_rl.errors import CheckpointError, OutageError, PolicyError, UserError
 from cleaner_rl.runs.run_directory import RunDirectory
 from cleaner_rl.train import kept_for_training, main

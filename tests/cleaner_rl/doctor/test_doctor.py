@@ -14,9 +14,8 @@ from cleaner_rl.chat import ChatCodec
 from cleaner_rl.config import PRESETS
 from cleaner_rl.doctor import tasks as task_checks
 from cleaner_rl.doctor.__main__ import CHECKS, main, parse_arguments, show_segments
-from cleaner_rl.doctor.findings import Finding, run_checks
 from cleaner_rl.doctor.machine import check_attention, check_memory, check_model, check_sandbox
-from cleaner_rl.doctor.subject import Examinee
+from cleaner_rl.doctor.subject import Examinee, Finding, run_checks
 from cleaner_rl.doctor.tasks import check_grader, check_prompts, check_tasks
 from cleaner_rl.doctor.text import (
     check_format,

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from cleaner_rl.compare.reaching import first_reached, isotonic
-from cleaner_rl.eval.crossed import Crossed, Resampling, seeds_interval
-from cleaner_rl.eval.statistics import Sums, intervals
+from cleaner_rl.compare.analysis import first_reached, isotonic
+from cleaner_rl.eval.statistics import Crossed, Resampling, Sums, intervals, seeds_interval
 
 
 def measure(values_SP, share=True):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cleaner_rl.grpo.resampling import error_ratio, resample_on_correct
+from cleaner_rl.grpo.advantages import error_ratio, resample_on_correct
 
 
 def keep(group, ratios, count):

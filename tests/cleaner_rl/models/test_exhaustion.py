@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cleaner_rl.errors import MemoryLimitError
-from cleaner_rl.models.exhaustion import exhaustion_said
+from cleaner_rl.models.memory import exhaustion_said
 
 CPU = torch.device("cpu")
 

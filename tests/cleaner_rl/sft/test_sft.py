@@ -28,8 +28,7 @@ from cleaner_rl.sft.demonstrations import (
     encode_demonstration,
     length_batches,
 )
-from cleaner_rl.sft.model import build_model
-from cleaner_rl.sft.sft_output import check_out, save_policy
+from cleaner_rl.sft.model import build_model, check_out, save_policy
 from cleaner_rl.sft.tokenizer import train_tokenizer
 from cleaner_rl.sft.training import assistant_loss, train_on_examples
 
