@@ -34,9 +34,9 @@ from cleaner_rl.config import preset
 from cleaner_rl.distributed.fsdp import whole_copy
 from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.inference.sequences import Request
-from cleaner_rl.models.backends import Precision
 from cleaner_rl.models.policy import load_policy, resolve_device
 from cleaner_rl.rollout.rollout import Rollout
+from cleaner_rl.settings import Precision
 from cleaner_rl.trainer import load_source
 
 

@@ -26,7 +26,8 @@ from cleaner_env import EmbeddingSimilarity, RollbackRecord, difflib_similarity
 from cleaner_env.task_files import load_tasks
 from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.models.policy import load_policy
-from cleaner_rl.rollout.rollout import Rollout, RolloutConfig
+from cleaner_rl.rollout.environment import RolloutConfig
+from cleaner_rl.rollout.rollout import Rollout
 
 Similarity = Callable[[str, str], float]
 CODE, CALL, EMBEDDING = "difflib on code", "difflib on call", "embedding of code"

@@ -21,7 +21,7 @@ import numpy as np
 import tyro
 
 from cleaner_rl.grpo.advantages import branched_advantages, group_advantages
-from cleaner_rl.grpo.credit import CreditRule
+from cleaner_rl.settings import CreditRule
 
 Rule = Literal["off"] | CreditRule
 RULES: tuple[Rule, ...] = ("off", "purified", "positive", "contrastive", "branched")

@@ -29,9 +29,9 @@ from cleaner_rl.grpo.credit import episode_samples
 from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.learner.update import UpdateConfig, Updater
-from cleaner_rl.models.backends import Precision
 from cleaner_rl.models.policy import Policy, load_tokenizer, resolve_device
 from cleaner_rl.rollout.rollout import Rollout
+from cleaner_rl.settings import Precision
 from cleaner_rl.trainer import load_source
 
 

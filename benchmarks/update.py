@@ -25,16 +25,16 @@ import torch
 import tyro
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from cleaner_rl.grpo.loss import LossName
 from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.learner.attention import backend, packed
 from cleaner_rl.learner.logprobs import token_logprobs
 from cleaner_rl.learner.packing import Pack, pack
 from cleaner_rl.learner.update import UpdateConfig, Updater
-from cleaner_rl.models.backends import Precision, autocast, fuse
+from cleaner_rl.models.backends import autocast, fuse
 from cleaner_rl.models.lora import add_lora
 from cleaner_rl.models.memory import head_size
 from cleaner_rl.models.policy import load_policy, resolve_device
+from cleaner_rl.settings import LossName, Precision
 
 Kind = Literal["update", "two", "checkpointed"]
 

@@ -6,21 +6,27 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tyro
 
 from cleaner_env.rewards import FormatTerm, Reward, ToolTerm
 from cleaner_env.saar import Mode
 from cleaner_rl.errors import CheckpointError, UserError
-from cleaner_rl.grpo.credit import CreditRule, GraftedTreatment
-from cleaner_rl.grpo.loss import LossName
-from cleaner_rl.models.backends import Precision
-from cleaner_rl.rollout.rollout import Preload, RolloutConfig, SystemPrompt, ToolFormat
-from cleaner_rl.rollout.tool_queue import Schedule
-from cleaner_rl.runs.loggers import LoggerName
-
-SaarMode = Literal["on", "off", "shallow-only", "deep-only", "mask-failed", "roc"]
+from cleaner_rl.rollout.environment import RolloutConfig
+from cleaner_rl.settings import (
+    CreditRule,
+    GraftedTreatment,
+    LoggerName,
+    LossName,
+    Precision,
+    Preload,
+    SaarMode,
+    Schedule,
+    SimilarityOn,
+    SystemPrompt,
+    ToolFormat,
+)
 
 _WRAPPER_MODES: dict[SaarMode, Mode] = {
     "on": "saar",
@@ -91,7 +97,7 @@ class TrainConfig:
     """Lookaheads at one position."""
     rollback_probability: float = 1.0
     """Share of episodes that have rollback."""
-    similarity_on: Literal["code", "call"] = "code"
+    similarity_on: SimilarityOn = "code"
     """Compare programs (the paper) or whole call blocks (the authors' released code)."""
     credit: CreditRule = "purified"
     """Which tokens take an episode's advantage; see cleaner_rl/grpo/credit.py."""

@@ -15,12 +15,12 @@ import tyro
 
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.errors import CheckpointError, run_command
-from cleaner_rl.models.backends import Precision
 from cleaner_rl.models.lora import add_lora
 from cleaner_rl.models.policy import Policy, load_policy, load_skeleton
 from cleaner_rl.runs.checkpoint import list_checkpoints, partial_name, verify_checkpoint
 from cleaner_rl.runs.run_directory import RunDirectory
 from cleaner_rl.runs.sharded_checkpoint import is_sharded, load_shards
+from cleaner_rl.settings import Precision
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from transformers import Qwen2Config, Qwen3Config
 
 from cleaner_rl.config import TrainConfig, preset
 from cleaner_rl.errors import UserError, run_command
-from cleaner_rl.models.backends import Precision
 from cleaner_rl.models.memory import ModelShape, activation_bytes, estimate_memory
 from cleaner_rl.models.policy import load_model_config
+from cleaner_rl.settings import Precision
 
 _GIB = 2**30
 _COLUMNS = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import count
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from cleaner_env.completion import Decode
 from cleaner_env.episode import Episode
 from cleaner_env.rewards import overlong_penalty
 from cleaner_env.tasks import Task
@@ -21,7 +22,6 @@ from cleaner_rl.distributed.ranks import Ranks, deal, open_ranks
 from cleaner_rl.errors import RankError, UserError, run_command
 from cleaner_rl.eval.held_out import evaluate_if_due, evaluate_once
 from cleaner_rl.eval.metrics import episode_metrics
-from cleaner_rl.exchange import collect_episodes
 from cleaner_rl.grpo.advantages import (
     branched_advantages,
     error_ratio,
@@ -176,6 +176,39 @@ def play_groups(
     groups = [episodes[begin : begin + size] for begin in range(0, len(episodes), size)]
     groups = [[episode for episode in group if not episode.faulted] for group in groups]
     return [group for group in groups if len(group) > 1]
+
+
+def collect_episodes(
+    ranks: Ranks, play: Callable[[], list[Episode]], decode: Decode
+) -> list[Episode]:
+    """What ``play`` gives on every rank, in the order of ranks.
+
+    Episodes travel as the plain data that files of them hold; a single process keeps its own.
+
+    Args:
+        ranks: that play.
+        play: this rank's episodes.
+        decode: turns token ids into text.
+
+    Raises:
+        KeyboardInterrupt, RankError: as ``Ranks.collect``.
+    """
+    if ranks.size == 1:
+        return ranks.collect(play)[0]
+    played: list[Episode] = []
+
+    def packed() -> list[dict[str, object]]:
+        played.extend(play())
+        return [episode.to_dict() for episode in played]
+
+    parts = ranks.collect(packed)
+    return [
+        episode
+        for rank, part in enumerate(parts)
+        for episode in (
+            played if rank == ranks.rank else [Episode.from_dict(row, decode) for row in part]
+        )
+    ]
 
 
 def kept_for_training(

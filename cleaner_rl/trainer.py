@@ -24,7 +24,8 @@ from cleaner_rl.learner.update import UpdateConfig, Updater
 from cleaner_rl.models.lora import add_lora, require_same_base
 from cleaner_rl.models.memory import exhaustion_said
 from cleaner_rl.models.policy import Policy, load_policy, load_skeleton
-from cleaner_rl.rollout.rollout import Rollout, open_sandbox
+from cleaner_rl.rollout.environment import open_sandbox
+from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.runs.loggers import check_logger
 from cleaner_rl.runs.provenance import weights_fingerprint
 from cleaner_rl.runs.run_directory import RunDirectory

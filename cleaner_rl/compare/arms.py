@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from cleaner_rl.config import TrainConfig, option
 from cleaner_rl.errors import UserError
-from cleaner_rl.grpo.credit import CreditRule
+from cleaner_rl.settings import CreditRule
 
 BASELINE = "off"
 """The arm that others are compared with, where it takes part."""

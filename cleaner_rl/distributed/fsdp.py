@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from functools import partial
-from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import (
-    FSDPModule,
     MixedPrecisionPolicy,
     fully_shard,
-    register_fsdp_forward_method,
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from cleaner_rl.errors import PolicyError
-from cleaner_rl.learner.logprobs import token_logprobs
-from cleaner_rl.learner.packing import Pack
-from cleaner_rl.models.backends import Precision
-
-_METHOD = "sharded_logprobs"
-"""Under which a sharded model has ``token_logprobs``, so that its weights are gathered for it."""
+from cleaner_rl.settings import Precision
 
 
 def shard(model: Any, mesh: DeviceMesh, precision: Precision) -> None:
@@ -52,18 +42,6 @@ def shard(model: Any, mesh: DeviceMesh, precision: Precision) -> None:
     for module in (*layers, model):
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
-    setattr(model, _METHOD, MethodType(token_logprobs, model))
-    register_fsdp_forward_method(model, _METHOD)
-
-
-def row_logprobs(
-    model: Any, row: Pack, temperature: float, wanted_T: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """``token_logprobs`` of a plain or a sharded model; of a sharded one all ranks take part."""
-    compute: Callable[..., tuple[Tensor, Tensor]] = (
-        getattr(model, _METHOD) if isinstance(model, FSDPModule) else partial(token_logprobs, model)
-    )
-    return compute(row, temperature, wanted_T=wanted_T)
 
 
 def whole(tensor: Tensor) -> Tensor:

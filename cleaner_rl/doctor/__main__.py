@@ -23,9 +23,8 @@ from cleaner_rl.doctor.text import (
     check_trained_tokens,
 )
 from cleaner_rl.errors import UserError, run_command
-from cleaner_rl.models.backends import Precision
-from cleaner_rl.rollout.rollout import SystemPrompt
 from cleaner_rl.runs.provenance import made_with
+from cleaner_rl.settings import Precision, SystemPrompt
 
 CHECKS: dict[str, Check[Examinee]] = {
     "model": check_model,

@@ -19,7 +19,7 @@ from cleaner_rl.models.memory import (
     estimate_memory,
     head_size,
 )
-from cleaner_rl.rollout.rollout import open_sandbox
+from cleaner_rl.rollout.environment import open_sandbox
 from cleaner_rl.trainer import check_policy
 
 _PROGRAMS = 20

@@ -12,7 +12,8 @@ from cleaner_env.saar import SAARWrapper
 from cleaner_env.tasks import Task
 from cleaner_env.toolcall import ToolCallFormat
 from cleaner_rl.chat import ChatCodec
-from cleaner_rl.grpo.credit import CreditRule, GraftedTreatment, episode_samples
+from cleaner_rl.grpo.credit import episode_samples
+from cleaner_rl.settings import CreditRule, GraftedTreatment
 
 Kind = Literal["environment", "sampled", "grafted"]
 

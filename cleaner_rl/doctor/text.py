@@ -15,7 +15,7 @@ from cleaner_env.toolcall import TOOL_NAME, TOOL_SCHEMA
 from cleaner_rl.doctor.preview import Preview, preview, scripted_episode
 from cleaner_rl.doctor.subject import Examinee, Finding
 from cleaner_rl.models.policy import decoder
-from cleaner_rl.rollout.rollout import RolloutConfig, make_env
+from cleaner_rl.rollout.environment import RolloutConfig, make_env
 
 _PROGRAM = 'import math\n\tprint(math.gcd(12, 18), "é", {"a": [1, 2]})  # ok\n'
 _ONE_CALL = "print(6 * 7)"

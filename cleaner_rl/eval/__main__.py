@@ -15,11 +15,11 @@ from cleaner_rl.distributed.interrupt import Interrupt
 from cleaner_rl.errors import UserError, run_command
 from cleaner_rl.eval.config import EvalConfig, parse_arguments
 from cleaner_rl.eval.evaluate import episode_row, evaluation_jobs
-from cleaner_rl.eval.journal import Ledger, Usage
+from cleaner_rl.eval.journal import Ledger
 from cleaner_rl.eval.summary import summarize, table
 from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.models.policy import load_policy
-from cleaner_rl.rollout.endpoint import EndpointConfig, EndpointRollout
+from cleaner_rl.rollout.endpoint import EndpointConfig, EndpointRollout, Usage
 from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.rollout.runner import Job, Played
 from cleaner_rl.runs.progress import CountProgress

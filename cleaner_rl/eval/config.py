@@ -13,11 +13,16 @@ import tyro
 from cleaner_rl.config import TrainConfig, option
 from cleaner_rl.errors import CheckpointError, UserError
 from cleaner_rl.eval.journal import SETTINGS
-from cleaner_rl.models.backends import Precision
-from cleaner_rl.rollout.rollout import Preload, RolloutConfig, SystemPrompt, ToolFormat
-from cleaner_rl.rollout.tool_queue import Schedule
-
-ToolRole = Literal["user", "tool"]
+from cleaner_rl.rollout.environment import RolloutConfig
+from cleaner_rl.settings import (
+    Precision,
+    Preload,
+    Schedule,
+    SimilarityOn,
+    SystemPrompt,
+    ToolFormat,
+    ToolRole,
+)
 
 _FROM_THE_RUN = (
     *("tasks", "gamma", "max_retries", "similarity_on", "system_prompt", "max_turns"),
@@ -61,7 +66,7 @@ class EvalConfig:
     """With rollback: similarity from which on a splice keeps the failed turn's reasoning."""
     max_retries: int = 3
     """With rollback: lookaheads at one position."""
-    similarity_on: Literal["code", "call"] = "code"
+    similarity_on: SimilarityOn = "code"
     """With rollback: compare programs or whole call blocks."""
     num_tasks: int = 240
     """Held-out problems."""

@@ -21,11 +21,12 @@ from cleaner_rl.eval.statistics import (
     powers_of_two,
 )
 from cleaner_rl.inference.sampler import Sampler
-from cleaner_rl.models.backends import Precision
 from cleaner_rl.models.memory import exhaustion_said
 from cleaner_rl.models.policy import Policy
-from cleaner_rl.rollout.rollout import Rollout, RolloutConfig
+from cleaner_rl.rollout.environment import RolloutConfig
+from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.rollout.runner import Job, Played
+from cleaner_rl.settings import Precision
 
 Part = Callable[[Outcome], Iterable[float]]
 """What an episode adds to a metric; nothing where the metric does not apply to it."""

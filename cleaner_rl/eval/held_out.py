@@ -15,7 +15,7 @@ from cleaner_rl.config import TrainConfig
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.eval.evaluate import Evaluation, evaluate, without_rollback
 from cleaner_rl.models.policy import Policy
-from cleaner_rl.rollout.rollout import RolloutConfig
+from cleaner_rl.rollout.environment import RolloutConfig
 from cleaner_rl.runs.evaluations import (
     MODES,
     Row,

@@ -6,12 +6,12 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cleaner_env.completion import Completion, Decode
 from cleaner_rl.errors import CheckpointError
+from cleaner_rl.rollout.endpoint import Usage
 
 SETTINGS = "settings.json"
 EPISODES = "episodes.jsonl"
@@ -21,25 +21,6 @@ SUMMARY = "summary.json"
 Row = dict[str, Any]
 Key = tuple[str, int]
 """Mode and number of an episode."""
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens as an endpoint counted them.
-
-    Attributes:
-        prompt_tokens: that it read.
-        completion_tokens: that it sampled.
-    """
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.prompt_tokens + other.prompt_tokens,
-            self.completion_tokens + other.completion_tokens,
-        )
 
 
 class Ledger:

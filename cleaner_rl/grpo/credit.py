@@ -29,15 +29,14 @@ in the denominator.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 from cleaner_env.completion import Tokens
 from cleaner_env.episode import Episode, RollbackRecord, Turn
 from cleaner_env.splicing import token_index
 from cleaner_rl.grpo.samples import Sample
+from cleaner_rl.settings import CreditRule, GraftedTreatment
 
-CreditRule = Literal["purified", "positive", "contrastive", "branched"]
-GraftedTreatment = Literal["recompute", "mask"]
 ObservationIds = Callable[[str, int | None], list[int]]
 """Ids between two turns, given the tool's answer and the token that ended the turn before."""
 

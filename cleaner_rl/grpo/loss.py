@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from cleaner_rl.grpo.samples import Sample
+from cleaner_rl.settings import LossName
 
-LossName = Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo"]
 Weighting = Literal["tokens", "episodes", "budget"]
 Metrics = dict[str, Tensor]
 

@@ -28,9 +28,9 @@ from cleaner_rl.inference.cuda_graphs import DecodeGraphs
 from cleaner_rl.inference.sampling import draw
 from cleaner_rl.inference.scheduler import Batch, SamplerStats
 from cleaner_rl.inference.sequences import Request, Turn
-from cleaner_rl.models.backends import Precision
 from cleaner_rl.models.memory import tokens_in_memory
 from cleaner_rl.models.policy import Policy
+from cleaner_rl.settings import Precision
 
 SPARE_CELLS = 1024
 """Cells that a row may have beyond a model's context, because of rounding."""

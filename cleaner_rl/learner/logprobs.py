@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.utils.checkpoint import checkpoint
 
 from cleaner_rl.grpo.samples import Sample
@@ -14,6 +16,9 @@ from cleaner_rl.learner.attention import packed
 from cleaner_rl.learner.packing import Pack
 from cleaner_rl.models.backends import has_triton
 from cleaner_rl.models.memory import logit_chunk
+
+_METHOD = "cleaner_logprobs"
+"""Name of ``_token_logprobs`` as a method of a sharded model: FSDP gathers weights for a method."""
 
 
 def token_logprobs(
@@ -26,7 +31,7 @@ def token_logprobs(
     """Log-probability of every token given those before it in its sample, and the entropy there.
 
     Args:
-        model: a transformers causal language model.
+        model: a transformers causal language model; of a sharded one all ranks take part.
         pack: the samples.
         temperature: the one that the tokens were sampled at; the logits are divided by it.
         chunk: tokens whose logits are held at a time; they are computed anew for the gradient. None
@@ -37,6 +42,18 @@ def token_logprobs(
         logprobs_T and entropies_T in float32 nats, both 0 for the first token of each sample, which
         nothing predicts, and where they are not wanted. The entropies carry no gradient.
     """
+    if not isinstance(model, FSDPModule):
+        return _token_logprobs(model, pack, temperature, chunk, wanted_T)
+    if not hasattr(model, _METHOD):
+        setattr(model, _METHOD, MethodType(_token_logprobs, model))
+        register_fsdp_forward_method(model, _METHOD)  # type: ignore[arg-type]
+    pair: tuple[Tensor, Tensor] = getattr(model, _METHOD)(pack, temperature, chunk, wanted_T)
+    return pair
+
+
+def _token_logprobs(
+    model: Any, pack: Pack, temperature: float, chunk: int | None, wanted_T: Tensor | None
+) -> tuple[Tensor, Tensor]:
     hidden_TD = _hidden_states(model, pack)
     head = model.get_output_embeddings()
     if chunk is None:

@@ -11,24 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cleaner_rl.distributed.fsdp import like, row_logprobs
+from cleaner_rl.distributed.fsdp import like
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.errors import UserError
-from cleaner_rl.grpo.loss import (
-    LOSSES,
-    LossName,
-    Tokens,
-    importance_weights,
-    kl_estimate,
-    sample_weights,
-)
+from cleaner_rl.grpo.loss import LOSSES, Tokens, importance_weights, kl_estimate, sample_weights
 from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.learner.attention import packed
+from cleaner_rl.learner.logprobs import token_logprobs
 from cleaner_rl.learner.metrics import UpdateMetrics
 from cleaner_rl.learner.optimizer import Optimizer, layers_recomputed
 from cleaner_rl.learner.packing import Pack, pack
-from cleaner_rl.models.backends import Precision, autocast
+from cleaner_rl.models.backends import autocast
 from cleaner_rl.models.lora import adapter_state, adapters_off, has_lora, load_adapter_state
+from cleaner_rl.settings import LossName, Precision
 
 _MAX_NOT_FINITE = 5
 """Updates in a row whose gradients may be not finite (float16 finds its scale that way)."""
@@ -231,7 +226,7 @@ class Updater:
     def _logprobs(self, row: Pack, model: Any = None) -> Tensor:
         with self._autocast():
             model = self.model if model is None else model
-            return row_logprobs(model, row, self.config.temperature, wanted_T=row.mask_T)[0]
+            return token_logprobs(model, row, self.config.temperature, wanted_T=row.mask_T)[0]
 
     def _reference_logprobs(self, row: Pack) -> Tensor:
         if self.reference is not None:
@@ -329,7 +324,7 @@ class Updater:
         not finite, and number of those whose pass is to blame."""
         config = self.config
         with self._autocast():
-            logprobs_T, entropies_T = row_logprobs(
+            logprobs_T, entropies_T = token_logprobs(
                 self.model, row, config.temperature, wanted_T=row.mask_T
             )
         before_T = logprobs_T.detach() if old_logprobs_T is None else old_logprobs_T

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from cleaner_rl.settings import Precision
 
 
 def has_triton(device: torch.device) -> bool:
@@ -138,9 +140,6 @@ def varlen(
     )
     assert isinstance(output, Tensor)
     return output
-
-
-Precision = Literal["float32", "bfloat16", "float16"]
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cleaner_rl.errors import MemoryLimitError
-from cleaner_rl.models.backends import Precision
+from cleaner_rl.settings import Precision
 
 _WEIGHTS = 4
 _GRADIENTS = 4

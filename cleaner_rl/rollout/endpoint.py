@@ -14,8 +14,7 @@ from cleaner_env.completion import Completion
 from cleaner_env.formats import make_format
 from cleaner_env.interpreter import Sandbox
 from cleaner_rl.errors import EndpointError
-from cleaner_rl.eval.journal import Usage
-from cleaner_rl.rollout.rollout import RolloutConfig, check_faults, make_env, open_sandbox
+from cleaner_rl.rollout.environment import RolloutConfig, check_faults, make_env, open_sandbox
 from cleaner_rl.rollout.runner import Job, Played, Seat
 
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
@@ -29,6 +28,25 @@ _LONGEST_ASKED = 300.0
 
 class RequestRefused(Exception):
     """The server will not continue this conversation, with its reason; others it may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as an endpoint counted them.
+
+    Attributes:
+        prompt_tokens: that it read.
+        completion_tokens: that it sampled.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
-from typing import Literal
 
 from cleaner_env.completion import Completion
 from cleaner_rl.rollout.runner import Seat
-
-Schedule = Literal["reproducible", "eager"]
+from cleaner_rl.settings import Schedule
 
 _TURNS_A_TICK = 2
 """Programs that are expected to run while a token is decoded."""

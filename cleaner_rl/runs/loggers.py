@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 from uuid import uuid4
 
 from cleaner_rl.errors import UserError
-
-LoggerName = Literal["none", "tensorboard", "wandb"]
+from cleaner_rl.settings import LoggerName
 
 
 class MetricLogger(Protocol):

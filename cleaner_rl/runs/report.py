@@ -13,8 +13,8 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from cleaner_rl.config import TrainConfig
-from cleaner_rl.grpo.credit import CreditRule
 from cleaner_rl.models.policy import resolve_device
+from cleaner_rl.settings import CreditRule
 
 matplotlib.use("Agg")
 

@@ -11,7 +11,7 @@ import templates
 from cleaner_env import FORMATS, make_format
 from cleaner_rl.chat import ChatCodec
 from cleaner_rl.errors import UserError
-from cleaner_rl.rollout.rollout import ToolFormat
+from cleaner_rl.settings import ToolFormat
 from cleaner_rl.sft.tokenizer import train_tokenizer
 
 CORPUS = ["What is 3 + 4? The answer is \\boxed{7}.", "import math\nprint(math.gcd(6, 4))"] * 4

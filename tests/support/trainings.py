@@ -177,7 +177,7 @@ def _out_of_memory() -> None:
     def refuse(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    cleaner_rl.learner.update.row_logprobs = refuse
+    cleaner_rl.learner.update.token_logprobs = refuse
 
 
 SCRIPTS = {

@@ -7,8 +7,7 @@ import pytest
 from chat_server import DROP, completion, serve
 
 from cleaner_rl.errors import EndpointError
-from cleaner_rl.eval.journal import Usage
-from cleaner_rl.rollout.endpoint import Endpoint, EndpointConfig, RequestRefused
+from cleaner_rl.rollout.endpoint import Endpoint, EndpointConfig, RequestRefused, Usage
 
 QUESTION = [{"role": "user", "content": "What is 6*7?"}]
 

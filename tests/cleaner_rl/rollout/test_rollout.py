@@ -14,7 +14,8 @@ from cleaner_env import Completion, SandboxError, Task, make_format
 from cleaner_env.rewards import GRADER, Reward
 from cleaner_rl.chat import ChatCodec
 from cleaner_rl.errors import OutageError, ToolFormatWarning
-from cleaner_rl.rollout.rollout import Rollout, RolloutConfig
+from cleaner_rl.rollout.environment import RolloutConfig
+from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.rollout.runner import Job
 
 TASK = Task("What is 6*7?", "42")
