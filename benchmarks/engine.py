@@ -7,8 +7,8 @@
 The plain loop is what a few lines of transformers do: a forward pass of one token a row with a
 ``DynamicCache``, a softmax, a draw. All its rows have the same length and none ever ends, so its
 batch is always full and nothing is prefilled. The sampler plays whole episodes with the sandbox,
-more of them than its batch has places. Rounds alternate; medians count. The update has a benchmark
-of its own, ``benchmarks/update.py``.
+more of them than its batch has rows. Rounds alternate; medians count. The update has a benchmark of
+its own, ``benchmarks/update.py``.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def episodes(options: Episodes) -> None:
                     / seconds,
                     "tokens that rollback discards": sum(e.stats.tokens_discarded for e in played)
                     / tokens,
-                    "share of places in use": (sampler.stats.decoded - before.decoded)
+                    "share of rows in use": (sampler.stats.decoded - before.decoded)
                     / (sampler.stats.passes - before.passes)
                     / options.batch,
                     "prefilled tokens for each sampled one": (

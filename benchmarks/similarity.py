@@ -26,7 +26,7 @@ from cleaner_env import EmbeddingSimilarity, RollbackRecord, difflib_similarity
 from cleaner_env.task_files import load_tasks
 from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.models.policy import load_policy
-from cleaner_rl.rollout.environment import RolloutConfig
+from cleaner_rl.rollout.environment import EpisodeConfig
 from cleaner_rl.rollout.rollout import Rollout
 
 Similarity = Callable[[str, str], float]
@@ -75,7 +75,7 @@ def sample_pairs(args: Args) -> list[Pair]:
     source = load_tasks("reasoning-gym", "train", args.seed)
     pairs: list[Pair] = []
     begun = 0
-    with Rollout(policy, Sampler(policy), RolloutConfig(code_seconds=1.0)) as rollout:
+    with Rollout(policy, Sampler(policy), EpisodeConfig(code_seconds=1.0)) as rollout:
         while len(pairs) < args.pairs:
             tasks = [source[index] for index in range(begun, begun + 64)]
             for episode in rollout.play(tasks, seed=args.seed + begun):

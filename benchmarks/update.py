@@ -30,7 +30,7 @@ from cleaner_rl.learner.attention import backend, packed
 from cleaner_rl.learner.logprobs import token_logprobs
 from cleaner_rl.learner.packing import Pack, pack
 from cleaner_rl.learner.update import UpdateConfig, Updater
-from cleaner_rl.models.backends import autocast, fuse
+from cleaner_rl.models.backends import apply_liger, autocast
 from cleaner_rl.models.lora import add_lora
 from cleaner_rl.models.memory import head_size
 from cleaner_rl.models.policy import load_policy, resolve_device
@@ -318,7 +318,7 @@ def model_of(shape: str, device: torch.device, fused: bool = True) -> Any:
     }
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(Qwen3Config(**settings)).eval()
-    print(f"fused kernels: {fused and fuse(model)}")
+    print(f"fused kernels: {fused and apply_liger(model)}")
     return model
 
 

@@ -181,7 +181,7 @@ def _train(args: Args, parent: Connection, saar: Literal["on", "off"]) -> None:
     from cleaner_rl.config import PRESETS
     from cleaner_rl.runs.progress import TrainingProgress
     from cleaner_rl.train import train
-    from cleaner_rl.trainer import Session
+    from cleaner_rl.trainer import Trainer
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -205,12 +205,12 @@ def _train(args: Args, parent: Connection, saar: Literal["on", "off"]) -> None:
             eval_tasks=0,
             save_every=args.steps,
         )
-        session = Session.open(config)
-        with session.rollout:
+        trainer = Trainer.open(config)
+        with trainer.rollout:
             parent.send("ready")
             wait(parent)
             progress = TrainingProgress(0, args.steps, Console(file=StringIO()))
-            train(session, progress, _Gate(args, parent))
+            train(trainer, progress, _Gate(args, parent))
 
 
 def run(args: Args, arms: Mapping[str, Arm]) -> dict[str, list[Step]]:

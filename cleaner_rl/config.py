@@ -13,7 +13,7 @@ import tyro
 from cleaner_env.rewards import FormatTerm, Reward, ToolTerm
 from cleaner_env.saar import Mode
 from cleaner_rl.errors import CheckpointError, UserError
-from cleaner_rl.rollout.environment import RolloutConfig
+from cleaner_rl.rollout.environment import EpisodeConfig
 from cleaner_rl.settings import (
     CreditRule,
     GraftedTreatment,
@@ -241,9 +241,9 @@ class TrainConfig:
         if self.overlong_buffer > self.max_response_tokens:
             raise UserError("--overlong-buffer must not exceed --max-response-tokens")
 
-    def rollout(self) -> RolloutConfig:
+    def rollout(self) -> EpisodeConfig:
         """What an episode is like."""
-        return RolloutConfig(
+        return EpisodeConfig(
             rollback=self.saar not in ("off", "roc"),
             mode=_WRAPPER_MODES[self.saar],
             gamma=self.gamma,

@@ -18,7 +18,7 @@ from cleaner_env.rewards import overlong_penalty
 from cleaner_env.tasks import Task
 from cleaner_rl.config import TrainConfig, parse_arguments
 from cleaner_rl.distributed.interrupt import Interrupt
-from cleaner_rl.distributed.ranks import Ranks, deal, open_ranks
+from cleaner_rl.distributed.ranks import Ranks, open_ranks, partition
 from cleaner_rl.errors import RankError, UserError, run_command
 from cleaner_rl.eval.held_out import evaluate_if_due, evaluate_once
 from cleaner_rl.eval.metrics import episode_metrics
@@ -36,7 +36,7 @@ from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.runs.loggers import MetricLogger, open_logger
 from cleaner_rl.runs.progress import TrainingProgress
 from cleaner_rl.runs.report import write_report
-from cleaner_rl.trainer import Session
+from cleaner_rl.trainer import Trainer
 
 Group = list[Episode]
 """Episodes that share a prompt."""
@@ -44,8 +44,8 @@ _REFILL_START = 500_000_003
 """Index of the first problem that replaces another one."""
 
 
-def train(session: Session, progress: TrainingProgress, logger: MetricLogger) -> None:
-    """Train on from the session's step to ``config.steps``.
+def train(trainer: Trainer, progress: TrainingProgress, logger: MetricLogger) -> None:
+    """Train on from the trainer's step to ``config.steps``.
 
     Every step draws its tasks and its random numbers from the seed and its own number, so a resumed
     run goes on as the uninterrupted one would have.
@@ -54,20 +54,20 @@ def train(session: Session, progress: TrainingProgress, logger: MetricLogger) ->
         KeyboardInterrupt: after a signal; the state of the last whole step is saved.
         UserError: the tasks or the sandbox cannot be used.
     """
-    config, rollout, ranks = session.config, session.rollout, session.ranks
+    config, rollout, ranks = trainer.config, trainer.rollout, trainer.ranks
     with Interrupt() as interrupt, ranks.guarded(interrupt):
         try:
-            evaluate_once(session, progress, "before")
-            evaluate_if_due(session, progress)
-            for step in range(session.step + 1, config.steps + 1):
+            evaluate_once(trainer, progress, "before")
+            evaluate_if_due(trainer, progress)
+            for step in range(trainer.step + 1, config.steps + 1):
                 began = time.monotonic()
-                groups, rewards, skipped = play_step(session, step, progress)
+                groups, rewards, skipped = play_step(trainer, step, progress)
                 sampled = time.monotonic()
                 progress.phase("learning")
                 with interrupt.protected():
                     kept = kept_for_training(groups, rewards, config)
-                    learned = session.learn(training_samples(*kept, rollout, config, ranks))
-                    session.step = step
+                    learned = trainer.learn(training_samples(*kept, rollout, config, ranks))
+                    trainer.step = step
                     ended = time.monotonic()
                     metrics = {
                         "step": step,
@@ -79,39 +79,39 @@ def train(session: Session, progress: TrainingProgress, logger: MetricLogger) ->
                         "sample_seconds": sampled - began,
                         "step_seconds": ended - began,
                     }
-                    ranks.on_first(partial(_write, session, logger, metrics, groups))
-                    ranks.together(session.updater.require_finite)
+                    ranks.on_first(partial(_write, trainer, logger, metrics, groups))
+                    ranks.together(trainer.updater.require_finite)
                     if step % config.save_every == 0 or step == config.steps:
-                        session.save()
+                        trainer.save()
                 progress.step(step, metrics)
-                evaluate_if_due(session, progress)
-            evaluate_once(session, progress, "after")
+                evaluate_if_due(trainer, progress)
+            evaluate_once(trainer, progress, "after")
         except BaseException:
-            if session.updater.whole and ranks.united:
+            if trainer.updater.between_steps and ranks.united:
                 with interrupt.protected():
-                    session.save()
+                    trainer.save()
             raise
-    ranks.on_first(lambda: write_report(session.run.path, config))
+    ranks.on_first(lambda: write_report(trainer.run.path, config))
 
 
 def play_step(
-    session: Session, step: int, progress: TrainingProgress
+    trainer: Trainer, step: int, progress: TrainingProgress
 ) -> tuple[list[Group], list[list[float]], int]:
     """The groups of a step, their rewards, and how many problems were skipped as too long.
 
     With ``dynamic_sampling`` (DAPO, 2503.14476) further problems are played in the place of those
     that teach nothing, in that many rounds at most.
     """
-    config, rollout = session.config, session.rollout
+    config, rollout = trainer.config, trainer.rollout
     groups: list[Group] = []
     rewards: list[list[float]] = []
     skipped = 0
     for refill in range(1 + config.dynamic_sampling):
-        wanted = config.prompts - _teaching(*_chosen(groups, rewards, config), config)
+        wanted = config.prompts - _with_signal(*_chosen(groups, rewards, config), config)
         if wanted < 1:
             break
-        tasks, too_long = session.ranks.together(partial(step_tasks, session, step, refill, wanted))
-        played = play_groups(tasks, session, step, progress, refill)
+        tasks, too_long = trainer.ranks.together(partial(step_tasks, trainer, step, refill, wanted))
+        played = play_groups(tasks, trainer, step, progress, refill)
         groups += played
         rewards += [[_reward(episode, rollout, config) for episode in g] for g in played]
         skipped += too_long
@@ -119,12 +119,12 @@ def play_step(
 
 
 def step_tasks(
-    session: Session, step: int, refill: int = 0, wanted: int | None = None
+    trainer: Trainer, step: int, refill: int = 0, wanted: int | None = None
 ) -> tuple[list[Task], int]:
     """The problems of a step, and how many were skipped because their prompts are too long.
 
     Args:
-        session: of the run.
+        trainer: of the run.
         step: from 1.
         refill: round of dynamic sampling; 0 are the step's own problems.
         wanted: problems of that round, as many as the step has at most; None for as many.
@@ -132,14 +132,14 @@ def step_tasks(
     Raises:
         UserError: all of them are.
     """
-    count, limit = session.config.prompts, session.config.max_prompt_tokens
+    count, limit = trainer.config.prompts, trainer.config.max_prompt_tokens
     start = (step - 1) * count
     if refill:
         # Far from the steps' own problems, of which none must be lost to a refill not needed.
-        rounds = session.config.dynamic_sampling
+        rounds = trainer.config.dynamic_sampling
         start = _REFILL_START + ((step - 1) * rounds + refill - 1) * count
-    tasks = [session.source[start + i] for i in range(count if wanted is None else wanted)]
-    fitting = [task for task in tasks if session.rollout.prompt_length(task) <= limit]
+    tasks = [trainer.source[start + i] for i in range(count if wanted is None else wanted)]
+    fitting = [task for task in tasks if trainer.rollout.prompt_length(task) <= limit]
     if not fitting:
         raise UserError(
             f"every prompt of step {step} is longer than {limit} tokens; raise --max-prompt-tokens"
@@ -149,7 +149,7 @@ def step_tasks(
 
 def play_groups(
     tasks: Sequence[Task],
-    session: Session,
+    trainer: Trainer,
     step: int,
     progress: TrainingProgress,
     refill: int = 0,
@@ -159,20 +159,20 @@ def play_groups(
     Each rank plays some of the groups, with the seeds that a single process would give them, and
     has all of them afterwards.
     """
-    config, ranks = session.config, session.ranks
+    config, ranks = trainer.config, trainer.ranks
     size = config.group_size * (config.oversample if config.saar == "roc" else 1)
     mine = ranks.share(len(tasks))
     first = _step_seed(config.seed, step) + (refill * config.prompts + mine.start) * size
 
     def play() -> list[Episode]:
-        with exhaustion_said("sampling", session.policy.device):
-            return session.rollout.play(
+        with exhaustion_said("sampling", trainer.policy.device):
+            return trainer.rollout.play(
                 [tasks[i] for i in mine for _ in range(size)],
                 seed=first,
                 on_progress=lambda done, total: progress.phase("playing", done, total),
             )
 
-    episodes = collect_episodes(ranks, play, session.policy.decode)
+    episodes = collect_episodes(ranks, play, trainer.policy.decode)
     groups = [episodes[begin : begin + size] for begin in range(0, len(episodes), size)]
     groups = [[episode for episode in group if not episode.faulted] for group in groups]
     return [group for group in groups if len(group) > 1]
@@ -224,7 +224,7 @@ def kept_for_training(
     kept = [
         of_group
         for of_group in zip(chosen, chosen_rewards, strict=True)
-        if teaches(*of_group, config)
+        if has_signal(*of_group, config)
     ]
     return [group for group, _ in kept], [rewards_G for _, rewards_G in kept]
 
@@ -275,7 +275,7 @@ def training_samples(
         minibatches.append(
             [
                 sample
-                for i in deal(lengths, ranks.size)[ranks.rank]
+                for i in partition(lengths, ranks.size)[ranks.rank]
                 for sample in _samples(*episodes[i], rollout, config)
             ]
         )
@@ -294,16 +294,16 @@ def member_advantages(
     return branched_advantages(rewards_G, branches, failure, scaled)
 
 
-def teaches(group: Group, rewards_G: Sequence[float], config: TrainConfig) -> bool:
+def has_signal(group: Group, rewards_G: Sequence[float], config: TrainConfig) -> bool:
     """Whether any of a group's advantages, those of branches included, is not zero."""
     advantages, of_branches = member_advantages(group, rewards_G, config)
     return any(advantages) or of_branches != 0.0
 
 
-def _teaching(
+def _with_signal(
     groups: Sequence[Group], rewards: Sequence[Sequence[float]], config: TrainConfig
 ) -> int:
-    return sum(teaches(*of_group, config) for of_group in zip(groups, rewards, strict=True))
+    return sum(has_signal(*of_group, config) for of_group in zip(groups, rewards, strict=True))
 
 
 def _samples(
@@ -327,13 +327,13 @@ def _samples(
 
 
 def _write(
-    session: Session, logger: MetricLogger, metrics: dict[str, Any], groups: Sequence[Group]
+    trainer: Trainer, logger: MetricLogger, metrics: dict[str, Any], groups: Sequence[Group]
 ) -> None:
     """What is kept of a step besides its checkpoint."""
-    step, logged = session.step, session.config.log_episodes
-    session.run.log_metrics(metrics)
+    step, logged = trainer.step, trainer.config.log_episodes
+    trainer.run.log_metrics(metrics)
     logger.log(step, metrics)
-    session.run.log_episodes(step, [e for group in groups for e in group][:logged])
+    trainer.run.log_episodes(step, [e for group in groups for e in group][:logged])
 
 
 def _reward(episode: Episode, rollout: Rollout, config: TrainConfig) -> float:
@@ -351,7 +351,7 @@ def _rollout_metrics(
         "reward": sum(all_rewards) / len(all_rewards),
         "episodes": len(all_rewards),
         "groups": len(groups),
-        "groups_with_signal": _teaching(groups, rewards, config) / len(groups),
+        "groups_with_signal": _with_signal(groups, rewards, config) / len(groups),
         **episode_metrics([episode for group in groups for episode in group]),
     }
 
@@ -380,38 +380,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(config: TrainConfig, ranks: Ranks) -> int:
     """Train as configured, on one of the ranks; the status that ``main`` gives."""
-    session = Session.open(config, ranks)
-    path = session.run.path
+    trainer = Trainer.open(config, ranks)
+    path = trainer.run.path
     with (
-        session.rollout,
+        trainer.rollout,
         open_logger(
-            config.logger if ranks.first else "none", path, asdict(config), session.step
+            config.logger if ranks.first else "none", path, asdict(config), trainer.step
         ) as logger,
-        TrainingProgress(session.step, config.steps, ranks.console()) as progress,
+        TrainingProgress(trainer.step, config.steps, ranks.console()) as progress,
     ):
         progress.say(f"run directory: {path}")
         try:
-            train(session, progress, logger)
+            train(trainer, progress, logger)
         except KeyboardInterrupt:
-            progress.say(f"stopped after step {session.step}. {_saved(session)}")
+            progress.say(f"stopped after step {trainer.step}. {_saved(trainer)}")
             return 130
         except UserError as error:
-            raise type(error)(f"{error}\n{_saved(session)}") from error
+            raise type(error)(f"{error}\n{_saved(trainer)}") from error
         except RuntimeError as error:
             if not ranks.lost_another(error):
                 raise
             raise RankError(
                 f"rank {ranks.rank} lost another one, whose own message says why.\n"
-                f"{_saved(session)}"
+                f"{_saved(trainer)}"
             ) from error
         progress.say(f"report: {path / 'report.md'}")
     return 0
 
 
-def _saved(session: Session) -> str:
+def _saved(trainer: Trainer) -> str:
     """How to go on."""
-    command = f"{session.ranks.command} -m cleaner_rl.train --resume {session.run.path}"
-    return f"The run is saved up to step {session.saved_step}. Resume: {command}"
+    command = f"{trainer.ranks.command} -m cleaner_rl.train --resume {trainer.run.path}"
+    return f"The run is saved up to step {trainer.saved_step}. Resume: {command}"
 
 
 if __name__ == "__main__":

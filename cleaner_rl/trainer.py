@@ -1,4 +1,4 @@
-"""Session: everything that a training works on, opened for a new run or from a checkpoint."""
+"""Trainer: everything that a training works on, opened for a new run or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cleaner_env.interpreter import Sandbox
 from cleaner_env.task_files import load_tasks
 from cleaner_env.tasks import Split, TaskSource
 from cleaner_rl.config import TrainConfig
-from cleaner_rl.distributed.fsdp import refresh, shard, whole_copy
+from cleaner_rl.distributed.fsdp import copy_weights, shard, whole_copy
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.errors import CheckpointError, PolicyError, UserError
 from cleaner_rl.grpo.samples import Sample
@@ -36,7 +36,7 @@ _MAX_PACKING_ERROR = 1e-2
 
 
 @dataclass(slots=True)
-class Session:
+class Trainer:
     """What a training works on.
 
     Attributes:
@@ -65,7 +65,7 @@ class Session:
     saved_step: int
 
     @classmethod
-    def open(cls, config: TrainConfig, ranks: Ranks | None = None) -> Session:
+    def open(cls, config: TrainConfig, ranks: Ranks | None = None) -> Trainer:
         """Start a run, or continue ``config.resume``. All ranks take part.
 
         Nothing is written before everything that is needed was loaded and checked.
@@ -77,7 +77,7 @@ class Session:
         return cls._continue(config, ranks) if config.resume else cls._begin(config, ranks)
 
     @classmethod
-    def _begin(cls, config: TrainConfig, ranks: Ranks) -> Session:
+    def _begin(cls, config: TrainConfig, ranks: Ranks) -> Trainer:
         path = Path(ranks.on_first(lambda: _free_path(config)))
         source = ranks.together(lambda: load_source(config, "train"))
         with _sandbox(config, ranks) as sandbox:
@@ -88,17 +88,17 @@ class Session:
             ranks.on_first(lambda: RunDirectory.create(path, config))
             run = RunDirectory(path)
             rollout = _rollout(policy, config, sandbox)
-            session = cls(config, policy, updater, source, rollout, run, ranks, base, 0, -1)
+            trainer = cls(config, policy, updater, source, rollout, run, ranks, base, 0, -1)
             try:
-                session.save()
+                trainer.save()
             except CheckpointError:
                 if ranks.first:
                     shutil.rmtree(path, ignore_errors=True)
                 raise
-            return session
+            return trainer
 
     @classmethod
-    def _continue(cls, config: TrainConfig, ranks: Ranks) -> Session:
+    def _continue(cls, config: TrainConfig, ranks: Ranks) -> Trainer:
         run = ranks.together(lambda: RunDirectory.open(Path(config.resume)))
         source = ranks.together(lambda: load_source(config, "train"))
         checkpoint, state = ranks.together(lambda: run.load_latest(ranks))
@@ -124,7 +124,7 @@ class Session:
                 if config.lora_rank and ranks.size == 1:
                     require_same_base(policy.model, checkpoint)
             if policy.model is not updater.model:
-                refresh(policy.model, updater.model)
+                copy_weights(policy.model, updater.model)
             _require_agreement(policy, ranks)
             ranks.on_first(lambda: _rewind(run, config, step))
             rollout = _rollout(policy, config, sandbox)
@@ -139,7 +139,7 @@ class Session:
         with exhaustion_said("learning", self.policy.device):
             learned = self.updater.update(minibatches)
             if self.policy.model is not self.updater.model:
-                refresh(self.policy.model, self.updater.model)
+                copy_weights(self.policy.model, self.updater.model)
         return learned
 
     def save(self) -> None:

@@ -16,7 +16,7 @@ from cleaner_rl.compare.arms import ARMS, Arm
 from cleaner_rl.compare.config import CompareConfig, cores, parse_arguments, threads_per_job
 from cleaner_rl.compare.directory import ComparisonDirectory, PlannedRun
 from cleaner_rl.compare.plots import write_plots
-from cleaner_rl.compare.pool import Failure, Lane, Lanes
+from cleaner_rl.compare.pool import Failure, Lane, WorkerPool
 from cleaner_rl.compare.progress import ComparisonProgress
 from cleaner_rl.compare.report import report
 from cleaner_rl.config import TrainConfig
@@ -80,15 +80,15 @@ def _work_off(
     starts = [directory.start(config, seed) for seed in sorted(begun)]
     for start in starts:
         start.require_same_settings()
-    lanes = lanes_of(config, len(runs))
-    cuda = any(resolve_device(lane.device).type == "cuda" for lane in lanes)
+    pool = lanes_of(config, len(runs))
+    cuda = any(resolve_device(lane.device).type == "cuda" for lane in pool)
     console = Console()
-    with Interrupt(), ComparisonProgress([*starts, *runs], len(lanes), console) as progress:
+    with Interrupt(), ComparisonProgress([*starts, *runs], len(pool), console) as progress:
         progress.say(
-            f"{len(runs)} runs in {directory.path}, {len(lanes)} at a time; each prints to a log "
+            f"{len(runs)} runs in {directory.path}, {len(pool)} at a time; each prints to a log "
             "beside its directory"
         )
-        work = Lanes(lanes, "spawn" if cuda else "forkserver", progress.tick)
+        work = WorkerPool(pool, "spawn" if cuda else "forkserver", progress.tick)
         return work.work_off(starts, runs)
 
 

@@ -15,12 +15,12 @@ import numpy as np
 from cleaner_rl.compare.arms import ARMS, BASELINE
 from cleaner_rl.compare.directory import PlannedRun
 from cleaner_rl.errors import CheckpointError
-from cleaner_rl.eval.metrics import Outcome
-from cleaner_rl.eval.statistics import Crossed, Floats, Resampling, seeds_interval
+from cleaner_rl.eval.metrics import EpisodeSummary
+from cleaner_rl.eval.statistics import Crossed, CrossedBootstrap, Floats, seeds_interval
 from cleaner_rl.runs.evaluations import MODES, evaluated_steps, read_evaluation
 from cleaner_rl.runs.run_directory import read_metrics, wall_seconds
 
-Part = Callable[[Outcome], tuple[float, float]]
+Part = Callable[[EpisodeSummary], tuple[float, float]]
 """What an episode adds to a measure, and how much it counts in it."""
 
 HELD_OUT: dict[str, tuple[bool, Part]] = {
@@ -143,7 +143,7 @@ def compare(runs: Mapping[str, Sequence[PlannedRun]]) -> dict[str, Any]:
     first, config = records[baseline], runs[baseline][0].config
     steps = list(first.evaluations)
     _require_same_steps(records, steps)
-    resampling = Resampling(len(runs[baseline]), tasks, config.seed)
+    resampling = CrossedBootstrap(len(runs[baseline]), tasks, config.seed)
     return {
         "baseline": baseline,
         "seeds": [run.seed for run in runs[baseline]],
@@ -169,13 +169,15 @@ def compare(runs: Mapping[str, Sequence[PlannedRun]]) -> dict[str, Any]:
     }
 
 
-def _counts(outcome: Outcome) -> float:
+def _counts(outcome: EpisodeSummary) -> float:
     return float(outcome.first_call_failed is not None)
 
 
 def _measures(runs: Sequence[PlannedRun], step: int, mode: str) -> Measures:
     """The parts of all measures for each seed and problem; spoilt episodes count nowhere."""
-    outcomes = [[Outcome.of(r) for r in read_evaluation(run.path, step, mode)] for run in runs]
+    outcomes = [
+        [EpisodeSummary.of(r) for r in read_evaluation(run.path, step, mode)] for run in runs
+    ]
     problems = 1 + max((o.problem for of_seed in outcomes for o in of_seed), default=0)
     measures = {}
     for name, (share, part) in HELD_OUT.items():
@@ -212,7 +214,7 @@ def _by_step(
     }
 
 
-def _estimates(measures: Measures, resampling: Resampling) -> dict[str, Any]:
+def _estimates(measures: Measures, resampling: CrossedBootstrap) -> dict[str, Any]:
     return {
         name: {
             "value": measure.value,
@@ -224,7 +226,7 @@ def _estimates(measures: Measures, resampling: Resampling) -> dict[str, Any]:
 
 
 def _against(
-    baseline: ArmRecord, resampling: Resampling
+    baseline: ArmRecord, resampling: CrossedBootstrap
 ) -> Callable[[int, str, Measures], dict[str, Any]]:
     def difference(step: int, mode: str, measures: Measures) -> dict[str, Any]:
         others = baseline.evaluations[step][mode]
@@ -254,7 +256,7 @@ def _ends(interval: tuple[float, float] | None) -> list[float] | None:
 
 
 def _reaching(
-    records: Mapping[str, ArmRecord], baseline: str, resampling: Resampling
+    records: Mapping[str, ArmRecord], baseline: str, resampling: CrossedBootstrap
 ) -> dict[str, Any]:
     """When each arm reached the baseline's final accuracy; see ``reaching.DEFINITION``.
 
@@ -285,7 +287,7 @@ def _reaching(
     }
 
 
-def _accuracy_RE(record: ArmRecord, resampling: Resampling) -> Floats:
+def _accuracy_RE(record: ArmRecord, resampling: CrossedBootstrap) -> Floats:
     columns = []
     for of_step in record.evaluations.values():
         measure = of_step["off"]["accuracy"]
@@ -293,7 +295,7 @@ def _accuracy_RE(record: ArmRecord, resampling: Resampling) -> Floats:
     return np.stack(columns, axis=1)
 
 
-def _tokens_at(record: ArmRecord, steps_R: Floats, resampling: Resampling) -> Floats:
+def _tokens_at(record: ArmRecord, steps_R: Floats, resampling: CrossedBootstrap) -> Floats:
     """[R] tokens that a seed sampled, on average, up to these steps; inf where there is no step."""
     tokens_SK = record.tokens_SK
     means_RK = np.concatenate(

@@ -1,4 +1,4 @@
-"""Lanes: the runs of a comparison side by side, each in a process of its own."""
+"""WorkerPool: the runs of a comparison side by side, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class Failure:
     reason: str
 
 
-class Lanes:
-    """Does runs, as many at a time as there are lanes.
+class WorkerPool:
+    """Does runs, as many at a time as there are pool.
 
     Args:
-        lanes: where.
+        pool: where.
         method: how processes begin: ``forkserver`` saves each the imports; ``spawn`` for CUDA,
             which does not survive a fork.
         on_tick: called about once a second with the runs that are under way.
@@ -59,11 +59,11 @@ class Lanes:
 
     def __init__(
         self,
-        lanes: Sequence[Lane],
+        pool: Sequence[Lane],
         method: Literal["forkserver", "spawn"],
         on_tick: Callable[[Sequence[PlannedRun]], None],
     ) -> None:
-        self._free = list(lanes)
+        self._free = list(pool)
         self._context = _CONTEXTS[method]()
         self._context.set_forkserver_preload(["cleaner_rl.compare.worker"])
         self._on_tick = on_tick

@@ -26,15 +26,15 @@ class ComparisonProgress(Display):
 
     Args:
         runs: all of them, starts included.
-        lanes: how many are done at a time.
+        pool: how many are done at a time.
         console: where to write; standard output by default.
     """
 
     def __init__(
-        self, runs: Sequence[PlannedRun], lanes: int, console: Console | None = None
+        self, runs: Sequence[PlannedRun], pool: int, console: Console | None = None
     ) -> None:
         super().__init__(console)
-        self._runs, self._lanes = list(runs), lanes
+        self._runs, self._lanes = list(runs), pool
         self._under_way: list[PlannedRun] = []
         self._last = time.monotonic()
 
@@ -71,7 +71,7 @@ class ComparisonProgress(Display):
         return f"; {done} of {count} runs done{hint}"
 
 
-def seconds_left(runs: Sequence[PlannedRun], lanes: int) -> float | None:
+def seconds_left(runs: Sequence[PlannedRun], pool: int) -> float | None:
     """Time that the runs will still take, from what their steps and evaluations took so far.
 
     Returns:
@@ -90,7 +90,7 @@ def seconds_left(runs: Sequence[PlannedRun], lanes: int) -> float | None:
     work = steps_left * (fmean(steps) if steps else 0.0)
     work += evaluations_left * (fmean(evaluations) if evaluations else 0.0)
     unfinished = sum(not run.finished for run in runs)
-    return work / max(1, min(lanes, unfinished))
+    return work / max(1, min(pool, unfinished))
 
 
 def _evaluations_left(run: PlannedRun) -> int:

@@ -30,7 +30,7 @@ from cleaner_rl.runs.loggers import open_logger
 from cleaner_rl.runs.progress import TrainingProgress
 from cleaner_rl.runs.provenance import tasks_digest, weights_fingerprint
 from cleaner_rl.train import train
-from cleaner_rl.trainer import Session
+from cleaner_rl.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,20 +93,20 @@ def _evaluate_start(run: PlannedRun, config: TrainConfig) -> int:
 
 def _train(config: TrainConfig, start: Path) -> int:
     torch.manual_seed(config.seed)
-    session = Session.open(config)
-    path = session.run.path
+    trainer = Trainer.open(config)
+    path = trainer.run.path
     with (
-        session.rollout,
-        open_logger(config.logger, path, asdict(config), session.step) as logger,
-        TrainingProgress(session.step, config.steps) as progress,
+        trainer.rollout,
+        open_logger(config.logger, path, asdict(config), trainer.step) as logger,
+        TrainingProgress(trainer.step, config.steps) as progress,
     ):
-        if session.step == 0:
-            _require_same_start(_identity(session.policy, config), start)
+        if trainer.step == 0:
+            _require_same_start(_identity(trainer.policy, config), start)
             _begin_with(start, path)
         try:
-            train(session, progress, logger)
+            train(trainer, progress, logger)
         except KeyboardInterrupt:
-            progress.say(f"stopped after step {session.saved_step}, saved")
+            progress.say(f"stopped after step {trainer.saved_step}, saved")
             return 130
     return 0
 

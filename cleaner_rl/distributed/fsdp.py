@@ -78,7 +78,7 @@ def sharing_copy(model: Any) -> Any:
 
 
 @torch.no_grad()
-def refresh(whole_model: Any, model: Any) -> None:
+def copy_weights(whole_model: Any, model: Any) -> None:
     """Put what is trained of a model into its whole copy, one parameter at a time.
 
     Where the model is sharded all ranks take part.

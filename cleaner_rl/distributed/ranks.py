@@ -108,7 +108,7 @@ class Ranks:
         """Each number added up over all ranks."""
         return list(numbers)
 
-    def most(self, number: int) -> int:
+    def max(self, number: int) -> int:
         """The largest of the ranks' numbers."""
         return number
 
@@ -196,7 +196,7 @@ class TorchRanks(Ranks):
         sums: list[float] = total.tolist()
         return sums
 
-    def most(self, number: int) -> int:
+    def max(self, number: int) -> int:
         largest: Tensor = torch.tensor(number)
         dist.all_reduce(largest, dist.ReduceOp.MAX)
         return int(largest)
@@ -288,7 +288,7 @@ def _own_device(device: str) -> torch.device:
     return torch.device("cuda", number)
 
 
-def deal(sizes: Sequence[int], hands: int) -> list[list[int]]:
+def partition(sizes: Sequence[int], hands: int) -> list[list[int]]:
     """Things of these sizes dealt to so many hands: indices, the sums of sizes about the same.
 
     The largest goes first, always to the hand that has least. One hand keeps their order.

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from cleaner_rl.config import TrainConfig, option, preset
 from cleaner_rl.doctor.machine import check_attention, check_memory, check_model, check_sandbox
-from cleaner_rl.doctor.subject import Check, Examinee, Finding, run_checks
+from cleaner_rl.doctor.subject import Check, Finding, Subject, run_checks
 from cleaner_rl.doctor.tasks import check_grader, check_prompts, check_tasks
 from cleaner_rl.doctor.text import (
     check_format,
@@ -26,7 +26,7 @@ from cleaner_rl.errors import UserError, run_command
 from cleaner_rl.runs.provenance import made_with
 from cleaner_rl.settings import Precision, SystemPrompt
 
-CHECKS: dict[str, Check[Examinee]] = {
+CHECKS: dict[str, Check[Subject]] = {
     "model": check_model,
     "chat template": check_template,
     "round trip": check_round_trip,
@@ -127,8 +127,8 @@ def parse_arguments(arguments: Sequence[str]) -> DoctorConfig:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 when no check failed, else 1."""
     config = parse_arguments(sys.argv[1:] if arguments is None else arguments)
-    examinee = Examinee(config.training(), config.num_tasks, config.weights, config.grader_seconds)
-    findings = run_checks(CHECKS, examinee)
+    subject = Subject(config.training(), config.num_tasks, config.weights, config.grader_seconds)
+    findings = run_checks(CHECKS, subject)
     if config.json:
         print(json.dumps(report(config, findings), indent=2))
     else:

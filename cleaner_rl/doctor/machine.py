@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 
 import torch
 
-from cleaner_rl.doctor.subject import Examinee, Finding
+from cleaner_rl.doctor.subject import Finding, Subject
 from cleaner_rl.errors import OutageError
 from cleaner_rl.learner.attention import backend
 from cleaner_rl.models.backends import has_triton
@@ -29,16 +29,16 @@ _SLOW_MS = 50.0
 _GIB = 2**30
 
 
-def check_model(examinee: Examinee) -> Finding:
+def check_model(subject: Subject) -> Finding:
     """Model and tokenizer must load, and packed samples give the model's own numbers."""
-    context = examinee.context_length
-    if not examinee.weights:
-        size = len(examinee.tokenizer)
+    context = subject.context_length
+    if not subject.weights:
+        size = len(subject.tokenizer)
         return Finding(
             "ok", f"tokenizer of {size} tokens, context of {context} tokens; weights not loaded"
         )
-    policy = examinee.policy
-    check_policy(policy, examinee.config)
+    policy = subject.policy
+    check_policy(policy, subject.config)
     parameters = sum(parameter.numel() for parameter in policy.model.parameters())
     return Finding(
         "ok",
@@ -48,10 +48,10 @@ def check_model(examinee: Examinee) -> Finding:
     )
 
 
-def check_sandbox(examinee: Examinee) -> Finding:
+def check_sandbox(subject: Subject) -> Finding:
     """Programs must be isolated, and fast enough not to hold the sampling up."""
     try:
-        sandbox = open_sandbox(replace(examinee.config.rollout(), workers=1))
+        sandbox = open_sandbox(replace(subject.config.rollout(), workers=1))
     except OutageError as error:
         return Finding("failed", str(error), "python -m sandbox doctor says what is missing")
     with sandbox:
@@ -72,7 +72,7 @@ def check_sandbox(examinee: Examinee) -> Finding:
     details = {"tier": tier, "median_ms": round(median, 2), "not_reached": tried}
     if tier == "rlimits":
         return Finding(
-            "failed" if not examinee.config.allow_weak else "warning",
+            "failed" if not subject.config.allow_weak else "warning",
             f"{text}: programs are not isolated and can read your files",
             "python -m sandbox doctor says how to get isolation",
             details,
@@ -84,10 +84,10 @@ def check_sandbox(examinee: Examinee) -> Finding:
     return Finding("ok", text, details=details)
 
 
-def check_memory(examinee: Examinee) -> Finding:
+def check_memory(subject: Subject) -> Finding:
     """Training should fit into the device's memory. An estimate."""
-    config, device = examinee.config, examinee.device
-    shape = ModelShape.of(examinee.model_config)
+    config, device = subject.config, subject.device
+    shape = ModelShape.of(subject.model_config)
     context = config.max_prompt_tokens + config.max_response_tokens
     batch = min(config.sample_batch, config.prompts * config.group_size)
     estimate = estimate_memory(
@@ -124,11 +124,11 @@ def _size(count: int) -> str:
     return f"{count / _GIB:.1f} GiB" if count >= _GIB / 10 else f"{count / 2**20:.0f} MiB"
 
 
-def check_attention(examinee: Examinee) -> Finding:
+def check_attention(subject: Subject) -> Finding:
     """What computes the attention of packed samples."""
-    config, device = examinee.config, examinee.device
+    config, device = subject.config, subject.device
     dtype = getattr(torch, config.dtype)
-    chosen = backend(device, dtype, head_size(examinee.policy.model.config))
+    chosen = backend(device, dtype, head_size(subject.policy.model.config))
     if device.type == "cpu":
         return Finding("ok", f"{chosen}, one call a sample, as always on a CPU")
     if chosen != "sdpa":

@@ -1,4 +1,4 @@
-"""Examinee: the model, tasks and settings that the doctor looks at, loaded when they are needed."""
+"""Subject: the model, tasks and settings that the doctor looks at, loaded when they are needed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cleaner_rl.models.policy import (
 
 
 @dataclass
-class Examinee:
+class Subject:
     """What the checks share. Reading a property may raise what its loader raises.
 
     Attributes:
@@ -99,7 +99,7 @@ class Examinee:
 
 
 Status = Literal["ok", "warning", "failed"]
-Subject = TypeVar("Subject")
+Checked = TypeVar("Checked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +119,10 @@ class Finding:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-Check = Callable[[Subject], Finding]
+Check = Callable[[Checked], Finding]
 
 
-def run_checks(checks: Mapping[str, Check[Subject]], subject: Subject) -> dict[str, Finding]:
+def run_checks(checks: Mapping[str, Check[Checked]], subject: Checked) -> dict[str, Finding]:
     """Every check's finding, in their order. A check that raises has failed; the others run on.
 
     What several checks fail at for the same reason, such as a model that cannot be loaded, is told
@@ -138,7 +138,7 @@ def run_checks(checks: Mapping[str, Check[Subject]], subject: Subject) -> dict[s
     return findings
 
 
-def _run(check: Check[Subject], subject: Subject) -> Finding:
+def _run(check: Check[Checked], subject: Checked) -> Finding:
     try:
         return check(subject)
     except UserError as error:

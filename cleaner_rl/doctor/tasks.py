@@ -11,7 +11,7 @@ from cleaner_env.interpreter import Sandbox
 from cleaner_env.rewards import SCORERS, score
 from cleaner_env.tasks import Task
 from cleaner_env.toolcall import system_prompt
-from cleaner_rl.doctor.subject import Examinee, Finding
+from cleaner_rl.doctor.subject import Finding, Subject
 
 _HOSTILE = (
     "9**9**9**9**9",
@@ -25,9 +25,9 @@ _HOSTILE = (
 _NONSENSE = "no such answer"
 
 
-def check_tasks(examinee: Examinee) -> Finding:
+def check_tasks(subject: Subject) -> Finding:
     """The problems must load."""
-    tasks = examinee.tasks
+    tasks = subject.tasks
     families = Counter(task.family for task in tasks)
     named = ", ".join(name for name, _ in families.most_common(8))
     more = f" and {len(families) - 8} more" if len(families) > 8 else ""
@@ -38,32 +38,32 @@ def check_tasks(examinee: Examinee) -> Finding:
     )
 
 
-def check_grader(examinee: Examinee) -> Finding:
+def check_grader(subject: Subject) -> Finding:
     """Reference answers must be right, nonsense wrong, and every answer graded in time."""
-    rewards = Counter(task.reward for task in examinee.tasks)
+    rewards = Counter(task.reward for task in subject.tasks)
     if not any(SCORERS[name].runs_programs for name in rewards):
-        return _grade_all(examinee, rewards, None)
+        return _grade_all(subject, rewards, None)
     # The reference programs are the data set's own: they may run wherever programs can run at all.
     with Sandbox(allow_weak=True) as sandbox:
-        return _grade_all(examinee, rewards, sandbox)
+        return _grade_all(subject, rewards, sandbox)
 
 
-def _grade_all(examinee: Examinee, rewards: Counter[str], sandbox: Sandbox | None) -> Finding:
+def _grade_all(subject: Subject, rewards: Counter[str], sandbox: Sandbox | None) -> Finding:
     slowest, wrong, fooled = 0.0, [], []
-    one_of_each = {(task.reward, task.family): task for task in examinee.tasks}
-    for task in examinee.tasks:
-        verdict, seconds = _graded(task.answer, task, sandbox, examinee.grader_seconds)
+    one_of_each = {(task.reward, task.family): task for task in subject.tasks}
+    for task in subject.tasks:
+        verdict, seconds = _graded(task.answer, task, sandbox, subject.grader_seconds)
         slowest = max(slowest, seconds)
         if verdict is None:
-            return _too_slow(task.answer, task, examinee.grader_seconds)
+            return _too_slow(task.answer, task, subject.grader_seconds)
         if verdict < 1.0:
             wrong.append(task)
     for task in one_of_each.values():
         for answer in (_NONSENSE, *_HOSTILE):
-            verdict, seconds = _graded(answer, task, sandbox, examinee.grader_seconds)
+            verdict, seconds = _graded(answer, task, sandbox, subject.grader_seconds)
             slowest = max(slowest, seconds)
             if verdict is None:
-                return _too_slow(answer, task, examinee.grader_seconds)
+                return _too_slow(answer, task, subject.grader_seconds)
             if verdict >= 1.0:
                 fooled.append((answer, task))
     details = {"rewards": dict(rewards), "slowest_seconds": round(slowest, 3)}
@@ -79,7 +79,7 @@ def _grade_all(examinee: Examinee, rewards: Counter[str], sandbox: Sandbox | Non
         task = wrong[0]
         return Finding(
             "warning",
-            f"{len(wrong)} of {len(examinee.tasks)} reference answers are not right in the eyes of "
+            f"{len(wrong)} of {len(subject.tasks)} reference answers are not right in the eyes of "
             f"their own reward, such as {task.answer!r} ({task.reward}, {task.family})",
             "check that the rows name the right reward; where the reference is no answer, as with "
             "programs that are judged by tests, this is expected",
@@ -87,7 +87,7 @@ def _grade_all(examinee: Examinee, rewards: Counter[str], sandbox: Sandbox | Non
         )
     return Finding(
         "ok",
-        f"{len(examinee.tasks)} reference answers are right, nonsense is wrong, and of "
+        f"{len(subject.tasks)} reference answers are right, nonsense is wrong, and of "
         f"{len(_HOSTILE)} hostile answers none took longer than {max(slowest, 0.01):.2f} s",
         details=details,
     )
@@ -130,18 +130,16 @@ def _too_slow(answer: str, task: Task, seconds: float) -> Finding:
     )
 
 
-def check_prompts(examinee: Examinee) -> Finding:
+def check_prompts(subject: Subject) -> Finding:
     """Prompts must fit beside the response."""
-    config, codec = examinee.config, examinee.codec
-    bare = config.system_prompt == "none" or (
-        config.system_prompt == "auto" and examinee.knows_tool
-    )
-    system = [] if bare else [{"role": "system", "content": system_prompt(examinee.format)}]
+    config, codec = subject.config, subject.codec
+    bare = config.system_prompt == "none" or (config.system_prompt == "auto" and subject.knows_tool)
+    system = [] if bare else [{"role": "system", "content": system_prompt(subject.format)}]
     lengths = [
         len(codec.prompt_ids([*system, {"role": "user", "content": task.prompt}]))
-        for task in examinee.tasks
+        for task in subject.tasks
     ]
-    limit, context = config.max_prompt_tokens, examinee.context_length
+    limit, context = config.max_prompt_tokens, subject.context_length
     wanted = limit + config.max_response_tokens
     over = sum(length > limit for length in lengths)
     text = (

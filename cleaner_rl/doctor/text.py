@@ -13,9 +13,9 @@ from cleaner_env.formats import FORMATS, HermesFormat, make_format
 from cleaner_env.interpreter import Limits, Sandbox
 from cleaner_env.toolcall import TOOL_NAME, TOOL_SCHEMA
 from cleaner_rl.doctor.preview import Preview, preview, scripted_episode
-from cleaner_rl.doctor.subject import Examinee, Finding
+from cleaner_rl.doctor.subject import Finding, Subject
 from cleaner_rl.models.policy import decoder
-from cleaner_rl.rollout.environment import RolloutConfig, make_env
+from cleaner_rl.rollout.environment import EpisodeConfig, make_env
 
 _PROGRAM = 'import math\n\tprint(math.gcd(12, 18), "é", {"a": [1, 2]})  # ok\n'
 _ONE_CALL = "print(6 * 7)"
@@ -50,13 +50,13 @@ _ALPHABETS = ((0x20, 0x7F), (0x80, 0x250), (0x370, 0x600), (0x3040, 0x30FF), (0x
 """Printable ASCII, Latin with accents, Greek to Arabic, Japanese, emoji."""
 
 
-def check_template(examinee: Examinee) -> Finding:
+def check_template(subject: Subject) -> Finding:
     """A longer conversation must not change how its beginning is rendered."""
-    assert examinee.codec, "raises what is wrong with the template"
+    assert subject.codec, "raises what is wrong with the template"
     changes = {
         name: change
         for name, messages in _CONVERSATIONS.items()
-        if (change := _prefix_change(examinee.tokenizer, messages)) is not None
+        if (change := _prefix_change(subject.tokenizer, messages)) is not None
     }
     if not changes:
         return Finding("ok", "a growing conversation never changes what stands before")
@@ -97,9 +97,9 @@ def _render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], prompt: bool)
     return text
 
 
-def check_round_trip(examinee: Examinee) -> Finding:
+def check_round_trip(subject: Subject) -> Finding:
     """Text must survive encoding and decoding, and special tokens must be single tokens."""
-    tokenizer, codec = examinee.tokenizer, examinee.codec
+    tokenizer, codec = subject.tokenizer, subject.codec
     decode = decoder(tokenizer)
     special = _special_tokens(tokenizer)
     for token in special:
@@ -153,12 +153,12 @@ def _random_texts() -> list[str]:
     return texts
 
 
-def check_format(examinee: Examinee) -> Finding:
+def check_format(subject: Subject) -> Finding:
     """The template's way to write a tool call must be one that the environment reads."""
-    if examinee.knows_tool:
+    if subject.knows_tool:
         return Finding("ok", "the policy's cold start taught it the environment's format")
     try:
-        written = _templates_call(examinee.tokenizer)
+        written = _templates_call(subject.tokenizer)
     except (jinja2.TemplateError, TypeError) as error:
         written, reason = None, f"it refuses a message with tool calls: {error}"
     else:
@@ -170,7 +170,7 @@ def check_format(examinee: Examinee) -> Finding:
             "the system prompt explains the environment's format (keep --system-prompt default); "
             "expect few calls from a model that was never trained on tools: give it a cold start",
         )
-    reading = examinee.format.name
+    reading = subject.format.name
     readers = [name for name in FORMATS if make_format(name).parse(written).code == _ONE_CALL]
     if reading in readers:
         return Finding("ok", f"the template writes calls in the format that is read: {reading}")
@@ -210,21 +210,21 @@ def _templates_call(tokenizer: Any) -> str | None:
     return whole[len(question) if same is None else same :] or None
 
 
-def check_trained_tokens(examinee: Examinee) -> Finding:
+def check_trained_tokens(subject: Subject) -> Finding:
     """The loss must count what the policy wrote, all of it and nothing else."""
-    shown = episode_preview(examinee)
+    shown = episode_preview(subject)
     episode, segments = shown.episode, shown.segments
     (record,) = episode.rollbacks
     trained = "".join(segment.text for segment in segments if segment.trained)
     wanted = "".join(
-        decoder(examinee.tokenizer)(turn.completion.tokens.ids)
+        decoder(subject.tokenizer)(turn.completion.tokens.ids)
         for turn in episode.turns
         if turn.completion.tokens is not None
     )
     counts = {kind: shown.count(kind) for kind in ("environment", "sampled", "grafted")}
     details = {**counts, "segments": [asdict(segment) for segment in segments]}
     told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-    if examinee.config.grafted == "recompute" and trained != wanted:
+    if subject.config.grafted == "recompute" and trained != wanted:
         return Finding(
             "failed",
             f"the loss would count {trained!r}, but the policy wrote {wanted!r}",
@@ -242,15 +242,15 @@ def check_trained_tokens(examinee: Examinee) -> Finding:
     return Finding("ok", f"{told} tokens of the scripted episode below", details=details)
 
 
-def episode_preview(examinee: Examinee) -> Preview:
+def episode_preview(subject: Subject) -> Preview:
     """The scripted episode in this model's tokens, with the run's credit rule."""
-    config, codec = examinee.config, examinee.codec
-    decode = decoder(examinee.tokenizer)
-    rollout = RolloutConfig(system_prompt=config.system_prompt)
+    config, codec = subject.config, subject.codec
+    decode = decoder(subject.tokenizer)
+    rollout = EpisodeConfig(system_prompt=config.system_prompt)
     # The scripted programs are ours: they may run wherever programs can be run at all.
     with Sandbox(limits=Limits(), allow_weak=True) as sandbox:
-        env = make_env(rollout, sandbox, examinee.format, knows_tool=examinee.knows_tool)
+        env = make_env(rollout, sandbox, subject.format, knows_tool=subject.knows_tool)
         episode = scripted_episode(
-            env, examinee.tokenizer, codec.stop_ids[0], decode, examinee.format
+            env, subject.tokenizer, codec.stop_ids[0], decode, subject.format
         )
     return preview(episode, codec, decode, config.credit, config.grafted)

@@ -15,13 +15,13 @@ from cleaner_rl.distributed.interrupt import Interrupt
 from cleaner_rl.errors import UserError, run_command
 from cleaner_rl.eval.config import EvalConfig, parse_arguments
 from cleaner_rl.eval.evaluate import episode_row, evaluation_jobs
-from cleaner_rl.eval.journal import Ledger
+from cleaner_rl.eval.journal import EvalJournal
 from cleaner_rl.eval.summary import summarize, table
 from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.models.policy import load_policy
 from cleaner_rl.rollout.endpoint import EndpointConfig, EndpointRollout, Usage
 from cleaner_rl.rollout.rollout import Rollout
-from cleaner_rl.rollout.runner import Job, Played
+from cleaner_rl.rollout.runner import FinishedEpisode, Job
 from cleaner_rl.runs.progress import CountProgress
 from cleaner_rl.runs.provenance import tasks_digest, weights_fingerprint
 
@@ -33,19 +33,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; see ``EvalConfig`` for its exit statuses."""
     config = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     tasks = _tasks(config)
-    ledger = _open_ledger(config)
-    ledger.identify("problems", len(tasks))
-    ledger.identify("tasks", tasks_digest(tasks))
+    journal = _open_journal(config)
+    journal.identify("problems", len(tasks))
+    journal.identify("tasks", tasks_digest(tasks))
     total = len(tasks) * config.samples * len(config.modes)
     with Interrupt() as interrupt:
         try:
-            _play(config, tasks, ledger, interrupt)
+            _play(config, tasks, journal, interrupt)
         except KeyboardInterrupt:
-            print(f"\ninterrupted; {_saved(ledger, total)}", file=sys.stderr)
+            print(f"\ninterrupted; {_saved(journal, total)}", file=sys.stderr)
             return INTERRUPTED
         except UserError as error:
-            raise type(error)(f"{error}\n{_saved(ledger, total)}") from error
-    return _finish(config, ledger, len(tasks))
+            raise type(error)(f"{error}\n{_saved(journal, total)}") from error
+    return _finish(config, journal, len(tasks))
 
 
 def _tasks(config: EvalConfig) -> list[Task]:
@@ -66,28 +66,30 @@ def _tasks(config: EvalConfig) -> list[Task]:
     return tasks
 
 
-def _open_ledger(config: EvalConfig) -> Ledger:
+def _open_journal(config: EvalConfig) -> EvalJournal:
     if config.resume:
-        ledger = Ledger.resume(Path(config.resume))
-        ledger.note_settings(config.settings())
-        return ledger
-    return Ledger.begin(Path(config.out), config.settings()) if config.out else Ledger()
+        journal = EvalJournal.resume(Path(config.resume))
+        journal.note_settings(config.settings())
+        return journal
+    return EvalJournal.begin(Path(config.out), config.settings()) if config.out else EvalJournal()
 
 
-def _play(config: EvalConfig, tasks: Sequence[Task], ledger: Ledger, interrupt: Interrupt) -> None:
-    """Play what is not in the ledger yet.
+def _play(
+    config: EvalConfig, tasks: Sequence[Task], journal: EvalJournal, interrupt: Interrupt
+) -> None:
+    """Play what is not in the journal yet.
 
     Raises:
         UserError: the model, the sandbox or the endpoint cannot be used.
     """
     jobs = evaluation_jobs(tasks, config.samples, config.seed)
-    if all((mode, job.index) in ledger.rows for mode in config.modes for job in jobs):
+    if all((mode, job.index) in journal.rows for mode in config.modes for job in jobs):
         return
-    play = _endpoint_player(config) if config.endpoint else _local_player(config, ledger)
+    play = _endpoint_player(config) if config.endpoint else _local_player(config, journal)
     for mode in config.modes:
-        left = [job for job in jobs if (mode, job.index) not in ledger.rows]
+        left = [job for job in jobs if (mode, job.index) not in journal.rows]
         if left:
-            play(_Recorder(mode, left, len(jobs), config.samples, ledger, interrupt))
+            play(_Recorder(mode, left, len(jobs), config.samples, journal, interrupt))
 
 
 class _Recorder:
@@ -99,31 +101,31 @@ class _Recorder:
         jobs: Sequence[Job],
         total: int,
         samples: int,
-        ledger: Ledger,
+        journal: EvalJournal,
         interrupt: Interrupt,
     ) -> None:
         self.mode = mode
         self.jobs = jobs
-        self.ledger = ledger
+        self.journal = journal
         self.done = total - len(jobs)
         self._samples = samples
         self._interrupt = interrupt
         self._progress = CountProgress(f"episodes, rollback {mode}", total, sys.stderr)
-        ledger.start_clock()
+        journal.start_clock()
 
     def turn(self, job: Job, turn: Completion, usage: Usage | None = None) -> None:
         """A turn was sampled."""
         with self._interrupt.protected():
-            self.ledger.add_turn(self.mode, job.index, turn, usage)
+            self.journal.add_turn(self.mode, job.index, turn, usage)
 
-    def episode(self, played: Played, usage: Usage | None = None) -> None:
+    def episode(self, played: FinishedEpisode, usage: Usage | None = None) -> None:
         """A faulted episode is not written down: it may be tried again."""
         with self._interrupt.protected():
             if not played.episode.faulted:
                 row = episode_row(played, self._samples)
                 if usage is not None:
                     row["usage"] = asdict(usage)
-                self.ledger.add_episode(self.mode, row)
+                self.journal.add_episode(self.mode, row)
         self.done += 1
         self._progress.show(self.done)
 
@@ -131,14 +133,14 @@ class _Recorder:
 _Player = Callable[[_Recorder], None]
 
 
-def _local_player(config: EvalConfig, ledger: Ledger) -> _Player:
+def _local_player(config: EvalConfig, journal: EvalJournal) -> _Player:
     """Plays with a policy that is loaded here."""
     policy = load_policy(config.model, config.device)
-    ledger.identify("model", weights_fingerprint(policy.model))
+    journal.identify("model", weights_fingerprint(policy.model))
 
     def play(recorder: _Recorder) -> None:
         jobs = [
-            replace(job, turns=ledger.turns(recorder.mode, job.index, policy.decode))
+            replace(job, turns=journal.turns(recorder.mode, job.index, policy.decode))
             for job in recorder.jobs
         ]
         at_once = min(config.sample_batch, len(jobs))
@@ -171,9 +173,9 @@ def _endpoint_player(config: EvalConfig) -> _Player:
     )
 
     def play(recorder: _Recorder) -> None:
-        mode, ledger = recorder.mode, recorder.ledger
-        jobs = [replace(job, turns=ledger.turns(mode, job.index, None)) for job in recorder.jobs]
-        spent = {job.index: ledger.usage(mode, job.index) for job in jobs}
+        mode, journal = recorder.mode, recorder.journal
+        jobs = [replace(job, turns=journal.turns(mode, job.index, None)) for job in recorder.jobs]
+        spent = {job.index: journal.usage(mode, job.index) for job in jobs}
         rollout = EndpointRollout(
             endpoint, config.rollout(mode), config.concurrency, config.tool_role
         )
@@ -182,10 +184,10 @@ def _endpoint_player(config: EvalConfig) -> _Player:
     return play
 
 
-def _finish(config: EvalConfig, ledger: Ledger, tasks: int) -> int:
+def _finish(config: EvalConfig, journal: EvalJournal, tasks: int) -> int:
     """Print and write what came out."""
-    summary = summarize(config, {mode: ledger.of_mode(mode) for mode in config.modes}, tasks)
-    ledger.write_summary(summary)
+    summary = summarize(config, {mode: journal.of_mode(mode) for mode in config.modes}, tasks)
+    journal.write_summary(summary)
     print(
         f"{config.model} on {config.tasks}: {tasks} tasks x {config.samples}, temperature "
         f"{config.temperature:g}, top_p {config.top_p:g}; at most {config.max_turns} turns, "
@@ -196,29 +198,29 @@ def _finish(config: EvalConfig, ledger: Ledger, tasks: int) -> int:
         print("in brackets: 95% intervals over problems")
     for warning in summary["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
-    if ledger.directory is not None:
-        print(f"written to {ledger.directory}")
+    if journal.directory is not None:
+        print(f"written to {journal.directory}")
     for mode, count in summary["missing"].items():
         if count:
             print(
                 f"rollback {mode}: {count} episodes are missing, spoilt by faults of the sandbox "
-                f"or the endpoint; {_resume_hint(ledger)}",
+                f"or the endpoint; {_resume_hint(journal)}",
                 file=sys.stderr,
             )
     return COMPLETE if summary["complete"] else MISSING
 
 
-def _saved(ledger: Ledger, total: int) -> str:
+def _saved(journal: EvalJournal, total: int) -> str:
     """What is left of an evaluation that stopped early."""
-    if ledger.directory is None:
+    if journal.directory is None:
         return "nothing was saved; with --out it could be resumed"
-    return f"{len(ledger.rows)} of {total} episodes are saved. {_resume_hint(ledger)}"
+    return f"{len(journal.rows)} of {total} episodes are saved. {_resume_hint(journal)}"
 
 
-def _resume_hint(ledger: Ledger) -> str:
-    if ledger.directory is None:
+def _resume_hint(journal: EvalJournal) -> str:
+    if journal.directory is None:
         return "with --out they could be tried again"
-    return f"Go on with: python -m cleaner_rl.eval --resume {ledger.directory}"
+    return f"Go on with: python -m cleaner_rl.eval --resume {journal.directory}"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import tyro
 from cleaner_rl.config import TrainConfig, option
 from cleaner_rl.errors import CheckpointError, UserError
 from cleaner_rl.eval.journal import SETTINGS
-from cleaner_rl.rollout.environment import RolloutConfig
+from cleaner_rl.rollout.environment import EpisodeConfig
 from cleaner_rl.settings import (
     Precision,
     Preload,
@@ -165,9 +165,9 @@ class EvalConfig:
         """``"off"``, ``"on"`` or both."""
         return ("off", "on") if self.rollback == "both" else (self.rollback,)
 
-    def rollout(self, mode: str) -> RolloutConfig:
+    def rollout(self, mode: str) -> EpisodeConfig:
         """What an episode is like in a mode."""
-        return RolloutConfig(
+        return EpisodeConfig(
             rollback=mode == "on",
             gamma=self.gamma,
             max_retries=self.max_retries,

@@ -11,7 +11,7 @@ import numpy as np
 
 from cleaner_env.tasks import Task
 from cleaner_rl.distributed.ranks import Ranks
-from cleaner_rl.eval.metrics import Outcome, standard_error
+from cleaner_rl.eval.metrics import EpisodeSummary, standard_error
 from cleaner_rl.eval.statistics import (
     Sums,
     differences,
@@ -23,12 +23,12 @@ from cleaner_rl.eval.statistics import (
 from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.models.memory import exhaustion_said
 from cleaner_rl.models.policy import Policy
-from cleaner_rl.rollout.environment import RolloutConfig
+from cleaner_rl.rollout.environment import EpisodeConfig
 from cleaner_rl.rollout.rollout import Rollout
-from cleaner_rl.rollout.runner import Job, Played
+from cleaner_rl.rollout.runner import FinishedEpisode, Job
 from cleaner_rl.settings import Precision
 
-Part = Callable[[Outcome], Iterable[float]]
+Part = Callable[[EpisodeSummary], Iterable[float]]
 """What an episode adds to a metric; nothing where the metric does not apply to it."""
 
 _SHARES: dict[str, Part] = {
@@ -93,7 +93,7 @@ class Evaluation:
             seed: of the bootstrap.
         """
         rows = list(rows)
-        outcomes = [Outcome.of(row) for row in rows]
+        outcomes = [EpisodeSummary.of(row) for row in rows]
         problems = _by(outcomes, lambda outcome: outcome.problem)
         families = _by(outcomes, lambda outcome: outcome.family)
         sums = metric_sums([problems[index] for index in sorted(problems)], samples)
@@ -138,7 +138,7 @@ def difference(
     }
 
 
-def metric_sums(problems: Sequence[Sequence[Outcome]], samples: int) -> dict[str, Sums]:
+def metric_sums(problems: Sequence[Sequence[EpisodeSummary]], samples: int) -> dict[str, Sums]:
     """What every metric is made of.
 
     Args:
@@ -156,15 +156,15 @@ def metric_sums(problems: Sequence[Sequence[Outcome]], samples: int) -> dict[str
     return metrics
 
 
-def _pass_at(k: int, outcomes: Sequence[Outcome]) -> float:
+def _pass_at(k: int, outcomes: Sequence[EpisodeSummary]) -> float:
     return pass_at_k(len(outcomes), sum(outcome.correct for outcome in outcomes), k)
 
 
-def _majority(outcomes: Sequence[Outcome]) -> float:
+def _majority(outcomes: Sequence[EpisodeSummary]) -> float:
     return majority((outcome.answer, outcome.correct) for outcome in outcomes)
 
 
-def _over_episodes(problems: Sequence[Sequence[Outcome]], part: Part, share: bool) -> Sums:
+def _over_episodes(problems: Sequence[Sequence[EpisodeSummary]], part: Part, share: bool) -> Sums:
     parts = [[float(x) for outcome in outcomes for x in part(outcome)] for outcomes in problems]
     return Sums(
         np.array([sum(p) for p in parts], float), np.array(list(map(len, parts)), float), share
@@ -172,8 +172,8 @@ def _over_episodes(problems: Sequence[Sequence[Outcome]], part: Part, share: boo
 
 
 def _over_problems(
-    problems: Sequence[Sequence[Outcome]],
-    value: Callable[[Sequence[Outcome]], float],
+    problems: Sequence[Sequence[EpisodeSummary]],
+    value: Callable[[Sequence[EpisodeSummary]], float],
     least: int = 1,
 ) -> Sums:
     """A share that each problem has as a whole, over those with at least ``least`` episodes."""
@@ -185,7 +185,7 @@ def _over_problems(
 def evaluate(
     policy: Policy,
     tasks: Sequence[Task],
-    config: RolloutConfig,
+    config: EpisodeConfig,
     *,
     samples: int = 1,
     temperature: float = 1.0,
@@ -248,8 +248,8 @@ def evaluation_jobs(tasks: Sequence[Task], samples: int, seed: int) -> list[Job]
     return [Job(index, task, seed + index) for index, task in enumerate(repeated)]
 
 
-def episode_row(played: Played, samples: int) -> dict[str, Any]:
-    """A finished episode as plain data for JSON; ``Outcome.of`` reads it."""
+def episode_row(played: FinishedEpisode, samples: int) -> dict[str, Any]:
+    """A finished episode as plain data for JSON; ``EpisodeSummary.of`` reads it."""
     problem, sample = divmod(played.job.index, samples)
     return {
         "index": played.job.index,
@@ -260,12 +260,12 @@ def episode_row(played: Played, samples: int) -> dict[str, Any]:
     }
 
 
-def without_rollback(config: RolloutConfig) -> RolloutConfig:
+def without_rollback(config: EpisodeConfig) -> EpisodeConfig:
     """The same episodes with SAAR off."""
     return replace(config, rollback=False)
 
 
-def _family(outcomes: Sequence[Outcome], samples: int) -> dict[str, float]:
+def _family(outcomes: Sequence[EpisodeSummary], samples: int) -> dict[str, float]:
     problems = _by(outcomes, lambda outcome: outcome.problem)
     return _values(metric_sums(list(problems.values()), samples))
 
@@ -282,8 +282,10 @@ def _error(sums: Sums) -> float:
     return standard_error((sums.total_P / sums.count_P).tolist())
 
 
-def _by(outcomes: Iterable[Outcome], key: Callable[[Outcome], Any]) -> dict[Any, list[Outcome]]:
-    groups: dict[Any, list[Outcome]] = {}
+def _by(
+    outcomes: Iterable[EpisodeSummary], key: Callable[[EpisodeSummary], Any]
+) -> dict[Any, list[EpisodeSummary]]:
+    groups: dict[Any, list[EpisodeSummary]] = {}
     for outcome in outcomes:
         groups.setdefault(key(outcome), []).append(outcome)
     return groups

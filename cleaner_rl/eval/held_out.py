@@ -15,7 +15,7 @@ from cleaner_rl.config import TrainConfig
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.eval.evaluate import Evaluation, evaluate, without_rollback
 from cleaner_rl.models.policy import Policy
-from cleaner_rl.rollout.environment import RolloutConfig
+from cleaner_rl.rollout.environment import EpisodeConfig
 from cleaner_rl.runs.evaluations import (
     MODES,
     Row,
@@ -24,11 +24,11 @@ from cleaner_rl.runs.evaluations import (
     write_evaluation,
 )
 from cleaner_rl.runs.progress import TrainingProgress
-from cleaner_rl.trainer import Session, load_source
+from cleaner_rl.trainer import Trainer, load_source
 
 
-def evaluate_if_due(session: Session, progress: TrainingProgress) -> dict[str, Evaluation]:
-    """Evaluate the policy of the session's step where ``config.eval_every`` asks for it.
+def evaluate_if_due(trainer: Trainer, progress: TrainingProgress) -> dict[str, Evaluation]:
+    """Evaluate the policy of the trainer's step where ``config.eval_every`` asks for it.
 
     The state is saved first, so that nothing after an evaluation's policy can be lost. Episodes are
     drawn from a random stream of their own. An evaluation that is there already is read back.
@@ -41,40 +41,40 @@ def evaluate_if_due(session: Session, progress: TrainingProgress) -> dict[str, E
         OutageError: faults of the sandbox spoilt too many episodes.
         CheckpointError: they cannot be written.
     """
-    config, path, step, ranks = session.config, session.run.path, session.step, session.ranks
+    config, path, step, ranks = trainer.config, trainer.run.path, trainer.step, trainer.ranks
     if not is_due(config, step):
         return {}
     if ranks.on_first(lambda: step not in evaluated_steps(path)):
-        session.save()
-        evaluate_step(session.policy, config, path, step, progress, ranks)
+        trainer.save()
+        evaluate_step(trainer.policy, config, path, step, progress, ranks)
     if not ranks.first:
         return {}
     rows = {mode: read_evaluation(path, step, mode) for mode in MODES}
     return {mode: Evaluation.of(rows[mode], config.eval_samples, config.seed) for mode in MODES}
 
 
-def evaluate_once(session: Session, progress: TrainingProgress, when: str) -> None:
+def evaluate_once(trainer: Trainer, progress: TrainingProgress, when: str) -> None:
     """The evaluation ``before`` or ``after`` training, rollback off, unless the run has it."""
-    config, run, ranks = session.config, session.run, session.ranks
+    config, run, ranks = trainer.config, trainer.run, trainer.ranks
     name, label = f"evaluation-{when}.json", f"evaluating {when}"
-    evaluations = evaluate_if_due(session, progress)
+    evaluations = evaluate_if_due(trainer, progress)
 
     def wanted() -> bool:
         known = run.read_json(name)
-        done = known is not None and (when == "before" or known["step"] == session.step)
+        done = known is not None and (when == "before" or known["step"] == trainer.step)
         return config.eval_tasks > 0 and not done
 
     if not ranks.on_first(wanted):
         return
-    if is_due(config, session.step):
+    if is_due(config, trainer.step):
         result = evaluations.get("off")
     else:
         rollout, show = without_rollback(config.rollout()), partial(progress.phase, label)
-        result = _play(session.policy, config, rollout, show, ranks)
+        result = _play(trainer.policy, config, rollout, show, ranks)
 
     def note() -> None:
         assert result is not None
-        run.write_json(name, {"step": session.step, **result.summary()})
+        run.write_json(name, {"step": trainer.step, **result.summary()})
         progress.say(_line(f"held-out {when}, rollback off", result))
 
     ranks.on_first(note)
@@ -85,13 +85,13 @@ def is_due(config: TrainConfig, step: int) -> bool:
     return config.eval_every > 0 and (step % config.eval_every == 0 or step == config.steps)
 
 
-def rollout_of(config: TrainConfig, mode: str) -> RolloutConfig:
+def rollout_of(config: TrainConfig, mode: str) -> EpisodeConfig:
     """What an evaluation's episode is like.
 
     With rollback on it is SAAR as published, whatever the run trains with, so that the figures of
     different runs can be compared.
     """
-    published = RolloutConfig()
+    published = EpisodeConfig()
     return replace(
         config.rollout(),
         rollback=mode == "on",
@@ -148,7 +148,7 @@ def evaluate_step(
 def _play(
     policy: Policy,
     config: TrainConfig,
-    rollout: RolloutConfig,
+    rollout: EpisodeConfig,
     on_progress: Callable[[int, int], None],
     ranks: Ranks,
 ) -> Evaluation:

@@ -1,4 +1,4 @@
-"""Ledger: the episodes of an evaluation, written down as they are played, so that none is lost."""
+"""EvalJournal: the episodes of an evaluation, saved as they end, so that none is lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Key = tuple[str, int]
 """Mode and number of an episode."""
 
 
-class Ledger:
+class EvalJournal:
     """Rows of finished episodes, and the turns of those that are being played.
 
     With a directory every row is appended to ``episodes.jsonl`` when its episode ends, and every
@@ -43,7 +43,7 @@ class Ledger:
         self._began = time.monotonic()
 
     @classmethod
-    def begin(cls, directory: Path, settings: Mapping[str, Any]) -> Ledger:
+    def begin(cls, directory: Path, settings: Mapping[str, Any]) -> EvalJournal:
         """Begin an evaluation there.
 
         Raises:
@@ -56,33 +56,33 @@ class Ledger:
                     f"{directory} is not empty; choose another --out, or go on with an evaluation "
                     f"that was begun there: --resume {directory}"
                 )
-            ledger = cls(directory)
-            ledger.write_json(SETTINGS, {"config": settings})
+            journal = cls(directory)
+            journal.write_json(SETTINGS, {"config": settings})
         except OSError as error:
             raise CheckpointError(
                 f"cannot write {directory}: {error}; choose another --out"
             ) from error
-        return ledger
+        return journal
 
     @classmethod
-    def resume(cls, directory: Path) -> Ledger:
+    def resume(cls, directory: Path) -> EvalJournal:
         """An evaluation that was begun there. What a kill cut short is dropped.
 
         Raises:
             CheckpointError: the files there cannot be read or written, or a row is damaged.
         """
-        ledger = cls(directory)
+        journal = cls(directory)
         try:
             for row in read_rows(directory / EPISODES, mend=True):
-                ledger.rows[row["mode"], row["index"]] = row
-                ledger._session = max(ledger._session, row["session"] + 1)
+                journal.rows[row["mode"], row["index"]] = row
+                journal._session = max(journal._session, row["session"] + 1)
             for turn in read_rows(directory / TURNS, mend=True):
-                ledger._turns.setdefault((turn["mode"], turn["index"]), []).append(turn)
+                journal._turns.setdefault((turn["mode"], turn["index"]), []).append(turn)
         except OSError as error:
             raise CheckpointError(f"cannot go on in {directory}: {error}") from error
         except KeyError as error:
             raise CheckpointError(f"a row in {directory} has no {error}") from error
-        return ledger
+        return journal
 
     def note_settings(self, settings: Mapping[str, Any]) -> None:
         """Keep the settings of the newest session."""

@@ -65,7 +65,7 @@ def _recoveries(episode: Episode) -> list[bool]:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class EpisodeSummary:
     """One episode in numbers.
 
     Attributes:
@@ -97,7 +97,7 @@ class Outcome:
     seconds: float
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> Outcome:
+    def of(cls, row: Mapping[str, Any]) -> EpisodeSummary:
         """The outcome of a row of ``episodes.jsonl``."""
         episode = row["episode"]
         worked = [bool(turn["ok"]) for turn in episode["raw_turns"] if turn["ok"] is not None]

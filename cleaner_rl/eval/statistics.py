@@ -218,7 +218,7 @@ class Crossed:
         return Sums(self.total_SP.sum(axis=0), self.count_SP.sum(axis=0), self.share)
 
 
-class Resampling:
+class CrossedBootstrap:
     """Resamples of seeds and of problems, drawn independently of each other.
 
     The same resamples serve every measure, so differences between arms are paired by seed and by

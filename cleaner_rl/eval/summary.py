@@ -8,7 +8,7 @@ from typing import Any
 
 from cleaner_rl.eval.config import EvalConfig, load_settings
 from cleaner_rl.eval.evaluate import Evaluation, difference
-from cleaner_rl.eval.journal import Ledger, Row, wall_seconds
+from cleaner_rl.eval.journal import EvalJournal, Row, wall_seconds
 from cleaner_rl.runs.provenance import made_with
 
 _DIFFERENCE = "on - off"
@@ -77,9 +77,9 @@ def summarize_directory(directory: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: a file there is missing or damaged.
     """
-    config, ledger = load_settings(directory), Ledger.resume(directory)
-    rows = {mode: ledger.of_mode(mode) for mode in config.modes}
-    return summarize(config, rows, ledger.problems)
+    config, journal = load_settings(directory), EvalJournal.resume(directory)
+    rows = {mode: journal.of_mode(mode) for mode in config.modes}
+    return summarize(config, rows, journal.problems)
 
 
 def _spent(rows: Sequence[Row]) -> dict[str, Any]:

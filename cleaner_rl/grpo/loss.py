@@ -18,7 +18,7 @@ Metrics = dict[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class LossInputs:
     """What a loss sees of the tokens of a pack. Made by ``of``; every number is finite.
 
     Attributes:
@@ -47,7 +47,7 @@ class Tokens:
         weights_T: Tensor | None = None,
         sample_T: Tensor | None = None,
         others: Sequence[Tensor] = (),
-    ) -> Tokens:
+    ) -> LossInputs:
         """Tokens whose numbers, ``others`` included, are all finite; the rest leaves the mask.
 
         Without ``weights_T`` every token weighs 1, without ``sample_T`` all are of one sample.
@@ -88,7 +88,7 @@ class Clip:
     dual: float = float("inf")
 
 
-def clipped_loss(tokens: Tokens, denominator: float, clip: Clip) -> tuple[Tensor, Metrics]:
+def clipped_loss(tokens: LossInputs, denominator: float, clip: Clip) -> tuple[Tensor, Metrics]:
     """Clipped policy gradient of each token: the loss of grpo, dr_grpo and dapo.
 
     Per token ``-min(r A, clip(r, 1 - low, 1 + high) A)`` with ``r = exp(logprob - old)``; where A
@@ -110,7 +110,7 @@ def clipped_loss(tokens: Tokens, denominator: float, clip: Clip) -> tuple[Tensor
     return _clipped(tokens, tokens.log_ratio_T.exp(), denominator, clip)
 
 
-def gspo_loss(tokens: Tokens, denominator: float, clip: Clip) -> tuple[Tensor, Metrics]:
+def gspo_loss(tokens: LossInputs, denominator: float, clip: Clip) -> tuple[Tensor, Metrics]:
     """As ``clipped_loss`` with one ratio for a whole sample: GSPO (2507.18071).
 
     ``s = exp(mean over the sample's tokens of (logprob - old))``, cut for all its tokens or none.
@@ -128,7 +128,7 @@ def gspo_loss(tokens: Tokens, denominator: float, clip: Clip) -> tuple[Tensor, M
     return _clipped(tokens, ratio_T, denominator, clip)
 
 
-def cispo_loss(tokens: Tokens, denominator: float, clip: Clip) -> tuple[Tensor, Metrics]:
+def cispo_loss(tokens: LossInputs, denominator: float, clip: Clip) -> tuple[Tensor, Metrics]:
     """Policy gradient with a cut, constant importance weight: CISPO (MiniMax-M1, 2506.13585).
 
     Per token ``-sg(clip(r, 1 - low, 1 + high)) A logprob``: a cut bounds a token's weight and never
@@ -141,7 +141,7 @@ def cispo_loss(tokens: Tokens, denominator: float, clip: Clip) -> tuple[Tensor, 
 
 
 def _clipped(
-    tokens: Tokens, ratio_T: Tensor, denominator: float, clip: Clip
+    tokens: LossInputs, ratio_T: Tensor, denominator: float, clip: Clip
 ) -> tuple[Tensor, Metrics]:
     advantages_T = tokens.advantages_T
     plain_T = ratio_T * advantages_T
@@ -213,7 +213,7 @@ class Loss:
         scaled: whether advantages are divided by their group's standard deviation.
     """
 
-    function: Callable[[Tokens, float, Clip], tuple[Tensor, Metrics]]
+    function: Callable[[LossInputs, float, Clip], tuple[Tensor, Metrics]]
     weighting: Weighting
     low: float
     high: float

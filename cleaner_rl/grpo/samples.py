@@ -51,6 +51,6 @@ class Sample:
         return sum(self.mask)
 
     @property
-    def teaches(self) -> bool:
+    def has_signal(self) -> bool:
         """True when some counted token has an advantage, so that the gradient is not zero."""
         return any(m and a != 0.0 for m, a in zip(self.mask, self.advantages, strict=True))

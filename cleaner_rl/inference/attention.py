@@ -23,7 +23,7 @@ transformers builds no mask: a pass's layout says what its queries may attend to
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class PrefillSegment:
     """Several new tokens of one conversation.
 
     Attributes:
@@ -47,7 +47,7 @@ class Segment:
         return _bias(cells_T[self.start :], cells_T, window, like.dtype)[None]
 
 
-class Layout:
+class BatchLayout:
     """Where the tokens of a forward pass belong: one of each of the first rows, then segments.
 
     Args:
@@ -59,7 +59,9 @@ class Layout:
         rows_N, cells_N: of each token.
     """
 
-    def __init__(self, decoded_B: Tensor, reach: int, segments: Sequence[Segment] = ()) -> None:
+    def __init__(
+        self, decoded_B: Tensor, reach: int, segments: Sequence[PrefillSegment] = ()
+    ) -> None:
         device = decoded_B.device
         self.decoded_B = decoded_B
         self.reach = reach
@@ -134,7 +136,7 @@ def row_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     *,
-    layout: Layout | None = None,
+    layout: BatchLayout | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
@@ -207,7 +209,7 @@ def _of_lone_queries(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    layout: Layout,
+    layout: BatchLayout,
     scaling: float | None,
     window: int | None,
 ) -> Tensor:
@@ -222,7 +224,7 @@ def _in_one_call(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    layout: Layout,
+    layout: BatchLayout,
     scaling: float | None,
     window: int | None,
 ) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, DynamicLayer
 
-from cleaner_rl.inference.attention import Layout
+from cleaner_rl.inference.attention import BatchLayout
 
 KV = list[tuple[Tensor, Tensor]]
 """Keys and values [heads, T, head_dim] of one conversation, for each layer."""
@@ -31,7 +31,7 @@ class RowCache(Cache):  # type: ignore[misc]
         self.cells = 0
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
-        self.aim(Layout(torch.zeros(0, dtype=torch.long), 0))
+        self.aim(BatchLayout(torch.zeros(0, dtype=torch.long), 0))
 
     def resize(self, rows: int, cells: int) -> None:
         """Change the numbers of rows and cells; what is kept lies where it lay."""
@@ -48,7 +48,7 @@ class RowCache(Cache):  # type: ignore[misc]
         self._values.clear()
         self.rows = self.cells = 0
 
-    def aim(self, layout: Layout) -> None:
+    def aim(self, layout: BatchLayout) -> None:
         """Say where the next forward pass writes."""
         self._layout = layout
         self._places_N = layout.rows_N * self.cells + layout.cells_N
@@ -125,7 +125,7 @@ def round_up(cells: int, step: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Cached:
+class CachedPrefix:
     """Keys and values of the first tokens of a conversation.
 
     Attributes:
@@ -137,8 +137,8 @@ class Cached:
     kv: KV
 
 
-class Shelf:
-    """Cached conversations; those that lay here longest are dropped first.
+class PrefixCache:
+    """CachedPrefix conversations; those that lay here longest are dropped first.
 
     Attributes:
         tokens: cells that are kept in all.
@@ -146,30 +146,30 @@ class Shelf:
 
     def __init__(self) -> None:
         self.tokens = 0
-        self._items: OrderedDict[Hashable, Cached] = OrderedDict()
+        self._items: OrderedDict[Hashable, CachedPrefix] = OrderedDict()
 
-    def lay(self, key: Hashable, cached: Cached) -> None:
+    def put(self, key: Hashable, cached: CachedPrefix) -> None:
         """Keep what is cached of a conversation, in place of what was kept of it before."""
-        self.remove(key)
+        self.pop(key)
         self._items[key] = cached
         self.tokens += len(cached.ids)
 
-    def look(self, key: Hashable) -> Cached | None:
+    def get(self, key: Hashable) -> CachedPrefix | None:
         """What is cached of a conversation; this makes it the last to be dropped."""
         if key in self._items:
             self._items.move_to_end(key)
         return self._items.get(key)
 
-    def remove(self, key: Hashable) -> None:
+    def pop(self, key: Hashable) -> None:
         """Forget a conversation, if it is here."""
         cached = self._items.pop(key, None)
         if cached is not None:
             self.tokens -= len(cached.ids)
 
-    def trim(self, tokens: int) -> None:
+    def evict(self, tokens: int) -> None:
         """Drop conversations until no more than that many cells are kept."""
         while self._items and self.tokens > tokens:
-            self.remove(next(iter(self._items)))
+            self.pop(next(iter(self._items)))
 
     def clear(self) -> None:
         """Forget everything."""

@@ -1,10 +1,10 @@
 """Sampler: the policy's next turns for many conversations, decoded side by side.
 
-A conversation asks for a turn (``submit``) and waits for a place in the batch. ``advance`` gives
-free places to those that wait, decodes a token for every place, and returns the turns that have
-ended; their places are free again. What was computed for a conversation lies on a shelf until its
-next turn: only tokens behind the common beginning of old and new context are computed anew, be the
-context longer (an observation) or another one (a rollback).
+A conversation asks for a turn (``submit``) and waits for a row of the batch. ``advance`` gives free
+rows to those that wait, decodes a token for every row, and returns the turns that have ended; their
+rows are free again. What was computed for a conversation is kept in the prefix cache until its next
+turn: only tokens after the common prefix of the old and the new context are computed again, whether
+the context grew (an observation) or was replaced (a rollback).
 
 Every token but a context's last is prefilled; the last is the first that is decoded. So a prompt
 that several conversations share is computed once and copied.
@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 
 from cleaner_env.completion import Completion
-from cleaner_rl.distributed.fsdp import refresh, sharing_copy, whole_copy
+from cleaner_rl.distributed.fsdp import copy_weights, sharing_copy, whole_copy
 from cleaner_rl.errors import PolicyError
-from cleaner_rl.inference.attention import ROWS, Layout, Segment, has_decode_kernel
+from cleaner_rl.inference.attention import ROWS, BatchLayout, PrefillSegment, has_decode_kernel
 from cleaner_rl.inference.cuda_graphs import DecodeGraphs
-from cleaner_rl.inference.sampling import draw
-from cleaner_rl.inference.scheduler import Batch, SamplerStats
-from cleaner_rl.inference.sequences import Request, Turn
+from cleaner_rl.inference.sampling import sample_tokens
+from cleaner_rl.inference.scheduler import SamplerStats, Scheduler
+from cleaner_rl.inference.sequences import Request, TokenSequence
 from cleaner_rl.models.memory import tokens_in_memory
 from cleaner_rl.models.policy import Policy
 from cleaner_rl.settings import Precision
@@ -40,8 +40,8 @@ class Sampler:
     """Continuous batching with a key-value cache that lives as long as its conversations.
 
     A turn's tokens depend on its context, its seed and the weights, and on the other turns of the
-    batch only by rounding (see ``draw``). With the same requests in the same order and no tools in
-    between they are the same to the bit.
+    batch only by rounding (see ``sample_tokens``). With the same requests in the same order and no
+    tools in between they are the same to the bit.
 
     Args:
         policy: model, tokenizer and codec.
@@ -51,10 +51,9 @@ class Sampler:
         seed: of ``sample``.
         dtype: precision of the forward passes.
         top_k: sample from that many of the most probable tokens; 0 for all.
-        cache_tokens: tokens whose keys and values are kept at a time, in the batch and on the
-            shelf; 0 for what fits in a quarter of the device's memory. Where it is short, fewer
-            conversations are decoded together, and those that wait lose their cache and are
-            prefilled again.
+        cache_tokens: tokens whose keys and values are kept at a time, in the batch and in the
+            prefix cache; 0 for a quarter of the device's memory. Where it is short, fewer
+            conversations are decoded together, and those that wait are prefilled again.
         poll_every: tokens decoded between two looks at which turns have ended; 0 for one, and for
             eight on CUDA, where a look waits for the device.
 
@@ -87,14 +86,14 @@ class Sampler:
         self.temperature = temperature
         self.top_p = top_p
         self.top_k = top_k
-        self.max_batch = max_batch
+        self.max_scheduler = max_batch
         self.cache_tokens = cache_tokens or tokens_in_memory(
             policy.model.config, policy.device, dtype, policy.context_length + SPARE_CELLS
         )
         self.poll_every = poll_every or (8 if policy.device.type == "cuda" else 1)
         self._stops = torch.tensor(sorted(policy.codec.stop_ids), device=policy.device)
         self._graphs = DecodeGraphs(policy.device)
-        self._batch = Batch(
+        self._scheduler = Scheduler(
             policy.device, self._graphs, max_batch, self.cache_tokens, self.poll_every
         )
         self._decoder = DecodingModel(policy.model, dtype)
@@ -110,13 +109,13 @@ class Sampler:
     def reset(self) -> None:
         """Drop all requests and everything cached: needed whenever the weights change."""
         with torch.inference_mode():
-            self._batch.clear()
+            self._scheduler.clear()
         self._decoder.refresh()
 
     @property
     def stats(self) -> SamplerStats:
         """What was computed since the sampler was made."""
-        return self._batch.stats
+        return self._scheduler.stats
 
     @property
     def clock(self) -> int:
@@ -126,7 +125,7 @@ class Sampler:
     @property
     def busy(self) -> bool:
         """Some turn that was asked for has not ended."""
-        return bool(self._batch.waiting or self._batch.turns)
+        return bool(self._scheduler.waiting or self._scheduler.running)
 
     def submit(self, request: Request) -> None:
         """Ask for a turn.
@@ -137,18 +136,18 @@ class Sampler:
         """
         if not request.ids or request.limit < 1:
             raise ValueError("a turn needs a context and a limit of at least one token")
-        needed = self._batch.cells(len(request.ids) + request.limit)
+        needed = self._scheduler.cells(len(request.ids) + request.limit)
         if needed > self.cache_tokens:
             raise PolicyError(
                 f"a conversation of {len(request.ids)} tokens and {request.limit} to come may need "
                 f"{needed} cached tokens, and the budget is {self.cache_tokens}; raise "
                 "--cache-tokens or shorten the episodes"
             )
-        self._batch.waiting.append(Turn(request))
+        self._scheduler.waiting.append(TokenSequence(request))
 
     def forget(self, key: int) -> None:
         """Drop what is cached of a conversation that has ended."""
-        self._batch.shelf.remove(key)
+        self._scheduler.prefixes.pop(key)
 
     @torch.inference_mode()
     def advance(self) -> list[tuple[int, Completion]]:
@@ -164,15 +163,15 @@ class Sampler:
         """
         if not self.busy:
             return []
-        self._batch.grow()
-        decoding = len(self._batch.turns)
-        admission = self._batch.admit()
+        self._scheduler.grow()
+        decoding = len(self._scheduler.running)
+        admission = self._scheduler.admit()
         if admission.segments:
             self._decode(decoding, admission.segments)
-            self._batch.share(admission)
+            self._scheduler.share(admission)
         for _ in range(self.poll_every - bool(admission.segments)):
             self._decode_rows()
-        ended = self._batch.take_ended()
+        ended = self._scheduler.take_ended()
         return [(turn.request.key, self._completion(turn)) for turn in ended]
 
     def sample(self, contexts: Sequence[Sequence[int]], limits: Sequence[int]) -> list[Completion]:
@@ -197,45 +196,49 @@ class Sampler:
 
     def _decode_rows(self) -> None:
         """One token more for every row."""
-        batch, graphs = self._batch, self._graphs
+        batch, graphs = self._scheduler, self._graphs
         reach = batch.cache.cells
         if not self._reads_what_is_held:
-            reach = graphs.reach(batch.places.longest + 1, reach)
-        graphs.run(graphs.rows(len(batch.turns), batch.cache.rows), reach, self._pass)
+            reach = graphs.reach(batch.sequences.longest + 1, reach)
+        graphs.run(graphs.rows(len(batch.running), batch.cache.rows), reach, self._pass)
         self._tick()
 
-    def _decode(self, decoding: int, segments: Sequence[Segment]) -> None:
+    def _decode(self, decoding: int, segments: Sequence[PrefillSegment]) -> None:
         """One token more for each of the first rows, and the first one behind each segment."""
-        reach = min(self._batch.places.longest + 1, self._batch.cache.cells)
+        reach = min(self._scheduler.sequences.longest + 1, self._scheduler.cache.cells)
         self._pass(decoding, reach, segments)
         self._tick()
 
     def _tick(self) -> None:
-        self._batch.places.longest += 1
+        self._scheduler.sequences.longest += 1
         self.stats.passes += 1
 
-    def _pass(self, decoding: int, reach: int, segments: Sequence[Segment] = ()) -> None:
+    def _pass(self, decoding: int, reach: int, segments: Sequence[PrefillSegment] = ()) -> None:
         """Compute the last tokens of the first rows, and segments, and draw the tokens behind."""
-        places, count = self._batch.places, decoding + len(segments)
-        layout = Layout(places.filled_B[:decoding], reach, segments)
-        ids_N = places.last_B[:decoding]
+        sequences, count = self._scheduler.sequences, decoding + len(segments)
+        layout = BatchLayout(sequences.filled_B[:decoding], reach, segments)
+        ids_N = sequences.last_B[:decoding]
         if segments:
-            new = [i for s in segments for i in self._batch.turns[s.row].context[s.start : s.end]]
+            new = [
+                i for s in segments for i in self._scheduler.running[s.row].context[s.start : s.end]
+            ]
             ids_N = torch.cat([ids_N, torch.tensor(new, device=ids_N.device)])
-        self._batch.cache.aim(layout)
+        self._scheduler.cache.aim(layout)
         logits_BV: Tensor = self._decoder.model(
             input_ids=ids_N[None],
             position_ids=layout.cells_N[None],
-            past_key_values=self._batch.cache,
+            past_key_values=self._scheduler.cache,
             use_cache=True,
             logits_to_keep=layout.last_of_each() if segments else 0,
             layout=layout,
         ).logits[0]
-        numbers_B = places.numbers_BL[:count].gather(1, places.sampled_B[:count, None])[:, 0]
-        ids_B, logprobs_B = draw(logits_BV, numbers_B, self.temperature, self.top_p, self.top_k)
-        places.note(count, ids_B, logprobs_B, self._stops)
+        numbers_B = sequences.numbers_BL[:count].gather(1, sequences.sampled_B[:count, None])[:, 0]
+        ids_B, logprobs_B = sample_tokens(
+            logits_BV, numbers_B, self.temperature, self.top_p, self.top_k
+        )
+        sequences.record(count, ids_B, logprobs_B, self._stops)
 
-    def _completion(self, turn: Turn) -> Completion:
+    def _completion(self, turn: TokenSequence) -> Completion:
         if not all(map(math.isfinite, turn.logprobs)):
             raise PolicyError(
                 f"{self.policy.name} gives probabilities that are not finite; its weights are "
@@ -277,4 +280,4 @@ class DecodingModel:
     def refresh(self) -> None:
         """Take over the policy's weights, which may have changed."""
         if not self._shares:
-            refresh(self.model, self._source)
+            copy_weights(self.model, self._source)

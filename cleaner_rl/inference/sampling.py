@@ -27,7 +27,7 @@ def turn_numbers(seed: Sequence[int], count: int) -> Tensor:
     return torch.from_numpy(np.random.Generator(bits).random(count))
 
 
-def draw(
+def sample_tokens(
     logits_BV: Tensor, numbers_B: Tensor, temperature: float, top_p: float, top_k: int
 ) -> tuple[Tensor, Tensor]:
     """A token for every row, by inversion of its distribution function.

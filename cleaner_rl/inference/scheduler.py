@@ -1,4 +1,4 @@
-"""Batch: the turns that are decoded side by side, those that wait, and what is cached of both."""
+"""Scheduler: which turns are decoded side by side, which wait, and what is cached of both."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ from dataclasses import dataclass, field
 
 import torch
 
-from cleaner_rl.inference.attention import Segment
+from cleaner_rl.inference.attention import PrefillSegment
 from cleaner_rl.inference.cuda_graphs import DecodeGraphs
-from cleaner_rl.inference.kv_cache import Cached, RowCache, Shelf, common_length, round_up
-from cleaner_rl.inference.sequences import Places, Turn
+from cleaner_rl.inference.kv_cache import (
+    CachedPrefix,
+    PrefixCache,
+    RowCache,
+    common_length,
+    round_up,
+)
+from cleaner_rl.inference.sequences import SequenceRows, TokenSequence
 
 _ADMIT_AT = 12
 _ADMIT_AT_PADDED = 4
@@ -34,7 +40,7 @@ class Admission:
         copies: rows with a beginning, and rows that want it too.
     """
 
-    segments: Sequence[Segment] = ()
+    segments: Sequence[PrefillSegment] = ()
     shared: Mapping[tuple[int, ...], int] = field(default_factory=dict)
     copies: Sequence[tuple[int, int]] = ()
 
@@ -58,22 +64,22 @@ class SamplerStats:
     preempted: int = 0
 
 
-class Batch:
+class Scheduler:
     """Gives rows to turns as far as a budget of cached tokens goes.
 
     Args:
         device: of the cache.
         graphs: pads shapes, and has to know when tensors move.
         max_turns: decoded together.
-        budget: tokens that are cached at a time, in rows and on the shelf.
+        budget: tokens that are cached at a time, in rows and in the prefix cache.
         poll_every: tokens decoded between two looks at which turns have ended.
 
     Attributes:
         turns: that have a row each, in the order of the rows.
         waiting: turns without one.
-        places: the state of the rows.
+        sequences: the state of the rows.
         cache: their keys and values.
-        shelf: what is cached of conversations without a row.
+        prefixes: what is cached of conversations without a row.
         stats: what was computed.
     """
 
@@ -85,11 +91,11 @@ class Batch:
         budget: int,
         poll_every: int,
     ) -> None:
-        self.turns: list[Turn] = []
-        self.waiting: deque[Turn] = deque()
-        self.places = Places.empty(device)
+        self.running: list[TokenSequence] = []
+        self.waiting: deque[TokenSequence] = deque()
+        self.sequences = SequenceRows.empty(device)
         self.cache = RowCache()
-        self.shelf = Shelf()
+        self.prefixes = PrefixCache()
         self.stats = SamplerStats()
         self.budget = budget
         self._device = device
@@ -101,39 +107,39 @@ class Batch:
 
     def clear(self) -> None:
         """Forget all turns and everything cached."""
-        self.turns, self.waiting, self._cut_short = [], deque(), False
-        self.shelf.clear()
+        self.running, self.waiting, self._cut_short = [], deque(), False
+        self.prefixes.clear()
         if self._graphs.padded and self._taken() * _KEPT_SHARE <= self.budget:
-            self.places.empty_from(0)
+            self.sequences.empty_from(0)
             return
-        self.places = Places.empty(self._device)
+        self.sequences = SequenceRows.empty(self._device)
         self.cache.clear()
         self._graphs.forget()
 
     def grow(self) -> None:
         """Make the rows long enough for the next tokens; where the budget ends, the turns that came
         last lose their rows and wait again."""
-        while self.turns:
-            rows, cells = self.cache.rows, self.cells(self.places.longest)
+        while self.running:
+            rows, cells = self.cache.rows, self.cells(self.sequences.longest)
             if cells <= self.cache.cells:
                 return
-            if len(self.turns) > 1 and len(self.turns) * cells > self.budget:
+            if len(self.running) > 1 and len(self.running) * cells > self.budget:
                 self._preempt()
                 continue
             if rows * cells > self.budget:
-                rows = self._rows(len(self.turns), cells)
+                rows = self._rows(len(self.running), cells)
             self._resize(rows, self._roomy(rows, cells))
 
     def _preempt(self) -> None:
-        turn = self.turns.pop()
-        self.places.read(len(self.turns), turn)
+        turn = self.running.pop()
+        self.sequences.read(len(self.running), turn)
         self.waiting.appendleft(turn)
-        self.places.empty_from(len(self.turns))
+        self.sequences.empty_from(len(self.running))
         self.stats.preempted += 1
 
     def admit(self) -> Admission:
-        """Give places to the turns that wait longest, as far as the budget goes."""
-        first = len(self.turns)
+        """Give rows to the turns that wait longest, as far as the budget goes."""
+        first = len(self.running)
         free = min(self._max_turns - first, len(self.waiting))
         at = _ADMIT_AT_PADDED if self._graphs.padded else _ADMIT_AT
         if not free or (free * at < first and not self._cut_short):
@@ -141,7 +147,7 @@ class Batch:
         self._cut_short = False
         if not first and not (self._graphs.padded and self._has_room(free)):
             self._resize(0, 0)  # long rows of the past may leave no room for many short ones
-        chosen: list[Turn] = []
+        chosen: list[TokenSequence] = []
         rows, cells, new_tokens = self.cache.rows, self.cache.cells, 0
         if self._graphs.padded:  # at once, also for those that the next pass lets in
             least = max(cells, self.cells(self.waiting[0].length))
@@ -189,16 +195,16 @@ class Batch:
         return self.cache.rows * self.cache.cells
 
     def _resize(self, rows: int, cells: int) -> None:
-        """Other numbers of rows and cells; what lay longest on the shelf makes room."""
+        """Other numbers of rows and cells; what lay longest in the prefix cache makes room."""
         if (rows, cells) != (self.cache.rows, self.cache.cells):
-            self.shelf.trim(self.budget - rows * cells)
+            self.prefixes.evict(self.budget - rows * cells)
             self.cache.resize(rows, cells)
             self._graphs.forget()
 
-    def _new_tokens(self, turn: Turn, counted: set[tuple[int, ...]]) -> int:
+    def _new_tokens(self, turn: TokenSequence, counted: set[tuple[int, ...]]) -> int:
         """Tokens that have to be computed for a turn; beginnings in ``counted`` are anyway."""
         prefix = tuple(turn.context[:-1])
-        cached = self.shelf.look(turn.request.key)
+        cached = self.prefixes.get(turn.request.key)
         if cached is not None:
             return turn.length - common_length(cached.ids, prefix)
         if prefix in counted:
@@ -206,82 +212,84 @@ class Batch:
         counted.add(prefix)
         return turn.length
 
-    def _place(self, turns: Sequence[Turn]) -> Admission:
+    def _place(self, turns: Sequence[TokenSequence]) -> Admission:
         """Rows for turns: those with tokens to compute first, then those that share a beginning
         with one of them."""
-        leaders: dict[tuple[int, ...], Turn] = {}
-        leading: list[Turn] = []
-        following: list[tuple[Turn, Turn]] = []
+        leaders: dict[tuple[int, ...], TokenSequence] = {}
+        leading: list[TokenSequence] = []
+        following: list[tuple[TokenSequence, TokenSequence]] = []
         for turn in turns:
             prefix = tuple(turn.context[:-1])
-            known = self.shelf.look(turn.request.key) or self.shelf.look(prefix)
+            known = self.prefixes.get(turn.request.key) or self.prefixes.get(prefix)
             if known is None and prefix in leaders:
                 following.append((leaders[prefix], turn))
                 continue
             if known is None and prefix:
                 leaders[prefix] = turn
             leading.append(turn)
-        first = len(self.turns)
+        first = len(self.running)
         segments = [self._segment(first + i, turn) for i, turn in enumerate(leading)]
-        self.turns += [*leading, *(turn for _, turn in following)]
-        if self.places.widen(self._max_turns, max(turn.request.limit for turn in turns)):
+        self.running += [*leading, *(turn for _, turn in following)]
+        if self.sequences.widen(self._max_turns, max(turn.request.limit for turn in turns)):
             self._graphs.forget()
-        self.places.begin(first, self.turns[first:])
-        rows = {id(turn): row for row, turn in enumerate(self.turns)}
+        self.sequences.begin(first, self.running[first:])
+        rows = {id(turn): row for row, turn in enumerate(self.running)}
         shared = {prefix: rows[id(turn)] for prefix, turn in leaders.items()}
         copies = [(rows[id(leader)], rows[id(turn)]) for leader, turn in following]
         return Admission(segments, shared, copies)
 
-    def _segment(self, row: int, turn: Turn) -> Segment:
+    def _segment(self, row: int, turn: TokenSequence) -> PrefillSegment:
         """Fill a row with what is cached of a conversation; what has to be computed."""
         context = turn.context
-        cached = self.shelf.look(turn.request.key) or self.shelf.look(tuple(context[:-1]))
+        cached = self.prefixes.get(turn.request.key) or self.prefixes.get(tuple(context[:-1]))
         kept = 0
         if cached is not None:
             kept = common_length(cached.ids, context[:-1])
             self.cache.put(row, cached.kv, kept)
-            self.shelf.remove(turn.request.key)
+            self.prefixes.pop(turn.request.key)
         self.stats.reused += kept
         self.stats.prefilled += len(context) - kept - 1
-        return Segment(row, kept, len(context) - kept)
+        return PrefillSegment(row, kept, len(context) - kept)
 
     def share(self, admission: Admission) -> None:
         """Copy what was just computed of a beginning to the rows that share it."""
         for prefix, row in admission.shared.items():
-            self.shelf.lay(prefix, Cached(prefix, self.cache.take(row, len(prefix))))
+            self.prefixes.put(prefix, CachedPrefix(prefix, self.cache.take(row, len(prefix))))
         for source, target in admission.copies:
-            length = self.turns[target].length - 1
+            length = self.running[target].length - 1
             self.cache.copy(source, target, length)
             self.stats.reused += length
         self._make_room()
 
-    def take_ended(self) -> list[Turn]:
+    def take_ended(self) -> list[TokenSequence]:
         """Take the turns that have ended out of the batch, in the order of their rows; the last
-        rows move to their places."""
-        places = self.places
-        ended = places.over_B[: len(self.turns)].nonzero().flatten().tolist()
+        rows move into the gaps."""
+        sequences = self.sequences
+        ended = sequences.over_B[: len(self.running)].nonzero().flatten().tolist()
         if not ended:
             return []
-        filled = places.filled_B[: len(self.turns)].tolist()
+        filled = sequences.filled_B[: len(self.running)].tolist()
         taken = []
         for row in reversed(ended):
-            turn = self.turns[row]
-            places.read(row, turn)
+            turn = self.running[row]
+            sequences.read(row, turn)
             ids = turn.context[:-1]
-            self.shelf.lay(turn.request.key, Cached(ids, self.cache.take(row, filled[row])))
+            self.prefixes.put(
+                turn.request.key, CachedPrefix(ids, self.cache.take(row, filled[row]))
+            )
             taken.append(turn)
-            last = len(self.turns) - 1
+            last = len(self.running) - 1
             if row != last:
                 self.cache.copy(last, row, filled[last])
-                places.move(last, row)
-                self.turns[row], filled[row] = self.turns[last], filled[last]
-            self.turns.pop()
+                sequences.move(last, row)
+                self.running[row], filled[row] = self.running[last], filled[last]
+            self.running.pop()
             filled.pop()
-        places.empty_from(len(self.turns))
+        sequences.empty_from(len(self.running))
         self._make_room()
         taken.reverse()
         return taken
 
     def _make_room(self) -> None:
-        """Drop what has lain on the shelf longest until the budget is kept."""
-        self.shelf.trim(self.budget - self._taken())
+        """Drop what has lain in the prefix cache longest until the budget is kept."""
+        self.prefixes.evict(self.budget - self._taken())

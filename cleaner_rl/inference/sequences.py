@@ -1,4 +1,4 @@
-"""Places: the turns that are decoded side by side, a row each, as tensors."""
+"""Sequences: turns that are asked for and sampled, and the rows of those decoded, as tensors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Request:
 
 
 @dataclass(slots=True)
-class Turn:
+class TokenSequence:
     """A turn that is being sampled.
 
     Attributes:
@@ -53,7 +53,7 @@ class Turn:
 
 
 @dataclass(slots=True)
-class Places:
+class SequenceRows:
     """The turns of the batch, a row each.
 
     Attributes:
@@ -77,7 +77,7 @@ class Places:
     longest: int
 
     @classmethod
-    def empty(cls, device: torch.device) -> Places:
+    def empty(cls, device: torch.device) -> SequenceRows:
         """No turn yet."""
         whole = [torch.zeros(0, dtype=torch.long, device=device) for _ in range(4)]
         over = torch.zeros(0, dtype=torch.bool, device=device)
@@ -88,7 +88,7 @@ class Places:
         last, filled, sampled, limit = whole
         return cls(last, filled, sampled, limit, over, numbers, ids, logprobs, longest=0)
 
-    def begin(self, first: int, turns: Sequence[Turn]) -> None:
+    def begin(self, first: int, turns: Sequence[TokenSequence]) -> None:
         """Turns begin, or go on, in the rows from ``first`` on; there must be room."""
         rows_B = slice(first, first + len(turns))
         columns = (
@@ -109,7 +109,7 @@ class Places:
                 self.logprobs_BL[row, :done] = torch.tensor(turn.logprobs, device=device)
         self.longest = max(self.longest, *(turn.length - 1 for turn in turns))
 
-    def note(self, count: int, ids_B: Tensor, logprobs_B: Tensor, stops: Tensor) -> None:
+    def record(self, count: int, ids_B: Tensor, logprobs_B: Tensor, stops: Tensor) -> None:
         """A token was drawn for each of the first ``count`` rows."""
         going_B = ~self.over_B[:count]
         sampled_B = self.sampled_B[:count]
@@ -121,7 +121,7 @@ class Places:
         stopped_B = (ids_B[:, None] == stops).any(1) | (sampled_B >= self.limit_B[:count])
         self.over_B[:count] |= going_B & stopped_B
 
-    def read(self, row: int, turn: Turn) -> None:
+    def read(self, row: int, turn: TokenSequence) -> None:
         """Bring the tokens of a row's turn up to date."""
         count = int(self.sampled_B[row])
         turn.ids = self.ids_BL[row, :count].tolist()

@@ -97,7 +97,7 @@ class Pack:
 
     @classmethod
     def idle(cls, device: torch.device | str = "cpu") -> Pack:
-        """A row of one token that teaches nothing: a pass for a process that has no more rows."""
+        """A row of one token without signal: a pass for a process that has no more rows."""
         return cls.of([Sample((0,), (False,), (0.0,), (0.0,), (False,))], device)
 
     @property

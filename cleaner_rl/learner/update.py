@@ -14,7 +14,7 @@ from torch import Tensor
 from cleaner_rl.distributed.fsdp import like
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.errors import UserError
-from cleaner_rl.grpo.loss import LOSSES, Tokens, importance_weights, kl_estimate, sample_weights
+from cleaner_rl.grpo.loss import LOSSES, LossInputs, importance_weights, kl_estimate, sample_weights
 from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.learner.attention import packed
 from cleaner_rl.learner.logprobs import token_logprobs
@@ -85,8 +85,8 @@ class Updater:
         ranks: that hold a part of the model and of the samples each; a single process by default.
 
     Attributes:
-        whole: False while the weights are those of no step, between the first and the last update
-            of one.
+        between_steps: False from the first to the last update of a step, while the weights are
+            those of no step.
 
     Raises:
         ValueError: there is a KL term and no reference.
@@ -106,7 +106,7 @@ class Updater:
         self.reference = reference
         self.ranks = ranks or Ranks()
         self.steps = 0
-        self.whole = True
+        self.between_steps = True
         self._not_finite = 0
         self._dropped = 0.0
         self.optimizer = Optimizer(
@@ -155,7 +155,7 @@ class Updater:
         tokens in their purified context. With a single minibatch they are the current ones, so no
         pass is spent on them.
 
-        Tokens with a number that is not finite leave loss and denominator, and updates whose
+        LossInputs with a number that is not finite leave loss and denominator, and updates whose
         gradients are not finite are left out; ``require_finite`` stops when that is frequent.
 
         Args:
@@ -172,7 +172,7 @@ class Updater:
             if minibatch.packs:
                 self._step(minibatch, metrics)
         self.steps += 1
-        self.whole = True
+        self.between_steps = True
         means = metrics.means(self.ranks)
         self._dropped = means["not_finite_tokens"] / max(1.0, means["trained_tokens"])
         return means
@@ -203,14 +203,14 @@ class Updater:
             samples, LOSSES[config.loss].weighting, config.max_response_tokens
         )
         held = config.kl_coefficient > 0
-        used = [i for i, s in enumerate(samples) if s.teaches or (held and s.counted > 0)]
+        used = [i for i, s in enumerate(samples) if s.has_signal or (held and s.counted > 0)]
         packs = pack(
             [samples[i] for i in used],
             config.pack_tokens,
             self.model.device,
             [weights[i] for i in used],
         )
-        idle = self.ranks.most(len(packs)) - len(packs)
+        idle = self.ranks.max(len(packs)) - len(packs)
         packs += [Pack.idle(self.model.device) for _ in range(idle)]
         counted = sum(sample.counted for sample in samples)
         denominator, counted_by_all = self.ranks.sum([denominator, counted])
@@ -252,7 +252,7 @@ class Updater:
             self._not_finite += 1
             metrics.skipped += 1
             return
-        self.whole = False
+        self.between_steps = False
         norm = self.optimizer.step(metrics.learning_rate, minibatch.denominator / left)
         if math.isfinite(norm):
             self._not_finite = 0
@@ -334,7 +334,7 @@ class Updater:
                 before_T, row.sampled_logprobs_T, row.grafted_T, config.tis_cap
             )
             advantages_T = advantages_T * factor_T
-        tokens = Tokens.of(
+        tokens = LossInputs.of(
             logprobs_T,
             before_T,
             advantages_T,

@@ -22,7 +22,7 @@ def has_triton(device: torch.device) -> bool:
     return device.type == "cuda" and find_spec("triton") is not None
 
 
-def fuse(model: Any) -> bool:
+def apply_liger(model: Any) -> bool:
     """Let a model on a GPU compute norms, rotary embeddings and gated MLPs with liger-kernel.
 
     The functions, and their gradients, are those of the model's own modules but for rounding.

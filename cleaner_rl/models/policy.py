@@ -18,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from cleaner_env.completion import Decode
 from cleaner_rl.chat import ChatCodec
 from cleaner_rl.errors import PolicyError
-from cleaner_rl.models.backends import fuse
+from cleaner_rl.models.backends import apply_liger
 from cleaner_rl.models.lora import has_lora, merged_state
 
 BUNDLED = "bundled"
@@ -101,7 +101,7 @@ def load_policy(name: str, device: str = "auto") -> Policy:
         parameter.data = parameter.data.clone()
     model.to(target)
     model.eval()
-    fuse(model)
+    apply_liger(model)
     return Policy(model, tokenizer, codec, name)
 
 
@@ -123,7 +123,7 @@ def load_skeleton(directory: Path, device: str = "auto") -> Policy:
     model.tie_weights()
     model.to(target)
     model.eval()
-    fuse(model)
+    apply_liger(model)
     return Policy(model, tokenizer, ChatCodec(tokenizer, _generation_stop_ids(model)), name)
 
 

@@ -14,8 +14,8 @@ from cleaner_env.completion import Completion
 from cleaner_env.formats import make_format
 from cleaner_env.interpreter import Sandbox
 from cleaner_rl.errors import EndpointError
-from cleaner_rl.rollout.environment import RolloutConfig, check_faults, make_env, open_sandbox
-from cleaner_rl.rollout.runner import Job, Played, Seat
+from cleaner_rl.rollout.environment import EpisodeConfig, check_faults, make_env, open_sandbox
+from cleaner_rl.rollout.runner import EpisodeRunner, FinishedEpisode, Job
 
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 """Statuses after which the same request may succeed."""
@@ -212,7 +212,7 @@ class EndpointRollout:
     def __init__(
         self,
         endpoint: EndpointConfig,
-        config: RolloutConfig,
+        config: EpisodeConfig,
         concurrency: int = 16,
         tool_role: str = "user",
     ) -> None:
@@ -229,7 +229,7 @@ class EndpointRollout:
         jobs: Sequence[Job],
         spent: Mapping[int, Usage],
         on_turn: Callable[[Job, Completion, Usage], None],
-        on_episode: Callable[[Played, Usage], None],
+        on_episode: Callable[[FinishedEpisode, Usage], None],
     ) -> None:
         """Play every job.
 
@@ -262,7 +262,7 @@ class _Session:
         jobs: Sequence[Job],
         spent: Mapping[int, Usage],
         on_turn: Callable[[Job, Completion, Usage], None],
-        on_episode: Callable[[Played, Usage], None],
+        on_episode: Callable[[FinishedEpisode, Usage], None],
     ) -> None:
         self.rollout = rollout
         self.sandbox = sandbox
@@ -283,28 +283,28 @@ class _Session:
     async def _work(self, number: int, endpoint: Endpoint) -> None:
         env = make_env(self.rollout.config, self.sandbox, self.rollout.format, knows_tool=False)
         for job in self.waiting:
-            seat = await asyncio.to_thread(Seat.begin, number, env, job)
+            runner = await asyncio.to_thread(EpisodeRunner.begin, number, env, job)
             used = self.spent.get(job.index, Usage())
             try:
-                while not seat.over:
-                    used += await self._turn(endpoint, seat, used)
+                while not runner.over:
+                    used += await self._turn(endpoint, runner, used)
             except RequestRefused as refusal:
                 env.episode.faulted = True
                 self.refusals.append(refusal)
-            self._note_fault(seat)
-            self.on_episode(seat.played(), used)
+            self._note_fault(runner)
+            self.on_episode(runner.played(), used)
 
-    async def _turn(self, endpoint: Endpoint, seat: Seat, used: Usage) -> Usage:
+    async def _turn(self, endpoint: Endpoint, runner: EpisodeRunner, used: Usage) -> Usage:
         """One turn more; what was used for it."""
         config = self.rollout.config
         room = config.max_response_tokens - used.completion_tokens
         turn, usage = await endpoint.complete(
-            [self._message(message) for message in seat.info["messages"]],
+            [self._message(message) for message in runner.info["messages"]],
             max(1, min(room, config.max_turn_tokens)),
-            _seed(seat.job.seed, len(seat.env.episode.raw_turns)),
+            _seed(runner.job.seed, len(runner.env.episode.raw_turns)),
         )
-        self.on_turn(seat.job, turn, usage)
-        await asyncio.to_thread(seat.step, turn)
+        self.on_turn(runner.job, turn, usage)
+        await asyncio.to_thread(runner.step, turn)
         return usage
 
     def _message(self, message: Mapping[str, str]) -> dict[str, str]:
@@ -313,10 +313,10 @@ class _Session:
         content = f"<tool_response>\n{message['content']}\n</tool_response>"
         return {"role": "user", "content": content}
 
-    def _note_fault(self, seat: Seat) -> None:
+    def _note_fault(self, runner: EpisodeRunner) -> None:
         """Stop when so much was spoilt that what is left would not measure the model."""
-        if seat.fault is not None and seat.env.episode.faulted:
-            self.faults.append(seat.fault)
+        if runner.fault is not None and runner.env.episode.faulted:
+            self.faults.append(runner.fault)
             check_faults(self.faults, self.total)
         if len(self.refusals) > max(1, _MAX_REFUSED * self.total):
             raise EndpointError(

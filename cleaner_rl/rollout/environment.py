@@ -19,7 +19,7 @@ _MAX_FAULTED = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class RolloutConfig:
+class EpisodeConfig:
     """What an episode is like.
 
     Attributes:
@@ -65,7 +65,7 @@ class RolloutConfig:
     reward: Reward = field(default_factory=Reward)
 
 
-def open_sandbox(config: RolloutConfig) -> Sandbox:
+def open_sandbox(config: EpisodeConfig) -> Sandbox:
     """The sandbox that a rollout of that kind needs.
 
     Raises:
@@ -83,7 +83,7 @@ def open_sandbox(config: RolloutConfig) -> Sandbox:
 
 
 def make_env(
-    config: RolloutConfig,
+    config: EpisodeConfig,
     sandbox: Sandbox,
     format: TextFormat,
     *,

@@ -20,8 +20,8 @@ from cleaner_rl.grpo.credit import context_ids
 from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.inference.sequences import Request
 from cleaner_rl.models.policy import Policy
-from cleaner_rl.rollout.environment import RolloutConfig, check_faults, make_env, open_sandbox
-from cleaner_rl.rollout.runner import Job, Played, Seat
+from cleaner_rl.rollout.environment import EpisodeConfig, check_faults, make_env, open_sandbox
+from cleaner_rl.rollout.runner import EpisodeRunner, FinishedEpisode, Job
 from cleaner_rl.rollout.tool_queue import ToolQueue
 
 
@@ -43,7 +43,7 @@ class Rollout:
         self,
         policy: Policy,
         sampler: Sampler,
-        config: RolloutConfig,
+        config: EpisodeConfig,
         sandbox: Sandbox | None = None,
     ) -> None:
         self.policy = policy
@@ -103,7 +103,7 @@ class Rollout:
         jobs: Sequence[Job],
         at_once: int,
         on_turn: Callable[[Job, Completion], None] | None = None,
-    ) -> Iterator[Played]:
+    ) -> Iterator[FinishedEpisode]:
         """Episodes in the order in which they end; another one begins for each that has ended.
 
         Turns are sampled while the tools of other episodes run (``ToolQueue``).
@@ -123,41 +123,41 @@ class Rollout:
             torch.set_num_threads(max(1, threads - min(self.config.workers, threads // 2)))
         queue = ToolQueue(self._threads, self.config.schedule)
         waiting, free = iter(jobs), list(range(at_once))
-        sampling: dict[int, Seat] = {}
+        sampling: dict[int, EpisodeRunner] = {}
         faults: list[Exception | None] = []
         try:
             while True:
-                seats = [self._seat(free.pop(0), job) for job in islice(waiting, len(free))]
-                seats += queue.take(self.sampler.clock, idle=not (sampling or seats))
-                for seat in seats:
-                    if not seat.over:
-                        sampling[seat.number] = seat
-                        self._ask(seat)
+                runners = [self._begin(free.pop(0), job) for job in islice(waiting, len(free))]
+                runners += queue.take(self.sampler.clock, idle=not (sampling or runners))
+                for runner in runners:
+                    if not runner.over:
+                        sampling[runner.number] = runner
+                        self._ask(runner)
                         continue
-                    free.append(seat.number)
-                    self.sampler.forget(seat.number)
-                    if seat.env.episode.faulted:
-                        faults.append(seat.fault)
+                    free.append(runner.number)
+                    self.sampler.forget(runner.number)
+                    if runner.env.episode.faulted:
+                        faults.append(runner.fault)
                         check_faults(faults, len(jobs))
-                    yield seat.played()
-                if not (sampling or seats or queue):
+                    yield runner.played()
+                if not (sampling or runners or queue):
                     return
                 for number, turn in self.sampler.advance() if sampling else ():
-                    seat = sampling.pop(number)
+                    runner = sampling.pop(number)
                     if on_turn is not None:
-                        on_turn(seat.job, turn)
-                    queue.put(seat, turn, self.sampler.clock)
+                        on_turn(runner.job, turn)
+                    queue.put(runner, turn, self.sampler.clock)
         finally:
             self.tool_wait_seconds += queue.waited
             queue.close()
             self.sampler.reset()
             torch.set_num_threads(threads)
 
-    def _ask(self, seat: Seat) -> None:
-        """Ask the sampler for a seat's next turn."""
-        context = self._context(seat)
-        numbers = (seat.job.seed, seat.sampled)
-        self.sampler.submit(Request(seat.number, context, self._limit(seat, context), numbers))
+    def _ask(self, runner: EpisodeRunner) -> None:
+        """Ask the sampler for a runner's next turn."""
+        context = self._context(runner)
+        numbers = (runner.job.seed, runner.sampled)
+        self.sampler.submit(Request(runner.number, context, self._limit(runner, context), numbers))
 
     def prompt_ids(self, episode: Episode) -> list[int]:
         """Token ids of an episode's prompt."""
@@ -177,12 +177,12 @@ class Rollout:
         length = len(context_ids((), before, self.observation_ids))
         return length + (0 if tokens is None else len(tokens))
 
-    def _seat(self, number: int, job: Job) -> Seat:
+    def _begin(self, number: int, job: Job) -> EpisodeRunner:
         while number >= len(self._envs):
             self._envs.append(self._make_env())
-        seat = Seat.begin(number, self._envs[number], job)
-        seat.prompt_ids = self.prompt_ids(seat.env.episode)
-        return seat
+        runner = EpisodeRunner.begin(number, self._envs[number], job)
+        runner.prompt_ids = self.prompt_ids(runner.env.episode)
+        return runner
 
     def _make_env(self) -> SAARWrapper:
         return make_env(
@@ -194,11 +194,11 @@ class Rollout:
             measure=lambda text: len(self.observation_ids(text)),
         )
 
-    def _context(self, seat: Seat) -> list[int]:
-        episode = seat.env.episode
-        return context_ids(seat.prompt_ids, episode.turns, self.observation_ids)
+    def _context(self, runner: EpisodeRunner) -> list[int]:
+        episode = runner.env.episode
+        return context_ids(runner.prompt_ids, episode.turns, self.observation_ids)
 
-    def _limit(self, seat: Seat, context: list[int]) -> int:
+    def _limit(self, runner: EpisodeRunner, context: list[int]) -> int:
         """Tokens that the next turn may have."""
-        room = min(int(seat.info["remaining"]), self.policy.context_length - len(context))
+        room = min(int(runner.info["remaining"]), self.policy.context_length - len(context))
         return max(1, min(room, self.config.max_turn_tokens))

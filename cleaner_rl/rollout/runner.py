@@ -37,7 +37,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
+class FinishedEpisode:
     """An episode that has ended.
 
     Attributes:
@@ -52,7 +52,7 @@ class Played:
 
 
 @dataclass(slots=True)
-class Seat:
+class EpisodeRunner:
     """An environment and the episode that is played in it.
 
     Attributes:
@@ -78,15 +78,15 @@ class Seat:
     fault: SandboxError | None = None
 
     @classmethod
-    def begin(cls, number: int, env: SAARWrapper, job: Job) -> Seat:
+    def begin(cls, number: int, env: SAARWrapper, job: Job) -> EpisodeRunner:
         """Begin the job's episode, and step it as far as it was played before."""
         began = time.monotonic()
         _, info = env.reset(seed=job.seed, options={"task": job.task})
-        seat = cls(number, env, job, info, began, sampled=len(job.turns))
+        runner = cls(number, env, job, info, began, sampled=len(job.turns))
         for turn in job.turns:
-            if not seat.over:
-                seat.step(turn)
-        return seat
+            if not runner.over:
+                runner.step(turn)
+        return runner
 
     def step(self, turn: Completion) -> None:
         """Take a turn, which may end the episode. A broken sandbox spoils it."""
@@ -102,6 +102,6 @@ class Seat:
         self.env.episode.faulted = True
         self.over = True
 
-    def played(self) -> Played:
+    def played(self) -> FinishedEpisode:
         """The episode that has ended here."""
-        return Played(self.job, self.env.episode, time.monotonic() - self.began)
+        return FinishedEpisode(self.job, self.env.episode, time.monotonic() - self.began)

@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
 
 from cleaner_env.completion import Completion
-from cleaner_rl.rollout.runner import Seat
+from cleaner_rl.rollout.runner import EpisodeRunner
 from cleaner_rl.settings import Schedule
 
 _TURNS_A_TICK = 2
@@ -19,12 +19,12 @@ class _Step:
     """A turn being stepped.
 
     Attributes:
-        seat: whose turn it is.
+        runner: whose turn it is.
         due: tick of the clock from which its episode may go on.
         future: of the step.
     """
 
-    seat: Seat
+    runner: EpisodeRunner
     due: int
     future: Future[None]
 
@@ -56,13 +56,13 @@ class ToolQueue:
     def __bool__(self) -> bool:
         return bool(self._steps)
 
-    def put(self, seat: Seat, turn: Completion, clock: int) -> None:
+    def put(self, runner: EpisodeRunner, turn: Completion, clock: int) -> None:
         """Step a turn that has ended."""
         due = clock + 1 + len(self._steps) // _TURNS_A_TICK
-        self._steps.append(_Step(seat, due, self._threads.submit(seat.step, turn)))
+        self._steps.append(_Step(runner, due, self._threads.submit(runner.step, turn)))
 
-    def take(self, clock: int, idle: bool) -> list[Seat]:
-        """The seats whose episodes go on or have ended, in the order of their turns.
+    def take(self, clock: int, idle: bool) -> list[EpisodeRunner]:
+        """The runners whose episodes go on or have ended, in the order of their turns.
 
         Args:
             clock: now.
@@ -85,7 +85,7 @@ class ToolQueue:
             step.future.result()
         self.waited += time.monotonic() - began
         self._steps = [step for step in self._steps if step not in ready]
-        return [step.seat for step in ready]
+        return [step.runner for step in ready]
 
     def close(self) -> None:
         """Wait for the programs that run; those that have not begun do not begin."""

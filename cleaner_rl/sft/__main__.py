@@ -1,4 +1,4 @@
-"""Cold start: ``python -m cleaner_rl.sft`` teaches a model the tool by demonstrations.
+"""Cold start: ``python -m cleaner_rl.sft`` has_signal a model the tool by demonstrations.
 
 Demonstrations are generated and executed, a model is trained on the assistant's tokens, saved as an
 ordinary Hugging Face directory and evaluated on held-out tasks. The preset ``tiny`` builds the

@@ -11,7 +11,7 @@ import tyro
 
 from cleaner_rl.config import option
 from cleaner_rl.errors import UserError
-from cleaner_rl.rollout.environment import RolloutConfig
+from cleaner_rl.rollout.environment import EpisodeConfig
 from cleaner_rl.sft.demonstrations import DemonstrationMix
 
 __all__ = ["SFT_PRESETS", "ModelArgs", "SftArgs", "SftError", "parse_sft_arguments"]
@@ -131,9 +131,9 @@ class SftArgs:
         """The settings that say what is learned, as plain data."""
         return {name: value for name, value in asdict(self).items() if name not in _MAY_CHANGE}
 
-    def rollout(self) -> RolloutConfig:
+    def rollout(self) -> EpisodeConfig:
         """What an episode of the evaluation is like."""
-        return RolloutConfig(
+        return EpisodeConfig(
             rollback=False,
             max_turn_tokens=self.max_turn_tokens,
             max_response_tokens=self.max_response_tokens,

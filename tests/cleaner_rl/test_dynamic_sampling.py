@@ -38,7 +38,7 @@ def play(monkeypatch):
     def play(*rounds, dynamic_sampling, step=1, **settings):
         calls = []
 
-        def scripted(tasks, session, step, progress, refill=0):
+        def scripted(tasks, trainer, step, progress, refill=0):
             calls.append([int(task.prompt) for task in tasks])
             assert refill == len(calls) - 1
             return [[scripted_episode(reward) for reward in rewards] for rewards in rounds[refill]]
@@ -52,10 +52,10 @@ def play(monkeypatch):
             **{"credit": "purified", **settings},
         )
         rollout = SimpleNamespace(prompt_length=lambda task: 1, response_length=lambda episode: 1)
-        session = SimpleNamespace(
+        trainer = SimpleNamespace(
             config=config, rollout=rollout, source=Numbers(), ranks=Ranks("cpu")
         )
-        groups, rewards, _ = train.play_step(session, step, None)
+        groups, rewards, _ = train.play_step(trainer, step, None)
         return calls, rewards, train.kept_for_training(groups, rewards, config)[1]
 
     return play
@@ -129,7 +129,7 @@ def test_episodes_of_a_step_have_their_own_seeds():
 
     config = replace(PRESETS["tiny"], dynamic_sampling=2)
     policy = SimpleNamespace(device=torch.device("cpu"), decode=str)
-    session = SimpleNamespace(config=config, rollout=Recorder(), ranks=Ranks("cpu"), policy=policy)
+    trainer = SimpleNamespace(config=config, rollout=Recorder(), ranks=Ranks("cpu"), policy=policy)
     for refill in range(3):
-        train.play_groups([Task("?", "1")] * config.prompts, session, 1, None, refill)
+        train.play_groups([Task("?", "1")] * config.prompts, trainer, 1, None, refill)
     assert all(a + n == b for (a, n), (b, _) in pairwise(seeds))

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.inference.sequences import Request
 from cleaner_rl.learner.update import UpdateConfig, Updater
-from cleaner_rl.models.backends import fuse, varlen
+from cleaner_rl.models.backends import apply_liger, varlen
 
 pytestmark = [
     pytest.mark.gpu,
@@ -120,7 +120,7 @@ def test_fused_kernels_give_the_same_numbers(config, dtype):
     }
     plain = AutoModelForCausalLM.from_config(config(**settings), dtype=dtype).cuda()
     fused, on_cpu = copy.deepcopy(plain), copy.deepcopy(plain).cpu()
-    assert fuse(fused)
+    assert apply_liger(fused)
     ids = torch.randint(300, (2, 50), device="cuda")
     for model in (plain, fused):
         model(ids).logits.float().square().sum().backward()

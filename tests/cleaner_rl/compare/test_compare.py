@@ -138,7 +138,7 @@ def test_all_arms_see_the_same_tasks_and_begin_alike(whole):
 
 def test_finished_runs_are_not_repeated(whole, monkeypatch):
     monkeypatch.setattr(
-        "cleaner_rl.compare.pool.Lanes._begin", lambda *_: pytest.fail("a run began")
+        "cleaner_rl.compare.pool.WorkerPool._begin", lambda *_: pytest.fail("a run began")
     )
     before = (whole / "results.json").read_bytes()
     assert compare(whole) == 0

@@ -10,7 +10,7 @@ import trainings
 from safetensors.torch import load_file
 
 from cleaner_rl import export
-from cleaner_rl.distributed.ranks import Ranks, deal
+from cleaner_rl.distributed.ranks import Ranks, partition
 from cleaner_rl.errors import PolicyError
 from cleaner_rl.models.policy import load_policy
 from cleaner_rl.runs.evaluations import MODES, read_evaluation
@@ -178,7 +178,7 @@ def test_shares_are_stretches_that_together_are_all():
 
 
 def test_episodes_are_dealt_by_length():
-    assert deal([5, 9, 1, 4, 3], 1) == [[0, 1, 2, 3, 4]]
-    hands = deal([5, 9, 1, 4, 3], 2)
+    assert partition([5, 9, 1, 4, 3], 1) == [[0, 1, 2, 3, 4]]
+    hands = partition([5, 9, 1, 4, 3], 2)
     assert sorted(i for hand in hands for i in hand) == [0, 1, 2, 3, 4]
     assert [sum([5, 9, 1, 4, 3][i] for i in hand) for hand in hands] == [12, 10]

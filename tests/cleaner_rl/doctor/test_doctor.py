@@ -15,7 +15,7 @@ from cleaner_rl.config import PRESETS
 from cleaner_rl.doctor import tasks as task_checks
 from cleaner_rl.doctor.__main__ import CHECKS, main, parse_arguments, show_segments
 from cleaner_rl.doctor.machine import check_attention, check_memory, check_model, check_sandbox
-from cleaner_rl.doctor.subject import Examinee, Finding, run_checks
+from cleaner_rl.doctor.subject import Finding, Subject, run_checks
 from cleaner_rl.doctor.tasks import check_grader, check_prompts, check_tasks
 from cleaner_rl.doctor.text import (
     check_format,
@@ -30,11 +30,11 @@ TASK = Task("What is 6*7?", "42")
 
 
 @pytest.fixture
-def examinee(toy_policy):
-    """Makes an examinee of the toy policy, with another chat template or other settings."""
+def subject(toy_policy):
+    """Makes an subject of the toy policy, with another chat template or other settings."""
 
     def make(template=None, tasks=(TASK,), **config):
-        made = Examinee(replace(PRESETS["tiny"], system_prompt="none", **config))
+        made = Subject(replace(PRESETS["tiny"], system_prompt="none", **config))
         made.tokenizer = copy.deepcopy(toy_policy.tokenizer)
         if template is not None:
             made.tokenizer.chat_template = template
@@ -114,51 +114,51 @@ def test_limits_come_from_the_preset():
 # Chat template
 
 
-def test_a_template_that_keeps_what_was_said_is_well(examinee):
-    assert check_template(examinee()).status == "ok"
-    assert check_template(examinee(template(PLAIN))).status == "ok"
+def test_a_template_that_keeps_what_was_said_is_well(subject):
+    assert check_template(subject()).status == "ok"
+    assert check_template(subject(template(PLAIN))).status == "ok"
 
 
-def test_a_template_that_strips_think_blocks_is_noticed(examinee):
-    finding = check_template(examinee(template(THINKLESS)))
+def test_a_template_that_strips_think_blocks_is_noticed(subject):
+    finding = check_template(subject(template(THINKLESS)))
     assert finding.status == "warning"
     assert list(finding.details) == ["think blocks"]
     assert "<think>" in finding.text
 
 
-def test_a_template_that_drops_tools_is_refused(examinee):
+def test_a_template_that_drops_tools_is_refused(subject):
     dropping = "{%- if m.role != 'tool' -%}" + PLAIN + "{%- endif -%}"
-    finding = run_checks({"template": check_template}, examinee(template(dropping)))["template"]
+    finding = run_checks({"template": check_template}, subject(template(dropping)))["template"]
     assert finding.status == "failed" and "drops or repeats messages" in finding.text
 
 
 # Round trip
 
 
-def test_a_byte_level_tokenizer_is_well(examinee):
-    assert check_round_trip(examinee()).status == "ok"
+def test_a_byte_level_tokenizer_is_well(subject):
+    assert check_round_trip(subject()).status == "ok"
 
 
-def test_a_normalising_tokenizer_is_noticed(examinee):
+def test_a_normalising_tokenizer_is_noticed(subject):
     from tokenizers import normalizers
 
-    subject = examinee()
+    subject = subject()
     subject.tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()
     finding = check_round_trip(subject)
     assert finding.status == "warning" and "do not survive" in finding.text
 
 
-def test_a_lower_casing_tokenizer_is_refused(examinee):
+def test_a_lower_casing_tokenizer_is_refused(subject):
     from tokenizers import normalizers
 
-    subject = examinee()
+    subject = subject()
     subject.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\t", " ")
     finding = check_round_trip(subject)
     assert finding.status == "failed" and "a program does not survive" in finding.text
 
 
-def test_a_forgeable_special_token_is_refused(examinee):
-    subject = examinee()
+def test_a_forgeable_special_token_is_refused(subject):
+    subject = subject()
     subject.codec = copy.copy(ChatCodec(subject.tokenizer))
     subject.codec.plain_ids = lambda text: subject.tokenizer(text)["input_ids"]
     finding = check_round_trip(subject)
@@ -168,18 +168,18 @@ def test_a_forgeable_special_token_is_refused(examinee):
 # Tool format
 
 
-def test_a_hermes_template_is_read(examinee):
-    finding = check_format(examinee())
+def test_a_hermes_template_is_read(subject):
+    finding = check_format(subject())
     assert finding.status == "ok" and "hermes" in finding.text
 
 
-def test_a_template_without_tools_is_noticed(examinee):
-    finding = check_format(examinee(template(PLAIN)))
+def test_a_template_without_tools_is_noticed(subject):
+    finding = check_format(subject(template(PLAIN)))
     assert finding.status == "warning" and "no tool format of its own" in finding.text
 
 
-def test_a_template_of_another_format_is_refused(examinee):
-    finding = check_format(examinee(template(LLAMA_CALLS)))
+def test_a_template_of_another_format_is_refused(subject):
+    finding = check_format(subject(template(LLAMA_CALLS)))
     assert finding.status == "failed"
     assert '"parameters"' in finding.text and "hermes" in finding.text
 
@@ -187,8 +187,8 @@ def test_a_template_of_another_format_is_refused(examinee):
 # Trained tokens
 
 
-def test_the_preview_says_where_every_token_comes_from(examinee):
-    shown = episode_preview(examinee())
+def test_the_preview_says_where_every_token_comes_from(subject):
+    shown = episode_preview(subject())
     assert [segment.kind for segment in shown.segments] == [
         *("environment", "sampled", "grafted", "environment", "sampled"),
     ]
@@ -201,8 +201,8 @@ def test_the_preview_says_where_every_token_comes_from(examinee):
     assert sum(segment.tokens for segment in shown.segments) == len(shown.ids)
 
 
-def test_grafted_tokens_that_are_left_out_are_shown_so(examinee, capsys):
-    finding = check_trained_tokens(examinee(grafted="mask"))
+def test_grafted_tokens_that_are_left_out_are_shown_so(subject, capsys):
+    finding = check_trained_tokens(subject(grafted="mask"))
     assert finding.status == "ok"
     (grafted,) = (s for s in finding.details["segments"] if s["kind"] == "grafted")
     assert not grafted["trained"]
@@ -210,14 +210,14 @@ def test_grafted_tokens_that_are_left_out_are_shown_so(examinee, capsys):
     assert "grafted (left out)" in capsys.readouterr().out
 
 
-def test_the_preview_is_in_colour_on_a_terminal(examinee, capsys):
-    segments = check_trained_tokens(examinee()).details["segments"]
+def test_the_preview_is_in_colour_on_a_terminal(subject, capsys):
+    segments = check_trained_tokens(subject()).details["segments"]
     show_segments(segments, Console(force_terminal=True, color_system="standard"))
     out = capsys.readouterr().out
     assert "\x1b[32mI multiply." in out and "\x1b[35m<tool_call>" in out
 
 
-def test_a_loss_that_counts_the_tools_words_is_refused(examinee, monkeypatch):
+def test_a_loss_that_counts_the_tools_words_is_refused(subject, monkeypatch):
     from cleaner_rl.doctor import preview as module
 
     def careless(*args):
@@ -226,47 +226,47 @@ def test_a_loss_that_counts_the_tools_words_is_refused(examinee, monkeypatch):
 
     real = module.episode_samples
     monkeypatch.setattr(module, "episode_samples", careless)
-    finding = check_trained_tokens(examinee())
+    finding = check_trained_tokens(subject())
     assert finding.status == "failed" and "the loss would count" in finding.text
 
 
 # Tasks
 
 
-def test_references_are_graded(examinee):
-    assert check_tasks(examinee()).details["families"] == {"custom": 1}
-    assert check_grader(examinee()).status == "ok"
+def test_references_are_graded(subject):
+    assert check_tasks(subject()).details["families"] == {"custom": 1}
+    assert check_grader(subject()).status == "ok"
 
 
 def verdicts(monkeypatch, score):
     monkeypatch.setattr(task_checks, "score", lambda answer, task, runner: score(answer, task))
 
 
-def test_programs_are_judged_in_a_sandbox(examinee):
+def test_programs_are_judged_in_a_sandbox(subject):
     entry = {"tests": [{"input": "3\n", "output": "6\n"}], "seconds": 0.5}
     task = Task("Double it.", "print(int(input()) * 2)", reward="code", entry=entry)
-    assert check_grader(examinee(tasks=[task])).status == "ok"
+    assert check_grader(subject(tasks=[task])).status == "ok"
 
 
-def test_a_reference_that_its_own_reward_rejects_is_noticed(examinee, monkeypatch):
+def test_a_reference_that_its_own_reward_rejects_is_noticed(subject, monkeypatch):
     verdicts(monkeypatch, lambda answer, task: float(answer == "42" and task.family == "right"))
-    finding = check_grader(examinee(tasks=[replace(TASK, family="right"), TASK]))
+    finding = check_grader(subject(tasks=[replace(TASK, family="right"), TASK]))
     assert finding.status == "warning" and "1 of 2 reference answers" in finding.text
 
 
-def test_a_reward_that_takes_anything_is_refused(examinee, monkeypatch):
+def test_a_reward_that_takes_anything_is_refused(subject, monkeypatch):
     verdicts(monkeypatch, lambda answer, task: 1.0)
-    finding = check_grader(examinee(tasks=[TASK]))
+    finding = check_grader(subject(tasks=[TASK]))
     assert finding.status == "failed" and "no such answer" in finding.text
 
 
-def test_a_grader_that_hangs_is_refused(examinee, monkeypatch):
+def test_a_grader_that_hangs_is_refused(subject, monkeypatch):
     def slow(answer, task):
         time.sleep(0.0 if answer == task.answer else 5.0)
         return float(answer == task.answer)
 
     verdicts(monkeypatch, slow)
-    subject = examinee(tasks=[TASK])
+    subject = subject(tasks=[TASK])
     subject.grader_seconds = 0.1
     began = time.monotonic()
     finding = check_grader(subject)
@@ -278,43 +278,43 @@ def test_a_grader_that_hangs_is_refused(examinee, monkeypatch):
     ("prompts", "limit", "status"),
     [((5, 6), 60, "ok"), ((5, 90), 60, "warning"), ((90, 90), 60, "failed")],
 )
-def test_long_prompts_are_counted(examinee, prompts, limit, status):
+def test_long_prompts_are_counted(subject, prompts, limit, status):
     tasks = [Task("9" * n, "1") for n in prompts]
-    finding = check_prompts(examinee(tasks=tasks, max_prompt_tokens=limit))
+    finding = check_prompts(subject(tasks=tasks, max_prompt_tokens=limit))
     assert finding.status == status
     assert finding.details["over"] == sum(n > limit for n in prompts)
 
 
-def test_a_context_that_is_too_short_is_refused(examinee):
-    finding = check_prompts(examinee(max_response_tokens=2000))
+def test_a_context_that_is_too_short_is_refused(subject):
+    finding = check_prompts(subject(max_response_tokens=2000))
     assert finding.status == "failed" and "attends to 1024" in finding.text
-    model = run_checks({"model": check_model}, examinee(max_response_tokens=2000))["model"]
+    model = run_checks({"model": check_model}, subject(max_response_tokens=2000))["model"]
     assert model.status == "failed" and "--max-response-tokens" in model.text
 
 
 # Machine
 
 
-def test_a_sandbox_is_timed(examinee, sandbox):
-    finding = check_sandbox(examinee())
+def test_a_sandbox_is_timed(subject, sandbox):
+    finding = check_sandbox(subject())
     assert finding.details["tier"] == sandbox.tier and finding.details["median_ms"] > 0
 
 
-def test_no_sandbox_is_refused(examinee, monkeypatch):
+def test_no_sandbox_is_refused(subject, monkeypatch):
     def none(*_, **__):
         raise SandboxError("no isolation here")
 
     monkeypatch.setattr(Sandbox, "__init__", none)
-    finding = check_sandbox(examinee())
+    finding = check_sandbox(subject())
     assert finding.status == "failed" and "no isolation here" in finding.text
     assert "sandbox doctor" in finding.remedy
 
 
-def test_what_does_not_fit_is_noticed(examinee):
-    assert check_memory(examinee()).status == "ok"
-    finding = check_memory(examinee(pack_tokens=10**10))
+def test_what_does_not_fit_is_noticed(subject):
+    assert check_memory(subject()).status == "ok"
+    finding = check_memory(subject(pack_tokens=10**10))
     assert finding.status == "warning" and "--pack-tokens" in finding.remedy
 
 
-def test_attention_is_named(examinee):
-    assert "sdpa" in check_attention(examinee()).text
+def test_attention_is_named(subject):
+    assert "sdpa" in check_attention(subject()).text

@@ -9,7 +9,7 @@ import torch
 
 from cleaner_rl.errors import CheckpointError, UserError
 from cleaner_rl.eval.__main__ import main
-from cleaner_rl.eval.journal import Ledger, read_rows
+from cleaner_rl.eval.journal import EvalJournal, read_rows
 from cleaner_rl.eval.summary import summarize_directory
 from cleaner_rl.inference.sampler import Sampler
 
@@ -75,7 +75,7 @@ def test_what_was_played_before_an_interruption_stays(begin, interrupt, tmp_path
     assert {row["session"] for row in after} == {1, 2}
 
 
-def test_without_an_interruption_nothing_depends_on_the_ledger(begin, tmp_path):
+def test_without_an_interruption_nothing_depends_on_the_journal(begin, tmp_path):
     """Both ways of calling give the same episodes: the directory is a record, not an influence."""
     begin()
     saved = {row["index"]: row["episode"] for row in rows(tmp_path / "out")}
@@ -189,10 +189,10 @@ def test_there_has_to_be_an_evaluation_to_go_on_with(tmp_path):
         main(["--resume", str(tmp_path)])
 
 
-def test_ledgers_of_two_modes_do_not_mix():
-    ledger = Ledger()
+def test_journals_of_two_modes_do_not_mix():
+    journal = EvalJournal()
     for mode in ("on", "off"):
         for index in (1, 0):
-            ledger.add_episode(mode, {"index": index})
-    assert [row["index"] for row in ledger.of_mode("on")] == [0, 1]
-    assert all(row["mode"] == "off" for row in ledger.of_mode("off"))
+            journal.add_episode(mode, {"index": index})
+    assert [row["index"] for row in journal.of_mode("on")] == [0, 1]
+    assert all(row["mode"] == "off" for row in journal.of_mode("off"))

@@ -8,7 +8,7 @@ import torch
 from cleaner_rl.grpo.loss import (
     LOSSES,
     Clip,
-    Tokens,
+    LossInputs,
     importance_weights,
     kl_estimate,
     sample_weights,
@@ -23,7 +23,7 @@ def loss_of(name, ratios, advantages, mask=None, denominator=None, samples=None,
     logprobs = torch.tensor(ratios).log().requires_grad_()
     mask = torch.tensor(mask if mask is not None else [True] * len(ratios))
     sample_T = torch.tensor(samples if samples is not None else [0] * len(ratios))
-    tokens = Tokens.of(
+    tokens = LossInputs.of(
         logprobs,
         torch.zeros(len(ratios)),
         torch.tensor(advantages),
@@ -145,7 +145,7 @@ def test_numbers_that_are_not_finite_leave_the_loss(name, bad, where):
     numbers = [torch.tensor([-1.0, -1.0]), torch.tensor([-1.0, -1.0]), torch.tensor([1.0, 1.0])]
     numbers[where][1] = bad
     logprobs = numbers[0].requires_grad_()
-    tokens = Tokens.of(logprobs, numbers[1], numbers[2], torch.tensor([True, True]))
+    tokens = LossInputs.of(logprobs, numbers[1], numbers[2], torch.tensor([True, True]))
     rule = LOSSES[name]
     loss, _ = rule.function(tokens, 2.0, rule.clip(None, None, 10.0))
     loss.backward()

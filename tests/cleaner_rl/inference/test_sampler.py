@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, MistralConfig
 from cleaner_rl.errors import PolicyError
 from cleaner_rl.inference import attention as row_attention
 from cleaner_rl.inference.sampler import Sampler
-from cleaner_rl.inference.sampling import draw, inverse, inverse_by_blocks, nucleus
+from cleaner_rl.inference.sampling import inverse, inverse_by_blocks, nucleus, sample_tokens
 from cleaner_rl.inference.sequences import Request
 
 CONTEXTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [14], [5, 6]]
@@ -100,7 +100,7 @@ def test_padded_passes_give_the_same_turns(toy_policy):
     padded = Sampler(toy_policy, max_batch=5)
     padded._graphs.padded = True  # as on CUDA
     assert turns_of(padded, requests) == turns_of(Sampler(toy_policy), requests)
-    assert (padded._batch.cache.rows, padded._batch.cache.cells) == (5, 256)
+    assert (padded._scheduler.cache.rows, padded._scheduler.cache.cells) == (5, 256)
 
 
 def test_padding_keeps_to_the_budget(toy_policy):
@@ -108,7 +108,7 @@ def test_padding_keeps_to_the_budget(toy_policy):
     tight._graphs.padded = True
     requests = [conversation(key) for key in range(9)]
     assert turns_of(tight, requests) == turns_of(Sampler(toy_policy), requests)
-    assert tight._batch.cache.rows * tight._batch.cache.cells <= 3 * 256
+    assert tight._scheduler.cache.rows * tight._scheduler.cache.cells <= 3 * 256
 
 
 def test_a_freed_place_is_taken_at_once(toy_policy):
@@ -130,7 +130,7 @@ def test_prompts_beyond_a_prefill_pass_are_let_in_by_the_next(toy_policy, monkey
     for _ in range(4):
         sampler.advance()
         counts.append(sampler.stats.prefilled)
-        assert sampler._batch.cache.rows == 40
+        assert sampler._scheduler.cache.rows == 40
     assert counts == [90, 180, 270, 360]
 
 
@@ -207,13 +207,13 @@ def test_rows_outlast_new_weights_where_they_are_captured(toy_policy):
     sampler._graphs.padded = True
     requests = [conversation(key) for key in range(9)]
     expected = turns_of(sampler, requests)
-    held = sampler._batch.cache._keys[0]
+    held = sampler._scheduler.cache._keys[0]
     sampler.reset()
     assert turns_of(sampler, requests) == expected
-    assert sampler._batch.cache._keys[0] is held
-    sampler._batch.budget -= 1  # more than a quarter of it
+    assert sampler._scheduler.cache._keys[0] is held
+    sampler._scheduler.budget -= 1  # more than a quarter of it
     sampler.reset()
-    assert not sampler._batch.cache._keys
+    assert not sampler._scheduler.cache._keys
     assert turns_of(sampler, requests) == expected
 
 
@@ -225,7 +225,7 @@ def test_rows_that_were_long_do_no_harm_to_a_short_batch(toy_policy):
     for sampler in (padded, plain):
         turns_of(sampler, long)
     assert turns_of(padded, short) == turns_of(plain, short)
-    assert padded._batch.cache.cells == 256
+    assert padded._scheduler.cache.cells == 256
 
 
 def test_a_later_turn_prefills_only_what_is_new(toy_policy):
@@ -302,7 +302,7 @@ def test_turns_are_sampled_from_the_weights_of_now(toy_policy, dtype, atol):
 def test_top_k_draws_from_the_most_probable():
     logits = torch.tensor([[0.0, 3.0, 1.0, 2.0]]).repeat(200, 1)
     numbers = torch.linspace(0, 1, 201, dtype=torch.float64)[:-1]
-    ids, _ = draw(logits, numbers, 1.0, 1.0, top_k=2)
+    ids, _ = sample_tokens(logits, numbers, 1.0, 1.0, top_k=2)
     assert set(ids.tolist()) == {1, 3}
 
 

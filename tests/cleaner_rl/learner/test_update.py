@@ -185,10 +185,10 @@ def test_an_update_that_fails_halfway_says_that_the_weights_are_of_no_step(
     monkeypatch.setattr(updater.optimizer, "step", step_and_fail)
     with pytest.raises(MemoryError):
         updater.update([samples])
-    assert not updater.whole
+    assert not updater.between_steps
     monkeypatch.undo()
     updater.update([samples])
-    assert updater.whole
+    assert updater.between_steps
 
 
 def test_many_tokens_that_are_not_finite_stop_the_run(fresh, samples):
@@ -253,7 +253,7 @@ def test_kl_without_a_reference_is_refused(toy_policy):
 
 
 def test_importance_weights_scale_the_gradient(fresh, samples):
-    """A sampler that thought every token twice as likely halves what it teaches."""
+    """A sampler that thought every token twice as likely halves what it has_signal."""
     policy, row = fresh(), Pack.of(samples)
     logprobs = token_logprobs(policy.model, row)[0].detach() + math.log(2)
     parts = logprobs.split(list(row.lengths))

@@ -14,7 +14,7 @@ from cleaner_env import Completion, SandboxError, Task, make_format
 from cleaner_env.rewards import GRADER, Reward
 from cleaner_rl.chat import ChatCodec
 from cleaner_rl.errors import OutageError, ToolFormatWarning
-from cleaner_rl.rollout.environment import RolloutConfig
+from cleaner_rl.rollout.environment import EpisodeConfig
 from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.rollout.runner import Job
 
@@ -82,7 +82,7 @@ class Serial:
 
 def play(policy, turns, tasks=(TASK,), **config):
     sampler = ScriptedSampler(policy, turns)
-    with Rollout(policy, sampler, RolloutConfig(system_prompt="none", **config)) as rollout:
+    with Rollout(policy, sampler, EpisodeConfig(system_prompt="none", **config)) as rollout:
         return rollout.play(list(tasks), seed=0), sampler
 
 
@@ -128,7 +128,7 @@ def test_finished_episodes_leave_the_batch(toy_policy):
             return turns
 
     sampler = Uneven(toy_policy, [FIX, ANSWER])
-    with Rollout(toy_policy, sampler, RolloutConfig(system_prompt="none")) as rollout:
+    with Rollout(toy_policy, sampler, EpisodeConfig(system_prompt="none")) as rollout:
         episodes = rollout.play([TASK, TASK, TASK], seed=0)
     assert [len(shown) for shown in sampler.shown] == [3, 2]
     assert all(episode.correct for episode in episodes)
@@ -143,7 +143,7 @@ def test_limits_shrink_with_the_budget(toy_policy):
 
 def test_response_length_leaves_out_what_was_never_trained(toy_policy):
     sampler = ScriptedSampler(toy_policy, [FIX, ANSWER])
-    config = RolloutConfig(system_prompt="none", max_turns=1)
+    config = EpisodeConfig(system_prompt="none", max_turns=1)
     with Rollout(toy_policy, sampler, config) as rollout:
         (episode,) = rollout.play([TASK], seed=0)
         assert rollout.response_length(episode) == len(episode.turns[0].completion.tokens)
@@ -151,7 +151,7 @@ def test_response_length_leaves_out_what_was_never_trained(toy_policy):
 
 def test_a_wrong_answer_earns_what_the_reward_says(toy_policy):
     sampler = ScriptedSampler(toy_policy, [r"\boxed{41}"])
-    config = RolloutConfig(system_prompt="none", reward=Reward(wrong=-1.0))
+    config = EpisodeConfig(system_prompt="none", reward=Reward(wrong=-1.0))
     with Rollout(toy_policy, sampler, config) as rollout:
         (episode,) = rollout.play([TASK], seed=0)
     assert episode.reward == -1.0
@@ -164,7 +164,7 @@ def test_a_broken_grader_stops_the_rollout(toy_policy, monkeypatch, tmp_path):
     GRADER.close()
     sampler = ScriptedSampler(toy_policy, [r"\boxed{x+1}"])
     with (
-        Rollout(toy_policy, sampler, RolloutConfig(system_prompt="none")) as rollout,
+        Rollout(toy_policy, sampler, EpisodeConfig(system_prompt="none")) as rollout,
         pytest.raises(OutageError, match="answers cannot be compared"),
     ):
         rollout.play([Task("?", "1+x")], seed=0)
@@ -172,7 +172,7 @@ def test_a_broken_grader_stops_the_rollout(toy_policy, monkeypatch, tmp_path):
 
 def test_environments_are_used_again(toy_policy):
     sampler = ScriptedSampler(toy_policy, [ANSWER, ANSWER])
-    with Rollout(toy_policy, sampler, RolloutConfig(system_prompt="none")) as rollout:
+    with Rollout(toy_policy, sampler, EpisodeConfig(system_prompt="none")) as rollout:
         (first,) = rollout.play([TASK], seed=0)
         (second,) = rollout.play([Task("What is 1+1?", "2")], seed=1)
     assert first.correct and not second.correct
@@ -181,7 +181,7 @@ def test_environments_are_used_again(toy_policy):
 
 def test_a_fault_of_the_sandbox_is_tried_again_and_costs_nothing(toy_policy, monkeypatch):
     sampler = ScriptedSampler(toy_policy, [FIX, ANSWER])
-    with Rollout(toy_policy, sampler, RolloutConfig(system_prompt="none")) as rollout:
+    with Rollout(toy_policy, sampler, EpisodeConfig(system_prompt="none")) as rollout:
         run, faults = rollout.sandbox.run, [SandboxError("worker died")]
 
         def flaky(code):
@@ -196,7 +196,7 @@ def test_a_fault_of_the_sandbox_is_tried_again_and_costs_nothing(toy_policy, mon
 
 def test_an_outage_stops_the_rollout_and_says_so(toy_policy, monkeypatch):
     sampler = ScriptedSampler(toy_policy, [FIX, ANSWER])
-    with Rollout(toy_policy, sampler, RolloutConfig(system_prompt="none")) as rollout:
+    with Rollout(toy_policy, sampler, EpisodeConfig(system_prompt="none")) as rollout:
 
         def broken(code):
             raise SandboxError("no worker starts")
@@ -208,7 +208,7 @@ def test_an_outage_stops_the_rollout_and_says_so(toy_policy, monkeypatch):
 
 def test_a_program_that_breaks_the_sandbox_spoils_its_episode_alone(toy_policy, monkeypatch):
     sampler = ScriptedSampler(toy_policy, [FIX, ANSWER])
-    with Rollout(toy_policy, sampler, RolloutConfig(system_prompt="none")) as rollout:
+    with Rollout(toy_policy, sampler, EpisodeConfig(system_prompt="none")) as rollout:
         run, calls = rollout.sandbox.run, []
 
         def poisoned(code):
@@ -228,14 +228,14 @@ def test_system_prompt_explains_the_tool_to_policies_that_do_not_know_it(toy_pol
     _, sampler = play(toy_policy, [ANSWER])
     assert "<tools>" not in sampler.shown[0][0]
     sampler = ScriptedSampler(toy_policy, [ANSWER])
-    with Rollout(toy_policy, sampler, RolloutConfig(system_prompt="auto")) as rollout:
+    with Rollout(toy_policy, sampler, EpisodeConfig(system_prompt="auto")) as rollout:
         rollout.play([TASK], seed=0)
     assert "<tools>" in sampler.shown[0][0]
 
 
 def test_turns_are_read_in_the_chosen_format_and_the_prompt_explains_it(toy_policy):
     sampler = ScriptedSampler(toy_policy, ["I run it:\n```python\nprint(6 * 7)\n```", ANSWER])
-    config = RolloutConfig(tool_format="fenced")
+    config = EpisodeConfig(tool_format="fenced")
     with Rollout(without_tools(toy_policy), sampler, config) as rollout:
         (episode,) = rollout.play([TASK], seed=0)
     assert make_format("fenced").render("print(6 * 7)") in sampler.shown[0][0]
@@ -246,7 +246,7 @@ def test_a_template_without_a_format_is_warned_of(toy_policy):
     policy = without_tools(toy_policy)
     with (
         pytest.warns(ToolFormatWarning, match="shows none of the tool-call formats"),
-        Rollout(policy, ScriptedSampler(policy, []), RolloutConfig()),
+        Rollout(policy, ScriptedSampler(policy, []), EpisodeConfig()),
     ):
         pass
 
@@ -280,7 +280,7 @@ def test_an_interruption_waits_for_programs_and_begins_none(toy_policy):
     """Or they would go on in environments that the next rollout uses."""
     slow = call("import time; time.sleep(0.3); print(42)")
     sampler = ScriptedSampler(toy_policy, [slow, ANSWER])
-    config = RolloutConfig(system_prompt="none", workers=1)
+    config = EpisodeConfig(system_prompt="none", workers=1)
     with Rollout(toy_policy, sampler, config) as rollout:
         turns = []
 

@@ -10,7 +10,7 @@ from cleaner_rl.rollout.tool_queue import ToolQueue
 
 
 class Program:
-    """A seat whose step takes that many seconds, or until it is let go."""
+    """A runner whose step takes that many seconds, or until it is let go."""
 
     def __init__(self, name, seconds=0.0, gate=None, error=None):
         self.name, self.seconds, self.gate, self.error = name, seconds, gate, error
@@ -31,8 +31,8 @@ def threads():
         yield pool
 
 
-def names(seats):
-    return [seat.name for seat in seats]
+def names(runners):
+    return [runner.name for runner in runners]
 
 
 def schedule_of(threads, seconds):
