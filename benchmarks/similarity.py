@@ -23,7 +23,7 @@ from statistics import fmean
 import tyro
 
 from cleaner_env import EmbeddingSimilarity, RollbackRecord, difflib_similarity
-from cleaner_env.task_files import load_tasks
+from cleaner_env.tasks.load import load_tasks
 from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.models.policy import load_policy
 from cleaner_rl.rollout.environment import EpisodeConfig

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from cleaner_env.episode import Episode, EpisodeStats, RollbackRecord, Turn
     from cleaner_env.episode_file import EpisodeFileError, read_episodes, write_episodes
     from cleaner_env.formats import FORMATS, choose_format, make_format
+    from cleaner_env.formats.protocol import HermesFormat, ParsedTurn, ToolCallFormat
     from cleaner_env.interpreter import Limits, Sandbox, SandboxError
     from cleaner_env.replay import Difference
     from cleaner_env.rollback_protocol import EpisodeKeeper, RollbackEnv, TurnFormat
     from cleaner_env.saar import SAARWrapper
     from cleaner_env.similarity import difflib_similarity
     from cleaner_env.splicing import Splice, splice
-    from cleaner_env.tasks import ReasoningGymTasks, Task, TaskList, TaskSource
-    from cleaner_env.toolcall import HermesFormat, ParsedTurn, ToolCallFormat
+    from cleaner_env.tasks.sources import ReasoningGymTasks, Task, TaskList, TaskSource
 
 __all__ = [
     "FORMATS",
@@ -74,21 +74,21 @@ _HOME = {
     "EpisodeFileError": "episode_file",
     "EpisodeKeeper": "rollback_protocol",
     "EpisodeStats": "episode",
-    "HermesFormat": "toolcall",
+    "HermesFormat": "formats.protocol",
     "Limits": "interpreter",
-    "ParsedTurn": "toolcall",
-    "ReasoningGymTasks": "tasks",
+    "ParsedTurn": "formats.protocol",
+    "ReasoningGymTasks": "tasks.sources",
     "RollbackEnv": "rollback_protocol",
     "RollbackRecord": "episode",
     "SAARWrapper": "saar",
     "Sandbox": "interpreter",
     "SandboxError": "interpreter",
     "Splice": "splicing",
-    "Task": "tasks",
-    "TaskList": "tasks",
-    "TaskSource": "tasks",
+    "Task": "tasks.sources",
+    "TaskList": "tasks.sources",
+    "TaskSource": "tasks.sources",
     "Tokens": "completion",
-    "ToolCallFormat": "toolcall",
+    "ToolCallFormat": "formats.protocol",
     "Turn": "episode",
     "choose_format": "formats",
     "difflib_similarity": "similarity",

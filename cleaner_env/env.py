@@ -12,13 +12,13 @@ import gymnasium as gym
 from cleaner_env.completion import Completion
 from cleaner_env.episode import Episode, Turn
 from cleaner_env.formats import resolve_format
+from cleaner_env.formats.protocol import ToolCallFormat, system_prompt
 from cleaner_env.interpreter import Interpreter, Limits, Sandbox
 from cleaner_env.observation import format_call_error, format_observations
 from cleaner_env.rewards import Ended, Reward
-from cleaner_env.task_choice import TaskChoice, Tasks
-from cleaner_env.tasks import Task
+from cleaner_env.tasks.choice import TaskChoice, Tasks
+from cleaner_env.tasks.sources import Task
 from cleaner_env.text_space import TextSpace
-from cleaner_env.toolcall import ToolCallFormat, system_prompt
 from cleaner_env.transcript import beginning, describe_turn, ending, transcript
 
 StepResult = tuple[str, SupportsFloat, bool, bool, dict[str, Any]]
@@ -53,7 +53,7 @@ class CodeToolEnv(gym.Env[str, str]):
         tasks: where problems come from: a source, a list of tasks or of ``{"prompt", "answer"}``
             mappings, or what ``load_tasks`` understands, ``"gsm8k:PATH"`` or a list of such texts,
             of which the training split is taken; by default the ten or more reasoning-gym families
-            of ``cleaner_env.families``.
+            of ``cleaner_env.tasks.families``.
         reward: what an episode earns; by default 1 for full marks and else 0. Programs that the
             ``code`` reward judges run in the same sandbox as calls.
         max_turns: turns after which the episode is truncated.

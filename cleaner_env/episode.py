@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from cleaner_env.completion import Completion, Decode
-from cleaner_env.tasks import Task
-from cleaner_env.toolcall import ParsedTurn
+from cleaner_env.formats.protocol import ParsedTurn
+from cleaner_env.tasks.sources import Task
 
 if TYPE_CHECKING:
     from cleaner_env.interpreter import Sandbox
@@ -250,14 +250,14 @@ class Episode:
         return replay(self, sandbox)
 
     def to_dict(self) -> dict[str, Any]:
-        """The episode as plain data for JSON; see ``cleaner_env.episode_data``."""
-        from cleaner_env.episode_data import episode_to_dict
+        """The episode as plain data for JSON; see ``cleaner_env.episode_io``."""
+        from cleaner_env.episode_io import episode_to_dict
 
         return episode_to_dict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], decode: Decode | None = None) -> Episode:
-        """The episode behind ``to_dict``; see ``cleaner_env.episode_data.episode_from_dict``."""
-        from cleaner_env.episode_data import episode_from_dict
+        """The episode behind ``to_dict``; see ``cleaner_env.episode_io.episode_from_dict``."""
+        from cleaner_env.episode_io import episode_from_dict
 
         return episode_from_dict(data, decode)

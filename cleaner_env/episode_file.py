@@ -11,7 +11,7 @@ from typing import IO, Any, Literal, cast
 
 from cleaner_env.completion import Decode
 from cleaner_env.episode import Episode
-from cleaner_env.episode_data import episode_from_dict
+from cleaner_env.episode_io import episode_from_dict
 
 _SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 

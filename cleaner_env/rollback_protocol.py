@@ -13,7 +13,7 @@ observations are the text of the answer, and which puts into ``info`` after a st
 =================  ===============================================================================
 
 and one attribute of its own, or an argument of the wrapper in its place: ``format``, an object
-whose ``parse(text)`` says where in a turn the call is (``cleaner_env.toolcall.ParsedTurn``).
+whose ``parse(text)`` says where in a turn the call is (a ``ParsedTurn``).
 
 An environment whose failed calls leave traces offers one method more, ``retract()``: undo the last
 step, whose call failed. Without it a failed call must leave nothing behind.
@@ -31,8 +31,8 @@ import gymnasium as gym
 
 from cleaner_env.completion import Completion
 from cleaner_env.episode import Episode, Turn
-from cleaner_env.tasks import Task
-from cleaner_env.toolcall import ParsedTurn
+from cleaner_env.formats.protocol import ParsedTurn
+from cleaner_env.tasks.sources import Task
 
 StepResult = tuple[str, Any, bool, bool, dict[str, Any]]
 

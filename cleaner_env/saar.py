@@ -11,10 +11,10 @@ import numpy as np
 
 from cleaner_env.completion import Completion
 from cleaner_env.episode import Episode, Outcome, RollbackRecord, Turn
+from cleaner_env.formats.protocol import ParsedTurn
 from cleaner_env.rollback_protocol import NEEDED, EpisodeKeeper, StepResult, TurnFormat
 from cleaner_env.similarity import Similarity, resolve_similarity
 from cleaner_env.splicing import Splice, splice
-from cleaner_env.toolcall import ParsedTurn
 
 Mode = Literal["off", "saar", "shallow-only", "deep-only", "mask-failed"]
 """What becomes of failed calls; see ``SAARWrapper``."""

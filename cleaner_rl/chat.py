@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 
 from cleaner_env.formats import FORMATS, TextFormat, choose_format, make_format
-from cleaner_env.toolcall import TOOL_NAME
+from cleaner_env.formats.protocol import TOOL_NAME
 from cleaner_rl.errors import TemplateError, UserError
 
 _ANSWER = "\ue000answer\ue000"

@@ -15,7 +15,7 @@ import torch
 from cleaner_env.completion import Decode
 from cleaner_env.episode import Episode
 from cleaner_env.rewards import overlong_penalty
-from cleaner_env.tasks import Task
+from cleaner_env.tasks.sources import Task
 from cleaner_rl.config import TrainConfig, parse_arguments
 from cleaner_rl.distributed.interrupt import Interrupt
 from cleaner_rl.distributed.ranks import Ranks, open_ranks, partition

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cleaner_env.interpreter import Sandbox
-from cleaner_env.task_files import load_tasks
-from cleaner_env.tasks import Split, TaskSource
+from cleaner_env.tasks.load import load_tasks
+from cleaner_env.tasks.sources import Split, TaskSource
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.distributed.fsdp import copy_weights, shard, whole_copy
 from cleaner_rl.distributed.ranks import Ranks

@@ -8,8 +8,8 @@ from cleaner_env.formats.fenced import FencedFormat
 from cleaner_env.formats.harmony import HarmonyFormat
 from cleaner_env.formats.hermes import HermesFormat
 from cleaner_env.formats.llama3 import Llama3Format
+from cleaner_env.formats.protocol import ToolCallFormat
 from cleaner_env.formats.qwen3_coder import Qwen3CoderFormat
-from cleaner_env.toolcall import ToolCallFormat
 
 __all__ = [
     "FORMATS",

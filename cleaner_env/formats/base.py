@@ -9,7 +9,7 @@ from itertools import islice
 from typing import ClassVar
 
 from cleaner_env.formats.json_call import require_repair
-from cleaner_env.toolcall import ParsedTurn
+from cleaner_env.formats.protocol import ParsedTurn
 
 
 @dataclass(frozen=True, slots=True)

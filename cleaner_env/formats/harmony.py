@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from cleaner_env.formats.base import Call, TextFormat
 from cleaner_env.formats.json_call import Read, dump, read_arguments
-from cleaner_env.toolcall import TOOL_NAME, TOOL_SCHEMA
+from cleaner_env.formats.protocol import TOOL_NAME, TOOL_SCHEMA
 
 _START, _CHANNEL, _BODY, _CALL = "<|start|>", "<|channel|>", "<|message|>", "<|call|>"
 _END = re.compile(r"<\|(?:end|call|return|start)\|>")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from cleaner_env.toolcall import TOOL_NAME
+from cleaner_env.formats.protocol import TOOL_NAME
 
 _LONGEST_REPAIR = 4096
 """Characters of a call that are repaired at most: json-repair takes seconds for nonsense of 10,000

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from cleaner_env.formats.base import Call, TextFormat, skip_space
 from cleaner_env.formats.json_call import dump, read_call
-from cleaner_env.toolcall import TOOL_NAME, TOOL_SCHEMA
+from cleaner_env.formats.protocol import TOOL_NAME, TOOL_SCHEMA
 
 _TAG = "<|python_tag|>"
 _ENDS = ("<|eom_id|>", "<|eot_id|>")

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 from cleaner_env.formats.base import Call, TextFormat, skip_space
-from cleaner_env.toolcall import TOOL_NAME, TOOL_SCHEMA
+from cleaner_env.formats.protocol import TOOL_NAME, TOOL_SCHEMA
 
 _OPEN = re.compile(r"(<tool_call>\s*)?<function=|<tool_call>")
 _NAME = re.compile(r"([^<>\n]*)>\s*")

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from cleaner_env.rewards.code_tests import check_tests, code_score
 from cleaner_env.rewards.equivalence import equivalent
 from cleaner_env.rewards.extraction import extract_boxed, extract_code
-from cleaner_env.tasks import Task, reasoning_gym_scorer
+from cleaner_env.tasks.sources import Task, reasoning_gym_scorer
 from sandbox.judge import Runner
 
 

@@ -7,10 +7,10 @@ import time
 from collections import Counter
 from statistics import median
 
+from cleaner_env.formats.protocol import system_prompt
 from cleaner_env.interpreter import Sandbox
 from cleaner_env.rewards import SCORERS, score
-from cleaner_env.tasks import Task
-from cleaner_env.toolcall import system_prompt
+from cleaner_env.tasks.sources import Task
 from cleaner_rl.doctor.subject import Finding, Subject
 
 _HOSTILE = (

@@ -10,8 +10,8 @@ from typing import Any
 import jinja2
 
 from cleaner_env.formats import FORMATS, HermesFormat, make_format
+from cleaner_env.formats.protocol import TOOL_NAME, TOOL_SCHEMA
 from cleaner_env.interpreter import Limits, Sandbox
-from cleaner_env.toolcall import TOOL_NAME, TOOL_SCHEMA
 from cleaner_rl.doctor.preview import Preview, preview, scripted_episode
 from cleaner_rl.doctor.subject import Finding, Subject
 from cleaner_rl.models.policy import decoder

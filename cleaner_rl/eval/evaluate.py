@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cleaner_env.tasks import Task
+from cleaner_env.tasks.sources import Task
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.eval.metrics import EpisodeSummary, standard_error
 from cleaner_rl.eval.statistics import (

@@ -20,7 +20,7 @@ from cleaner_env import (
 )
 from cleaner_env.completion import Completion, Tokens
 from cleaner_env.episode import RollbackRecord, Turn
-from cleaner_env.toolcall import ParsedTurn
+from cleaner_env.formats.protocol import ParsedTurn
 
 any_text = st.text(st.characters(codec=None, exclude_categories=()), max_size=12)
 numbers = st.floats(allow_nan=False)

@@ -4,8 +4,8 @@ import gymnasium as gym
 import pytest
 
 from cleaner_env import Completion, EpisodeKeeper, SAARWrapper
+from cleaner_env.formats.protocol import ParsedTurn
 from cleaner_env.text_space import TextSpace
-from cleaner_env.toolcall import ParsedTurn
 
 
 class Equals:

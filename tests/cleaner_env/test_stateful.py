@@ -5,8 +5,8 @@ from scripted import call
 
 from cleaner_env import CodeToolEnv, SAARWrapper, SandboxError
 from cleaner_env.formats import make_format
+from cleaner_env.formats.protocol import system_prompt
 from cleaner_env.replay import replay
-from cleaner_env.toolcall import system_prompt
 
 TASK = {"prompt": "What is 6*7?", "answer": "42"}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cleaner_env import Completion, Episode
 from cleaner_env.episode import Turn
-from cleaner_env.toolcall import ParsedTurn
+from cleaner_env.formats.protocol import ParsedTurn
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["cleaner_rl.train"])

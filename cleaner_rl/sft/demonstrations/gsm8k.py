@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from keyword import iskeyword
 
-from cleaner_env.task_sources.rows import read_rows
-from cleaner_env.task_sources.spec import split_specs
+from cleaner_env.tasks.rows import read_rows
+from cleaner_env.tasks.spec import split_specs
 from cleaner_rl.sft.demonstrations.family import Variant
 
 __all__ = ["Gsm8kPrograms", "read_solutions", "solution_steps"]

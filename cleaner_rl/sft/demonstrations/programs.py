@@ -328,4 +328,4 @@ PROGRAM_BOOK: dict[str, FamilyPrograms] = {
         ),
     ),
 }
-"""Family name (a key of `cleaner_env.families.FAMILIES`) -> its programs."""
+"""Family name (a key of `cleaner_env.tasks.families.FAMILIES`) -> its programs."""

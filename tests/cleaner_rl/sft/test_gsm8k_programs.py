@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cleaner_env.task_files import first_tasks, load_tasks
+from cleaner_env.tasks.load import first_tasks, load_tasks
 from cleaner_rl.sft.demonstrations import DemonstrationMix, books_for, generate_demonstrations
 from cleaner_rl.sft.demonstrations.gsm8k import Gsm8kPrograms
 

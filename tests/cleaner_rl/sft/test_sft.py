@@ -12,9 +12,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cleaner_env.families import FAMILIES
-from cleaner_env.tasks import ReasoningGymTasks
-from cleaner_env.toolcall import HermesFormat
+from cleaner_env.formats.protocol import HermesFormat
+from cleaner_env.tasks.families import FAMILIES
+from cleaner_env.tasks.sources import ReasoningGymTasks
 from cleaner_rl.chat import ChatCodec
 from cleaner_rl.models.policy import bundled_directory
 from cleaner_rl.sft.__main__ import main

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from cleaner_env.rewards import extract_boxed, extract_code, score
-from cleaner_env.task_files import first_tasks, load_tasks
-from cleaner_env.task_sources.rows import read_rows
+from cleaner_env.tasks.load import first_tasks, load_tasks
+from cleaner_env.tasks.rows import read_rows
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DATA = Path(os.environ.get("CLEANER_DATA", ROOT.parent / "shared" / "data"))
 NEEDS_DATA = pytest.mark.skipif(
     not (DATA / "gsm8k_test.jsonl").exists(),

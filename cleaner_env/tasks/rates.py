@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from cleaner_env.task_sources.rows import Row, read_rows
-from cleaner_env.task_sources.spec import SourceSpec
-from cleaner_env.tasks import Task
+from cleaner_env.tasks.rows import Row, read_rows
+from cleaner_env.tasks.sources import Task
+from cleaner_env.tasks.spec import SourceSpec
 
 OPTIONS = ("rate", "rates", "min_rate", "max_rate", "unrated")
 

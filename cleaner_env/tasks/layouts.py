@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from cleaner_env.rewards.extraction import extract_boxed
-from cleaner_env.task_sources.rows import Row
-from cleaner_env.task_sources.spec import SourceSpec
-from cleaner_env.tasks import Task
+from cleaner_env.tasks.rows import Row
+from cleaner_env.tasks.sources import Task
+from cleaner_env.tasks.spec import SourceSpec
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from cleaner_env.completion import Completion, Decode, Tokens
 from cleaner_env.episode import Episode, RollbackRecord, Turn
-from cleaner_env.tasks import Task
-from cleaner_env.toolcall import ParsedTurn
+from cleaner_env.formats.protocol import ParsedTurn
+from cleaner_env.tasks.sources import Task
 
 VERSION = 1
 """Of the data's layout. Data of another version is refused, not guessed at."""

@@ -11,10 +11,10 @@ import zlib
 import pytest
 
 from cleaner_env import CodeToolEnv, ReasoningGymTasks, Task, TaskList
-from cleaner_env.families import SHORT_PROGRAMS
 from cleaner_env.rewards import score
-from cleaner_env.task_files import first_tasks, load_tasks
-from cleaner_env.task_sources.mixture import TaskMixture
+from cleaner_env.tasks.families import SHORT_PROGRAMS
+from cleaner_env.tasks.load import first_tasks, load_tasks
+from cleaner_env.tasks.mixture import TaskMixture
 
 
 @pytest.fixture

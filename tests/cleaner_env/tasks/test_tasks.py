@@ -5,9 +5,9 @@ import json
 import pytest
 
 from cleaner_env import ReasoningGymTasks, Task, TaskList
-from cleaner_env.families import FAMILIES
-from cleaner_env.task_files import load_tasks, read_jsonl
-from cleaner_env.tasks import split_of
+from cleaner_env.tasks.families import FAMILIES
+from cleaner_env.tasks.load import load_tasks, read_jsonl
+from cleaner_env.tasks.sources import split_of
 
 
 def test_at_least_ten_families():

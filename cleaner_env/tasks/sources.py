@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, Protocol
 
-from cleaner_env.families import FAMILIES
+from cleaner_env.tasks.families import FAMILIES
 
 Split = Literal["train", "test"]
 

@@ -6,17 +6,15 @@ import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cleaner_env.families import FAMILIES, SHORT_PROGRAMS
 from cleaner_env.rewards import check_reward
-from cleaner_env.task_sources.code_layouts import CODE_LAYOUTS
-from cleaner_env.task_sources.layouts import LAYOUTS, Layout
-from cleaner_env.task_sources.mixture import TaskMixture
-from cleaner_env.task_sources.rates import OPTIONS as RATE_OPTIONS
-from cleaner_env.task_sources.rates import RateFilter
-from cleaner_env.task_sources.rows import Row, read_rows
-from cleaner_env.task_sources.spec import SourceSpec, split_specs
-from cleaner_env.task_sources.verl import VERL
-from cleaner_env.tasks import (
+from cleaner_env.tasks.code_layouts import CODE_LAYOUTS
+from cleaner_env.tasks.families import FAMILIES, SHORT_PROGRAMS
+from cleaner_env.tasks.layouts import LAYOUTS, Layout
+from cleaner_env.tasks.mixture import TaskMixture
+from cleaner_env.tasks.rates import OPTIONS as RATE_OPTIONS
+from cleaner_env.tasks.rates import RateFilter
+from cleaner_env.tasks.rows import Row, read_rows
+from cleaner_env.tasks.sources import (
     ReasoningGymTasks,
     Split,
     Task,
@@ -25,6 +23,8 @@ from cleaner_env.tasks import (
     place_of,
     task_count,
 )
+from cleaner_env.tasks.spec import SourceSpec, split_specs
+from cleaner_env.tasks.verl import VERL
 
 KINDS: dict[str, Layout] = {**LAYOUTS, **CODE_LAYOUTS, "verl": VERL, "open-agentrl": VERL}
 """Kinds of data sets by the word before the colon; "" is a path alone."""

@@ -2,5 +2,5 @@
 
 ``spec`` reads what ``tasks="gsm8k:PATH"`` means, ``rows`` reads files, ``layouts`` and the modules
 beside it turn rows into tasks, ``rates`` filters them by difficulty, ``mixture`` combines sources.
-``cleaner_env.task_files.load_tasks`` is the way in.
+``cleaner_env.tasks.load.load_tasks`` is the way in.
 """

@@ -4,8 +4,8 @@ import gymnasium as gym
 import pytest
 
 from cleaner_env import FORMATS, CodeToolEnv, HermesFormat, SAARWrapper, Task, make_format
+from cleaner_env.formats.protocol import SYSTEM_PROMPT
 from cleaner_env.observation import format_observations
-from cleaner_env.toolcall import SYSTEM_PROMPT
 from sandbox import Result, Status
 
 TASK = {"prompt": "?", "answer": "1"}

@@ -16,11 +16,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cleaner_env.task_sources.code_layouts import CONTEST_IMPORTS, FENCED
-from cleaner_env.task_sources.layouts import Layout
-from cleaner_env.task_sources.rows import Row
-from cleaner_env.task_sources.spec import SourceSpec
-from cleaner_env.tasks import Task
+from cleaner_env.tasks.code_layouts import CONTEST_IMPORTS, FENCED
+from cleaner_env.tasks.layouts import Layout
+from cleaner_env.tasks.rows import Row
+from cleaner_env.tasks.sources import Task
+from cleaner_env.tasks.spec import SourceSpec
 
 
 def read_verl(row: Row, spec: SourceSpec, seed: int) -> Task:
