@@ -33,7 +33,7 @@ from cleaner_env.saar import SAARWrapper
 from cleaner_rl.config import preset
 from cleaner_rl.distributed.fsdp import whole_copy
 from cleaner_rl.inference.sampler import Sampler
-from cleaner_rl.inference.sequences import Request
+from cleaner_rl.inference.sampling import Request
 from cleaner_rl.models.policy import load_policy, resolve_device
 from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.settings import Precision

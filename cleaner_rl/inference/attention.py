@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -74,23 +75,20 @@ class BatchLayout:
             self.rows_N = torch.cat([self.rows_N, torch.tensor(rows, device=device)])
             self.cells_N = torch.cat([decoded_B, torch.tensor(cells, device=device)])
         self._biases: dict[tuple[int | None, torch.dtype], Tensor] = {}
-        self._ends: tuple[Tensor, Tensor] | None = None
 
+    @cached_property
     def ends(self) -> tuple[Tensor, Tensor]:
-        """[rows + 1] and [rows], int32: where the tokens of each row begin in this pass, and the
-        last ones end; and the tokens that each row has in the cache after it."""
-        if self._ends is None:
-            device, decoded = self.decoded_B.device, len(self.decoded_B)
-            begins = torch.arange(decoded + 1, dtype=torch.int32, device=device)
-            used = self.decoded_B.to(torch.int32) + 1
-            if self.segments:
-                counts = torch.tensor([segment.count for segment in self.segments])
-                after = (decoded + counts.cumsum(0)).to(device, torch.int32)
-                held = torch.tensor([segment.end for segment in self.segments])
-                begins = torch.cat([begins, after])
-                used = torch.cat([used, held.to(device, torch.int32)])
-            self._ends = begins, used
-        return self._ends
+        """int32 [rows + 1], where each row's tokens begin in this pass and the last ones end, and
+        [rows], tokens that each row has in the cache after it."""
+        device, decoded = self.decoded_B.device, len(self.decoded_B)
+        begins = torch.arange(decoded + 1, dtype=torch.int32, device=device)
+        used = self.decoded_B.to(torch.int32) + 1
+        if not self.segments:
+            return begins, used
+        counts = torch.tensor([segment.count for segment in self.segments])
+        after = (decoded + counts.cumsum(0)).to(device, torch.int32)
+        held = torch.tensor([segment.end for segment in self.segments])
+        return torch.cat([begins, after]), torch.cat([used, held.to(device, torch.int32)])
 
     def longest(self) -> tuple[int, int]:
         """Most tokens of a row in this pass, and in the cache after it."""
@@ -147,14 +145,13 @@ def row_attention(
     Args:
         module: the attention layer (unused).
         query: [1, heads, N, head_dim].
-        key: [rows, key_value_heads, cells, head_dim].
-        value: as ``key``.
-        attention_mask: must be None; the layout says it all.
+        key, value: [rows, key_value_heads, cells, head_dim].
+        attention_mask: must be None; the layout stands for it.
         scaling: of the scores; ``head_dim ** -0.5`` when None.
         dropout: must be 0.
         layout: which rows the queries belong to.
         sliding_window: of the layer, in tokens.
-        softcap: bound that the scores are pressed under, as in Gemma 2.
+        softcap: soft bound of the scores, as in Gemma 2.
         s_aux: attention sinks; not supported.
         _unused: what transformers passes to every attention function.
 
@@ -216,7 +213,7 @@ def _of_lone_queries(
     """[1, B, heads, head_dim]."""
     from cleaner_rl.inference.triton_attention import decode_attention
 
-    query_BHD, used_B = query[0].transpose(0, 1), layout.ends()[1]
+    query_BHD, used_B = query[0].transpose(0, 1), layout.ends[1]
     return decode_attention(query_BHD, key, value, used_B, layout.reach, scaling, window)[None]
 
 
@@ -229,7 +226,7 @@ def _in_one_call(
     window: int | None,
 ) -> Tensor:
     """[1, N, heads, head_dim]. Only what a row holds is read of it."""
-    q_ends, used = layout.ends()
+    q_ends, used = layout.ends
     rows, cells = key.shape[0], key.shape[2]
     assert len(used) <= rows
     k_ends = cells * torch.arange(len(used) + 1, dtype=torch.int32, device=key.device)

@@ -51,7 +51,7 @@ class RowCache(Cache):  # type: ignore[misc]
     def aim(self, layout: BatchLayout) -> None:
         """Say where the next forward pass writes."""
         self._layout = layout
-        self._places_N = layout.rows_N * self.cells + layout.cells_N
+        self._slots_N = layout.rows_N * self.cells + layout.cells_N
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
@@ -77,7 +77,7 @@ class RowCache(Cache):  # type: ignore[misc]
     def _write(self, stored: Tensor, new_NHD: Tensor) -> None:
         by_cell = stored.transpose(1, 2)
         if by_cell.is_contiguous():  # on CUDA, where this is one kernel
-            by_cell.flatten(0, 1).index_copy_(0, self._places_N, new_NHD.to(stored.dtype))
+            by_cell.flatten(0, 1).index_copy_(0, self._slots_N, new_NHD.to(stored.dtype))
         else:
             rows_N, cells_N = self._layout.rows_N, self._layout.cells_N
             by_cell[rows_N, cells_N] = new_NHD.to(stored.dtype)
@@ -119,11 +119,6 @@ class RowCache(Cache):  # type: ignore[misc]
         return new
 
 
-def round_up(cells: int, step: int) -> int:
-    """The multiple of ``step`` from there on."""
-    return -(-cells // step) * step
-
-
 @dataclass(frozen=True, slots=True)
 class CachedPrefix:
     """Keys and values of the first tokens of a conversation.
@@ -138,7 +133,7 @@ class CachedPrefix:
 
 
 class PrefixCache:
-    """CachedPrefix conversations; those that lay here longest are dropped first.
+    """Cached beginnings of conversations; those used longest ago are evicted first.
 
     Attributes:
         tokens: cells that are kept in all.
@@ -149,36 +144,36 @@ class PrefixCache:
         self._items: OrderedDict[Hashable, CachedPrefix] = OrderedDict()
 
     def put(self, key: Hashable, cached: CachedPrefix) -> None:
-        """Keep what is cached of a conversation, in place of what was kept of it before."""
+        """Keep a prefix, in place of what was kept under its key before."""
         self.pop(key)
         self._items[key] = cached
         self.tokens += len(cached.ids)
 
     def get(self, key: Hashable) -> CachedPrefix | None:
-        """What is cached of a conversation; this makes it the last to be dropped."""
+        """What is kept under a key, which becomes the last to be evicted."""
         if key in self._items:
             self._items.move_to_end(key)
         return self._items.get(key)
 
     def pop(self, key: Hashable) -> None:
-        """Forget a conversation, if it is here."""
+        """Drop what is kept under a key, if anything is."""
         cached = self._items.pop(key, None)
         if cached is not None:
             self.tokens -= len(cached.ids)
 
     def evict(self, tokens: int) -> None:
-        """Drop conversations until no more than that many cells are kept."""
+        """Drop prefixes until at most so many cells are kept."""
         while self._items and self.tokens > tokens:
             self.pop(next(iter(self._items)))
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop everything."""
         self._items.clear()
         self.tokens = 0
 
 
 def common_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two sequences begin with in common."""
+    """Length of the longest common prefix."""
     for length, (a, b) in enumerate(zip(first, second, strict=False)):
         if a != b:
             return length

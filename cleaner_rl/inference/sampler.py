@@ -25,9 +25,8 @@ from cleaner_rl.distributed.fsdp import copy_weights, sharing_copy, whole_copy
 from cleaner_rl.errors import PolicyError
 from cleaner_rl.inference.attention import ROWS, BatchLayout, PrefillSegment, has_decode_kernel
 from cleaner_rl.inference.cuda_graphs import DecodeGraphs
-from cleaner_rl.inference.sampling import sample_tokens
+from cleaner_rl.inference.sampling import Request, TokenSequence, sample_tokens
 from cleaner_rl.inference.scheduler import SamplerStats, Scheduler
-from cleaner_rl.inference.sequences import Request, TokenSequence
 from cleaner_rl.models.memory import tokens_in_memory
 from cleaner_rl.models.policy import Policy
 from cleaner_rl.settings import Precision
@@ -51,11 +50,11 @@ class Sampler:
         seed: of ``sample``.
         dtype: precision of the forward passes.
         top_k: sample from that many of the most probable tokens; 0 for all.
-        cache_tokens: tokens whose keys and values are kept at a time, in the batch and in the
-            prefix cache; 0 for a quarter of the device's memory. Where it is short, fewer
-            conversations are decoded together, and those that wait are prefilled again.
-        poll_every: tokens decoded between two looks at which turns have ended; 0 for one, and for
-            eight on CUDA, where a look waits for the device.
+        cache_tokens: tokens cached at a time, in the batch and in the prefix cache; 0 for a
+            quarter of the device's memory. Where it is short, fewer conversations are decoded
+            together, and those that wait are prefilled again.
+        poll_every: tokens decoded between two checks for turns that have ended; 0 for one, and for
+            eight on CUDA, where a check waits for the device.
 
     Raises:
         ValueError: an argument is out of range.
@@ -86,7 +85,7 @@ class Sampler:
         self.temperature = temperature
         self.top_p = top_p
         self.top_k = top_k
-        self.max_scheduler = max_batch
+        self.max_batch = max_batch
         self.cache_tokens = cache_tokens or tokens_in_memory(
             policy.model.config, policy.device, dtype, policy.context_length + SPARE_CELLS
         )
@@ -151,7 +150,7 @@ class Sampler:
 
     @torch.inference_mode()
     def advance(self) -> list[tuple[int, Completion]]:
-        """Let waiting conversations in and decode ``poll_every`` tokens more of every turn.
+        """Admit waiting conversations and decode ``poll_every`` tokens more of every turn.
 
         Returns:
             Key and turn of each conversation whose turn has ended, with ids and log-probabilities
@@ -163,26 +162,26 @@ class Sampler:
         """
         if not self.busy:
             return []
-        self._scheduler.grow()
-        decoding = len(self._scheduler.running)
-        admission = self._scheduler.admit()
+        scheduler = self._scheduler
+        scheduler.grow()
+        decoding = len(scheduler.running)
+        admission = scheduler.admit()
         if admission.segments:
-            self._decode(decoding, admission.segments)
-            self._scheduler.share(admission)
+            # A token more for the rows that decode already, the first one for those that are new.
+            reach = min(scheduler.rows.longest + 1, scheduler.cache.cells)
+            self._pass(decoding, reach, admission.segments)
+            self._count_pass()
+            scheduler.share(admission)
         for _ in range(self.poll_every - bool(admission.segments)):
-            self._decode_rows()
-        ended = self._scheduler.take_ended()
-        return [(turn.request.key, self._completion(turn)) for turn in ended]
+            self._decode()
+        return [(s.request.key, self._completion(s)) for s in scheduler.take_ended()]
 
     def sample(self, contexts: Sequence[Sequence[int]], limits: Sequence[int]) -> list[Completion]:
-        """One turn for each of several conversations that have no other.
+        """One turn for each of several conversations that have no other, in their order.
 
         Args:
             contexts: token ids that each turn continues.
             limits: most tokens that each turn may have.
-
-        Returns:
-            The turns, in order, as ``advance`` gives them.
         """
         call = next(self._calls)
         for index, (ids, limit) in enumerate(zip(contexts, limits, strict=True)):
@@ -194,34 +193,33 @@ class Sampler:
             self.forget(key)
         return [turns[index] for index in range(len(contexts))]
 
-    def _decode_rows(self) -> None:
+    def _decode(self) -> None:
         """One token more for every row."""
-        batch, graphs = self._scheduler, self._graphs
-        reach = batch.cache.cells
+        scheduler, graphs = self._scheduler, self._graphs
+        reach = scheduler.cache.cells
         if not self._reads_what_is_held:
-            reach = graphs.reach(batch.sequences.longest + 1, reach)
-        graphs.run(graphs.rows(len(batch.running), batch.cache.rows), reach, self._pass)
-        self._tick()
+            reach = graphs.reach(scheduler.rows.longest + 1, reach)
+        graphs.run(graphs.rows(len(scheduler.running), scheduler.cache.rows), reach, self._pass)
+        self._count_pass()
 
-    def _decode(self, decoding: int, segments: Sequence[PrefillSegment]) -> None:
-        """One token more for each of the first rows, and the first one behind each segment."""
-        reach = min(self._scheduler.sequences.longest + 1, self._scheduler.cache.cells)
-        self._pass(decoding, reach, segments)
-        self._tick()
-
-    def _tick(self) -> None:
-        self._scheduler.sequences.longest += 1
+    def _count_pass(self) -> None:
+        self._scheduler.rows.longest += 1
         self.stats.passes += 1
 
     def _pass(self, decoding: int, reach: int, segments: Sequence[PrefillSegment] = ()) -> None:
-        """Compute the last tokens of the first rows, and segments, and draw the tokens behind."""
-        sequences, count = self._scheduler.sequences, decoding + len(segments)
-        layout = BatchLayout(sequences.filled_B[:decoding], reach, segments)
-        ids_N = sequences.last_B[:decoding]
+        """Compute the last tokens of the first rows, and segments; sample the tokens after them.
+
+        Args:
+            decoding: rows that have one token to compute.
+            reach: cells that those tokens attend to at most.
+            segments: tokens to prefill in the rows after them.
+        """
+        rows, count = self._scheduler.rows, decoding + len(segments)
+        layout = BatchLayout(rows.filled_B[:decoding], reach, segments)
+        ids_N = rows.last_B[:decoding]
         if segments:
-            new = [
-                i for s in segments for i in self._scheduler.running[s.row].context[s.start : s.end]
-            ]
+            running = self._scheduler.running
+            new = [i for s in segments for i in running[s.row].context[s.start : s.end]]
             ids_N = torch.cat([ids_N, torch.tensor(new, device=ids_N.device)])
         self._scheduler.cache.aim(layout)
         logits_BV: Tensor = self._decoder.model(
@@ -232,23 +230,23 @@ class Sampler:
             logits_to_keep=layout.last_of_each() if segments else 0,
             layout=layout,
         ).logits[0]
-        numbers_B = sequences.numbers_BL[:count].gather(1, sequences.sampled_B[:count, None])[:, 0]
+        numbers_B = rows.numbers_BL[:count].gather(1, rows.sampled_B[:count, None])[:, 0]
         ids_B, logprobs_B = sample_tokens(
             logits_BV, numbers_B, self.temperature, self.top_p, self.top_k
         )
-        sequences.record(count, ids_B, logprobs_B, self._stops)
+        rows.record(count, ids_B, logprobs_B, self._stops)
 
-    def _completion(self, turn: TokenSequence) -> Completion:
-        if not all(map(math.isfinite, turn.logprobs)):
+    def _completion(self, sequence: TokenSequence) -> Completion:
+        if not all(map(math.isfinite, sequence.logprobs)):
             raise PolicyError(
                 f"{self.policy.name} gives probabilities that are not finite; its weights are "
                 "broken, or --dtype float32 is needed (or a lower learning rate, in training)"
             )
-        stopped = turn.ids[-1] in self.policy.codec.stop_ids
-        self.stats.decoded += len(turn.ids)
+        stopped = sequence.ids[-1] in self.policy.codec.stop_ids
+        self.stats.decoded += len(sequence.ids)
         return Completion.from_tokens(
-            turn.ids,
-            turn.logprobs,
+            sequence.ids,
+            sequence.logprobs,
             self.policy.decode,
             stop_length=int(stopped),
             truncated=not stopped,
@@ -258,15 +256,12 @@ class Sampler:
 class DecodingModel:
     """A copy of the policy's model that attends through ``row_attention``.
 
-    It shares the policy's weights where they have the precision to sample in, and has its own ones
-    in half precision otherwise: weights in float32 would be converted anew for every token.
+    It shares the policy's weights where they have the precision to sample in. In half precision it
+    has weights of its own: float32 weights would be converted again for every token.
 
     Args:
         model: a transformers causal language model.
         dtype: precision to sample in.
-
-    Attributes:
-        model: what to compute with.
     """
 
     def __init__(self, model: Any, dtype: Precision) -> None:
@@ -274,7 +269,7 @@ class DecodingModel:
         self._source = model
         self._shares = all(p.dtype == wanted for p in model.parameters())
         self.model = sharing_copy(model) if self._shares else whole_copy(model, dtype)
-        # A model that was switched over for every token would be walked through every time.
+        # Switching the policy's own model back and forth would walk through it for every token.
         self.model.set_attn_implementation(ROWS)
 
     def refresh(self) -> None:

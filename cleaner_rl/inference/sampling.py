@@ -1,8 +1,9 @@
-"""Drawing: tokens from logits, by numbers that belong to the turn and not to the batch."""
+"""Sampling: the sequences that are sampled, their rows as tensors, and how a token is drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,6 +12,151 @@ from torch import Tensor
 
 _BLOCK = 256
 """Tokens of the vocabulary that are searched together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A turn that is asked for.
+
+    Attributes:
+        key: of the conversation, which has one turn at a time.
+        ids: the context that the turn continues, at least one token.
+        limit: most tokens that the turn may have, end of turn included; at least 1.
+        seed: of the turn's random numbers; no two turns should share it.
+    """
+
+    key: int
+    ids: Sequence[int]
+    limit: int
+    seed: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class TokenSequence:
+    """A context and the turn that is being sampled after it.
+
+    Attributes:
+        request: what was asked for.
+        ids, logprobs: of the turn's tokens so far; brought up to date when it leaves its row.
+    """
+
+    request: Request
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+    @property
+    def context(self) -> list[int]:
+        """All tokens: the context's, then the turn's."""
+        return [*self.request.ids, *self.ids]
+
+    @property
+    def length(self) -> int:
+        """How many they are."""
+        return len(self.request.ids) + len(self.ids)
+
+
+@dataclass(slots=True)
+class SequenceRows:
+    """The sequences that are decoded, a row each.
+
+    Attributes:
+        last_B: the token that is decoded next.
+        filled_B: tokens in the cache, so the position of that token.
+        sampled_B: tokens sampled of the turn.
+        limit_B: most that it may have.
+        over_B: the turn has ended; its row stays as it is.
+        numbers_BL, ids_BL, logprobs_BL: of each token of the turn; ``numbers_BL`` are random.
+        longest: the largest of ``filled_B``, or more.
+    """
+
+    last_B: Tensor
+    filled_B: Tensor
+    sampled_B: Tensor
+    limit_B: Tensor
+    over_B: Tensor
+    numbers_BL: Tensor
+    ids_BL: Tensor
+    logprobs_BL: Tensor
+    longest: int = field(default=0, init=False)
+
+    @classmethod
+    def empty(cls, device: torch.device) -> SequenceRows:
+        """No rows yet."""
+        columns = [torch.long, torch.long, torch.long, torch.long, torch.bool]
+        tables = [torch.float64, torch.long, torch.float32]
+        return cls(
+            *[torch.zeros(0, dtype=dtype, device=device) for dtype in columns],
+            *[torch.zeros(0, 0, dtype=dtype, device=device) for dtype in tables],
+        )
+
+    def begin(self, first: int, sequences: Sequence[TokenSequence]) -> None:
+        """Sequences begin, or continue, in the rows from ``first`` on; there must be room."""
+        rows_B = slice(first, first + len(sequences))
+        columns = (
+            (self.last_B, [s.context[-1] for s in sequences]),
+            (self.filled_B, [s.length - 1 for s in sequences]),
+            (self.sampled_B, [len(s.ids) for s in sequences]),
+            (self.limit_B, [s.request.limit for s in sequences]),
+        )
+        for column, values in columns:
+            column[rows_B] = torch.tensor(values, device=column.device)
+        self.over_B[rows_B] = False
+        for row, sequence in enumerate(sequences, start=first):
+            limit, done = sequence.request.limit, len(sequence.ids)
+            self.numbers_BL[row, :limit] = turn_numbers(sequence.request.seed, limit)
+            self.ids_BL[row, :done] = torch.tensor(sequence.ids, dtype=torch.long)
+            self.logprobs_BL[row, :done] = torch.tensor(sequence.logprobs)
+        self.longest = max(self.longest, *(s.length - 1 for s in sequences))
+
+    def record(self, count: int, ids_B: Tensor, logprobs_B: Tensor, stops: Tensor) -> None:
+        """Append a token to each of the first ``count`` rows whose turn has not ended."""
+        going_B = ~self.over_B[:count]
+        sampled_B = self.sampled_B[:count]
+        self.ids_BL[:count].scatter_(1, sampled_B[:, None], ids_B[:, None])
+        self.logprobs_BL[:count].scatter_(1, sampled_B[:, None], logprobs_B[:, None])
+        self.last_B[:count] = torch.where(going_B, ids_B, self.last_B[:count])
+        sampled_B += going_B
+        self.filled_B[:count] += going_B
+        stopped_B = (ids_B[:, None] == stops).any(1) | (sampled_B >= self.limit_B[:count])
+        self.over_B[:count] |= going_B & stopped_B
+
+    def read(self, row: int, sequence: TokenSequence) -> None:
+        """Bring the tokens of a row's sequence up to date."""
+        count = int(self.sampled_B[row])
+        sequence.ids = self.ids_BL[row, :count].tolist()
+        sequence.logprobs = self.logprobs_BL[row, :count].tolist()
+
+    def move(self, source: int, target: int) -> None:
+        """A row's sequence goes on in another row."""
+        for name in (*_COLUMNS, *_TABLES):
+            tensor = getattr(self, name)
+            tensor[target] = tensor[source]
+
+    def empty_from(self, count: int) -> None:
+        """Rows from there on have no sequence."""
+        self.over_B[count:] = True
+        self.filled_B[count:] = 0
+        self.sampled_B[count:] = 0
+        self.longest = int(self.filled_B.max()) if count else 0
+
+    def widen(self, rows: int, limit: int) -> bool:
+        """Make room for that many rows and tokens of a turn. True when tensors have moved."""
+        # A turn that ended between two polls is drawn once more, into the column after its last.
+        old_rows, old_width = self.ids_BL.shape
+        if old_rows >= rows and old_width > limit:
+            return False
+        rows, width = max(rows, old_rows), max(limit + 1, old_width)
+        for name in (*_COLUMNS, *_TABLES):
+            old = getattr(self, name)
+            new = old.new_zeros((rows, width)[: old.dim()])
+            new[tuple(slice(size) for size in old.shape)] = old
+            setattr(self, name, new)
+        self.over_B[old_rows:] = True
+        return True
+
+
+_COLUMNS = ("last_B", "filled_B", "sampled_B", "limit_B", "over_B")
+_TABLES = ("numbers_BL", "ids_BL", "logprobs_BL")
 
 
 def turn_numbers(seed: Sequence[int], count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Scheduler: which turns are decoded side by side, which wait, and what is cached of both."""
+"""Scheduler: which sequences are decoded side by side, which wait, and what is cached of both."""
 
 from __future__ import annotations
 
@@ -10,34 +10,29 @@ import torch
 
 from cleaner_rl.inference.attention import PrefillSegment
 from cleaner_rl.inference.cuda_graphs import DecodeGraphs
-from cleaner_rl.inference.kv_cache import (
-    CachedPrefix,
-    PrefixCache,
-    RowCache,
-    common_length,
-    round_up,
-)
-from cleaner_rl.inference.sequences import SequenceRows, TokenSequence
+from cleaner_rl.inference.kv_cache import CachedPrefix, PrefixCache, RowCache, common_length
+from cleaner_rl.inference.sampling import SequenceRows, TokenSequence
 
 _ADMIT_AT = 12
 _ADMIT_AT_PADDED = 4
-"""Turns are let in together, when they are one for so many that decode already. Where passes are
-replayed, an empty place costs little, and the pass that lets turns in, which is not, much."""
+"""Sequences wait until they are one for that many that decode already, so that one prefill pass
+serves several. Where decoding passes are replayed from graphs an empty row costs little, and a
+prefill pass, which is never replayed, costs much."""
 _KEPT_SHARE = 4
-"""Rows that take no more than that part of the budget outlast a change of the weights, where their
-graphs would have to be captured again."""
+"""Rows that take at most one part in so many of the budget outlast a change of the weights, so that
+their graphs need not be captured again."""
 _PREFILL_TOKENS = 8192
-"""Tokens of one prefill pass, or those of one conversation that has more."""
+"""Most tokens of a prefill pass, unless a single sequence has more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Turns that have just got their rows.
+    """What is left to compute for sequences that have just been given rows.
 
     Attributes:
-        segments: tokens that are to be computed, a segment a row.
-        shared: beginnings that are kept for later conversations, and the rows that have them.
-        copies: rows with a beginning, and rows that want it too.
+        segments: tokens to prefill, a segment a row.
+        shared: prefixes to keep for later sequences, and the rows that will hold them.
+        copies: pairs of rows: one that will hold a prefix, and one that starts from a copy of it.
     """
 
     segments: Sequence[PrefillSegment] = ()
@@ -50,11 +45,11 @@ class SamplerStats:
     """What the sampler has computed since it was made.
 
     Attributes:
-        prefilled: tokens of contexts that were computed, each turn's last aside.
+        prefilled: tokens of contexts that were computed, without each context's last.
         reused: tokens of contexts that were cached.
         decoded: tokens that were sampled.
         passes: decoding steps of the batch.
-        preempted: turns that lost their row for want of room.
+        preempted: sequences that lost their row because memory ran short.
     """
 
     prefilled: int = 0
@@ -65,100 +60,108 @@ class SamplerStats:
 
 
 class Scheduler:
-    """Gives rows to turns as far as a budget of cached tokens goes.
+    """Gives rows to sequences within a budget of cached tokens.
 
     Args:
         device: of the cache.
-        graphs: pads shapes, and has to know when tensors move.
-        max_turns: decoded together.
-        budget: tokens that are cached at a time, in rows and in the prefix cache.
-        poll_every: tokens decoded between two looks at which turns have ended.
+        graphs: pads shapes, and is told when tensors move.
+        max_running: sequences decoded together.
+        budget: tokens cached at a time, in rows and in the prefix cache.
+        poll_every: tokens decoded between two checks for turns that have ended.
 
     Attributes:
-        turns: that have a row each, in the order of the rows.
-        waiting: turns without one.
-        sequences: the state of the rows.
+        running: sequences that have a row each, in the order of the rows.
+        waiting: sequences without one.
+        rows: the state of the rows.
         cache: their keys and values.
         prefixes: what is cached of conversations without a row.
-        stats: what was computed.
     """
 
     def __init__(
         self,
         device: torch.device,
         graphs: DecodeGraphs,
-        max_turns: int,
+        max_running: int,
         budget: int,
         poll_every: int,
     ) -> None:
         self.running: list[TokenSequence] = []
         self.waiting: deque[TokenSequence] = deque()
-        self.sequences = SequenceRows.empty(device)
+        self.rows = SequenceRows.empty(device)
         self.cache = RowCache()
         self.prefixes = PrefixCache()
         self.stats = SamplerStats()
         self.budget = budget
         self._device = device
         self._graphs = graphs
-        self._max_turns = max_turns
+        self._max_running = max_running
         self._poll_every = poll_every
         self._cut_short = False
-        """The last admission left turns for the next, which has not to wait for more of them."""
+        """The last prefill pass was full: the sequences it left out do not wait for more."""
 
     def clear(self) -> None:
-        """Forget all turns and everything cached."""
+        """Forget all sequences and everything cached."""
         self.running, self.waiting, self._cut_short = [], deque(), False
         self.prefixes.clear()
-        if self._graphs.padded and self._taken() * _KEPT_SHARE <= self.budget:
-            self.sequences.empty_from(0)
+        if self._graphs.padded and self._cells_in_rows() * _KEPT_SHARE <= self.budget:
+            self.rows.empty_from(0)
             return
-        self.sequences = SequenceRows.empty(self._device)
+        self.rows = SequenceRows.empty(self._device)
         self.cache.clear()
         self._graphs.forget()
 
     def grow(self) -> None:
-        """Make the rows long enough for the next tokens; where the budget ends, the turns that came
-        last lose their rows and wait again."""
+        """Make the rows long enough for the next tokens.
+
+        Where the budget is short, the sequences admitted last lose their rows and wait again: those
+        admitted first are nearest to their end, and free their rows soonest. What was sampled is
+        kept, so a preempted turn continues with the same tokens.
+        """
         while self.running:
-            rows, cells = self.cache.rows, self.cells(self.sequences.longest)
+            rows, cells = self.cache.rows, self.cells(self.rows.longest)
             if cells <= self.cache.cells:
                 return
             if len(self.running) > 1 and len(self.running) * cells > self.budget:
                 self._preempt()
                 continue
             if rows * cells > self.budget:
-                rows = self._rows(len(self.running), cells)
+                rows = self._padded_rows(len(self.running), cells)
             self._resize(rows, self._roomy(rows, cells))
 
     def _preempt(self) -> None:
-        turn = self.running.pop()
-        self.sequences.read(len(self.running), turn)
-        self.waiting.appendleft(turn)
-        self.sequences.empty_from(len(self.running))
+        sequence = self.running.pop()
+        self.rows.read(len(self.running), sequence)
+        self.waiting.appendleft(sequence)
+        self.rows.empty_from(len(self.running))
         self.stats.preempted += 1
 
     def admit(self) -> Admission:
-        """Give rows to the turns that wait longest, as far as the budget goes."""
+        """Give rows to the sequences that have waited longest, as far as the budget allows.
+
+        All rows are as long as the longest, so a long sequence may cost more than its own cells. A
+        sequence is never overtaken by a later one: admission stops at the first that does not fit.
+        """
         first = len(self.running)
-        free = min(self._max_turns - first, len(self.waiting))
+        free = min(self._max_running - first, len(self.waiting))
         at = _ADMIT_AT_PADDED if self._graphs.padded else _ADMIT_AT
         if not free or (free * at < first and not self._cut_short):
             return Admission()
         self._cut_short = False
         if not first and not (self._graphs.padded and self._has_room(free)):
             self._resize(0, 0)  # long rows of the past may leave no room for many short ones
-        chosen: list[TokenSequence] = []
-        rows, cells, new_tokens = self.cache.rows, self.cache.cells, 0
-        if self._graphs.padded:  # at once, also for those that the next pass lets in
+        rows, cells = self.cache.rows, self.cache.cells
+        if self._graphs.padded:  # at once, also for those that the next pass admits
             least = max(cells, self.cells(self.waiting[0].length))
-            wanted = self._rows(first + free, least)
+            wanted = self._padded_rows(first + free, least)
             rows = max(rows, wanted) if wanted * least <= self.budget else rows
-        counted: set[tuple[int, ...]] = set()
+        chosen: list[TokenSequence] = []
+        prefixes: set[tuple[int, ...]] = set()
+        new_tokens = 0
         while self.waiting and len(chosen) < free:
-            turn = self.waiting[0]
-            wanted_cells = max(cells, self.cells(turn.length))
-            wanted_rows = max(rows, self._rows(first + len(chosen) + 1, wanted_cells))
-            new_tokens += self._new_tokens(turn, counted)
+            sequence = self.waiting[0]
+            wanted_cells = max(cells, self.cells(sequence.length))
+            wanted_rows = max(rows, self._padded_rows(first + len(chosen) + 1, wanted_cells))
+            new_tokens += self._tokens_to_prefill(sequence, prefixes)
             alone = not first and not chosen
             if not alone and wanted_rows * wanted_cells > self.budget:
                 break
@@ -170,126 +173,131 @@ class Scheduler:
         if not chosen:
             return Admission()
         self._resize(rows, cells if cells == self.cache.cells else self._roomy(rows, cells))
-        return self._place(chosen)
+        return self._give_rows(chosen)
 
     def cells(self, length: int) -> int:
-        """Cells for a row with that many tokens and those that come before the next look."""
-        return round_up(length + self._poll_every + 1, self._graphs.cell_step)
+        """Cells of a row that holds so many tokens and those decoded before the next poll."""
+        return _round_up(length + self._poll_every + 1, self._graphs.cell_step)
 
-    def _rows(self, count: int, cells: int) -> int:
-        """Rows for so many turns: padded for common shapes, where the budget has room for it."""
-        padded = self._graphs.rows(count, self._max_turns)
+    def _padded_rows(self, count: int, cells: int) -> int:
+        """Rows for so many sequences: padded to common shapes where the budget allows."""
+        padded = self._graphs.rows(count, self._max_running)
         return padded if padded * cells <= self.budget else count
 
-    def _has_room(self, turns: int) -> bool:
-        """The budget has room for so many rows that are as long as those that there are."""
-        return self._rows(turns, self.cache.cells) * self.cache.cells <= self.budget
+    def _has_room(self, count: int) -> bool:
+        """The budget allows so many rows of the present length."""
+        return self._padded_rows(count, self.cache.cells) * self.cache.cells <= self.budget
 
     def _roomy(self, rows: int, cells: int) -> int:
         """Cells that rows grow to: half as many again where passes are captured by their shape and
-        the budget has room for them."""
-        wide = round_up(cells + self.cache.cells // 2, self._graphs.cell_step)
+        the budget allows."""
+        wide = _round_up(cells + self.cache.cells // 2, self._graphs.cell_step)
         return wide if self._graphs.padded and rows * wide <= self.budget else cells
 
-    def _taken(self) -> int:
+    def _cells_in_rows(self) -> int:
         return self.cache.rows * self.cache.cells
 
     def _resize(self, rows: int, cells: int) -> None:
-        """Other numbers of rows and cells; what lay longest in the prefix cache makes room."""
+        """Change the numbers of rows and cells; the prefixes used longest ago make room."""
         if (rows, cells) != (self.cache.rows, self.cache.cells):
             self.prefixes.evict(self.budget - rows * cells)
             self.cache.resize(rows, cells)
             self._graphs.forget()
 
-    def _new_tokens(self, turn: TokenSequence, counted: set[tuple[int, ...]]) -> int:
-        """Tokens that have to be computed for a turn; beginnings in ``counted`` are anyway."""
-        prefix = tuple(turn.context[:-1])
-        cached = self.prefixes.get(turn.request.key)
+    def _tokens_to_prefill(self, sequence: TokenSequence, counted: set[tuple[int, ...]]) -> int:
+        """Tokens to compute for a sequence; prefixes in ``counted`` are computed anyway."""
+        prefix = tuple(sequence.context[:-1])
+        cached = self.prefixes.get(sequence.request.key)
         if cached is not None:
-            return turn.length - common_length(cached.ids, prefix)
+            return sequence.length - common_length(cached.ids, prefix)
         if prefix in counted:
             return 1
         counted.add(prefix)
-        return turn.length
+        return sequence.length
 
-    def _place(self, turns: Sequence[TokenSequence]) -> Admission:
-        """Rows for turns: those with tokens to compute first, then those that share a beginning
-        with one of them."""
+    def _give_rows(self, sequences: Sequence[TokenSequence]) -> Admission:
+        """Rows for sequences: first those with tokens to prefill, then those that share a prefix
+        with one of them, which is copied."""
         leaders: dict[tuple[int, ...], TokenSequence] = {}
         leading: list[TokenSequence] = []
         following: list[tuple[TokenSequence, TokenSequence]] = []
-        for turn in turns:
-            prefix = tuple(turn.context[:-1])
-            known = self.prefixes.get(turn.request.key) or self.prefixes.get(prefix)
+        for sequence in sequences:
+            prefix = tuple(sequence.context[:-1])
+            known = self.prefixes.get(sequence.request.key) or self.prefixes.get(prefix)
             if known is None and prefix in leaders:
-                following.append((leaders[prefix], turn))
+                following.append((leaders[prefix], sequence))
                 continue
             if known is None and prefix:
-                leaders[prefix] = turn
-            leading.append(turn)
+                leaders[prefix] = sequence
+            leading.append(sequence)
         first = len(self.running)
-        segments = [self._segment(first + i, turn) for i, turn in enumerate(leading)]
-        self.running += [*leading, *(turn for _, turn in following)]
-        if self.sequences.widen(self._max_turns, max(turn.request.limit for turn in turns)):
+        segments = [self._segment(first + i, sequence) for i, sequence in enumerate(leading)]
+        self.running += [*leading, *(sequence for _, sequence in following)]
+        if self.rows.widen(self._max_running, max(s.request.limit for s in sequences)):
             self._graphs.forget()
-        self.sequences.begin(first, self.running[first:])
-        rows = {id(turn): row for row, turn in enumerate(self.running)}
-        shared = {prefix: rows[id(turn)] for prefix, turn in leaders.items()}
-        copies = [(rows[id(leader)], rows[id(turn)]) for leader, turn in following]
+        self.rows.begin(first, self.running[first:])
+        rows = {id(sequence): row for row, sequence in enumerate(self.running)}
+        shared = {prefix: rows[id(sequence)] for prefix, sequence in leaders.items()}
+        copies = [(rows[id(leader)], rows[id(sequence)]) for leader, sequence in following]
         return Admission(segments, shared, copies)
 
-    def _segment(self, row: int, turn: TokenSequence) -> PrefillSegment:
-        """Fill a row with what is cached of a conversation; what has to be computed."""
-        context = turn.context
-        cached = self.prefixes.get(turn.request.key) or self.prefixes.get(tuple(context[:-1]))
+    def _segment(self, row: int, sequence: TokenSequence) -> PrefillSegment:
+        """Fill a row with what is cached of a sequence's context; what is left to compute.
+
+        This is where a rollback drops the cache of the turn that it took away: the new context
+        shares only its beginning with what is cached, and nothing beyond that is copied.
+        """
+        context = sequence.context
+        cached = self.prefixes.get(sequence.request.key) or self.prefixes.get(tuple(context[:-1]))
         kept = 0
         if cached is not None:
             kept = common_length(cached.ids, context[:-1])
             self.cache.put(row, cached.kv, kept)
-            self.prefixes.pop(turn.request.key)
+            self.prefixes.pop(sequence.request.key)
         self.stats.reused += kept
         self.stats.prefilled += len(context) - kept - 1
         return PrefillSegment(row, kept, len(context) - kept)
 
     def share(self, admission: Admission) -> None:
-        """Copy what was just computed of a beginning to the rows that share it."""
+        """Copy prefixes that were just computed to the rows that share them."""
         for prefix, row in admission.shared.items():
             self.prefixes.put(prefix, CachedPrefix(prefix, self.cache.take(row, len(prefix))))
         for source, target in admission.copies:
             length = self.running[target].length - 1
             self.cache.copy(source, target, length)
             self.stats.reused += length
-        self._make_room()
+        self._keep_budget()
 
     def take_ended(self) -> list[TokenSequence]:
-        """Take the turns that have ended out of the batch, in the order of their rows; the last
-        rows move into the gaps."""
-        sequences = self.sequences
-        ended = sequences.over_B[: len(self.running)].nonzero().flatten().tolist()
+        """Remove the sequences whose turns have ended, in the order of their rows. What is cached
+        of them moves to the prefix cache, and the last rows move into the gaps."""
+        ended = self.rows.over_B[: len(self.running)].nonzero().flatten().tolist()
         if not ended:
             return []
-        filled = sequences.filled_B[: len(self.running)].tolist()
+        filled = self.rows.filled_B[: len(self.running)].tolist()
         taken = []
         for row in reversed(ended):
-            turn = self.running[row]
-            sequences.read(row, turn)
-            ids = turn.context[:-1]
-            self.prefixes.put(
-                turn.request.key, CachedPrefix(ids, self.cache.take(row, filled[row]))
-            )
-            taken.append(turn)
+            sequence = self.running[row]
+            self.rows.read(row, sequence)
+            kept = CachedPrefix(sequence.context[:-1], self.cache.take(row, filled[row]))
+            self.prefixes.put(sequence.request.key, kept)
+            taken.append(sequence)
             last = len(self.running) - 1
             if row != last:
                 self.cache.copy(last, row, filled[last])
-                sequences.move(last, row)
+                self.rows.move(last, row)
                 self.running[row], filled[row] = self.running[last], filled[last]
             self.running.pop()
             filled.pop()
-        sequences.empty_from(len(self.running))
-        self._make_room()
+        self.rows.empty_from(len(self.running))
+        self._keep_budget()
         taken.reverse()
         return taken
 
-    def _make_room(self) -> None:
-        """Drop what has lain in the prefix cache longest until the budget is kept."""
-        self.prefixes.evict(self.budget - self._taken())
+    def _keep_budget(self) -> None:
+        self.prefixes.evict(self.budget - self._cells_in_rows())
+
+
+def _round_up(cells: int, step: int) -> int:
+    """The next multiple of ``step``."""
+    return -(-cells // step) * step

@@ -18,7 +18,7 @@ from cleaner_env.tasks.sources import Task
 from cleaner_rl.errors import ToolFormatWarning
 from cleaner_rl.grpo.credit import context_ids
 from cleaner_rl.inference.sampler import Sampler
-from cleaner_rl.inference.sequences import Request
+from cleaner_rl.inference.sampling import Request
 from cleaner_rl.models.policy import Policy
 from cleaner_rl.rollout.environment import EpisodeConfig, check_faults, make_env, open_sandbox
 from cleaner_rl.rollout.runner import EpisodeRunner, FinishedEpisode, Job

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
 from cleaner_rl.inference.sampler import Sampler
-from cleaner_rl.inference.sequences import Request
+from cleaner_rl.inference.sampling import Request
 from cleaner_rl.learner.update import UpdateConfig, Updater
 from cleaner_rl.models.backends import apply_liger, varlen
 

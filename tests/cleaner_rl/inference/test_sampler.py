@@ -9,8 +9,13 @@ from transformers import AutoModelForCausalLM, Gemma2Config, MistralConfig
 from cleaner_rl.errors import PolicyError
 from cleaner_rl.inference import attention as row_attention
 from cleaner_rl.inference.sampler import Sampler
-from cleaner_rl.inference.sampling import inverse, inverse_by_blocks, nucleus, sample_tokens
-from cleaner_rl.inference.sequences import Request
+from cleaner_rl.inference.sampling import (
+    Request,
+    inverse,
+    inverse_by_blocks,
+    nucleus,
+    sample_tokens,
+)
 
 CONTEXTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13], [14], [5, 6]]
 
