@@ -27,14 +27,13 @@ needs_isolation = pytest.mark.usefixtures("box")  # skips where there is none
 @needs_isolation
 def test_threads_go_on_when_the_main_thread_has_ended() -> None:
     code = """
-import threading, time
+import threading
 from sandbox import Sandbox
 box = Sandbox()
 def late():
-    time.sleep(0.3)
+    threading.main_thread().join()
     box._drop(*box._live)
     print(box.run("print(1)").stdout.strip(), box.faults)
-    time.sleep(0.1)
     print(box.run("print(2)").stdout.strip(), box.faults)
 threading.Thread(target=late).start()
 """

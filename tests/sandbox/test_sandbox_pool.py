@@ -67,9 +67,10 @@ def test_threads_share_the_workers() -> None:
 def test_workers_run_side_by_side() -> None:
     with Sandbox(workers=2) as box, ThreadPoolExecutor(2) as pool:
         list(pool.map(box.run, ["", ""]))
-        started = time.monotonic()
-        list(pool.map(box.run, ["import time; time.sleep(0.6)"] * 2))
-        assert time.monotonic() - started < 1.1
+        code = "import time; print(time.monotonic()); time.sleep(0.4); print(time.monotonic())"
+        times = [result.stdout.split() for result in pool.map(box.run, [code] * 2)]
+        began, ended = (list(map(float, column)) for column in zip(*times, strict=True))
+        assert max(began) < min(ended)
 
 
 @needs_isolation

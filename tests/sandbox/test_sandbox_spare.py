@@ -54,10 +54,10 @@ def test_a_spare_that_dies_costs_no_result(number: int) -> None:
 @needs_isolation
 def test_a_waiting_spare_costs_no_time_of_the_next_program() -> None:
     with Sandbox() as box:
-        time.sleep(1.2)
-        result = box.run("import time; time.sleep(0.5)", limits=Limits(wall_s=1, cpu_s=1))
+        time.sleep(0.8)
+        result = box.run("import time; time.sleep(0.1)", limits=Limits(wall_s=0.7, cpu_s=1))
         assert (result.status, result.ok) == (Status.OK, True)
-        assert result.wall_s < 1
+        assert result.wall_s < 0.7
 
 
 @needs_isolation

@@ -96,8 +96,9 @@ def test_workers_end_with_a_program_that_is_killed(busy):
     program = f"""
         from cleaner_env.rewards import Grader
         import os, pathlib, signal, threading, time
-        grader = Grader(workers=1, seconds=3)
+        grader = Grader(workers=1, seconds=30)
         grader.equal("x+1", "1+x")
+        grader.seconds = 0.5
         if {busy}:
             threading.Thread(target=grader.equal, args=("2", "{HANGS}")).start()
             time.sleep(0.2)
