@@ -13,8 +13,8 @@ import time
 
 from cleaner_env import Sandbox
 from cleaner_env.rewards import score
+from cleaner_env.task import Task
 from cleaner_env.tasks.load import first_tasks, load_tasks
-from cleaner_env.tasks.sources import Task
 
 
 def emptied(task: Task) -> str:

@@ -25,7 +25,7 @@ import numpy as np
 import tyro
 
 from cleaner_env.episode import Episode
-from cleaner_env.episode_file import read_episodes
+from cleaner_env.episode_io import read_episodes
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.grpo.credit import splices
 from cleaner_rl.train import member_advantages

@@ -26,8 +26,8 @@ from vs_trl import Args, Step, Usage, wait
 
 from cleaner_env.observation import format_observation
 from cleaner_env.rewards import Reward
+from cleaner_env.task import Task
 from cleaner_env.tasks.load import load_tasks
-from cleaner_env.tasks.sources import Task
 from sandbox import Result, Status
 
 _SECONDS = 1.0

@@ -26,8 +26,8 @@ from fractions import Fraction
 
 from cleaner_env.rewards import GRADER, extract_boxed, score
 from cleaner_env.rewards.equivalence import equivalent, number
+from cleaner_env.task import Task
 from cleaner_env.tasks.load import first_tasks, load_tasks
-from cleaner_env.tasks.sources import Task
 
 SETS = {
     "GSM8K test": "gsm8k:{}/gsm8k_test.jsonl@holdout=1,shuffle=no",

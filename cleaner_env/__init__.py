@@ -15,19 +15,25 @@ from cleaner_env.registration import register_envs
 
 if TYPE_CHECKING:
     from cleaner_env.completion import Completion, Tokens
-    from cleaner_env.embedding import EmbeddingSimilarity
     from cleaner_env.env import CodeToolEnv
     from cleaner_env.episode import Episode, EpisodeStats, RollbackRecord, Turn
-    from cleaner_env.episode_file import EpisodeFileError, read_episodes, write_episodes
-    from cleaner_env.formats import FORMATS, choose_format, make_format
-    from cleaner_env.formats.protocol import HermesFormat, ParsedTurn, ToolCallFormat
+    from cleaner_env.episode_io import (
+        EpisodeFileError,
+        episode_from_dict,
+        episode_to_dict,
+        read_episodes,
+        write_episodes,
+    )
+    from cleaner_env.formats import FORMATS, HermesFormat, choose_format, make_format
+    from cleaner_env.formats.protocol import ParsedTurn, ToolCallFormat
     from cleaner_env.interpreter import Limits, Sandbox, SandboxError
     from cleaner_env.replay import Difference
     from cleaner_env.rollback_protocol import EpisodeKeeper, RollbackEnv, TurnFormat
     from cleaner_env.saar import SAARWrapper
-    from cleaner_env.similarity import difflib_similarity
+    from cleaner_env.similarity import EmbeddingSimilarity, difflib_similarity
     from cleaner_env.splicing import Splice, splice
-    from cleaner_env.tasks.sources import ReasoningGymTasks, Task, TaskList, TaskSource
+    from cleaner_env.task import Task
+    from cleaner_env.tasks.sources import ReasoningGymTasks, TaskList, TaskSource
 
 __all__ = [
     "FORMATS",
@@ -58,6 +64,8 @@ __all__ = [
     "TurnFormat",
     "choose_format",
     "difflib_similarity",
+    "episode_from_dict",
+    "episode_to_dict",
     "make_format",
     "read_episodes",
     "splice",
@@ -69,12 +77,12 @@ _HOME = {
     "CodeToolEnv": "env",
     "Completion": "completion",
     "Difference": "replay",
-    "EmbeddingSimilarity": "embedding",
+    "EmbeddingSimilarity": "similarity",
     "Episode": "episode",
-    "EpisodeFileError": "episode_file",
+    "EpisodeFileError": "episode_io",
     "EpisodeKeeper": "rollback_protocol",
     "EpisodeStats": "episode",
-    "HermesFormat": "formats.protocol",
+    "HermesFormat": "formats",
     "Limits": "interpreter",
     "ParsedTurn": "formats.protocol",
     "ReasoningGymTasks": "tasks.sources",
@@ -84,19 +92,21 @@ _HOME = {
     "Sandbox": "interpreter",
     "SandboxError": "interpreter",
     "Splice": "splicing",
-    "Task": "tasks.sources",
+    "Task": "task",
     "TaskList": "tasks.sources",
     "TaskSource": "tasks.sources",
     "Tokens": "completion",
     "ToolCallFormat": "formats.protocol",
     "Turn": "episode",
+    "TurnFormat": "rollback_protocol",
     "choose_format": "formats",
     "difflib_similarity": "similarity",
+    "episode_from_dict": "episode_io",
+    "episode_to_dict": "episode_io",
     "make_format": "formats",
-    "read_episodes": "episode_file",
-    "TurnFormat": "rollback_protocol",
+    "read_episodes": "episode_io",
     "splice": "splicing",
-    "write_episodes": "episode_file",
+    "write_episodes": "episode_io",
 }
 
 register_envs()

@@ -16,8 +16,8 @@ from cleaner_env.formats.protocol import ToolCallFormat, system_prompt
 from cleaner_env.interpreter import Interpreter, Limits, Sandbox
 from cleaner_env.observation import format_call_error, format_observations
 from cleaner_env.rewards import Ended, Reward
+from cleaner_env.task import Task
 from cleaner_env.tasks.choice import TaskChoice, Tasks
-from cleaner_env.tasks.sources import Task
 from cleaner_env.text_space import TextSpace
 from cleaner_env.transcript import beginning, describe_turn, ending, transcript
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
-from cleaner_env.completion import Completion, Decode
+from cleaner_env.completion import Completion
 from cleaner_env.formats.protocol import ParsedTurn
-from cleaner_env.tasks.sources import Task
-
-if TYPE_CHECKING:
-    from cleaner_env.interpreter import Sandbox
-    from cleaner_env.replay import Difference
+from cleaner_env.task import Task
 
 Outcome = Literal["recovered", "retry", "exhausted", "gave_up", "cut_off"]
 
@@ -242,22 +238,3 @@ class Episode:
             tokens_sampled=sampled,
             tokens_discarded=sampled - sum(turn.token_count for turn in self.turns),
         )
-
-    def replay(self, sandbox: Sandbox | None = None) -> Difference | None:
-        """Run the purified episode's programs again; see ``cleaner_env.replay.replay``."""
-        from cleaner_env.replay import replay  # it needs the environment, which needs episodes
-
-        return replay(self, sandbox)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The episode as plain data for JSON; see ``cleaner_env.episode_io``."""
-        from cleaner_env.episode_io import episode_to_dict
-
-        return episode_to_dict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any], decode: Decode | None = None) -> Episode:
-        """The episode behind ``to_dict``; see ``cleaner_env.episode_io.episode_from_dict``."""
-        from cleaner_env.episode_io import episode_from_dict
-
-        return episode_from_dict(data, decode)

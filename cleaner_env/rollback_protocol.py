@@ -32,7 +32,7 @@ import gymnasium as gym
 from cleaner_env.completion import Completion
 from cleaner_env.episode import Episode, Turn
 from cleaner_env.formats.protocol import ParsedTurn
-from cleaner_env.tasks.sources import Task
+from cleaner_env.task import Task
 
 StepResult = tuple[str, Any, bool, bool, dict[str, Any]]
 

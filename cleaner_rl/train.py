@@ -14,8 +14,9 @@ import torch
 
 from cleaner_env.completion import Decode
 from cleaner_env.episode import Episode
+from cleaner_env.episode_io import episode_from_dict, episode_to_dict
 from cleaner_env.rewards import overlong_penalty
-from cleaner_env.tasks.sources import Task
+from cleaner_env.task import Task
 from cleaner_rl.config import TrainConfig, parse_arguments
 from cleaner_rl.distributed.interrupt import Interrupt
 from cleaner_rl.distributed.ranks import Ranks, open_ranks, partition
@@ -199,14 +200,14 @@ def collect_episodes(
 
     def packed() -> list[dict[str, object]]:
         played.extend(play())
-        return [episode.to_dict() for episode in played]
+        return [episode_to_dict(episode) for episode in played]
 
     parts = ranks.collect(packed)
     return [
         episode
         for rank, part in enumerate(parts)
         for episode in (
-            played if rank == ranks.rank else [Episode.from_dict(row, decode) for row in part]
+            played if rank == ranks.rank else [episode_from_dict(row, decode) for row in part]
         )
     ]
 

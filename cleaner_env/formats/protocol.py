@@ -1,27 +1,9 @@
-"""Tool calls: what an assistant's turn says, and what a format for saying it has to offer.
-
-The formats themselves are in ``cleaner_env.formats``, one file each.
-"""
+"""The tool, what an assistant's turn says, and what a format for saying it has to offer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
-
-if TYPE_CHECKING:
-    from cleaner_env.formats.hermes import HermesFormat
-
-    SYSTEM_PROMPT: str
-
-__all__ = [
-    "SYSTEM_PROMPT",
-    "TOOL_NAME",
-    "TOOL_SCHEMA",
-    "HermesFormat",
-    "ParsedTurn",
-    "ToolCallFormat",
-    "system_prompt",
-]
+from typing import Any, Protocol
 
 TOOL_NAME = "code_interpreter"
 
@@ -139,12 +121,3 @@ def system_prompt(format: ToolCallFormat, stateful: bool = False) -> str:
         f"You will be shown what it printed. {state} {calls}\n"
         "When you know the answer, write it without a call, as \\boxed{answer}."
     )
-
-
-def __getattr__(name: str) -> Any:
-    # Formats import this module, so what needs a format is made when it is asked for.
-    if name in ("HermesFormat", "SYSTEM_PROMPT"):
-        from cleaner_env.formats.hermes import HermesFormat
-
-        return HermesFormat if name == "HermesFormat" else system_prompt(HermesFormat())
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

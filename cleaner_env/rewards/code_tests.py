@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cleaner_env.rewards.encoded_tests import EncodedTests
-from cleaner_env.tasks.sources import Task
+from cleaner_env.task import Task
 from sandbox import Limits
 from sandbox.judge import CallTest, Runner, StdioTest, Test, judge
 

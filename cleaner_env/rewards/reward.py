@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from cleaner_env.rewards.scorers import SCORERS, Scorer, check_reward
-from cleaner_env.tasks.sources import Task
+from cleaner_env.task import Task
 from sandbox.judge import Runner
 
 if TYPE_CHECKING:

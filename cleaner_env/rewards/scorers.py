@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
+from typing import Any
 
 from cleaner_env.rewards.code_tests import check_tests, code_score
 from cleaner_env.rewards.equivalence import equivalent
 from cleaner_env.rewards.extraction import extract_boxed, extract_code
-from cleaner_env.tasks.sources import Task, reasoning_gym_scorer
+from cleaner_env.task import Task
 from sandbox.judge import Runner
 
 
@@ -74,6 +76,19 @@ def choice_score(answer: str, task: Task, runner: Runner | None = None) -> float
 def _check_choice(task: Task) -> None:
     if not re.fullmatch(r"\s*[A-Za-z]\s*", task.answer):
         raise ValueError(f"the answer of a choice task must be a letter, not {task.answer!r}")
+
+
+@cache
+def reasoning_gym_scorer(family: str) -> Callable[[str | None, Mapping[str, Any]], float]:
+    """reasoning-gym's own scorer of a family: answer and entry in, score in [0, 1] out."""
+    import reasoning_gym
+
+    try:
+        scorer: Callable[[str | None, Mapping[str, Any]], float]
+        scorer = reasoning_gym.get_score_answer_fn(family)
+    except ValueError as error:
+        raise ValueError(f"reasoning-gym has no family {family!r}") from error
+    return scorer
 
 
 def reasoning_gym_score(answer: str, task: Task, runner: Runner | None = None) -> float:

@@ -8,8 +8,9 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
+from cleaner_env.task import Task
 from cleaner_env.tasks.load import load_tasks
-from cleaner_env.tasks.sources import ReasoningGymTasks, Task, TaskList, TaskSource, select_tasks
+from cleaner_env.tasks.sources import ReasoningGymTasks, TaskList, TaskSource, select_tasks
 
 Tasks: TypeAlias = TaskSource | str | Sequence[str | Task | Mapping[str, Any]]
 """What an environment accepts as its problems; see ``CodeToolEnv``."""

@@ -11,9 +11,9 @@ from types import MappingProxyType
 from typing import Any, get_args
 
 from cleaner_env.rewards.encoded_tests import EncodedTests, Which
+from cleaner_env.task import Task
 from cleaner_env.tasks.layouts import Layout
 from cleaner_env.tasks.rows import Row
-from cleaner_env.tasks.sources import Task
 from cleaner_env.tasks.spec import SourceSpec
 
 FENCED = "Give the whole program in a block that begins with ```python and ends with ```."

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from cleaner_env.rewards.extraction import extract_boxed
+from cleaner_env.task import Task
 from cleaner_env.tasks.rows import Row
-from cleaner_env.tasks.sources import Task
 from cleaner_env.tasks.spec import SourceSpec
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cleaner_env.rewards import check_reward
+from cleaner_env.task import Task
 from cleaner_env.tasks.code_layouts import CODE_LAYOUTS
 from cleaner_env.tasks.families import FAMILIES, SHORT_PROGRAMS
 from cleaner_env.tasks.layouts import LAYOUTS, Layout
@@ -17,7 +18,6 @@ from cleaner_env.tasks.rows import Row, read_rows
 from cleaner_env.tasks.sources import (
     ReasoningGymTasks,
     Split,
-    Task,
     TaskList,
     TaskSource,
     place_of,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from cleaner_env.tasks.sources import Task, TaskSource, select_tasks, task_count
+from cleaner_env.task import Task
+from cleaner_env.tasks.sources import TaskSource, select_tasks, task_count
 
 _BLOCK = 1000
 """Indices over which the shares are kept exactly."""

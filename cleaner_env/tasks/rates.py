@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from cleaner_env.task import Task
 from cleaner_env.tasks.rows import Row, read_rows
-from cleaner_env.tasks.sources import Task
 from cleaner_env.tasks.spec import SourceSpec
 
 OPTIONS = ("rate", "rates", "min_rate", "max_rate", "unrated")

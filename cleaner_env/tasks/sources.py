@@ -1,62 +1,18 @@
-"""Tasks: a problem, its reference answer, and the sources that problems are drawn from."""
+"""Task sources: what problems are drawn from, a list or the generators of reasoning-gym."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
+from cleaner_env.task import Task
 from cleaner_env.tasks.families import FAMILIES
 
 Split = Literal["train", "test"]
 
 TEST_SHARE = 10
 """One question in this many belongs to the held-out split."""
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One problem.
-
-    Attributes:
-        prompt: the problem as the agent reads it.
-        answer: the reference answer.
-        family: what kind of problem it is; statistics are kept per family.
-        reward: the name of the scorer that compares answers (see ``cleaner_env.rewards``).
-        entry: whatever else that scorer needs.
-    """
-
-    prompt: str
-    answer: str
-    family: str = "custom"
-    reward: str = "math"
-    entry: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def parse(cls, value: Task | Mapping[str, Any]) -> Task:
-        """A task from its mapping form, ``{"prompt": ..., "answer": ...}``.
-
-        Raises:
-            ValueError: a key is missing or unknown, or a value has the wrong type.
-        """
-        if isinstance(value, Task):
-            return value
-        if not isinstance(value, Mapping):
-            raise ValueError(f"a task must be a mapping with prompt and answer, not {value!r}")
-        known = set(cls.__dataclass_fields__)
-        missing, unknown = {"prompt", "answer"} - set(value), set(value) - known
-        if missing or unknown:
-            raise ValueError(
-                f"a task needs 'prompt' and 'answer' and may have {sorted(known)}; "
-                f"missing: {sorted(missing)}, unknown: {sorted(unknown)}"
-            )
-        if not isinstance(value["prompt"], str) or not isinstance(
-            value["answer"], str | int | float
-        ):
-            raise ValueError("a task's prompt must be text, its answer text or a number")
-        return cls(**{**value, "answer": str(value["answer"])})
 
 
 class TaskSource(Protocol):
@@ -242,16 +198,3 @@ def _at_level(name: str, level: int) -> dict[str, Any]:
     curriculum.set_global_level(level)
     config = vars(curriculum.generate_configuration())
     return {key: value for key, value in config.items() if key not in ("seed", "size")}
-
-
-@cache
-def reasoning_gym_scorer(family: str) -> Callable[[str | None, Mapping[str, Any]], float]:
-    """reasoning-gym's own scorer of a family: answer and entry in, score in [0, 1] out."""
-    import reasoning_gym
-
-    try:
-        scorer: Callable[[str | None, Mapping[str, Any]], float]
-        scorer = reasoning_gym.get_score_answer_fn(family)
-    except ValueError as error:
-        raise ValueError(f"reasoning-gym has no family {family!r}") from error
-    return scorer

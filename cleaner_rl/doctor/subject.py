@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from cleaner_env.formats import TextFormat
+from cleaner_env.task import Task
 from cleaner_env.tasks.load import first_tasks, load_tasks
-from cleaner_env.tasks.sources import Task
 from cleaner_rl.chat import ChatCodec
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.errors import UserError

@@ -10,7 +10,7 @@ from statistics import median
 from cleaner_env.formats.protocol import system_prompt
 from cleaner_env.interpreter import Sandbox
 from cleaner_env.rewards import SCORERS, score
-from cleaner_env.tasks.sources import Task
+from cleaner_env.task import Task
 from cleaner_rl.doctor.subject import Finding, Subject
 
 _HOSTILE = (

@@ -9,8 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from cleaner_env.completion import Completion
+from cleaner_env.task import Task
 from cleaner_env.tasks.load import first_tasks, load_tasks
-from cleaner_env.tasks.sources import Task
 from cleaner_rl.distributed.interrupt import Interrupt
 from cleaner_rl.errors import UserError, run_command
 from cleaner_rl.eval.config import EvalConfig, parse_arguments

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from cleaner_env.tasks.sources import Task
+from cleaner_env.episode_io import episode_to_dict
+from cleaner_env.task import Task
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.eval.metrics import EpisodeSummary, standard_error
 from cleaner_rl.eval.statistics import (
@@ -256,7 +257,7 @@ def episode_row(played: FinishedEpisode, samples: int) -> dict[str, Any]:
         "problem": problem,
         "sample": sample,
         "seconds": round(played.seconds, 3),
-        "episode": played.episode.to_dict(),
+        "episode": episode_to_dict(played.episode),
     }
 
 

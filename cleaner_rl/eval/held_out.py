@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cleaner_env.task import Task
 from cleaner_env.tasks.load import first_tasks
-from cleaner_env.tasks.sources import Task
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.eval.evaluate import Evaluation, evaluate, without_rollback

@@ -10,7 +10,7 @@ from cleaner_env.formats import TextFormat
 from cleaner_env.interpreter import LIGHT_PRELOAD, Limits, Sandbox, SandboxError
 from cleaner_env.rewards import Reward
 from cleaner_env.saar import Mode, SAARWrapper
-from cleaner_env.tasks.sources import Task
+from cleaner_env.task import Task
 from cleaner_rl.errors import OutageError
 from cleaner_rl.settings import Preload, Schedule, SystemPrompt, ToolFormat
 

@@ -14,7 +14,7 @@ from cleaner_env.completion import Completion
 from cleaner_env.episode import Episode
 from cleaner_env.interpreter import Sandbox
 from cleaner_env.saar import SAARWrapper
-from cleaner_env.tasks.sources import Task
+from cleaner_env.task import Task
 from cleaner_rl.errors import ToolFormatWarning
 from cleaner_rl.grpo.credit import context_ids
 from cleaner_rl.inference.sampler import Sampler

@@ -12,7 +12,7 @@ from cleaner_env.episode import Episode
 from cleaner_env.interpreter import SandboxError
 from cleaner_env.rewards import GraderError
 from cleaner_env.saar import SAARWrapper
-from cleaner_env.tasks.sources import Task
+from cleaner_env.task import Task
 from cleaner_rl.errors import OutageError
 
 _STEP_ATTEMPTS = 2

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cleaner_env.episode_file import json_line
+from cleaner_env.episode_io import json_line
 from cleaner_rl.errors import CheckpointError
 
 MODES = ("off", "on")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from cleaner_env.tasks.sources import Task
+from cleaner_env.task import Task
 
 _NUMBERS = 1024
 """That are looked at in each parameter, evenly spread. Training changes nearly all of them."""

@@ -22,7 +22,7 @@ from typing import Any
 from torch import Tensor
 
 from cleaner_env.episode import Episode
-from cleaner_env.episode_file import write_episodes
+from cleaner_env.episode_io import write_episodes
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.errors import CheckpointError

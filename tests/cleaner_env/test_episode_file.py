@@ -20,6 +20,7 @@ from cleaner_env import (
 )
 from cleaner_env.completion import Completion, Tokens
 from cleaner_env.episode import RollbackRecord, Turn
+from cleaner_env.episode_io import episode_to_dict
 from cleaner_env.formats.protocol import ParsedTurn
 
 any_text = st.text(st.characters(codec=None, exclude_categories=()), max_size=12)
@@ -157,11 +158,11 @@ def test_what_decodes_the_tokens_need_not_be_copied(sandbox):
     env = CodeToolEnv([TASK], sandbox=sandbox)
     env.reset()
     env.step(Completion.from_tokens([52, 50], [-1.0, -1.0], Tokenizer().decode))
-    assert env.episode.to_dict()["turns"][0]["token_ids"] == [52, 50]
+    assert episode_to_dict(env.episode)["turns"][0]["token_ids"] == [52, 50]
 
 
 def test_the_audit_record_of_a_rollback(episode):
-    (record,) = episode.to_dict()["rollbacks"]
+    (record,) = episode_to_dict(episode)["rollbacks"]
     assert (record["retry"], record["decision"], record["error_class"]) == (
         1,
         "shallow",
@@ -198,7 +199,7 @@ def test_other_values_of_an_entry_come_back_as_their_repr(tmp_path):
     assert read_episodes(tmp_path / "e.jsonl")[0].task.entry == {"a": "Fraction(1, 2)"}
 
 
-GOOD = json.dumps(Episode(Task("?", "1"), []).to_dict())
+GOOD = json.dumps(episode_to_dict(Episode(Task("?", "1"), [])))
 
 
 @pytest.mark.parametrize(

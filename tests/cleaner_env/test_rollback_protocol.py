@@ -5,6 +5,7 @@ import pytest
 
 from cleaner_env import Completion, EpisodeKeeper, SAARWrapper
 from cleaner_env.formats.protocol import ParsedTurn
+from cleaner_env.replay import replay
 from cleaner_env.text_space import TextSpace
 
 
@@ -150,4 +151,4 @@ def test_what_is_no_environment_is_refused():
 def test_its_episodes_cannot_be_replayed_in_a_sandbox(env):
     env.step("=1")
     with pytest.raises(ValueError, match="does not come from a CodeToolEnv"):
-        env.episode.replay()
+        replay(env.episode)

@@ -9,7 +9,7 @@ from cydifflib import SequenceMatcher
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cleaner_env import SAARWrapper, difflib_similarity, embedding
+from cleaner_env import SAARWrapper, difflib_similarity, similarity
 from cleaner_env.similarity import resolve_similarity
 
 some_text = st.text(st.sampled_from("abcx( )=\n é\ud800"), max_size=40)
@@ -37,7 +37,7 @@ def test_unknown_metrics_are_refused(wrong):
 
 
 def test_without_the_extra_its_name_is_told(monkeypatch):
-    monkeypatch.setattr(embedding, "find_spec", lambda name: None)
+    monkeypatch.setattr(similarity, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'cleaner-rl\[embed\]'"):
         resolve_similarity("embedding:a-model-that-nobody-has-named-before")
 
@@ -67,7 +67,7 @@ def test_embeddings_tell_meanings_apart(metric):
 def test_a_text_is_embedded_once(metric, monkeypatch):
     metric("first", "second")
     monkeypatch.setattr(metric, "_encoder", None)
-    monkeypatch.setattr(embedding, "_load", lambda model: pytest.fail("embedded again"))
+    monkeypatch.setattr(similarity, "_load", lambda model: pytest.fail("embedded again"))
     metric("second", "first")
 
 
@@ -82,6 +82,6 @@ def test_environments_share_a_model():
 
 
 def test_a_directory_that_is_not_there_is_named_at_once(monkeypatch):
-    monkeypatch.setattr(embedding, "find_spec", lambda name: object())
+    monkeypatch.setattr(similarity, "find_spec", lambda name: object())
     with pytest.raises(ValueError, match="there is no directory '/no/model'"):
         SAARWrapper(None, similarity="embedding:/no/model")

@@ -19,10 +19,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from cleaner_env.formats.protocol import HermesFormat, ToolCallFormat
+from cleaner_env.formats import HermesFormat
+from cleaner_env.formats.protocol import ToolCallFormat
 from cleaner_env.observation import format_observation
 from cleaner_env.rewards import score
-from cleaner_env.tasks.sources import ReasoningGymTasks, Task, TaskSource
+from cleaner_env.task import Task
+from cleaner_env.tasks.sources import ReasoningGymTasks, TaskSource
 from cleaner_rl.sft.demonstrations.bugs import propose_bug
 from cleaner_rl.sft.demonstrations.family import Programs
 from cleaner_rl.sft.demonstrations.programs import PROGRAM_BOOK

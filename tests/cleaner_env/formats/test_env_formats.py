@@ -4,7 +4,7 @@ import gymnasium as gym
 import pytest
 
 from cleaner_env import FORMATS, CodeToolEnv, HermesFormat, SAARWrapper, Task, make_format
-from cleaner_env.formats.protocol import SYSTEM_PROMPT
+from cleaner_env.formats.protocol import system_prompt
 from cleaner_env.observation import format_observations
 from sandbox import Result, Status
 
@@ -40,7 +40,7 @@ def test_the_system_prompt_shows_a_call_in_the_format(name):
 
 
 def test_hermes_is_the_default():
-    assert make().episode.messages[0]["content"] == SYSTEM_PROMPT
+    assert make().episode.messages[0]["content"] == system_prompt(HermesFormat())
 
 
 def test_the_system_prompt_tells_how_many_calls_a_turn_may_have():

@@ -10,8 +10,8 @@ import pytest
 from cleaner_env.env import CodeToolEnv
 from cleaner_env.rewards import EncodedTests, check_reward, score
 from cleaner_env.rewards.encoded_tests import decode_text
+from cleaner_env.task import Task
 from cleaner_env.tasks.load import first_tasks, load_tasks
-from cleaner_env.tasks.sources import Task
 
 DOUBLE = "print(2 * int(input()))"
 

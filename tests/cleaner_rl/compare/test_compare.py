@@ -12,7 +12,7 @@ from statistics import fmean
 import pytest
 import torch
 
-from cleaner_env.episode_file import read_episodes
+from cleaner_env.episode_io import read_episodes
 from cleaner_rl.compare.__main__ import main
 from cleaner_rl.compare.progress import ComparisonProgress
 from cleaner_rl.errors import CheckpointError, UserError

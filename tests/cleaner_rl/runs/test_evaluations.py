@@ -3,7 +3,7 @@
 import pytest
 
 from cleaner_env import Episode, Task
-from cleaner_env.episode_file import read_episodes
+from cleaner_env.episode_io import episode_to_dict, read_episodes
 from cleaner_rl.errors import CheckpointError
 from cleaner_rl.runs.evaluations import (
     episodes_path,
@@ -18,7 +18,7 @@ from cleaner_rl.runs.run_directory import RunDirectory
 def row(problem: int, answer: str = "1"):
     episode = Episode(Task(f"problem {problem}", "1"), [])
     episode.answer = answer
-    return {"problem": problem, "sample": 0, "seconds": 0.5, "episode": episode.to_dict()}
+    return {"problem": problem, "sample": 0, "seconds": 0.5, "episode": episode_to_dict(episode)}
 
 
 def write(run, step):

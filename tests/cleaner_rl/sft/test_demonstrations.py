@@ -8,11 +8,13 @@ import pytest
 from transformers import AutoTokenizer
 
 from cleaner_env import make_format
-from cleaner_env.formats.protocol import HermesFormat
+from cleaner_env.formats import HermesFormat
 from cleaner_env.interpreter import Sandbox
 from cleaner_env.rewards import extract_boxed
+from cleaner_env.rewards.scorers import reasoning_gym_scorer
+from cleaner_env.task import Task
 from cleaner_env.tasks.families import FAMILIES, SHORT_PROGRAMS
-from cleaner_env.tasks.sources import ReasoningGymTasks, Task, reasoning_gym_scorer
+from cleaner_env.tasks.sources import ReasoningGymTasks
 from cleaner_rl.config import PRESETS
 from cleaner_rl.models.policy import bundled_directory
 from cleaner_rl.sft.demonstrations import (

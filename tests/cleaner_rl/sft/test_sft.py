@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cleaner_env.formats.protocol import HermesFormat
+from cleaner_env.formats import HermesFormat
 from cleaner_env.tasks.families import FAMILIES
 from cleaner_env.tasks.sources import ReasoningGymTasks
 from cleaner_rl.chat import ChatCodec
