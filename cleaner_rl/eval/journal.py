@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from cleaner_env.completion import Completion, Decode
 from cleaner_rl.errors import CheckpointError
 from cleaner_rl.rollout.endpoint import Usage
+from cleaner_rl.runs.files import Row, append_row, read_rows, write_json
 
 SETTINGS = "settings.json"
 EPISODES = "episodes.jsonl"
 TURNS = "turns.jsonl"
 SUMMARY = "summary.json"
 
-Row = dict[str, Any]
 Key = tuple[str, int]
 """Mode and number of an episode."""
 
@@ -57,7 +56,7 @@ class EvalJournal:
                     f"that was begun there: --resume {directory}"
                 )
             journal = cls(directory)
-            journal.write_json(SETTINGS, {"config": settings})
+            write_json(directory / SETTINGS, {"config": settings})
         except OSError as error:
             raise CheckpointError(
                 f"cannot write {directory}: {error}; choose another --out"
@@ -86,7 +85,7 @@ class EvalJournal:
 
     def note_settings(self, settings: Mapping[str, Any]) -> None:
         """Keep the settings of the newest session."""
-        self.write_json(SETTINGS, {**self._stored(), "config": settings})
+        write_json(self._settings, {**self._stored(), "config": settings})
 
     def identify(self, name: str, value: str | int) -> None:
         """Note what is evaluated, or what on, or check that it is the same as before.
@@ -103,7 +102,7 @@ class EvalJournal:
                 f"the {name} of the evaluation in {self.directory} changed since it was begun "
                 f"({known} then, {value} now); begin another one with another --out"
             )
-        self.write_json(SETTINGS, stored)
+        write_json(self._settings, stored)
 
     @property
     def problems(self) -> int:
@@ -155,28 +154,24 @@ class EvalJournal:
         """Write ``summary.json``; a complete evaluation needs its turns no more."""
         if self.directory is None:
             return
-        self.write_json(SUMMARY, summary)
+        write_json(self.directory / SUMMARY, summary)
         if summary["complete"]:
             (self.directory / TURNS).unlink(missing_ok=True)
 
-    def write_json(self, name: str, data: Any) -> None:
-        """Write a JSON file, whole or not at all."""
+    @property
+    def _settings(self) -> Path:
         assert self.directory is not None
-        partial = self.directory / f".{name}.partial"
-        partial.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, self.directory / name)
+        return self.directory / SETTINGS
 
-    def _stored(self) -> dict[str, Any]:
-        assert self.directory is not None
-        stored: dict[str, Any] = json.loads((self.directory / SETTINGS).read_text(encoding="utf-8"))
+    def _stored(self) -> Row:
+        stored: Row = json.loads(self._settings.read_text(encoding="utf-8"))
         return stored
 
     def _append(self, name: str, row: Row) -> None:
         if self.directory is None:
             return
         try:
-            with (self.directory / name).open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(row) + "\n")
+            append_row(self.directory / name, row)
         except OSError as error:
             raise CheckpointError(
                 f"cannot write {self.directory / name}: {error}; make room, then go on with "
@@ -190,35 +185,6 @@ def wall_seconds(rows: Iterable[Row]) -> float:
     for row in rows:
         ends[row["session"]] = max(row["at"], ends.get(row["session"], 0.0))
     return round(sum(ends.values()), 3)
-
-
-def read_rows(path: Path, mend: bool = False) -> Iterator[Row]:
-    """The rows of a file of JSON lines; none when there is no file.
-
-    Args:
-        path: of the file.
-        mend: cut off a last line that a kill left unfinished, so that more can be appended.
-
-    Raises:
-        CheckpointError: a line before the last one is no JSON object.
-    """
-    if not path.exists():
-        return
-    whole = 0
-    with path.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise CheckpointError(f"{path}, line {number}, is damaged: {error}") from error
-            if not isinstance(row, dict):
-                raise CheckpointError(f"{path}, line {number}, is damaged: not an object")
-            whole += len(line)
-            yield row
-    if mend and whole < path.stat().st_size:
-        os.truncate(path, whole)
 
 
 def _completion(row: Row, decode: Decode | None) -> Completion:

@@ -8,7 +8,8 @@ from typing import Any
 
 from cleaner_rl.eval.config import EvalConfig, load_settings
 from cleaner_rl.eval.evaluate import Evaluation, difference
-from cleaner_rl.eval.journal import EvalJournal, Row, wall_seconds
+from cleaner_rl.eval.journal import EvalJournal, wall_seconds
+from cleaner_rl.runs.files import Row
 from cleaner_rl.runs.provenance import made_with
 
 _DIFFERENCE = "on - off"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 from cleaner_env.episode_io import json_line
 from cleaner_rl.errors import CheckpointError
+from cleaner_rl.runs.files import write_json, write_whole
 
 MODES = ("off", "on")
 """Rollback during an evaluation."""
@@ -61,7 +61,7 @@ def write_evaluation(
         (run / FOLDER).mkdir(exist_ok=True)
         for mode, of_mode in rows.items():
             _write_rows(episodes_path(run, step, mode), of_mode)
-        _write_whole(summary_path(run, step), (json.dumps(summary, indent=2) + "\n").encode())
+        write_json(summary_path(run, step), summary)
     except OSError as error:
         raise CheckpointError(f"cannot write an evaluation into {run}: {error}") from error
 
@@ -101,10 +101,4 @@ def _write_rows(path: Path, rows: Sequence[Row]) -> None:
         facts = {name: row[name] for name in ("problem", "sample", "seconds")}
         lines.append(json_line({**row["episode"], "evaluation": facts}) + "\n")
     data = "".join(lines).encode("utf-8", "surrogatepass")
-    _write_whole(path, gzip.compress(data, mtime=0))
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
+    write_whole(path, gzip.compress(data, mtime=0))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,9 @@ from matplotlib.figure import Figure
 
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.models.policy import resolve_device
+from cleaner_rl.runs.files import read_json
+from cleaner_rl.runs.provenance import package_version
+from cleaner_rl.runs.run_directory import read_metrics
 from cleaner_rl.settings import CreditRule
 
 matplotlib.use("Agg")
@@ -51,9 +52,9 @@ def write_report(directory: Path, config: TrainConfig) -> Path:
     Returns:
         The report's path.
     """
-    metrics = [json.loads(line) for line in _lines(directory / "metrics.jsonl")]
+    metrics = read_metrics(directory)
     parts = [f"# Run {directory.name}\n", _summary(metrics, config)]
-    before, after = (_read(directory / f"evaluation-{when}.json") for when in ("before", "after"))
+    before, after = (read_json(directory / f"evaluation-{w}.json") for w in ("before", "after"))
     if before is not None and after is not None:
         parts += ["## Held-out tasks, rollback off\n", _evaluation_table(before, after)]
         parts += ["## By family\n", _family_table(before, after)]
@@ -125,7 +126,7 @@ def _rollback_line(metrics: list[dict[str, Any]]) -> str:
 
 def _environment(config: TrainConfig) -> str:
     packages = ("torch", "transformers", "gymnasium", "reasoning-gym", "cleaner-rl")
-    versions = ", ".join(f"{name} {_version(name)}" for name in packages)
+    versions = ", ".join(f"{name} {package_version(name)}" for name in packages)
     machine = (
         f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}"
     )
@@ -134,13 +135,6 @@ def _environment(config: TrainConfig) -> str:
         f"`python -m cleaner_rl.train --preset {config.preset}` with the settings in "
         "`config.json`.\n"
     )
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 def _plot(metrics: list[dict[str, Any]], path: Path) -> None:
@@ -166,14 +160,3 @@ def _smooth(values: list[float], weight: float = 0.8) -> list[float]:
         total = weight * total + (1 - weight)
         smoothed.append(average / total)
     return smoothed
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return data
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []

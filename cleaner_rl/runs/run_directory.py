@@ -12,7 +12,6 @@ report.md, *.png     what came out
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -35,7 +34,10 @@ from cleaner_rl.runs.checkpoint import (
     save_checkpoint,
 )
 from cleaner_rl.runs.evaluations import MODES, evaluated_steps, forget_evaluations, summary_path
+from cleaner_rl.runs.files import append_row, read_json, read_rows, write_json, write_whole
 from cleaner_rl.runs.sharded_checkpoint import save_sharded_checkpoint
+
+METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,22 +170,17 @@ class RunDirectory:
         Raises:
             CheckpointError: they cannot be written.
         """
-        file = self.path / "metrics.jsonl"
-        with _writing(file), file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(metrics) + "\n")
+        file = self.path / METRICS
+        with _writing(file):
+            append_row(file, metrics)
 
     def forget_after(self, step: int) -> None:
         """Drop what comes after a checkpoint: metrics and episodes of steps that will be played
         again, and what a killed process left behind."""
         remove_partial(self.checkpoints)
         forget_evaluations(self.path, step)
-        file = self.path / "metrics.jsonl"
-        if not file.exists():
-            return
-        kept = [line for line in _whole_lines(file) if json.loads(line)["step"] <= step]
-        replacement = file.with_suffix(".partial")
-        replacement.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(replacement, file)
+        kept = [row for row in read_metrics(self.path) if row["step"] <= step]
+        write_whole(self.path / METRICS, "".join(json.dumps(row) + "\n" for row in kept))
         for episodes in (self.path / "episodes").glob("step-*.jsonl"):
             if int(episodes.stem.removeprefix("step-")) > step:
                 episodes.unlink()
@@ -206,15 +203,12 @@ class RunDirectory:
         Raises:
             CheckpointError: it cannot be written.
         """
-        partial = self.path / f".{name}.partial"
         with _writing(self.path / name):
-            partial.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-            os.replace(partial, self.path / name)
+            write_json(self.path / name, data)
 
     def read_json(self, name: str) -> Any:
         """Read a JSON file; None when it does not exist."""
-        file = self.path / name
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        return read_json(self.path / name)
 
 
 @contextmanager
@@ -226,27 +220,9 @@ def _writing(file: Path) -> Iterator[None]:
         raise CheckpointError(f"cannot write {file}: {error}; free some space") from error
 
 
-def _whole_lines(file: Path) -> list[str]:
-    """The lines of a file that a kill may have cut short: those that are whole JSON."""
-    if not file.exists():
-        return []
-    lines = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            json.loads(line)
-        except ValueError:
-            continue
-        lines.append(line)
-    return lines
-
-
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The rows of ``metrics.jsonl``; a line that is being written is left out."""
-    file = run / "metrics.jsonl"
-    if not file.exists():
-        return []
-    text = file.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    return list(read_rows(run / METRICS))
 
 
 def evaluation_seconds(run: Path, step: int) -> float:

@@ -12,6 +12,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from cleaner_rl.chat import ChatCodec
 from cleaner_rl.models.policy import KNOWS_TOOL, Policy, load_policy
+from cleaner_rl.runs.files import write_json
 from cleaner_rl.sft.config import ModelArgs, SftError
 
 __all__ = ["build_model", "load_base"]
@@ -94,9 +95,7 @@ def save_policy(model: Any, tokenizer: Any, build: dict[str, Any], out: Path) ->
 
 def write_build(build: dict[str, Any], directory: Path) -> None:
     """Replaces ``build.json`` in one step."""
-    scratch = directory / ".build.json.writing"
-    scratch.write_text(json.dumps(build, indent=2) + "\n")
-    scratch.replace(directory / "build.json")
+    write_json(directory / "build.json", build)
 
 
 def check_out(out: Path, overwrite: bool) -> None:

@@ -9,9 +9,10 @@ import torch
 
 from cleaner_rl.errors import CheckpointError, UserError
 from cleaner_rl.eval.__main__ import main
-from cleaner_rl.eval.journal import EvalJournal, read_rows
+from cleaner_rl.eval.journal import EvalJournal
 from cleaner_rl.eval.summary import summarize_directory
 from cleaner_rl.inference.sampler import Sampler
+from cleaner_rl.runs.files import read_rows
 
 
 @pytest.fixture

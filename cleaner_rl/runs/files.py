@@ -1,0 +1,69 @@
+"""Files that a kill may interrupt: written whole or not at all, and JSON lines cut short."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cleaner_rl.errors import CheckpointError
+
+Row = dict[str, Any]
+
+
+def partial_path(path: Path) -> Path:
+    """The hidden neighbour that a file or directory is until it is complete."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def write_whole(path: Path, data: str | bytes) -> None:
+    """Write a file, whole or not at all."""
+    partial = partial_path(path)
+    partial.write_bytes(data if isinstance(data, bytes) else data.encode("utf-8"))
+    os.replace(partial, path)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    write_whole(path, json.dumps(data, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; None where there is no file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def append_row(path: Path, row: Row) -> None:
+    """Add a row to a file of JSON lines."""
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(row) + "\n")
+
+
+def read_rows(path: Path, mend: bool = False) -> Iterator[Row]:
+    """The rows of a file of JSON lines; none where there is no file.
+
+    A last line without an end is one that a kill cut short, or that is being written: it is left
+    out, and with ``mend`` cut off the file, so that more can be appended.
+
+    Raises:
+        CheckpointError: a line before the last one is no JSON object.
+    """
+    if not path.exists():
+        return
+    whole = 0
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise CheckpointError(f"{path}, line {number}, is damaged: {error}") from error
+            if not isinstance(row, dict):
+                raise CheckpointError(f"{path}, line {number}, is damaged: not an object")
+            whole += len(line)
+            yield row
+    if mend and whole < path.stat().st_size:
+        os.truncate(path, whole)
