@@ -1,10 +1,10 @@
-"""Endpoint: chat completions of an OpenAI-compatible server, with retries."""
+"""Endpoint: episodes played with a model behind an OpenAI-compatible server."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ _REFUSED = (400, 413, 422)
 _LONGEST_WAIT = 60.0
 """Seconds between two attempts, unless the server asks for more."""
 _LONGEST_ASKED = 300.0
+_MAX_REFUSED = 0.05
+"""Share of episodes that the server may refuse before the rollout is stopped."""
 
 
 class RequestRefused(Exception):
@@ -32,12 +34,7 @@ class RequestRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as an endpoint counted them.
-
-    Attributes:
-        prompt_tokens: that it read.
-        completion_tokens: that it sampled.
-    """
+    """Tokens that an endpoint read and sampled, as it counted them."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -57,11 +54,9 @@ class EndpointConfig:
         url: of the API, such as ``http://localhost:8000/v1``.
         model: its name there.
         api_key: sent as a bearer token; None sends none.
-        temperature: of sampling.
-        top_p: of sampling.
         timeout_s: longest wait for an answer.
         retries: how often a failed request is sent again.
-        first_wait_s: seconds before the first of these; they double from then on.
+        first_wait_s: seconds before the first retry; the wait doubles from one to the next.
     """
 
     url: str
@@ -96,20 +91,11 @@ class Endpoint:
     async def complete(
         self, messages: Sequence[Mapping[str, str]], max_tokens: int, seed: int
     ) -> tuple[Completion, Usage]:
-        """The assistant's next turn.
-
-        Args:
-            messages: the conversation.
-            max_tokens: most tokens of the turn.
-            seed: of its sampling, for servers that have one.
-
-        Returns:
-            The turn, ``truncated`` when ``max_tokens`` ended it, and what was used for it.
+        """The assistant's next turn, ``truncated`` when ``max_tokens`` ended it, and its usage.
 
         Raises:
             RequestRefused: the server does not accept this conversation.
-            EndpointError: there is no such server or model, the key is wrong, the server did not
-                answer, or answered with something else.
+            EndpointError: it cannot be reached or used, or answers with something else.
         """
         request = {
             "model": self.config.model,
@@ -191,10 +177,6 @@ def _asked_wait(response: httpx2.Response) -> float:
         return 0.0
 
 
-_MAX_REFUSED = 0.05
-"""Share of episodes that the server may refuse before the rollout is stopped."""
-
-
 class EndpointRollout:
     """Plays episodes with a model on a server, text in and text out.
 
@@ -245,85 +227,73 @@ class EndpointRollout:
             OutageError: faults of the sandbox spoilt too many episodes.
         """
         with open_sandbox(self.config) as sandbox:
-            session = _Session(self, sandbox, jobs, spent, on_turn, on_episode)
             try:
-                asyncio.run(session.run())
+                asyncio.run(self._play(sandbox, jobs, spent, on_turn, on_episode))
             except BaseExceptionGroup as group:
                 raise _first(group) from None
 
-
-class _Session:
-    """One call of ``play``: workers that take jobs until there are none."""
-
-    def __init__(
+    async def _play(
         self,
-        rollout: EndpointRollout,
         sandbox: Sandbox,
         jobs: Sequence[Job],
         spent: Mapping[int, Usage],
         on_turn: Callable[[Job, Completion, Usage], None],
         on_episode: Callable[[FinishedEpisode, Usage], None],
     ) -> None:
-        self.rollout = rollout
-        self.sandbox = sandbox
-        self.total = len(jobs)
-        self.waiting: Iterator[Job] = iter(jobs)
-        self.spent = spent
-        self.on_turn = on_turn
-        self.on_episode = on_episode
-        self.faults: list[Exception | None] = []
-        self.refusals: list[RequestRefused] = []
+        """Workers take jobs until there are none."""
+        waiting = iter(jobs)
+        faults: list[Exception | None] = []
+        refusals: list[RequestRefused] = []
 
-    async def run(self) -> None:
-        workers = min(self.rollout.concurrency, self.total)
-        async with Endpoint(self.rollout.endpoint) as endpoint, asyncio.TaskGroup() as group:
-            for number in range(workers):
-                group.create_task(self._work(number, endpoint))
+        async def work(number: int) -> None:
+            env = make_env(self.config, sandbox, self.format, knows_tool=False)
+            for job in waiting:
+                runner = await asyncio.to_thread(EpisodeRunner.begin, number, env, job)
+                used = spent.get(job.index, Usage())
+                try:
+                    while not runner.over:
+                        turn, usage = await self._ask(endpoint, runner, used)
+                        on_turn(job, turn, usage)
+                        used += usage
+                        await asyncio.to_thread(runner.step, turn)
+                except RequestRefused as refusal:
+                    env.episode.faulted = True
+                    refusals.append(refusal)
+                    _check_refusals(refusals, len(jobs))
+                if runner.fault is not None and env.episode.faulted:
+                    faults.append(runner.fault)
+                    check_faults(faults, len(jobs))
+                on_episode(runner.finished(), used)
 
-    async def _work(self, number: int, endpoint: Endpoint) -> None:
-        env = make_env(self.rollout.config, self.sandbox, self.rollout.format, knows_tool=False)
-        for job in self.waiting:
-            runner = await asyncio.to_thread(EpisodeRunner.begin, number, env, job)
-            used = self.spent.get(job.index, Usage())
-            try:
-                while not runner.over:
-                    used += await self._turn(endpoint, runner, used)
-            except RequestRefused as refusal:
-                env.episode.faulted = True
-                self.refusals.append(refusal)
-            self._note_fault(runner)
-            self.on_episode(runner.played(), used)
+        async with Endpoint(self.endpoint) as endpoint, asyncio.TaskGroup() as group:
+            for number in range(min(self.concurrency, len(jobs))):
+                group.create_task(work(number))
 
-    async def _turn(self, endpoint: Endpoint, runner: EpisodeRunner, used: Usage) -> Usage:
-        """One turn more; what was used for it."""
-        config = self.rollout.config
-        room = config.max_response_tokens - used.completion_tokens
-        turn, usage = await endpoint.complete(
+    async def _ask(
+        self, endpoint: Endpoint, runner: EpisodeRunner, used: Usage
+    ) -> tuple[Completion, Usage]:
+        """The next turn of an episode that has used so many tokens."""
+        room = self.config.max_response_tokens - used.completion_tokens
+        return await endpoint.complete(
             [self._message(message) for message in runner.info["messages"]],
-            max(1, min(room, config.max_turn_tokens)),
+            max(1, min(room, self.config.max_turn_tokens)),
             _seed(runner.job.seed, len(runner.env.episode.raw_turns)),
         )
-        self.on_turn(runner.job, turn, usage)
-        await asyncio.to_thread(runner.step, turn)
-        return usage
 
     def _message(self, message: Mapping[str, str]) -> dict[str, str]:
-        if message["role"] != "tool" or self.rollout.tool_role == "tool":
+        if message["role"] != "tool" or self.tool_role == "tool":
             return dict(message)
         content = f"<tool_response>\n{message['content']}\n</tool_response>"
         return {"role": "user", "content": content}
 
-    def _note_fault(self, runner: EpisodeRunner) -> None:
-        """Stop when so much was spoilt that what is left would not measure the model."""
-        if runner.fault is not None and runner.env.episode.faulted:
-            self.faults.append(runner.fault)
-            check_faults(self.faults, self.total)
-        if len(self.refusals) > max(1, _MAX_REFUSED * self.total):
-            raise EndpointError(
-                f"the server refused {len(self.refusals)} of {self.total} conversations "
-                f"({self.refusals[0]}); where they are too long for it, lower --max-turns or "
-                "--max-response-tokens"
-            )
+
+def _check_refusals(refusals: Sequence[RequestRefused], episodes: int) -> None:
+    """Stop when so many were refused that what is left would not measure the model."""
+    if len(refusals) > max(1, _MAX_REFUSED * episodes):
+        raise EndpointError(
+            f"the server refused {len(refusals)} of {episodes} conversations ({refusals[0]}); "
+            "where they are too long for it, lower --max-turns or --max-response-tokens"
+        )
 
 
 def _seed(seed: int, turn: int) -> int:

@@ -92,8 +92,8 @@ class Rollout:
         """
         jobs = [Job(index, task, seed + index) for index, task in enumerate(tasks)]
         episodes: dict[int, Episode] = {}
-        for played in self.stream(jobs, len(jobs)):
-            episodes[played.job.index] = played.episode
+        for finished in self.stream(jobs, len(jobs)):
+            episodes[finished.job.index] = finished.episode
             if on_progress is not None:
                 on_progress(len(episodes), len(jobs))
         return [episodes[index] for index in range(len(jobs))]
@@ -139,7 +139,7 @@ class Rollout:
                     if runner.env.episode.faulted:
                         faults.append(runner.fault)
                         check_faults(faults, len(jobs))
-                    yield runner.played()
+                    yield runner.finished()
                 if not (sampling or runners or queue):
                     return
                 for number, turn in self.sampler.advance() if sampling else ():
@@ -152,12 +152,6 @@ class Rollout:
             queue.close()
             self.sampler.reset()
             torch.set_num_threads(threads)
-
-    def _ask(self, runner: EpisodeRunner) -> None:
-        """Ask the sampler for a runner's next turn."""
-        context = self._context(runner)
-        numbers = (runner.job.seed, runner.sampled)
-        self.sampler.submit(Request(runner.number, context, self._limit(runner, context), numbers))
 
     def prompt_ids(self, episode: Episode) -> list[int]:
         """Token ids of an episode's prompt."""
@@ -194,11 +188,11 @@ class Rollout:
             measure=lambda text: len(self.observation_ids(text)),
         )
 
-    def _context(self, runner: EpisodeRunner) -> list[int]:
-        episode = runner.env.episode
-        return context_ids(runner.prompt_ids, episode.turns, self.observation_ids)
-
-    def _limit(self, runner: EpisodeRunner, context: list[int]) -> int:
-        """Tokens that the next turn may have."""
+    def _ask(self, runner: EpisodeRunner) -> None:
+        """Ask the sampler for a runner's next turn."""
+        turns = runner.env.episode.turns
+        context = context_ids(runner.prompt_ids, turns, self.observation_ids)
         room = min(int(runner.info["remaining"]), self.policy.context_length - len(context))
-        return max(1, min(room, self.config.max_turn_tokens))
+        limit = max(1, min(room, self.config.max_turn_tokens))
+        seed = (runner.job.seed, runner.sampled)
+        self.sampler.submit(Request(runner.number, context, limit, seed))

@@ -1,4 +1,4 @@
-"""Seats: episodes that are to be played, are being played, and have been played."""
+"""Runner: an episode that is asked for, is being played, or has been played."""
 
 from __future__ import annotations
 
@@ -102,6 +102,6 @@ class EpisodeRunner:
         self.env.episode.faulted = True
         self.over = True
 
-    def played(self) -> FinishedEpisode:
+    def finished(self) -> FinishedEpisode:
         """The episode that has ended here."""
         return FinishedEpisode(self.job, self.env.episode, time.monotonic() - self.began)
