@@ -22,8 +22,8 @@ import tyro
 from engine import synchronize
 from update import model_of
 
+from cleaner_env.chat import ChatCodec
 from cleaner_env.episode import Episode
-from cleaner_rl.chat import ChatCodec
 from cleaner_rl.config import TrainConfig, preset
 from cleaner_rl.grpo.credit import episode_samples
 from cleaner_rl.grpo.samples import Sample

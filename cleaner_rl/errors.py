@@ -2,7 +2,6 @@
 
 UserError
 +-- PolicyError       the model cannot be loaded or cannot be used here
-|   +-- TemplateError its chat template cannot serve a conversation with a tool
 +-- CheckpointError   a run directory or checkpoint cannot be read or written
 +-- OutageError       the sandbox failed, not the policy; the run was stopped and saved
 +-- MemoryLimitError  a device or the machine ran out of memory
@@ -25,10 +24,6 @@ class UserError(Exception):
 
 class PolicyError(UserError):
     """The model cannot be loaded, or cannot be used for multi-turn tool use."""
-
-
-class TemplateError(PolicyError):
-    """The tokenizer's chat template cannot serve a multi-turn conversation with a tool."""
 
 
 class CheckpointError(UserError):

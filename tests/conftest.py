@@ -1,4 +1,4 @@
-"""What the tests of all packages share: a sandbox."""
+"""What the tests of all packages share: a sandbox and a tokenizer."""
 
 from __future__ import annotations
 
@@ -21,3 +21,12 @@ def shared_sandbox() -> Iterator[Sandbox]:
         pytest.skip(f"no sandbox on this machine: {error}")
     with shared:
         yield shared
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """A small one with the bundled policy's chat template."""
+    from cleaner_rl.sft.tokenizer import train_tokenizer
+
+    corpus = ["What is 3 + 4? The answer is \\boxed{7}.", "import math\nprint(math.gcd(6, 4))"] * 4
+    return train_tokenizer(corpus, 320)

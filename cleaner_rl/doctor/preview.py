@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal
 
+from cleaner_env.chat import ChatCodec
 from cleaner_env.completion import Completion, Decode
 from cleaner_env.episode import Episode
 from cleaner_env.formats.protocol import ToolCallFormat
 from cleaner_env.saar import SAARWrapper
 from cleaner_env.task import Task
-from cleaner_rl.chat import ChatCodec
 from cleaner_rl.grpo.credit import episode_samples
 from cleaner_rl.settings import CreditRule, GraftedTreatment
 

@@ -9,19 +9,21 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
+from cleaner_env.chat import ChatCodec, TemplateError
 from cleaner_env.formats import TextFormat
 from cleaner_env.task import Task
 from cleaner_env.tasks.load import first_tasks, load_tasks
-from cleaner_rl.chat import ChatCodec
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.errors import UserError
 from cleaner_rl.models.policy import (
     KNOWS_TOOL,
     Policy,
+    load_codec,
     load_model_config,
     load_policy,
     load_tokenizer,
     resolve_device,
+    template_errors,
 )
 
 
@@ -54,15 +56,16 @@ class Subject:
     @cached_property
     def codec(self) -> ChatCodec:
         """Its chat codec."""
-        return ChatCodec(self.tokenizer)
+        return load_codec(self.tokenizer)
 
     @cached_property
     def format(self) -> TextFormat:
         """How its calls would be read."""
         config = self.config
-        return self.codec.make_format(
-            config.tool_format, max_calls=config.max_calls, strict=config.strict_calls
-        )
+        with template_errors():
+            return self.codec.make_format(
+                config.tool_format, max_calls=config.max_calls, strict=config.strict_calls
+            )
 
     @cached_property
     def model_config(self) -> Any:
@@ -141,7 +144,7 @@ def run_checks(checks: Mapping[str, Check[Checked]], subject: Checked) -> dict[s
 def _run(check: Check[Checked], subject: Checked) -> Finding:
     try:
         return check(subject)
-    except UserError as error:
+    except (UserError, TemplateError) as error:
         return Finding("failed", str(error))
     except Exception as error:  # whatever it is, it belongs into the report
         return Finding(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
@@ -15,8 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.initialization import no_init_weights
 from transformers.utils.logging import disable_progress_bar
 
+from cleaner_env.chat import ChatCodec
 from cleaner_env.completion import Decode
-from cleaner_rl.chat import ChatCodec
 from cleaner_rl.errors import PolicyError
 from cleaner_rl.models.backends import apply_liger
 from cleaner_rl.models.lora import has_lora, merged_state
@@ -92,7 +93,7 @@ def load_policy(name: str, device: str = "auto") -> Policy:
         name,
         lambda: AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **options),
     )
-    codec = ChatCodec(tokenizer, _generation_stop_ids(model))
+    codec = load_codec(tokenizer, _generation_stop_ids(model))
     if "gguf_file" in options:
         _forget_quantization(model)
     # Weights mapped from a file may lie at odd addresses, where the CPU's kernels add up in another
@@ -124,7 +125,22 @@ def load_skeleton(directory: Path, device: str = "auto") -> Policy:
     model.to(target)
     model.eval()
     apply_liger(model)
-    return Policy(model, tokenizer, ChatCodec(tokenizer, _generation_stop_ids(model)), name)
+    return Policy(model, tokenizer, load_codec(tokenizer, _generation_stop_ids(model)), name)
+
+
+def load_codec(tokenizer: Any, stop_ids: Sequence[int] = ()) -> ChatCodec:
+    """The tokenizer's chat codec."""
+    with template_errors():
+        return ChatCodec(tokenizer, stop_ids)
+
+
+@contextmanager
+def template_errors() -> Iterator[None]:
+    """What a codec refuses (a chat template, a tool-call format) is for the user to mend."""
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        raise PolicyError(str(error)) from error
 
 
 def load_tokenizer(name: str) -> Any:

@@ -19,7 +19,7 @@ from cleaner_rl.errors import ToolFormatWarning
 from cleaner_rl.grpo.credit import context_ids
 from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.inference.sampling import Request
-from cleaner_rl.models.policy import Policy
+from cleaner_rl.models.policy import Policy, template_errors
 from cleaner_rl.rollout.environment import EpisodeConfig, check_faults, make_env, open_sandbox
 from cleaner_rl.rollout.runner import EpisodeRunner, FinishedEpisode, Job
 from cleaner_rl.rollout.tool_queue import ToolQueue
@@ -49,9 +49,10 @@ class Rollout:
         self.policy = policy
         self.sampler = sampler
         self.config = config
-        self.format = policy.codec.make_format(
-            config.tool_format, max_calls=config.max_calls, strict=config.strict_calls
-        )
+        with template_errors():
+            self.format = policy.codec.make_format(
+                config.tool_format, max_calls=config.max_calls, strict=config.strict_calls
+            )
         warning = policy.codec.format_warning(config.tool_format)
         if warning is not None:
             warnings.warn(warning, ToolFormatWarning, stacklevel=2)
@@ -155,14 +156,17 @@ class Rollout:
 
     def prompt_ids(self, episode: Episode) -> list[int]:
         """Token ids of an episode's prompt."""
-        return self.policy.codec.prompt_ids(episode.prompt)
+        return self._ids(episode.prompt)
 
     def prompt_length(self, task: Task) -> int:
         """Tokens of the prompt that an episode on this task begins with."""
         if not self._envs:
             self._envs.append(self._make_env())
-        prompt = self._envs[0].get_wrapper_attr("prompt")(task)
-        return len(self.policy.codec.prompt_ids(prompt))
+        return len(self._ids(self._envs[0].get_wrapper_attr("prompt")(task)))
+
+    def _ids(self, prompt: list[dict[str, str]]) -> list[int]:
+        with template_errors():  # a template may refuse a system prompt
+            return self.policy.codec.prompt_ids(prompt)
 
     def response_length(self, episode: Episode) -> int:
         """Tokens of the purified episode after its prompt, last observation excluded."""

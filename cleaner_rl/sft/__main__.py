@@ -18,10 +18,10 @@ from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
 
+from cleaner_env.chat import ChatCodec
 from cleaner_env.formats import TextFormat
 from cleaner_env.interpreter import Limits, Sandbox, SandboxError
 from cleaner_env.tasks.load import first_tasks, load_tasks
-from cleaner_rl.chat import ChatCodec
 from cleaner_rl.errors import run_command
 from cleaner_rl.eval.evaluate import Evaluation, evaluate
 from cleaner_rl.models.policy import Policy, load_policy, resolve_device

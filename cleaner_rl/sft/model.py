@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from cleaner_rl.chat import ChatCodec
+from cleaner_env.chat import ChatCodec
 from cleaner_rl.models.policy import KNOWS_TOOL, Policy, load_policy
 from cleaner_rl.runs.files import write_json
 from cleaner_rl.sft.config import ModelArgs, SftError

@@ -6,17 +6,9 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from cleaner_rl.chat import ChatCodec
+from cleaner_env.chat import ChatCodec
 from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.models.policy import Policy
-from cleaner_rl.sft.tokenizer import train_tokenizer
-
-CORPUS = ["What is 3 + 4? The answer is \\boxed{7}.", "import math\nprint(math.gcd(6, 4))"] * 4
-
-
-@pytest.fixture(scope="session")
-def tokenizer():
-    return train_tokenizer(CORPUS, 320)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cleaner_rl.chat import ChatCodec
+from cleaner_env.chat import ChatCodec
 from cleaner_rl.sft.demonstrations.episodes import Demonstration
 
 __all__ = ["IGNORED", "Example", "collate", "encode_demonstration", "length_batches"]

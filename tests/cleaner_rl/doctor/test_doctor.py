@@ -10,7 +10,7 @@ from rich.console import Console
 from scripted import call
 
 from cleaner_env import Sandbox, SandboxError, Task
-from cleaner_rl.chat import ChatCodec
+from cleaner_env.chat import ChatCodec
 from cleaner_rl.config import PRESETS
 from cleaner_rl.doctor import tasks as task_checks
 from cleaner_rl.doctor.__main__ import CHECKS, main, parse_arguments, show_segments

@@ -1,22 +1,25 @@
 """Rollout with a scripted policy: what it is shown at each turn, in tokens."""
 
+import copy
 import subprocess
 import sys
 from concurrent.futures import Future
 from dataclasses import replace
 from itertools import count
+from typing import get_args
 
 import pytest
 import templates
 from scripted import call
 
-from cleaner_env import Completion, SandboxError, Task, make_format
+from cleaner_env import FORMATS, Completion, SandboxError, Task, make_format
+from cleaner_env.chat import ChatCodec
 from cleaner_env.rewards import GRADER, Reward
-from cleaner_rl.chat import ChatCodec
-from cleaner_rl.errors import OutageError, ToolFormatWarning
+from cleaner_rl.errors import OutageError, ToolFormatWarning, UserError
 from cleaner_rl.rollout.environment import EpisodeConfig
 from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.rollout.runner import Job
+from cleaner_rl.settings import ToolFormat
 
 TASK = Task("What is 6*7?", "42")
 ANSWER = r"The answer is \boxed{42}."
@@ -264,6 +267,32 @@ def test_a_command_prints_the_warning_without_its_place_in_the_code():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "warning: choose a format\n")
+
+
+def test_the_option_offers_every_format():
+    assert set(get_args(ToolFormat)) == {"auto", *FORMATS}
+
+
+def test_a_format_that_cannot_be_had_is_an_error_of_the_user(toy_policy):
+    sampler = ScriptedSampler(toy_policy, [])
+    with pytest.raises(UserError, match="unknown tool-call format"):
+        Rollout(toy_policy, sampler, EpisodeConfig(tool_format="xml"))
+
+
+def test_a_template_that_refuses_the_system_prompt_is_an_error_of_the_user(toy_policy):
+    """It serves a conversation without one, so that only the first prompt finds out."""
+    policy = replace(toy_policy, tokenizer=copy.copy(toy_policy.tokenizer))
+    policy.tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
+        "{% endif %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
+    )
+    policy.codec = ChatCodec(policy.tokenizer)
+    config = EpisodeConfig(system_prompt="default", tool_format="hermes", workers=1)
+    with Rollout(policy, ScriptedSampler(policy, [ANSWER]), config) as rollout:
+        with pytest.raises(UserError, match="or --system-prompt none"):
+            rollout.prompt_length(TASK)
+        with pytest.raises(UserError, match="or --system-prompt none"):
+            rollout.play([TASK], seed=0)
 
 
 def without_tools(policy):

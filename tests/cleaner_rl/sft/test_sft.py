@@ -12,10 +12,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from cleaner_env.chat import ChatCodec
 from cleaner_env.formats import HermesFormat
 from cleaner_env.tasks.families import FAMILIES
 from cleaner_env.tasks.sources import ReasoningGymTasks
-from cleaner_rl.chat import ChatCodec
 from cleaner_rl.models.policy import bundled_directory
 from cleaner_rl.sft.__main__ import main
 from cleaner_rl.sft.config import ModelArgs, SftArgs, SftError

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import cleaner_rl.sft.training as sft_training
-from cleaner_rl.chat import ChatCodec
+from cleaner_env.chat import ChatCodec
 from cleaner_rl.errors import CheckpointError, PolicyError
 from cleaner_rl.models.policy import load_policy
 from cleaner_rl.sft.__main__ import main

@@ -3,15 +3,11 @@
 Conversations are spelled out as text. ``^`` stands where sampled ids meet the codec's.
 """
 
-from typing import get_args
-
 import pytest
 import templates
 
-from cleaner_env import FORMATS, make_format
-from cleaner_rl.chat import ChatCodec
-from cleaner_rl.errors import UserError
-from cleaner_rl.settings import ToolFormat
+from cleaner_env import make_format
+from cleaner_env.chat import ChatCodec
 from cleaner_rl.sft.tokenizer import train_tokenizer
 
 CORPUS = ["What is 3 + 4? The answer is \\boxed{7}.", "import math\nprint(math.gcd(6, 4))"] * 4
@@ -134,13 +130,9 @@ def test_a_choice_against_the_template_is_warned_of():
     assert codec.format_warning("fenced") is None
 
 
-def test_an_impossible_choice_is_an_error_of_the_user(tokenizer):
-    with pytest.raises(UserError, match="unknown tool-call format"):
+def test_an_impossible_choice_is_refused(tokenizer):
+    with pytest.raises(ValueError, match="unknown tool-call format"):
         ChatCodec(tokenizer).make_format("xml")
-
-
-def test_the_option_offers_every_format():
-    assert set(get_args(ToolFormat)) == {"auto", *FORMATS}
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,15 @@ import jinja2
 
 from cleaner_env.formats import FORMATS, TextFormat, choose_format, make_format
 from cleaner_env.formats.protocol import TOOL_NAME
-from cleaner_rl.errors import TemplateError, UserError
 
 _ANSWER = "\ue000answer\ue000"
 _RESULT = '\ue000"result"\ue000'
 _FALLBACK = "hermes"
 """Format for templates that show none."""
+
+
+class TemplateError(ValueError):
+    """A tokenizer's chat template cannot serve a multi-turn conversation with a tool."""
 
 
 class ChatCodec:
@@ -59,23 +62,14 @@ class ChatCodec:
     def make_format(
         self, wanted: str = "auto", *, max_calls: int = 1, strict: bool = True
     ) -> TextFormat:
-        """The tool-call format in which this model's turns are read.
+        """The tool-call format in which this model's turns are read; see ``formats.make_format``.
 
-        Args:
-            wanted: a format's name; ``"auto"`` takes the one that the template shows, or hermes.
-            max_calls: most calls of one turn.
-            strict: False repairs malformed calls.
-
-        Raises:
-            UserError: there is no such format, or it cannot be had with these settings.
+        ``"auto"`` takes the one that the template shows, or hermes.
         """
         name = wanted if wanted != "auto" else self.tool_format or _FALLBACK
-        try:
-            return make_format(
-                name, max_calls=max_calls, strict=strict, opened_thinking=self.opens_thinking
-            )
-        except (ValueError, ImportError) as error:
-            raise UserError(str(error)) from error
+        return make_format(
+            name, max_calls=max_calls, strict=strict, opened_thinking=self.opens_thinking
+        )
 
     def format_warning(self, wanted: str = "auto") -> str | None:
         """Why the model may write calls that nobody reads; None when nothing speaks for that."""

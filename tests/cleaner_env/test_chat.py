@@ -4,8 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cleaner_rl.chat import ChatCodec
-from cleaner_rl.errors import TemplateError
+from cleaner_env.chat import ChatCodec, TemplateError
 
 QUESTION = [{"role": "user", "content": "What is 3 + 4?"}]
 
