@@ -19,13 +19,13 @@ Metrics = dict[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class LossInputs:
-    """What a loss sees of the tokens of a pack. Made by ``of``; every number is finite.
+    """What a loss sees of the tokens of a pack.
 
     Attributes:
         logprobs_T: under the policy, with gradient.
         old_logprobs_T: of the same tokens in the same context, before the update.
         advantages_T: of each token.
-        mask_T: True where a token counts; the numbers of the others are 0.
+        mask_T: True where a token counts.
         weights_T: of each token in the sum over tokens, see ``sample_weights``.
         sample_T: number of the token's sample in the pack.
     """
@@ -36,32 +36,6 @@ class LossInputs:
     mask_T: Tensor
     weights_T: Tensor
     sample_T: Tensor
-
-    @classmethod
-    def of(
-        cls,
-        logprobs_T: Tensor,
-        old_logprobs_T: Tensor,
-        advantages_T: Tensor,
-        mask_T: Tensor,
-        weights_T: Tensor | None = None,
-        sample_T: Tensor | None = None,
-        others: Sequence[Tensor] = (),
-    ) -> LossInputs:
-        """Tokens whose numbers, ``others`` included, are all finite; the rest leaves the mask.
-
-        Without ``weights_T`` every token weighs 1, without ``sample_T`` all are of one sample.
-        """
-        for numbers_T in (logprobs_T, old_logprobs_T, advantages_T, *others):
-            mask_T = mask_T & numbers_T.isfinite()
-        return cls(
-            torch.where(mask_T, logprobs_T, 0.0),
-            torch.where(mask_T, old_logprobs_T, 0.0),
-            torch.where(mask_T, advantages_T, 0.0),
-            mask_T,
-            torch.ones_like(advantages_T) if weights_T is None else weights_T,
-            torch.zeros_like(mask_T, dtype=torch.long) if sample_T is None else sample_T,
-        )
 
     @property
     def log_ratio_T(self) -> Tensor:
@@ -118,11 +92,10 @@ def gspo_loss(tokens: LossInputs, denominator: float, clip: Clip) -> tuple[Tenso
     GSPO-token: in value s, in gradient ``s`` times that of the token's own log-probability. With
     one advantage in a sample it equals GSPO.
     """
-    log_ratio_T = tokens.log_ratio_T
-    samples = int(tokens.sample_T.max()) + 1
-    sums_S = log_ratio_T.detach().new_zeros(samples)
-    count_S = sums_S.index_add(0, tokens.sample_T, tokens.mask_T.to(sums_S.dtype))
-    sums_S = sums_S.index_add(0, tokens.sample_T, log_ratio_T.detach())
+    log_ratio_T = torch.where(tokens.mask_T, tokens.log_ratio_T.detach(), 0.0)
+    zeros_S = log_ratio_T.new_zeros(int(tokens.sample_T.max()) + 1)
+    count_S = zeros_S.index_add(0, tokens.sample_T, tokens.mask_T.to(zeros_S.dtype))
+    sums_S = zeros_S.index_add(0, tokens.sample_T, log_ratio_T)
     mean_T = (sums_S / count_S.clamp(min=1))[tokens.sample_T]
     ratio_T = (mean_T + tokens.logprobs_T - tokens.logprobs_T.detach()).exp()
     return _clipped(tokens, ratio_T, denominator, clip)

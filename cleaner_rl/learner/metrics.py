@@ -2,32 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from cleaner_rl.distributed.ranks import Ranks
+from cleaner_rl.grpo.loss import LossInputs, kl_estimate
 from cleaner_rl.learner.packing import Pack
 
 _SUMS = (
     *("loss", "trained", "entropy", "clipped", "kl", "reference_kl", "grafted", "grafted_gap"),
-    *("sampled", "sampled_gap", "importance", "capped", "not_finite"),
+    *("sampled", "sampled_gap", "importance", "capped"),
 )
 
 
+def pack_sums(
+    row: Pack, loss: Tensor, tokens: LossInputs, entropies_T: Tensor, more: dict[str, Tensor]
+) -> Tensor:
+    """What ``UpdateMetrics.add`` wants of a pack: a float64 number for each of ``_SUMS``.
+
+    Args:
+        row: the pack.
+        loss: of the pack.
+        tokens: what the loss saw.
+        entropies_T: of each token.
+        more: ``clipped``, and ``reference_kl``, ``importance`` and ``capped`` where there are such.
+    """
+    mask_T = row.mask_T
+    gap_T = (tokens.old_logprobs_T - row.sampled_logprobs_T).abs()
+    grafted_T, sampled_T = mask_T & row.grafted_T, mask_T & ~row.grafted_T
+    sums = {
+        "loss": loss.detach(),
+        "trained": mask_T.sum(),
+        "entropy": torch.where(mask_T, entropies_T, 0.0).sum(),
+        "kl": kl_estimate(tokens.old_logprobs_T, tokens.logprobs_T.detach()).sum(),
+        "grafted": grafted_T.sum(),
+        "grafted_gap": torch.where(grafted_T, gap_T, 0.0).sum(),
+        "sampled": sampled_T.sum(),
+        "sampled_gap": torch.where(sampled_T, gap_T, 0.0).sum(),
+        **more,
+    }
+    zero = torch.zeros((), device=loss.device)
+    return torch.stack([sums.get(name, zero).double() for name in _SUMS])
+
+
 class UpdateMetrics:
-    """Sums over the packs of a step.
+    """Sums over the updates of a step; those that were skipped are counted and nothing else.
 
     Args:
         learning_rate: of the step.
 
     Attributes:
-        learning_rate: of the step.
         counted: tokens in the denominators.
         updates: that were done.
-        skipped: that were left out because their gradients were not finite.
-        grad_norm: sum over updates.
+        skipped: that were not, since a number was not finite.
     """
 
     def __init__(self, learning_rate: float) -> None:
@@ -35,51 +62,14 @@ class UpdateMetrics:
         self.counted = 0
         self.updates = 0
         self.skipped = 0
-        self.grad_norm = 0.0
+        self._grad_norm = 0.0
         self._sums: Tensor | None = None
 
-    def add(self, rows: Sequence[Tensor], left_out: int = 0) -> None:
-        """Add the packs of an update, which ``of`` gave, and tokens that have left the packs."""
-        total = torch.stack(list(rows)).sum(0)
-        total[_SUMS.index("trained")] += left_out
-        total[_SUMS.index("not_finite")] += left_out
-        self._sums = total if self._sums is None else self._sums + total
-
-    @staticmethod
-    def of(
-        packed: Pack,
-        mask_T: Tensor,
-        loss: Tensor,
-        sums: dict[str, Tensor],
-        old_logprobs_T: Tensor,
-        entropies_T: Tensor,
-    ) -> Tensor:
-        """What ``add`` wants of a pack.
-
-        Args:
-            packed: the pack.
-            mask_T: True for tokens that took part, whose numbers are finite.
-            loss: of the pack.
-            sums: others over tokens: ``clipped``, ``kl``, and ``reference_kl``, ``importance`` and
-                ``capped`` where there are such.
-            old_logprobs_T: before the update.
-            entropies_T: of each token.
-        """
-        gap_T = (old_logprobs_T - packed.sampled_logprobs_T).abs()
-        grafted_T, sampled_T = mask_T & packed.grafted_T, mask_T & ~packed.grafted_T
-        values = {
-            "loss": loss.detach(),
-            "trained": packed.mask_T.sum(),
-            "entropy": _sum(entropies_T, mask_T),
-            "grafted": grafted_T.sum(),
-            "grafted_gap": _sum(gap_T, grafted_T),
-            "sampled": sampled_T.sum(),
-            "sampled_gap": _sum(gap_T, sampled_T),
-            "not_finite": (packed.mask_T & ~mask_T).sum(),
-            **sums,
-        }
-        zero = torch.zeros((), dtype=torch.float64, device=loss.device)
-        return torch.stack([values.get(name, zero).double() for name in _SUMS])
+    def add(self, sums: Tensor, grad_norm: float) -> None:
+        """Add an update: the sums over its packs, and its gradients' norm."""
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._grad_norm += grad_norm
+        self.updates += 1
 
     def means(self, ranks: Ranks) -> dict[str, float]:
         """The metrics over all ranks, each explained in docs/training.md."""
@@ -88,10 +78,9 @@ class UpdateMetrics:
         updates, trained = max(1, self.updates), max(1.0, total["trained"])
         return {
             "loss": total["loss"] / updates,
-            "grad_norm": self.grad_norm / updates,
+            "grad_norm": self._grad_norm / updates,
             "learning_rate": self.learning_rate,
             "skipped_updates": float(self.skipped),
-            "not_finite_tokens": total["not_finite"],
             "entropy": total["entropy"] / trained,
             "clipped": total["clipped"] / trained,
             "kl": total["kl"] / trained,
@@ -104,7 +93,3 @@ class UpdateMetrics:
             "grafted_gap": total["grafted_gap"] / max(1.0, total["grafted"]),
             "sampled_gap": total["sampled_gap"] / max(1.0, total["sampled"]),
         }
-
-
-def _sum(values_T: Tensor, mask_T: Tensor) -> Tensor:
-    return torch.where(mask_T, values_T, 0.0).sum()

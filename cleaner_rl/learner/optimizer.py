@@ -98,17 +98,13 @@ class Optimizer:
         """Add the loss's gradients to those that are there."""
         self._scaler.scale(loss).backward()
 
-    def step(self, learning_rate: float, factor: float = 1.0) -> float:
-        """Update the weights with the gradients times ``factor``, unless they are not finite.
+    def step(self, learning_rate: float) -> float:
+        """Update the weights, unless a gradient is not finite.
 
         Returns:
-            The gradients' norm before clipping; not finite when the update was left out.
+            The gradients' norm before clipping; not finite when the update was skipped.
         """
         self._scaler.unscale_(self.adamw)
-        if factor != 1.0:
-            for parameter in self.parameters:
-                if parameter.grad is not None:
-                    parameter.grad *= factor
         norm = float(whole(nn.utils.clip_grad_norm_(self.parameters, self.grad_clip)))
         for group in self.adamw.param_groups:
             group["lr"] = learning_rate

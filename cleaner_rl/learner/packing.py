@@ -64,37 +64,6 @@ class Pack:
             grafted_T=_row((s.grafted for s in samples), torch.bool, device),
         )
 
-    def without(self, dropped_S: Tensor) -> tuple[Pack, Tensor]:
-        """The row without some of its samples, and [T] True where a token of this row stays.
-
-        Args:
-            dropped_S: [S] True for samples to leave out. Where that is all of them, the row is
-                ``idle``, in the place of its first token.
-        """
-        if bool(dropped_S.all()):
-            return self.idle(self.ids_T.device), torch.arange(
-                len(self.ids_T), device=self.ids_T.device
-            ) == 0
-        kept_T = ~dropped_S[self.sample_T]
-        kept_S = (~dropped_S).tolist()
-        lengths = [n for n, kept in zip(self.lengths, kept_S, strict=True) if kept]
-        device = self.ids_T.device
-        starts = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-        numbers_S = torch.arange(len(lengths), device=device)
-        row = Pack(
-            ids_T=self.ids_T[kept_T],
-            positions_T=self.positions_T[kept_T],
-            boundaries_S1=starts.to(device),
-            lengths=tuple(lengths),
-            sample_T=numbers_S.repeat_interleave(torch.tensor(lengths, device=device)),
-            mask_T=self.mask_T[kept_T],
-            advantages_T=self.advantages_T[kept_T],
-            weights_T=self.weights_T[kept_T],
-            sampled_logprobs_T=self.sampled_logprobs_T[kept_T],
-            grafted_T=self.grafted_T[kept_T],
-        )
-        return row, kept_T
-
     @classmethod
     def idle(cls, device: torch.device | str = "cpu") -> Pack:
         """A row of one token without signal: a pass for a process that has no more rows."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,17 +18,15 @@ from cleaner_rl.grpo.loss import LOSSES, LossInputs, importance_weights, kl_esti
 from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.learner.attention import packed
 from cleaner_rl.learner.logprobs import token_logprobs
-from cleaner_rl.learner.metrics import UpdateMetrics
+from cleaner_rl.learner.metrics import UpdateMetrics, pack_sums
 from cleaner_rl.learner.optimizer import Optimizer, layers_recomputed
 from cleaner_rl.learner.packing import Pack, pack
 from cleaner_rl.models.backends import autocast
 from cleaner_rl.models.lora import adapter_state, adapters_off, has_lora, load_adapter_state
 from cleaner_rl.settings import LossName, Precision
 
-_MAX_NOT_FINITE = 5
-"""Updates in a row whose gradients may be not finite (float16 finds its scale that way)."""
-_MAX_DROPPED = 0.01
-"""Share of a step's trained tokens whose numbers may be not finite."""
+_MAX_SKIPPED = 5
+"""Updates in a row that may be skipped (float16 finds its scale that way)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,6 @@ class _Minibatch:
         reference: of each pack, under the policy that a KL term holds on to.
         denominator: of the whole minibatch, over all ranks.
         counted: tokens of the whole minibatch that count.
-        left_out: weight, and number, of this rank's tokens that have left the packs.
     """
 
     packs: list[Pack]
@@ -70,7 +67,6 @@ class _Minibatch:
     reference: list[Tensor | None]
     denominator: float
     counted: int
-    left_out: tuple[float, int] = (0.0, 0)
 
 
 class Updater:
@@ -107,8 +103,7 @@ class Updater:
         self.ranks = ranks or Ranks()
         self.steps = 0
         self.between_steps = True
-        self._not_finite = 0
-        self._dropped = 0.0
+        self._skipped_in_a_row = 0
         self.optimizer = Optimizer(
             model,
             config.learning_rate,
@@ -155,8 +150,7 @@ class Updater:
         tokens in their purified context. With a single minibatch they are the current ones, so no
         pass is spent on them.
 
-        LossInputs with a number that is not finite leave loss and denominator, and updates whose
-        gradients are not finite are left out; ``require_finite`` stops when that is frequent.
+        An update in which a number is not finite is skipped, on all ranks, and counted.
 
         Args:
             minibatches: this rank's samples of each; every rank has as many minibatches.
@@ -173,27 +167,14 @@ class Updater:
                 self._step(minibatch, metrics)
         self.steps += 1
         self.between_steps = True
-        means = metrics.means(self.ranks)
-        self._dropped = means["not_finite_tokens"] / max(1.0, means["trained_tokens"])
-        return means
+        return metrics.means(self.ranks)
 
     def require_finite(self) -> None:
-        """Stop a run that learns from broken numbers. The weights are those of finite updates.
-
-        Raises:
-            UserError: the gradients of several updates in a row, or many numbers of the last step,
-                were not finite.
-        """
-        remedy = "Lower --learning-rate, or use --dtype float32 or bfloat16"
-        if self._not_finite >= _MAX_NOT_FINITE:
+        """Stop a run whose numbers are broken. The weights are those of finite updates."""
+        if self._skipped_in_a_row >= _MAX_SKIPPED:
             raise UserError(
-                f"the gradients of {self._not_finite} updates in a row were not finite; these "
-                f"updates were left out. {remedy}"
-            )
-        if self._dropped > _MAX_DROPPED:
-            raise UserError(
-                f"{self._dropped:.1%} of the tokens of step {self.steps} had a log-probability or "
-                f"an advantage that is not finite; they were left out of the loss. {remedy}"
+                f"{self._skipped_in_a_row} updates in a row were not finite and have been skipped. "
+                "Lower --learning-rate, or use --dtype float32 or bfloat16"
             )
 
     def _prepare(self, samples: Sequence[Sample], alone: bool) -> _Minibatch:
@@ -235,130 +216,61 @@ class Updater:
             return self._logprobs(row)
 
     def _step(self, minibatch: _Minibatch, metrics: UpdateMetrics) -> None:
-        """Gradients of all packs added up, then one update.
-
-        A pass whose activations are not finite gives the weights gradients that are not, whatever
-        the loss masks. The samples that it happened in are left out, and the packs passed again.
-        """
-        rows, weight_lost, broken = self._gradients(minibatch, metrics)
-        if broken:
-            minibatch = self._without_broken(minibatch)
-            rows, weight_lost, _ = self._gradients(minibatch, metrics)
-        metrics.add(rows, minibatch.left_out[1])
-        if LOSSES[self.config.loss].weighting == "budget":
-            weight_lost = 0.0  # its denominator does not count tokens
-        left = minibatch.denominator - weight_lost
-        if left <= 0:
-            self._not_finite += 1
-            metrics.skipped += 1
-            return
-        self.between_steps = False
-        norm = self.optimizer.step(metrics.learning_rate, minibatch.denominator / left)
-        if math.isfinite(norm):
-            self._not_finite = 0
-            metrics.grad_norm += norm
-            metrics.updates += 1
-        else:
-            self._not_finite += 1
-            metrics.skipped += 1
-
-    def _gradients(
-        self, minibatch: _Minibatch, metrics: UpdateMetrics
-    ) -> tuple[list[Tensor], float, bool]:
-        """The gradients of a minibatch, in the place of those that were there.
-
-        Returns:
-            What ``UpdateMetrics`` wants of each pack, the weight of the minibatch's tokens that are
-            not finite, and whether a pass gave numbers that are not.
-        """
+        """Gradients of all packs added up, then one update, or none if a number is not finite."""
         self.optimizer.zero()
-        rows: list[Tensor] = []
-        dropped: list[Tensor] = []
+        of_packs: list[Tensor] = []
         recomputed = layers_recomputed(self.model, self.config.gradient_checkpointing)
         with packed(self.model), recomputed:
             for row, old_T, reference_T in zip(
                 minibatch.packs, minibatch.old, minibatch.reference, strict=True
             ):
-                loss, sums, lost_2 = self._loss(
-                    row, old_T, reference_T, minibatch.denominator, metrics
-                )
+                loss, sums = self._loss(row, old_T, reference_T, minibatch.denominator)
                 self.optimizer.backward(loss)
-                rows.append(sums)
-                dropped.append(lost_2)
-        lost, broken = torch.stack(dropped).sum(0).tolist()
-        weight_lost, broken = self.ranks.sum([lost + minibatch.left_out[0], broken])
-        return rows, weight_lost, broken > 0
-
-    def _without_broken(self, minibatch: _Minibatch) -> _Minibatch:
-        """The minibatch without samples whose log-probabilities are not finite."""
-        packs: list[Pack] = []
-        kept_T: list[Tensor] = []
-        weight, number = minibatch.left_out
-        for row in minibatch.packs:
-            broken_T = row.mask_T & ~self._logprobs(row).isfinite()
-            broken_S = torch.zeros(len(row.lengths), dtype=torch.bool, device=broken_T.device)
-            broken_S[row.sample_T[broken_T]] = True
-            gone_T = row.mask_T & broken_S[row.sample_T]
-            weight += float(row.weights_T[gone_T].sum())
-            number += int(gone_T.sum())
-            left, kept = row.without(broken_S)
-            packs.append(left)
-            kept_T.append(kept)
-        old, reference = (
-            [x_T if x_T is None else x_T[kept] for x_T, kept in zip(column, kept_T, strict=True)]
-            for column in (minibatch.old, minibatch.reference)
-        )
-        return replace(
-            minibatch, packs=packs, old=old, reference=reference, left_out=(weight, number)
-        )
+                of_packs.append(sums)
+        sums = torch.stack(of_packs).sum(0)
+        self.between_steps = False
+        # Gradients are summed over ranks, and so is their norm: only the sums are this rank's own.
+        finite = self.ranks.max(int(not sums.isfinite().all())) == 0
+        norm = self.optimizer.step(metrics.learning_rate) if finite else math.nan
+        if math.isfinite(norm):
+            self._skipped_in_a_row = 0
+            metrics.add(sums, norm)
+        else:
+            self._skipped_in_a_row += 1
+            metrics.skipped += 1
 
     def _loss(
         self,
         row: Pack,
-        old_logprobs_T: Tensor | None,
+        old_T: Tensor | None,
         reference_T: Tensor | None,
         denominator: float,
-        metrics: UpdateMetrics,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss of a pack, its sums for the metrics, and the [2] weight of its tokens that are
-        not finite, and number of those whose pass is to blame."""
-        config = self.config
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of a pack, and its sums for the metrics."""
+        config, rule = self.config, LOSSES[self.config.loss]
         with self._autocast():
             logprobs_T, entropies_T = token_logprobs(
                 self.model, row, config.temperature, wanted_T=row.mask_T
             )
-        before_T = logprobs_T.detach() if old_logprobs_T is None else old_logprobs_T
+        old_T = logprobs_T.detach() if old_T is None else old_T
         advantages_T, sums = row.advantages_T, {}
         if config.tis_cap > 0:
             factor_T = importance_weights(
-                before_T, row.sampled_logprobs_T, row.grafted_T, config.tis_cap
+                old_T, row.sampled_logprobs_T, row.grafted_T, config.tis_cap
             )
             advantages_T = advantages_T * factor_T
-        tokens = LossInputs.of(
-            logprobs_T,
-            before_T,
-            advantages_T,
-            row.mask_T,
-            row.weights_T,
-            row.sample_T,
-            (row.sampled_logprobs_T, *(() if reference_T is None else (reference_T,))),
+            sums["importance"] = torch.where(row.mask_T, factor_T, 0.0).sum()
+            sums["capped"] = (row.mask_T & (factor_T >= config.tis_cap)).sum()
+        tokens = LossInputs(
+            logprobs_T, old_T, advantages_T, row.mask_T, row.weights_T, row.sample_T
         )
-        rule = LOSSES[config.loss]
         clip = rule.clip(config.clip_low, config.clip_high, config.dual_clip)
         loss, counts = rule.function(tokens, denominator, clip)
-        sums.update(counts)
         if reference_T is not None:
-            kl_T = kl_estimate(tokens.logprobs_T, torch.where(tokens.mask_T, reference_T, 0.0))
+            kl_T = kl_estimate(logprobs_T, reference_T)
             loss = loss + config.kl_coefficient * tokens.mean(kl_T, denominator)
-            sums["reference_kl"] = (kl_T.detach() * tokens.mask_T).sum()
-        if config.tis_cap > 0:
-            sums["importance"] = torch.where(tokens.mask_T, factor_T, 0.0).sum()
-            sums["capped"] = (tokens.mask_T & (factor_T >= config.tis_cap)).sum()
-        sums["kl"] = kl_estimate(tokens.old_logprobs_T, tokens.logprobs_T.detach()).sum()
-        of_row = metrics.of(row, tokens.mask_T, loss, sums, before_T, entropies_T)
-        lost = (row.weights_T * (row.mask_T & ~tokens.mask_T)).sum()
-        broken = (row.mask_T & ~logprobs_T.detach().isfinite()).sum()
-        return loss, of_row, torch.stack([lost.double(), broken.double()])
+            sums["reference_kl"] = kl_T.detach().sum()
+        return loss, pack_sums(row, loss, tokens, entropies_T, {**counts, **sums})
 
     def _learning_rate(self) -> float:
         warmup = min(1.0, (self.steps + 1) / max(1, self.config.warmup_steps))
