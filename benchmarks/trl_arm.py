@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
-from vs_trl import Args, Step, Usage, wait
+from measured_steps import Args, Step, Usage, wait
 
 from cleaner_env.observation import format_observation
 from cleaner_env.rewards import Reward
@@ -85,7 +85,7 @@ def _too_long(number: int, frame: FrameType | None) -> None:
 
 
 def trl(args: Args, parent: Connection) -> None:
-    """Train with GRPOTrainer: see ``vs_trl.Arm``."""
+    """Train with GRPOTrainer: see ``measured_steps.Arm``."""
     import torch
     from datasets import Dataset
     from datasets.utils.logging import disable_progress_bar

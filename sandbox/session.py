@@ -10,10 +10,11 @@ import socket
 import struct
 import threading
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
 from .cgroup import Cgroup, make_cgroup
 from .errors import SandboxError, WorkerFault
@@ -21,15 +22,24 @@ from .execution import SET_UP_S, Ending, Watch, judge, open_streams, receive, se
 from .result import Limits, Result, Status
 from .worker import Worker
 
-if TYPE_CHECKING:
-    from .pool import Sandbox
-
 MAX_CHECKPOINTS = 16
 CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 KILL_S = 30.0  # from the order to kill to the cell's end
 MORE_TIME = (
     4.0  # times the limit that a cell may take when it is run again: it was well in time once
 )
+
+
+class Pool(Protocol):
+    """What a session needs of the Sandbox that made it."""
+
+    tier: str
+
+    def serve(self, job: Callable[[Worker], Result], *texts: str) -> Result: ...
+
+    def session(self, limits: Limits) -> Session: ...
+
+    def end_session(self, worker: Worker) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +67,7 @@ class Session:
     Made by Sandbox.session(). Thread-safe: one cell at a time. A context manager.
     """
 
-    def __init__(self, sandbox: Sandbox, limits: Limits):
+    def __init__(self, sandbox: Pool, limits: Limits):
         self.limits = limits
         self._sandbox = sandbox
         self._pid = os.getpid()
@@ -126,7 +136,7 @@ class Session:
     def replay(self) -> list[Result]:
         """Run the committed cells in a new session; one result for each, up to one that fails."""
         results = []
-        with self._sandbox.session(limits=self.limits) as other:
+        with self._sandbox.session(self.limits) as other:
             for cell in self.cells:
                 results.append(other.run(cell.code))
                 if not results[-1].ok:
