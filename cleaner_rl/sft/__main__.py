@@ -27,16 +27,14 @@ from cleaner_rl.eval.evaluate import Evaluation, evaluate
 from cleaner_rl.models.policy import Policy, load_policy, resolve_device
 from cleaner_rl.runs.progress import CountProgress
 from cleaner_rl.sft.config import SftArgs, SftError, parse_sft_arguments
-from cleaner_rl.sft.demonstrations import (
+from cleaner_rl.sft.demonstrations.episodes import (
     Demonstration,
     DemonstrationError,
-    Example,
-    books_for,
-    describe_gsm8k,
-    encode_demonstration,
     generate_demonstrations,
-    length_batches,
 )
+from cleaner_rl.sft.demonstrations.examples import Example, encode_demonstration, length_batches
+from cleaner_rl.sft.demonstrations.gsm8k import Gsm8kPrograms
+from cleaner_rl.sft.demonstrations.programs import ProgramBook, program_book
 from cleaner_rl.sft.model import build_model, check_out, load_base, save_policy, write_build
 from cleaner_rl.sft.tokenizer import train_tokenizer
 from cleaner_rl.sft.training import Partial, train_on_examples
@@ -110,11 +108,11 @@ def make_demonstrations(args: SftArgs, format: TextFormat | None) -> list[Demons
         SftError: the tasks cannot be read.
     """
     try:
-        tasks, books = load_tasks(args.tasks, "train", args.seed), books_for(args.tasks)
+        tasks, book = load_tasks(args.tasks, "train", args.seed), program_book(args.tasks)
     except ValueError as error:
         raise SftError(str(error)) from error
     if not args.from_scratch:
-        print(describe_gsm8k(books))
+        print(_gsm8k_line(book))
     progress = CountProgress("demonstrations", args.demonstrations)
     demonstrations = []
     limits = Limits(wall_s=2.0)
@@ -126,13 +124,21 @@ def make_demonstrations(args: SftArgs, format: TextFormat | None) -> list[Demons
             mix=args.mix,
             threads=args.workers,
             tasks=tasks,
-            books=books,
+            book=book,
             format=format,
         )
         for demonstration in made:
             demonstrations.append(demonstration)
             progress.show(len(demonstrations))
     return demonstrations
+
+
+def _gsm8k_line(book: ProgramBook) -> str:
+    """What became of GSM8K's solutions."""
+    programs = book.get("gsm8k")
+    if not isinstance(programs, Gsm8kPrograms):
+        return "no GSM8K among --tasks, reasoning-gym only; add it with 'gsm8k:FILE + ...'"
+    return f"GSM8K: {len(programs.steps)} of {programs.solutions} solutions give a program"
 
 
 def policy_from_scratch(args: SftArgs, demonstrations: Sequence[Demonstration]) -> Policy:

@@ -12,7 +12,7 @@ import tyro
 from cleaner_rl.config import option
 from cleaner_rl.errors import UserError
 from cleaner_rl.rollout.environment import EpisodeConfig
-from cleaner_rl.sft.demonstrations import DemonstrationMix
+from cleaner_rl.sft.demonstrations.episodes import DemonstrationMix
 
 __all__ = ["SFT_PRESETS", "ModelArgs", "SftArgs", "SftError", "parse_sft_arguments"]
 

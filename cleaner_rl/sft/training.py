@@ -19,7 +19,7 @@ from cleaner_rl.distributed.interrupt import Interrupt
 from cleaner_rl.errors import CheckpointError
 from cleaner_rl.models.backends import autocast
 from cleaner_rl.settings import Precision
-from cleaner_rl.sft.demonstrations import IGNORED, Example, collate
+from cleaner_rl.sft.demonstrations.examples import IGNORED, Example, collate
 
 __all__ = ["Partial", "assistant_loss", "train_on_examples"]
 

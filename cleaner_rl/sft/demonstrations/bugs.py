@@ -1,20 +1,44 @@
 """Bug injectors: small edits that turn a program that runs into one that fails.
 
-Each injector proposes all its edits of a program; which of them really fail is decided by executing
-them. The edits are the slips that language models make: a forgotten import, a misspelt name or
-attribute, a variable that was never set, an unbalanced bracket, a wrong type, a call that does not
-exist, a missing colon, lost indentation.
+The edits are the slips that language models make. Which of them really make a program fail is
+decided by executing it.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 __all__ = ["INJECTORS", "Injector", "propose_bug"]
 
-Injector = Callable[[str], Iterator[str]]
+
+@dataclass(frozen=True)
+class Injector:
+    """Yields every edit that it can make of a program, possibly none.
+
+    Attributes:
+        each: regular expressions, each with what may stand in the place of any of its matches.
+        last: words and pieces of code, each with what may stand in the place of its last mention.
+    """
+
+    each: tuple[tuple[str, ...], ...] = ()
+    last: Mapping[str, str] = field(default_factory=dict)
+
+    def __call__(self, code: str) -> Iterator[str]:
+        for pattern, *replacements in self.each:
+            for match in re.finditer(pattern, code):
+                for new in replacements:
+                    yield code[: match.start()] + match.expand(new) + code[match.end() :]
+        for old, new in self.last.items():
+            # A key that is a word is replaced as a whole word only.
+            left = r"(?<![\w.])" if old[0].isalpha() else ""
+            right = r"\b" if old[-1].isalpha() else ""
+            mentions = list(re.finditer(left + re.escape(old) + right, code))
+            if mentions:
+                yield code[: mentions[-1].start()] + new + code[mentions[-1].end() :]
+
 
 _MISSPELT = {
     "print": "pritn",
@@ -80,88 +104,35 @@ _WRONG_CALLS = {
 _LOST_NAMES = {"total": "result", "count": "counter", "digits": "result", "primes": "numbers"}
 
 
-def missing_import(code: str) -> Iterator[str]:
-    """Leaves one import line out."""
-    lines = code.split("\n")
-    for index, line in enumerate(lines):
-        if re.match(r"(import|from) ", line):
-            yield "\n".join(lines[:index] + lines[index + 1 :])
+_WRONG_TYPES = (
+    (r'print\((?!f?\")(.+)\)$', r'print("Answer: " + \1)'),
+    (r"(?<=[(\[=] )(\d+)(?=[,\n])|(?<=[(\[])(\d+)(?=,)", r'"\g<0>"'),
+    (r'int\("(\d+)", ', r"int(\1, "),
+    (r"append\(str\((\w)\)\)", r"append(\1)"),
+    (r"(?<=sum\()\[([^\]]+)\]", r"\1"),
+    (r"(?<=gcd\()\d+, [\d, ]+|(?<=lcm\()\d+, [\d, ]+", r"[\g<0>]"),
+)
+"""Text mixed with numbers, numbers in quotes or out of them, a list where numbers are wanted."""
 
-
-def misspelt_name(code: str) -> Iterator[str]:
-    """Misspells the last mention of a builtin, module, attribute or variable."""
-    yield from _replace_last(code, _MISSPELT)
-
-
-def wrong_call(code: str) -> Iterator[str]:
-    """Calls something that does not exist, as one would from another language or from memory."""
-    yield from _replace_last(code, _WRONG_CALLS)
-
-
-def undefined_variable(code: str) -> Iterator[str]:
-    """Forgets the line that sets a variable, or prints it under another name."""
-    lines = code.split("\n")
-    for index, line in enumerate(lines):
-        if re.match(r'\w+ = (0|\[\]|""|2)$', line):
-            yield "\n".join(lines[:index] + lines[index + 1 :])
-    yield from _replace_last(code, _LOST_NAMES)
-
-
-def unbalanced_bracket(code: str) -> Iterator[str]:
-    """Drops the last closing bracket of a line, or doubles it."""
-    lines = code.split("\n")
-    for index, line in enumerate(lines):
-        if line.endswith(")"):
-            for changed in (line[:-1], line + ")"):
-                yield "\n".join([*lines[:index], changed, *lines[index + 1 :]])
-
-
-def missing_colon(code: str) -> Iterator[str]:
-    """Drops the colon that opens a block."""
-    for match in re.finditer(r":(?=\n)", code):
-        yield code[: match.start()] + code[match.end() :]
-
-
-def lost_indentation(code: str) -> Iterator[str]:
-    """Puts the first line of a block at the margin."""
-    for match in re.finditer(r"(?<=:\n) +", code):
-        yield code[: match.start()] + code[match.end() :]
-
-
-def wrong_type(code: str) -> Iterator[str]:
-    """Mixes text and numbers, or gives a list where numbers are wanted."""
-    if match := re.search(r"print\((?!f?\")(.+)\)$", code):
-        yield f'{code[: match.start()]}print("Answer: " + {match[1]})'
-    for match in re.finditer(r"(?<=[(\[=] )(\d+)(?=[,\n])|(?<=[(\[])(\d+)(?=,)", code):
-        yield f'{code[: match.start()]}"{match[0]}"{code[match.end() :]}'
-    for match in re.finditer(r'int\("(\d+)", ', code):
-        yield f"{code[: match.start()]}int({match[1]}, {code[match.end() :]}"
-    for match in re.finditer(r"append\(str\((\w)\)\)", code):
-        yield f"{code[: match.start()]}append({match[1]}){code[match.end() :]}"
-    for match in re.finditer(r"(?<=sum\()\[([^\]]+)\]", code):
-        yield code[: match.start()] + match[1] + code[match.end() :]
-    for match in re.finditer(r"(?<=gcd\()\d+, [\d, ]+|(?<=lcm\()\d+, [\d, ]+", code):
-        yield f"{code[: match.start()]}[{match[0]}]{code[match.end() :]}"
-
-
-def missing_quotes(code: str) -> Iterator[str]:
-    """Writes a word as if it were a name."""
-    for match in re.finditer(r'"([A-Za-z]+)"', code):
-        yield code[: match.start()] + match[1] + code[match.end() :]
-
-
-INJECTORS: dict[str, Injector] = {
-    "missing_import": missing_import,
-    "misspelt_name": misspelt_name,
-    "wrong_call": wrong_call,
-    "undefined_variable": undefined_variable,
-    "unbalanced_bracket": unbalanced_bracket,
-    "missing_colon": missing_colon,
-    "lost_indentation": lost_indentation,
-    "wrong_type": wrong_type,
-    "missing_quotes": missing_quotes,
+INJECTORS = {
+    "missing_import": Injector(each=((r"(?m)^(?:import|from) .*\n", ""),)),
+    # Of a builtin, module, attribute or variable.
+    "misspelt_name": Injector(last=_MISSPELT),
+    # Something that does not exist, as one would call it in another language or from memory.
+    "wrong_call": Injector(last=_WRONG_CALLS),
+    # The line that sets it is forgotten, or it is printed under another name.
+    "undefined_variable": Injector(
+        each=((r'(?m)^\w+ = (?:0|\[\]|""|2)\n', ""),), last=_LOST_NAMES
+    ),
+    # The last one of a line is dropped or doubled.
+    "unbalanced_bracket": Injector(each=((r"(?m)\)$", "", "))"),)),
+    "missing_colon": Injector(each=((r":(?=\n)", ""),)),
+    # Of the first line of a block.
+    "lost_indentation": Injector(each=((r"(?<=:\n) +", ""),)),
+    "wrong_type": Injector(each=_WRONG_TYPES),
+    # A word is written as if it were a name.
+    "missing_quotes": Injector(each=((r'"([A-Za-z]+)"', r"\1"),)),
 }
-"""Name -> injector. An injector yields every edit it can make of a program, possibly none."""
 
 
 def propose_bug(code: str, rng: random.Random) -> tuple[str, str] | None:
@@ -171,13 +142,3 @@ def propose_bug(code: str, rng: random.Random) -> tuple[str, str] | None:
         if edits:
             return name, rng.choice(edits)
     return None
-
-
-def _replace_last(code: str, table: dict[str, str]) -> Iterator[str]:
-    """Replaces the last mention of each key, as a whole word where the key is one."""
-    for old, new in table.items():
-        left = r"(?<![\w.])" if old[0].isalpha() else ""
-        right = r"\b" if old[-1].isalpha() else ""
-        mentions = list(re.finditer(left + re.escape(old) + right, code))
-        if mentions:
-            yield code[: mentions[-1].start()] + new + code[mentions[-1].end() :]

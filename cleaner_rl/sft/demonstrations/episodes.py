@@ -1,4 +1,4 @@
-"""Demonstrations: whole episodes in which a program is written, run, repaired and answered from.
+"""Demonstrations: episodes in which a program is written, run, repaired and answered from.
 
 Every program is executed; what the policy reads as a tool's answer is what the sandbox said. An
 episode draws its ingredients independently of each other, so that none betrays another:
@@ -14,20 +14,19 @@ The last turn boxes what the final program printed, right or wrong, with the sam
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
 
 from cleaner_env.formats import HermesFormat
 from cleaner_env.formats.protocol import ToolCallFormat
+from cleaner_env.interpreter import Result
 from cleaner_env.observation import format_observation
 from cleaner_env.rewards import score
 from cleaner_env.task import Task
 from cleaner_env.tasks.sources import ReasoningGymTasks, TaskSource
 from cleaner_rl.sft.demonstrations.bugs import propose_bug
-from cleaner_rl.sft.demonstrations.family import Programs
-from cleaner_rl.sft.demonstrations.programs import PROGRAM_BOOK
+from cleaner_rl.sft.demonstrations.programs import PROGRAM_BOOK, ProgramBook, Programs
 
 __all__ = [
     "Demonstration",
@@ -55,19 +54,8 @@ OTHER_REMARKS = ("That failed, I will correct it.", "I correct the program.")
 NEW_PROGRAM_REMARKS = ("I will try another way.", "Let me write it differently.")
 ANSWER = "The answer is \\boxed{{{}}}."
 
-
-class Outcome(Protocol):
-    """The part of a sandbox's result that demonstrations read."""
-
-    ok: bool
-    stdout: str
-    error_class: str | None
-
-
-Run = Callable[[str], Any]
-"""Executes a program: source in, sandbox result (an `Outcome`) out."""
-Books = Mapping[str, Programs]
-"""Family -> where its programs come from."""
+Run = Callable[[str], Result]
+"""Executes a program."""
 
 
 class DemonstrationError(RuntimeError):
@@ -105,7 +93,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Demonstration:
-    """One episode. ``bugs`` names the injected ones in the order in which they were corrected."""
+    """One episode. ``bugs`` names the injected bugs in the order in which they are corrected."""
 
     family: str
     prompt: str
@@ -113,57 +101,40 @@ class Demonstration:
     right: bool
     bugs: tuple[str, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """A mapping that `from_json` reads back."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Demonstration:
-        """The inverse of `to_json`."""
-        turns = tuple(Turn(**turn) for turn in record["turns"])
-        return cls(**{**record, "turns": turns, "bugs": tuple(record["bugs"])})
-
 
 def write_demonstration(
     task: Task,
     run: Run,
     rng: random.Random,
     mix: DemonstrationMix,
-    books: Books = PROGRAM_BOOK,
+    book: ProgramBook = PROGRAM_BOOK,
     format: ToolCallFormat | None = None,
 ) -> Demonstration | None:
-    """One demonstration for one task, or None where the drawn ingredients do not go together.
+    """A demonstration for a task of the book, with calls in ``format`` (Hermes when None).
 
-    Args:
-        task: one of a family, and with a question, that ``books`` knows.
-        run: executes a program.
-        rng: of all draws.
-        mix: shares of bugs and wrong programs.
-        books: programs by family.
-        format: how programs are called; hermes when None.
+    None where the ingredients that were drawn do not go together.
     """
-    book = books[task.family]
+    programs = book[task.family]
     format = format or HermesFormat()
     right = rng.random() >= mix.wrong
     draw = rng.random()
     bug_count = 2 if draw < mix.two_bugs else 1 if draw < mix.buggy else 0
-    program = _draw_program(task, book, run, rng, right=right)
+    program = _draw_program(task, programs, run, rng, right=right)
     if program is None:
         return None
     failures = _break_program(program.code, bug_count, run, rng)
     if failures is None:
         return None
-    remark = rng.choice(book.sentences)
+    remark = rng.choice(programs.sentences)
     turns = []
     for failure in failures:
-        turns.append(Turn(_call(format, remark, failure.code), format_observation(failure.result)))
-        remarks = REMARKS.get(failure.result.error_class, OTHER_REMARKS)
-        remark = rng.choice(remarks)
+        turns.append(_call_turn(format, remark, failure))
+        remark = rng.choice(REMARKS.get(failure.result.error_class or "", OTHER_REMARKS))
     if failures and rng.random() < mix.other_program:
-        other = _draw_program(task, book, run, rng, right=right, avoid=program.code)
+        other = _draw_program(task, programs, run, rng, right=right, avoid=program.code)
         if other is not None:
             program, remark = other, rng.choice(NEW_PROGRAM_REMARKS)
-    turns.append(Turn(_call(format, remark, program.code), format_observation(program.result)))
+    turns.append(_call_turn(format, remark, program))
     turns.append(Turn(ANSWER.format(program.result.stdout.strip())))
     bugs = tuple(failure.bug for failure in failures)
     return Demonstration(task.family, task.prompt, tuple(turns), right, bugs)
@@ -177,7 +148,7 @@ def generate_demonstrations(
     mix: DemonstrationMix | None = None,
     threads: int = 2,
     tasks: TaskSource | None = None,
-    books: Books = PROGRAM_BOOK,
+    book: ProgramBook = PROGRAM_BOOK,
     format: ToolCallFormat | None = None,
 ) -> Iterator[Demonstration]:
     """Demonstrations of tasks in their order; the same ones for the same seed.
@@ -188,10 +159,10 @@ def generate_demonstrations(
         seed: of all draws.
         mix: shares of bugs and wrong programs.
         threads: programs executed at a time.
-        tasks: problems; those without programs in ``books`` are passed over. The training split of
-            the bundled policy's families, all in turn, when None.
-        books: programs by family.
-        format: how programs are called; hermes when None.
+        tasks: problems, of which those without programs in ``book`` are skipped; None takes the
+            training split of the bundled policy's families, all in turn.
+        book: programs by family.
+        format: of the calls; Hermes when None.
 
     Raises:
         DemonstrationError: there are programs for hardly any task, or most of them do not do what
@@ -202,14 +173,14 @@ def generate_demonstrations(
 
     def attempt(index: int) -> Demonstration | None:
         rng = random.Random(f"{seed}/{index}")
-        return write_demonstration(source[index], run, rng, mix, books, format)
+        return write_demonstration(source[index], run, rng, mix, book, format)
 
     made = tried = drawn = 0
     with ThreadPoolExecutor(threads) as pool:
         while made < count:
             batch = range(drawn, drawn + min(240, max(24, count - made)))
             drawn += len(batch)
-            known = [index for index in batch if _knows(books, source[index])]
+            known = [index for index in batch if _knows(book, source[index])]
             tried += len(known)
             for demonstration in pool.map(attempt, known):
                 if demonstration is not None and made < count:
@@ -223,13 +194,12 @@ def generate_demonstrations(
             if drawn > 200 and tried < drawn // 20:
                 raise DemonstrationError(
                     f"there are programs for {tried} of {drawn} tasks only; demonstrations know "
-                    f"the families {', '.join(sorted(books))}"
+                    f"the families {', '.join(sorted(book))}"
                 )
 
 
-def _knows(books: Books, task: Task) -> bool:
-    """True for a task that there are programs for."""
-    return task.family in books and books[task.family].knows(task.prompt)
+def _knows(book: ProgramBook, task: Task) -> bool:
+    return task.family in book and book[task.family].knows(task.prompt)
 
 
 @dataclass(frozen=True)
@@ -237,23 +207,27 @@ class _Executed:
     """A program with what the sandbox said."""
 
     code: str
-    result: Any
+    result: Result
     bug: str = ""
+
+    @property
+    def observation(self) -> str:
+        return format_observation(self.result)
 
 
 def _draw_program(
-    task: Task, book: Programs, run: Run, rng: random.Random, *, right: bool, avoid: str = ""
+    task: Task, programs: Programs, run: Run, rng: random.Random, *, right: bool, avoid: str = ""
 ) -> _Executed | None:
     """A program that runs, prints one line, and scores 1 exactly when it should."""
     seen = {avoid}
     for _ in range(MAX_ATTEMPTS):
-        code = book.draw(task.prompt, rng, right=right).code
+        code = programs.draw(task.prompt, rng, right=right)
         if code in seen:
             continue
         seen.add(code)
         result = run(code)
         answer = result.stdout.strip()
-        if not result.ok or not answer or "\n" in answer or len(answer) > book.longest_answer:
+        if not result.ok or not answer or "\n" in answer or len(answer) > programs.longest_answer:
             continue
         if (score(answer, task) >= 1.0) == right:
             return _Executed(code, result)
@@ -275,21 +249,17 @@ def _break_program(
             failures.insert(0, _Executed(broken, run(broken), bug))
         if len(failures) < bug_count or any(failure.result.ok for failure in failures):
             continue
-        if bug_count < 2 or _differ(failures[0], failures[1]):
+        # The bug that is corrected first has to be the one that was reported first.
+        if len({_error_line(failure) for failure in failures}) == bug_count:
             return failures
     return None
 
 
-def _differ(first: _Executed, second: _Executed) -> bool:
-    """True when the bug that is corrected first is the one that was reported first."""
-    return _last_line(first) != _last_line(second)
+def _error_line(executed: _Executed) -> str:
+    """The error without the traceback above it."""
+    return executed.observation.rstrip().rpartition("\n")[2]
 
 
-def _last_line(executed: _Executed) -> str:
-    """The error's own line, without the traceback above it."""
-    return format_observation(executed.result).rstrip().rpartition("\n")[2]
-
-
-def _call(format: ToolCallFormat, remark: str, code: str) -> str:
-    """An assistant turn: one sentence and the call."""
-    return f"{remark}\n{format.render(code)}"
+def _call_turn(format: ToolCallFormat, remark: str, executed: _Executed) -> Turn:
+    """A sentence and the call, and what the program printed."""
+    return Turn(f"{remark}\n{format.render(executed.code)}", executed.observation)

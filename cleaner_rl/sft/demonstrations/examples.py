@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from cleaner_env.chat import ChatCodec
 from cleaner_rl.sft.demonstrations.episodes import Demonstration
@@ -30,16 +31,11 @@ class Example:
 def encode_demonstration(
     demonstration: Demonstration, codec: ChatCodec, learn_slips: bool = True
 ) -> Example:
-    """Token ids of an episode, put together as a rollout does it, and which are the assistant's.
+    """Token ids of an episode, put together as a rollout does it, and which of them are trained.
 
     The assistant's text is encoded by itself and ended by the template's end of turn; everything
-    else comes from the codec and is not trained.
-
-    Args:
-        demonstration: the episode.
-        codec: of the policy that is to learn from it.
-        learn_slips: False leaves out of the training what is written in turns whose program fails;
-            they stay in the context of what corrects them.
+    else comes from the codec and is not trained. Without ``learn_slips`` neither are the turns
+    whose program fails; they stay in the context of what corrects them.
     """
     stop_id = codec.stop_ids[0]
     ids = codec.prompt_ids([{"role": "user", "content": demonstration.prompt}])
@@ -68,30 +64,27 @@ def length_batches(
     for epoch in range(math.ceil(epochs)):
         shuffled = rng.sample(list(examples), len(examples))
         share = min(1.0, epochs - epoch)
-        shuffled = sorted(shuffled[: round(share * len(shuffled))], key=lambda e: len(e.ids))
-        batch: list[Example] = []
-        epoch_batches = []
-        for example in shuffled:
-            if batch and len(example.ids) * (len(batch) + 1) > batch_tokens:
-                epoch_batches.append(batch)
-                batch = []
-            batch.append(example)
-        if batch:
-            epoch_batches.append(batch)
-        batches += rng.sample(epoch_batches, len(epoch_batches))
+        shortest_first = sorted(
+            shuffled[: round(share * len(shuffled))], key=lambda example: len(example.ids)
+        )
+        of_epoch: list[list[Example]] = []
+        for example in shortest_first:
+            if of_epoch and len(example.ids) * (len(of_epoch[-1]) + 1) <= batch_tokens:
+                of_epoch[-1].append(example)
+            else:
+                of_epoch.append([example])
+        batches += rng.sample(of_epoch, len(of_epoch))
     return batches
 
 
 def collate(batch: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    """Right-padded ids and labels, both of shape (episodes, tokens).
-
-    Labels are IGNORED where a token is not trained.
-    """
-    width = max(len(example.ids) for example in batch)
-    ids_BT = torch.zeros(len(batch), width, dtype=torch.long)
-    labels_BT = torch.full((len(batch), width), IGNORED)
-    for row, example in enumerate(batch):
-        ids = torch.tensor(example.ids)
-        ids_BT[row, : len(ids)] = ids
-        labels_BT[row, : len(ids)] = ids.where(torch.tensor(example.trained), IGNORED)
-    return ids_BT, labels_BT
+    """Right-padded ids_BT and labels_BT, which are IGNORED where a token is not trained."""
+    ids = [torch.tensor(example.ids) for example in batch]
+    labels = [
+        row.where(torch.tensor(example.trained), IGNORED)
+        for row, example in zip(ids, batch, strict=True)
+    ]
+    return (
+        pad_sequence(ids, batch_first=True),
+        pad_sequence(labels, batch_first=True, padding_value=IGNORED),
+    )

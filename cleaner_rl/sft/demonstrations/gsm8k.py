@@ -1,23 +1,21 @@
 """GSM8K: programs from the calculator annotations of its solutions.
 
 ``Natalia sold 48/2 = <<48/2=24>>24 clips in May.`` becomes ``clips_in_may = 48 / 2``: a variable a
-step, named after the words behind the result, used by name in later steps. Whether a program is
-right is not taken from here: it is executed and its output is scored.
+step, named after the words behind the result, used by name in later steps.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from keyword import iskeyword
 
 from cleaner_env.tasks.rows import read_rows
 from cleaner_env.tasks.spec import split_specs
-from cleaner_rl.sft.demonstrations.family import Variant
 
-__all__ = ["Gsm8kPrograms", "read_solutions", "solution_steps"]
+__all__ = ["Gsm8kPrograms", "read_solutions"]
 
 _STEP = re.compile(r"<<([^<>=]+)=([^<>=]+)>>\s*\$?[\d.,]*%?([^.,;:!?()<\n]*)")
 _EXPRESSION = re.compile(r"[\d.+\-*/() ]+")
@@ -36,47 +34,39 @@ _KNOWN_NUMBERS = frozenset(
 
 
 @dataclass(frozen=True)
-class Step:
-    """One line of a program, ``name = expression``."""
-
-    name: str
-    expression: str
-
-
-@dataclass(frozen=True)
 class Gsm8kPrograms:
-    """Programs for the questions of a file; see ``cleaner_rl.sft.demonstrations.family.Programs``.
+    """Programs for the questions of GSM8K files; a kind of ``Programs``.
 
     Attributes:
-        steps: question -> the steps of its program; questions without one are left out.
+        steps: of the program for each question, variable -> expression; questions without a program
+            are left out.
         solutions: how many solutions there were.
     """
 
-    steps: Mapping[str, Sequence[Step]]
+    steps: Mapping[str, Mapping[str, str]]
     solutions: int
     sentences: tuple[str, ...] = ("I will compute it step by step.", "Let me calculate this.")
     longest_answer: int = 20
 
     @classmethod
     def of(cls, solutions: Mapping[str, str]) -> Gsm8kPrograms:
-        """The programs that can be built from solutions by question."""
-        built = {question: solution_steps(question, text) for question, text in solutions.items()}
-        steps = {question: steps for question, steps in built.items() if steps}
-        return cls(steps, len(solutions))
+        """The programs that can be built from worked solutions by question."""
+        built = {question: _solution_steps(question, text) for question, text in solutions.items()}
+        return cls({question: steps for question, steps in built.items() if steps}, len(solutions))
 
     def knows(self, question: str) -> bool:
         """True for a question whose solution gave a program."""
         return question in self.steps
 
-    def draw(self, question: str, rng: random.Random, *, right: bool) -> Variant:
+    def draw(self, question: str, rng: random.Random, *, right: bool) -> str:
         """The program of a question, or one that stops a step too early."""
         steps = self.steps[question]
-        lines = [f"{step.name} = {step.expression}" for step in steps]
-        result = steps[-1].name if right or len(steps) < 2 else steps[-2].name
-        whole = not any("/" in step.expression or "." in step.expression for step in steps)
+        names = list(steps)
+        result = names[-1] if right or len(names) < 2 else names[-2]
+        whole = not any("/" in expression or "." in expression for expression in steps.values())
         # The data set's answers are whole numbers: division and decimals are rounded off.
         shown = f"print({result})" if whole else f"print(round({result}))"
-        return Variant("\n".join([*lines, shown]), right)
+        return "\n".join([*(f"{name} = {steps[name]}" for name in names), shown])
 
 
 def read_solutions(tasks: str) -> dict[str, str]:
@@ -94,26 +84,27 @@ def read_solutions(tasks: str) -> dict[str, str]:
     return solutions
 
 
-def solution_steps(question: str, solution: str) -> list[Step]:
-    """The steps of a program that computes what a solution does; empty where none can be built.
+def _solution_steps(question: str, solution: str) -> dict[str, str]:
+    """A program that computes what a solution does, variable -> expression; empty without one.
 
-    None can be built from a solution that computes in its head: each number of the program has to
-    be in the question, to be the result of an earlier step, or to be an everyday constant, and the
-    last step's result has to be the answer.
+    There is none for a solution that computes in its head: each number of the program has to be in
+    the question, the result of an earlier step, or an everyday constant, and the last step's result
+    has to be the answer.
     """
     given = _numbers(question)
-    steps: list[Step] = []
+    steps: dict[str, str] = {}
     names: dict[float, str] = {}
     used: set[str] = set()
     for written, result, words in _STEP.findall(solution):
         expression, value = _expression(written.strip(), given, names, used), _value(result)
         if expression is None or value is None:
-            return []
-        steps.append(Step(_name(words, {step.name for step in steps}), expression))
-        names.pop(value, None)
-        names[value] = steps[-1].name
+            return {}
+        name = _name(words, steps)
+        steps[name] = expression
+        names.pop(value, None)  # the newest result comes last
+        names[value] = name
     *_, last = names or [None]
-    return steps if last == _value(solution.rpartition("####")[2].replace(",", "")) else []
+    return steps if last == _value(solution.rpartition("####")[2].replace(",", "")) else {}
 
 
 def _expression(
@@ -121,7 +112,7 @@ def _expression(
 ) -> str | None:
     """An expression with earlier results by name; None where a number comes from nowhere.
 
-    A number that is a result and in the question as well is the result the first time.
+    A number that is both a result and in the question is the result the first time.
     """
     if not _EXPRESSION.fullmatch(expression):
         return None
@@ -138,12 +129,16 @@ def _expression(
 
     text = _NUMBER.sub(named, expression.replace(" ", ""))
     text = re.sub(r"(?<=[\w.)])([-+*/]+)(?=[\w.(])", r" \1 ", text)
-    if from_nowhere or not _parses(text):
+    if from_nowhere:
+        return None
+    try:
+        compile(text, "step", "eval")
+    except SyntaxError:
         return None
     return text
 
 
-def _name(words: str, taken: set[str]) -> str:
+def _name(words: str, taken: Collection[str]) -> str:
     """A variable's name from the words behind a result."""
     kept = [word for word in re.findall(r"[a-z]+", words.lower()) if not _SKIPPED.fullmatch(word)]
     name = "_".join(kept[:_NAME_WORDS])
@@ -154,14 +149,6 @@ def _name(words: str, taken: set[str]) -> str:
     return next(f"{name}_{i}" for i in range(2, 100) if f"{name}_{i}" not in taken)
 
 
-def _parses(expression: str) -> bool:
-    try:
-        compile(expression, "step", "eval")
-    except SyntaxError:
-        return False
-    return True
-
-
 def _numbers(text: str) -> set[float]:
     """The numbers of a text, and what its percentages are as fractions."""
     found = {float(number.replace(",", "")) for number in _IN_TEXT.findall(text)}
@@ -170,6 +157,6 @@ def _numbers(text: str) -> set[float]:
 
 def _value(text: str) -> float | None:
     try:
-        return float(text.strip())
+        return float(text)
     except ValueError:
         return None

@@ -17,17 +17,17 @@ from cleaner_env.tasks.families import FAMILIES, SHORT_PROGRAMS
 from cleaner_env.tasks.sources import ReasoningGymTasks
 from cleaner_rl.config import PRESETS
 from cleaner_rl.models.policy import bundled_directory
-from cleaner_rl.sft.demonstrations import (
+from cleaner_rl.sft.demonstrations.bugs import INJECTORS
+from cleaner_rl.sft.demonstrations.episodes import (
     Demonstration,
     DemonstrationError,
     DemonstrationMix,
-    books_for,
     generate_demonstrations,
     write_demonstration,
 )
-from cleaner_rl.sft.demonstrations.bugs import INJECTORS
-from cleaner_rl.sft.demonstrations.more_programs import MORE_PROGRAMS
-from cleaner_rl.sft.demonstrations.programs import PROGRAM_BOOK
+from cleaner_rl.sft.demonstrations.programs import PROGRAM_BOOK, program_book
+
+MORE_FAMILIES = sorted(set(PROGRAM_BOOK) - set(FAMILIES))
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +54,15 @@ def codes_of(demonstration: Demonstration) -> list[str]:
 
 
 def test_every_family_has_programs() -> None:
-    assert set(PROGRAM_BOOK) == set(FAMILIES)
+    assert set(PROGRAM_BOOK) == {*FAMILIES, *SHORT_PROGRAMS}
     assert len(FAMILIES) >= 10
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_right_programs_score_one(family: str, tasks: list[Task], sandbox: Sandbox) -> None:
     for task in [task for task in tasks if task.family == family]:
-        for variant in PROGRAM_BOOK[family].variants(task.prompt, right=True):
-            assert score(task, sandbox, variant.code) == 1.0, variant.code
+        for program in PROGRAM_BOOK[family].programs(task.prompt, right=True):
+            assert score(task, sandbox, program) == 1.0, program
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -71,9 +71,9 @@ def test_some_wrong_program_scores_below_one(
 ) -> None:
     for task in [task for task in tasks if task.family == family]:
         scores = [
-            score(task, sandbox, variant.code)
-            for variant in PROGRAM_BOOK[family].variants(task.prompt, right=False)
-            if sandbox.run(variant.code).ok
+            score(task, sandbox, program)
+            for program in PROGRAM_BOOK[family].programs(task.prompt, right=False)
+            if sandbox.run(program).ok
         ]
         assert min(scores) < 1.0
 
@@ -87,10 +87,10 @@ def test_programs_of_another_family_are_refused() -> None:
 def test_injectors_only_edit(injector: str, tasks: list[Task]) -> None:
     edits = 0
     for task in tasks:
-        for variant in PROGRAM_BOOK[task.family].variants(task.prompt, right=True):
-            for edit in INJECTORS[injector](variant.code):
+        for program in PROGRAM_BOOK[task.family].programs(task.prompt, right=True):
+            for edit in INJECTORS[injector](program):
                 edits += 1
-                assert abs(len(edit) - len(variant.code)) <= 35
+                assert abs(len(edit) - len(program)) <= 35
     assert edits > 0
 
 
@@ -144,11 +144,6 @@ def test_same_seed_same_demonstrations(sandbox: Sandbox) -> None:
     assert list(generate_demonstrations(12, sandbox.run, seed=4, threads=1)) == first
 
 
-def test_json_round_trip(demonstrations: list[Demonstration]) -> None:
-    for demonstration in demonstrations[:12]:
-        assert Demonstration.from_json(demonstration.to_json()) == demonstration
-
-
 def test_a_sandbox_that_runs_nothing_is_reported() -> None:
     with pytest.raises(DemonstrationError, match="sandbox doctor"):
         list(generate_demonstrations(24, lambda code: _Failure()))
@@ -160,7 +155,7 @@ def test_shares_must_be_shares(name: str) -> None:
         DemonstrationMix(**{name: 1.5})
 
 
-BOOKS = books_for("reasoning-gym:short-programs")
+BOOK = program_book("reasoning-gym:short-programs")
 NO_BUGS = DemonstrationMix(wrong=0.0, buggy=0.0, two_bugs=0.0)
 
 
@@ -172,17 +167,17 @@ def short_tasks() -> list[Task]:
 
 def test_every_question_of_the_short_programs_is_known(short_tasks: list[Task]) -> None:
     assert len(SHORT_PROGRAMS) == 12
-    assert [t.prompt for t in short_tasks if not BOOKS[t.family].knows(t.prompt)] == []
+    assert [t.prompt for t in short_tasks if not BOOK[t.family].knows(t.prompt)] == []
 
 
-@pytest.mark.parametrize("family", MORE_PROGRAMS)
+@pytest.mark.parametrize("family", MORE_FAMILIES)
 @pytest.mark.parametrize("right", [True, False])
 def test_more_programs_are_right_or_wrong_as_they_say(
     family: str, right: bool, short_tasks: list[Task], sandbox: Sandbox
 ) -> None:
     for task in [task for task in short_tasks if task.family == family][:5]:
-        for variant in MORE_PROGRAMS[family].variants(task.prompt, right=right):
-            assert (score(task, sandbox, variant.code) == 1.0) == right, (task, variant.code)
+        for program in PROGRAM_BOOK[family].programs(task.prompt, right=right):
+            assert (score(task, sandbox, program) == 1.0) == right, (task, program)
 
 
 @pytest.mark.parametrize(
@@ -195,13 +190,13 @@ def test_more_programs_are_right_or_wrong_as_they_say(
     ],
 )
 def test_a_question_without_programs_is_passed_over(family: str, question: str) -> None:
-    assert not MORE_PROGRAMS[family].knows(question)
+    assert not PROGRAM_BOOK[family].knows(question)
 
 
 def test_demonstrations_of_short_programs_are_right_and_really_executed(sandbox: Sandbox) -> None:
     source = ReasoningGymTasks(SHORT_PROGRAMS, split="train", seed=5)
     made = list(
-        generate_demonstrations(24, sandbox.run, mix=NO_BUGS, tasks=source, books=BOOKS, threads=1)
+        generate_demonstrations(24, sandbox.run, mix=NO_BUGS, tasks=source, book=BOOK, threads=1)
     )
     assert {demonstration.family for demonstration in made} == set(SHORT_PROGRAMS)
     for demonstration in made:

@@ -1,6 +1,5 @@
 """Programs built from GSM8K's calculator annotations."""
 
-import json
 import os
 import random
 from pathlib import Path
@@ -8,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from cleaner_env.tasks.load import first_tasks, load_tasks
-from cleaner_rl.sft.demonstrations import DemonstrationMix, books_for, generate_demonstrations
+from cleaner_rl.sft.demonstrations.episodes import DemonstrationMix, generate_demonstrations
 from cleaner_rl.sft.demonstrations.gsm8k import Gsm8kPrograms
+from cleaner_rl.sft.demonstrations.programs import program_book
 
 DATA = Path(os.environ.get("CLEANER_DATA", Path(__file__).parents[4] / "shared" / "data"))
 CLIPS = (
@@ -23,7 +23,7 @@ def program(question, solution, right=True):
     programs = Gsm8kPrograms.of({question: solution})
     if not programs.knows(question):
         return None
-    return programs.draw(question, random.Random(0), right=right).code
+    return programs.draw(question, random.Random(0), right=right)
 
 
 def test_steps_become_variables_named_after_their_results():
@@ -76,11 +76,11 @@ def test_no_program_comes_from_a_solution_that_computes_in_its_head(question, so
 )
 def test_programs_of_the_real_file_compute_its_answers(sandbox):
     tasks = f"gsm8k:{DATA / 'gsm8k_train.jsonl'}"
-    books = books_for(tasks)
-    assert len(books["gsm8k"].steps) > 5000
+    book = program_book(tasks)
+    assert len(book["gsm8k"].steps) > 5000
     source, mix = load_tasks(tasks, "train"), DemonstrationMix(wrong=0.0, buggy=0.5)
     made = list(
-        generate_demonstrations(40, sandbox.run, mix=mix, tasks=source, books=books, threads=1)
+        generate_demonstrations(40, sandbox.run, mix=mix, tasks=source, book=book, threads=1)
     )
     answers = {
         task.prompt: float(task.answer.replace(",", "")) for task in first_tasks(source, 400)
@@ -89,4 +89,3 @@ def test_programs_of_the_real_file_compute_its_answers(sandbox):
         *_, call, answer = demonstration.turns
         assert answer.text == f"The answer is \\boxed{{{call.observation}}}."
         assert float(call.observation) == float(answers[demonstration.prompt])
-        assert json.dumps(demonstration.to_json())

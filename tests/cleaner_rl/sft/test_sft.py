@@ -19,11 +19,10 @@ from cleaner_env.tasks.sources import ReasoningGymTasks
 from cleaner_rl.models.policy import bundled_directory
 from cleaner_rl.sft.__main__ import main
 from cleaner_rl.sft.config import ModelArgs, SftArgs, SftError
-from cleaner_rl.sft.demonstrations import (
+from cleaner_rl.sft.demonstrations.episodes import Demonstration, Turn
+from cleaner_rl.sft.demonstrations.examples import (
     IGNORED,
-    Demonstration,
     Example,
-    Turn,
     collate,
     encode_demonstration,
     length_batches,

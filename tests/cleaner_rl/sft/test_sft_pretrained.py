@@ -17,7 +17,8 @@ from cleaner_rl.errors import CheckpointError, PolicyError
 from cleaner_rl.models.policy import load_policy
 from cleaner_rl.sft.__main__ import main
 from cleaner_rl.sft.config import SFT_PRESETS, SftError
-from cleaner_rl.sft.demonstrations import Demonstration, Turn, encode_demonstration
+from cleaner_rl.sft.demonstrations.episodes import Demonstration, Turn
+from cleaner_rl.sft.demonstrations.examples import encode_demonstration
 from cleaner_rl.sft.model import load_base
 from cleaner_rl.sft.tokenizer import train_tokenizer
 
