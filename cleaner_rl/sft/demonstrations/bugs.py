@@ -105,7 +105,7 @@ _LOST_NAMES = {"total": "result", "count": "counter", "digits": "result", "prime
 
 
 _WRONG_TYPES = (
-    (r'print\((?!f?\")(.+)\)$', r'print("Answer: " + \1)'),
+    (r"print\((?!f?\")(.+)\)$", r'print("Answer: " + \1)'),
     (r"(?<=[(\[=] )(\d+)(?=[,\n])|(?<=[(\[])(\d+)(?=,)", r'"\g<0>"'),
     (r'int\("(\d+)", ', r"int(\1, "),
     (r"append\(str\((\w)\)\)", r"append(\1)"),
@@ -121,9 +121,7 @@ INJECTORS = {
     # Something that does not exist, as one would call it in another language or from memory.
     "wrong_call": Injector(last=_WRONG_CALLS),
     # The line that sets it is forgotten, or it is printed under another name.
-    "undefined_variable": Injector(
-        each=((r'(?m)^\w+ = (?:0|\[\]|""|2)\n', ""),), last=_LOST_NAMES
-    ),
+    "undefined_variable": Injector(each=((r'(?m)^\w+ = (?:0|\[\]|""|2)\n', ""),), last=_LOST_NAMES),
     # The last one of a line is dropped or doubled.
     "unbalanced_bracket": Injector(each=((r"(?m)\)$", "", "))"),)),
     "missing_colon": Injector(each=((r":(?=\n)", ""),)),
