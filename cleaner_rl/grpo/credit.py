@@ -28,95 +28,20 @@ in the denominator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import get_args
 
-from cleaner_env.completion import Tokens
-from cleaner_env.episode import Episode, RollbackRecord, Turn
-from cleaner_env.splicing import token_index
+from cleaner_env.episode import Episode, RollbackRecord
+from cleaner_env.token_samples import (
+    ObservationIds,
+    TokenSample,
+    call_sample,
+    context_ids,
+    purified_sample,
+    turn_sample,
+)
 from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.settings import CreditRule, GraftedTreatment
-
-ObservationIds = Callable[[str, int | None], list[int]]
-"""Ids between two turns, given the tool's answer and the token that ended the turn before."""
-
-
-class _Builder:
-    """A sample in the making."""
-
-    def __init__(self, prompt_ids: Sequence[int]) -> None:
-        self.ids: list[int] = []
-        self.mask: list[bool] = []
-        self.advantages: list[float] = []
-        self.logprobs: list[float] = []
-        self.grafted: list[bool] = []
-        self.add_environment(prompt_ids)
-
-    def add_environment(self, ids: Sequence[int]) -> None:
-        """Tokens that the policy did not sample: never trained."""
-        self._extend(ids, [False] * len(ids), 0.0, [0.0] * len(ids), [False] * len(ids))
-
-    def add_turn(
-        self, tokens: Tokens, advantage: float, grafted_advantage: float | None, first: int = 0
-    ) -> None:
-        """A turn of the policy.
-
-        Args:
-            tokens: of the turn.
-            advantage: of the tokens that were sampled in this context.
-            grafted_advantage: of the others; None leaves them out of the loss.
-            first: index of the first token that counts.
-        """
-        for i, (token, logprob, grafted) in enumerate(
-            zip(tokens.ids, tokens.logprobs, tokens.grafted, strict=True)
-        ):
-            value = grafted_advantage if grafted else advantage
-            counts = value is not None and i >= first
-            self._extend(
-                [token],
-                [counts],
-                value if counts and value is not None else 0.0,
-                [logprob if counts else 0.0],
-                [grafted],
-            )
-
-    def _extend(
-        self,
-        ids: Sequence[int],
-        mask: Sequence[bool],
-        advantage: float,
-        logprobs: Sequence[float],
-        grafted: Sequence[bool],
-    ) -> None:
-        self.ids += ids
-        self.mask += mask
-        self.advantages += [advantage] * len(ids)
-        self.logprobs += logprobs
-        self.grafted += grafted
-
-    def build(self, episode: int | None) -> Sample:
-        """The finished sample of that episode."""
-        return Sample(
-            tuple(self.ids),
-            tuple(self.mask),
-            tuple(self.advantages),
-            tuple(self.logprobs),
-            tuple(self.grafted),
-            episode,
-        )
-
-
-def context_ids(
-    prompt_ids: Sequence[int], turns: Sequence[Turn], observation_ids: ObservationIds
-) -> list[int]:
-    """What the policy is shown before its next turn: sampled ids as sampled, never re-encoded."""
-    ids = list(prompt_ids)
-    for turn in turns:
-        tokens = _tokens(turn)
-        ids += tokens.ids
-        if turn.observation is not None:
-            ids += observation_ids(turn.observation, stop_id(tokens))
-    return ids
 
 
 def episode_samples(
@@ -154,29 +79,15 @@ def episode_samples(
         grafted_advantage = None
     elif rule == "positive":
         grafted_advantage = max(advantage, 0.0)
-    builders = [_purified(episode, advantage, grafted_advantage, prompt_ids, observation_ids)]
+    purified = purified_sample(episode, prompt_ids, observation_ids)
+    samples = [_credited(purified, advantage, grafted_advantage, number)]
     if rule == "contrastive" and advantage < 0:
-        builders += _replaced_calls(episode, advantage, prompt_ids, observation_ids)
-    if rule == "branched" and (advantage or branch_advantage):
-        builders += _branches(episode, advantage, branch_advantage, prompt_ids, observation_ids)
-    return [builder.build(number) for builder in builders]
-
-
-def _purified(
-    episode: Episode,
-    advantage: float,
-    grafted_advantage: float | None,
-    prompt_ids: Sequence[int],
-    observation_ids: ObservationIds,
-) -> _Builder:
-    builder = _Builder(prompt_ids)
-    for turn in episode.turns:
-        tokens = _tokens(turn)
-        first = len(tokens) if turn.masked else 0
-        builder.add_turn(tokens, advantage, grafted_advantage, first=first)
-        if turn.observation is not None and turn is not episode.turns[-1]:
-            builder.add_environment(observation_ids(turn.observation, stop_id(tokens)))
-    return builder
+        extra = _replaced_calls(episode, advantage, prompt_ids, observation_ids)
+    elif rule == "branched" and (advantage or branch_advantage):
+        extra = _branches(episode, advantage, branch_advantage, prompt_ids, observation_ids)
+    else:
+        extra = []
+    return samples + [_credited(tokens, value, None, number) for tokens, value in extra]
 
 
 def splices(episode: Episode) -> list[RollbackRecord]:
@@ -184,19 +95,24 @@ def splices(episode: Episode) -> list[RollbackRecord]:
     return [record for record in episode.rollbacks if record.purified is not None]
 
 
+Credited = tuple[TokenSample, float]
+"""Tokens, and the advantage that they take."""
+
+
 def _replaced_calls(
     episode: Episode,
     advantage: float,
     prompt_ids: Sequence[int],
     observation_ids: ObservationIds,
-) -> list[_Builder]:
-    """One sample for each first attempt that failed and was spliced away."""
-    return [
-        _call(record.failed, advantage, context_ids(prompt_ids, history, observation_ids))
-        for record in splices(episode)
-        if record.retry == 1
-        for history in [episode.turns[: record.position]]
-    ]
+) -> list[Credited]:
+    """The first attempts that failed and were spliced away, each in its clean context."""
+    credited = []
+    for record in splices(episode):
+        if record.retry == 1:
+            history = episode.turns[: record.position]
+            clean = context_ids(prompt_ids, history, observation_ids)
+            credited.append((call_sample(record.failed, clean), advantage))
+    return credited
 
 
 def _branches(
@@ -205,9 +121,9 @@ def _branches(
     branch_advantage: float,
     prompt_ids: Sequence[int],
     observation_ids: ObservationIds,
-) -> list[_Builder]:
+) -> list[Credited]:
     """Calls that were spliced away and lookahead turns, each where it was sampled."""
-    builders = []
+    credited = []
     records = splices(episode)
     spliced_again = {(record.position, record.retry - 1) for record in records}
     for record in records:
@@ -215,31 +131,28 @@ def _branches(
         shown = context_ids(prompt_ids, [*history, record.failed], observation_ids)
         if record.retry == 1:
             clean = context_ids(prompt_ids, history, observation_ids)
-            builders.append(_call(record.failed, branch_advantage, clean))
+            credited.append((call_sample(record.failed, clean), branch_advantage))
         if (record.position, record.retry) in spliced_again:
-            builders.append(_call(record.answer, branch_advantage, shown))
+            credited.append((call_sample(record.answer, shown), branch_advantage))
         else:
-            builders.append(_Builder(shown))
-            builders[-1].add_turn(_tokens(record.answer), advantage, None)
-    return builders
+            credited.append((turn_sample(record.answer, shown), advantage))
+    return credited
 
 
-def _call(turn: Turn, advantage: float, context: Sequence[int]) -> _Builder:
-    """A sample that trains the call of a turn, and not the reasoning before it."""
-    tokens = _tokens(turn)
-    builder = _Builder(context)
-    call = token_index(tokens.ids, turn.parsed.call_start + 1, tokens.decode) - 1
-    builder.add_turn(tokens, advantage, None, first=call)
-    return builder
-
-
-def stop_id(tokens: Tokens) -> int | None:
-    """The token that ended the turn; None when a length limit did."""
-    return tokens.ids[-1] if tokens.stop_length else None
-
-
-def _tokens(turn: Turn) -> Tokens:
-    tokens = turn.completion.tokens
-    if tokens is None:
-        raise ValueError("the episode was played with plain text; training needs turns with tokens")
-    return tokens
+def _credited(
+    tokens: TokenSample, advantage: float, grafted_advantage: float | None, episode: int | None
+) -> Sample:
+    """The tokens with an advantage each; without one for grafted tokens these leave the loss."""
+    mask = tokens.mask
+    if grafted_advantage is None:
+        mask = tuple(m and not g for m, g in zip(mask, tokens.grafted, strict=True))
+        grafted_advantage = 0.0
+    advantages = tuple(grafted_advantage if g else advantage for g in tokens.grafted)
+    return Sample(
+        ids=tokens.ids,
+        mask=mask,
+        advantages=tuple(a if m else 0.0 for a, m in zip(advantages, mask, strict=True)),
+        sampled_logprobs=tuple(p if m else 0.0 for p, m in zip(tokens.logprobs, mask, strict=True)),
+        grafted=tokens.grafted,
+        episode=episode,
+    )

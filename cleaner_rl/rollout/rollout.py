@@ -15,8 +15,8 @@ from cleaner_env.episode import Episode
 from cleaner_env.interpreter import Sandbox
 from cleaner_env.saar import SAARWrapper
 from cleaner_env.task import Task
+from cleaner_env.token_samples import context_ids
 from cleaner_rl.errors import ToolFormatWarning
-from cleaner_rl.grpo.credit import context_ids
 from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.inference.sampling import Request
 from cleaner_rl.models.policy import Policy, template_errors

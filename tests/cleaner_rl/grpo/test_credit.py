@@ -15,9 +15,10 @@ from scripted import STOP, sampled
 from cleaner_env import CodeToolEnv, SAARWrapper
 from cleaner_env.episode import Episode
 from cleaner_env.formats.protocol import ParsedTurn
+from cleaner_env.token_samples import context_ids
 from cleaner_rl.config import PRESETS
 from cleaner_rl.distributed.ranks import Ranks
-from cleaner_rl.grpo.credit import context_ids, episode_samples, splices
+from cleaner_rl.grpo.credit import episode_samples, splices
 from cleaner_rl.train import training_samples
 
 PROMPT = list(map(ord, "Q"))
