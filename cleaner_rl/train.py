@@ -22,7 +22,6 @@ from cleaner_rl.distributed.interrupt import Interrupt
 from cleaner_rl.distributed.ranks import Ranks, open_ranks, partition
 from cleaner_rl.errors import RankError, UserError, run_command
 from cleaner_rl.eval.held_out import evaluate_if_due, evaluate_once
-from cleaner_rl.eval.metrics import episode_metrics
 from cleaner_rl.grpo.advantages import (
     branched_advantages,
     error_ratio,
@@ -35,6 +34,7 @@ from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.models.memory import exhaustion_said
 from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.runs.loggers import MetricLogger, open_logger
+from cleaner_rl.runs.metrics import episode_metrics
 from cleaner_rl.runs.progress import TrainingProgress
 from cleaner_rl.runs.report import write_report
 from cleaner_rl.trainer import Trainer

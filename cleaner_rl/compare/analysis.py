@@ -15,9 +15,9 @@ import numpy as np
 from cleaner_rl.compare.arms import ARMS, BASELINE
 from cleaner_rl.compare.directory import PlannedRun
 from cleaner_rl.errors import CheckpointError
-from cleaner_rl.eval.metrics import EpisodeSummary
 from cleaner_rl.eval.statistics import Crossed, CrossedBootstrap, Floats, seeds_interval
 from cleaner_rl.runs.evaluations import MODES, evaluated_steps, read_evaluation
+from cleaner_rl.runs.metrics import EpisodeSummary
 from cleaner_rl.runs.run_directory import read_metrics, wall_seconds
 
 Part = Callable[[EpisodeSummary], tuple[float, float]]

@@ -12,7 +12,6 @@ import numpy as np
 from cleaner_env.episode_io import episode_to_dict
 from cleaner_env.task import Task
 from cleaner_rl.distributed.ranks import Ranks
-from cleaner_rl.eval.metrics import EpisodeSummary, standard_error
 from cleaner_rl.eval.statistics import (
     Sums,
     differences,
@@ -27,6 +26,7 @@ from cleaner_rl.models.policy import Policy
 from cleaner_rl.rollout.environment import EpisodeConfig
 from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.rollout.runner import FinishedEpisode, Job
+from cleaner_rl.runs.metrics import EpisodeSummary, standard_error
 from cleaner_rl.settings import Precision
 
 Part = Callable[[EpisodeSummary], Iterable[float]]
