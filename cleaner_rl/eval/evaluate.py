@@ -13,12 +13,13 @@ from cleaner_env.episode_io import episode_to_dict
 from cleaner_env.task import Task
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.eval.statistics import (
-    Sums,
-    differences,
-    intervals,
+    CrossedBootstrap,
+    Interval,
+    Measure,
     majority,
     pass_at_k,
     powers_of_two,
+    standard_error,
 )
 from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.models.memory import exhaustion_said
@@ -26,32 +27,14 @@ from cleaner_rl.models.policy import Policy
 from cleaner_rl.rollout.environment import EpisodeConfig
 from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.rollout.runner import FinishedEpisode, Job
-from cleaner_rl.runs.metrics import EpisodeSummary, standard_error
+from cleaner_rl.runs.metrics import METRICS, EpisodeSummary, Metric
 from cleaner_rl.settings import Precision
 
-Part = Callable[[EpisodeSummary], Iterable[float]]
-"""What an episode adds to a metric; nothing where the metric does not apply to it."""
+Problems = Sequence[Sequence[EpisodeSummary]]
+"""The episodes of each problem; those that faults spoilt are missing."""
 
-_SHARES: dict[str, Part] = {
-    "answered": lambda o: [o.answered],
-    "answer_found": lambda o: [o.answer is not None],
-    "first_call_failed": lambda o: [] if o.first_call_failed is None else [o.first_call_failed],
-    "recovery": lambda o: o.mended,
-    "truncated": lambda o: [o.truncated],
-}
-_MEANS: dict[str, Part] = {
-    "failed_calls": lambda o: [o.stats["failures"]],
-    "calls": lambda o: [o.stats["calls"]],
-    "turns": lambda o: [o.stats["turns"]],
-    "tokens_sampled": lambda o: [] if o.tokens is None else [o.tokens],
-    "tokens_discarded": lambda o: [] if o.discarded is None else [o.discarded],
-    "triggered": lambda o: [o.stats["triggered"]],
-    "recovered": lambda o: [o.stats["recovered"]],
-    "exhausted": lambda o: [o.stats["exhausted"]],
-    "shallow": lambda o: [o.stats["shallow"]],
-    "deep": lambda o: [o.stats["deep"]],
-    "seconds": lambda o: [o.seconds],
-}
+_LEFT_OUT = ("accuracy", "first_attempt_success")
+"""Of the table of metrics: what comes first here, and what only comparisons show."""
 _ZERO_WITHOUT_CALLS = ("first_call_failed", "recovery")
 
 
@@ -60,32 +43,31 @@ class Evaluation:
     """What came out.
 
     Attributes:
-        metrics: ``accuracy`` (avg@n: mean over all episodes), ``pass@k``, ``majority@n``, and means
-            over episodes as in ``episode_metrics``; ``answer_found`` is the share with a
-            ``\\boxed{}`` to be graded. ``first_call_failed`` and ``recovery`` are 0
-            where there was no call; tokens are missing where nobody counted them.
+        metrics: ``accuracy`` (avg@n: mean over all episodes), ``pass@k``, ``majority@n``, and those
+            of ``METRICS``. ``first_call_failed`` and ``recovery`` are 0 where there was no call;
+            tokens are missing where nobody counted them.
         intervals: 95% intervals over problems, for the metrics that have them.
         errors: standard error over tasks of ``accuracy`` and ``failed_calls``.
         families: metrics of each task family.
         samples: episodes asked for each task.
         tasks: how many there were. Episodes that faults spoilt are in none of this.
         episodes: how many there were.
-        sums: what the metrics are made of, for comparisons.
+        measures: what the metrics are made of, for comparisons.
         rows: of the episodes, see ``episode_row``.
     """
 
     metrics: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
+    intervals: dict[str, Interval]
     errors: dict[str, float]
     families: dict[str, dict[str, float]]
     samples: int
     tasks: int
     episodes: int
-    sums: Mapping[str, Sums]
+    measures: Mapping[str, Measure]
     rows: Sequence[Mapping[str, Any]]
 
     @classmethod
-    def of(cls, rows: Iterable[Mapping[str, Any]], samples: int, seed: int = 0) -> Evaluation:
+    def of(cls, rows: Sequence[Mapping[str, Any]], samples: int, seed: int = 0) -> Evaluation:
         """The evaluation of saved episodes.
 
         Args:
@@ -93,20 +75,21 @@ class Evaluation:
             samples: episodes asked for each task.
             seed: of the bootstrap.
         """
-        rows = list(rows)
-        outcomes = [EpisodeSummary.of(row) for row in rows]
-        problems = _by(outcomes, lambda outcome: outcome.problem)
-        families = _by(outcomes, lambda outcome: outcome.family)
-        sums = metric_sums([problems[index] for index in sorted(problems)], samples)
+        episodes = [EpisodeSummary.read(row) for row in rows]
+        problems = by_problem(episodes, sorted({episode.problem for episode in episodes}))
+        families: dict[str, list[EpisodeSummary]] = {}
+        for episode in episodes:
+            families.setdefault(episode.family, []).append(episode)
+        measures = _measures(problems, samples)
         return cls(
-            metrics=_values(sums),
-            intervals=intervals(sums, seed),
-            errors={name: _error(sums[name]) for name in ("accuracy", "failed_calls")},
+            metrics=_values(measures),
+            intervals=CrossedBootstrap(1, len(problems), seed).intervals(measures),
+            errors={name: _error(measures[name]) for name in ("accuracy", "failed_calls")},
             families={name: _family(families[name], samples) for name in sorted(families)},
             samples=samples,
             tasks=len(problems),
-            episodes=len(outcomes),
-            sums=sums,
+            episodes=len(episodes),
+            measures=measures,
             rows=rows,
         )
 
@@ -126,61 +109,78 @@ class Evaluation:
 def difference(
     first: Evaluation, second: Evaluation, seed: int = 0
 ) -> dict[str, tuple[float, float, float]]:
-    """``second - first`` on the same tasks, with its 95% interval, for each metric of both.
-
-    Empty when they have not the same tasks left.
-    """
+    """``second - first`` on the same tasks, with its 95% interval, for metrics that have one in
+    both; empty when they do not have the same tasks left."""
     if first.tasks != second.tasks:
         return {}
-    ends = differences(first.sums, second.sums, seed)
+    bootstrap = CrossedBootstrap(1, first.tasks, seed)
+    before = {name: first.measures[name] for name in first.intervals if name in second.intervals}
+    after = {name: second.measures[name] for name in before}
     return {
-        name: (second.metrics[name] - first.metrics[name], low, high)
-        for name, (low, high) in ends.items()
+        name: (second.metrics[name] - first.metrics[name], *ends)
+        for name, ends in bootstrap.differences(before, after).items()
     }
 
 
-def metric_sums(problems: Sequence[Sequence[EpisodeSummary]], samples: int) -> dict[str, Sums]:
-    """What every metric is made of.
+def by_problem(episodes: Iterable[EpisodeSummary], problems: Iterable[int]) -> Problems:
+    """The episodes of each of these problems."""
+    groups: dict[int, list[EpisodeSummary]] = {problem: [] for problem in problems}
+    for episode in episodes:
+        groups[episode.problem].append(episode)
+    return list(groups.values())
 
-    Args:
-        problems: the outcomes of each problem; those that faults spoilt are missing.
-        samples: episodes asked for each problem; pass@k counts problems with at least k left.
-    """
 
-    metrics = {"accuracy": _over_episodes(problems, lambda o: [o.correct], True)}
+def measure(metric: Metric, seeds: Sequence[Problems]) -> Measure:
+    """The parts of a metric for each seed and problem."""
+    parts = [[list(map(metric.part, episodes)) for episodes in of_seed] for of_seed in seeds]
+    totals = [[sum(total for total, _ in of) for of in of_seed] for of_seed in parts]
+    counts = [[sum(count for _, count in of) for of in of_seed] for of_seed in parts]
+    return Measure(np.array(totals, float), np.array(counts, float), metric.share)
+
+
+def _measures(problems: Problems, samples: int) -> dict[str, Measure]:
+    """What every metric is made of; pass@k counts problems with at least k episodes left."""
+    measures = {"accuracy": measure(METRICS["accuracy"], [problems])}
     for k in powers_of_two(samples):
-        metrics[f"pass@{k}"] = _over_problems(problems, partial(_pass_at, k), least=k)
+        measures[f"pass@{k}"] = _over_problems(problems, partial(_pass_at, k), least=k)
     if samples > 1:
-        metrics[f"majority@{samples}"] = _over_problems(problems, _majority)
-    metrics |= {name: _over_episodes(problems, part, True) for name, part in _SHARES.items()}
-    metrics |= {name: _over_episodes(problems, part, False) for name, part in _MEANS.items()}
-    return metrics
+        measures[f"majority@{samples}"] = _over_problems(problems, _majority)
+    others = {name: metric for name, metric in METRICS.items() if name not in _LEFT_OUT}
+    return measures | {name: measure(metric, [problems]) for name, metric in others.items()}
 
 
-def _pass_at(k: int, outcomes: Sequence[EpisodeSummary]) -> float:
-    return pass_at_k(len(outcomes), sum(outcome.correct for outcome in outcomes), k)
+def _pass_at(k: int, episodes: Sequence[EpisodeSummary]) -> float:
+    return pass_at_k(len(episodes), sum(episode.correct for episode in episodes), k)
 
 
-def _majority(outcomes: Sequence[EpisodeSummary]) -> float:
-    return majority((outcome.answer, outcome.correct) for outcome in outcomes)
-
-
-def _over_episodes(problems: Sequence[Sequence[EpisodeSummary]], part: Part, share: bool) -> Sums:
-    parts = [[float(x) for outcome in outcomes for x in part(outcome)] for outcomes in problems]
-    return Sums(
-        np.array([sum(p) for p in parts], float), np.array(list(map(len, parts)), float), share
-    )
+def _majority(episodes: Sequence[EpisodeSummary]) -> float:
+    return majority((episode.answer, episode.correct) for episode in episodes)
 
 
 def _over_problems(
-    problems: Sequence[Sequence[EpisodeSummary]],
-    value: Callable[[Sequence[EpisodeSummary]], float],
-    least: int = 1,
-) -> Sums:
+    problems: Problems, value: Callable[[Sequence[EpisodeSummary]], float], least: int = 1
+) -> Measure:
     """A share that each problem has as a whole, over those with at least ``least`` episodes."""
-    counted = [len(outcomes) >= least for outcomes in problems]
-    values = [value(o) if enough else 0.0 for o, enough in zip(problems, counted, strict=True)]
-    return Sums(np.array(values, float), np.array(counted, float), True)
+    counted = [len(episodes) >= least for episodes in problems]
+    values = [value(of) if enough else 0.0 for of, enough in zip(problems, counted, strict=True)]
+    return Measure(np.array([values], float), np.array([counted], float), share=True)
+
+
+def _values(measures: Mapping[str, Measure]) -> dict[str, float]:
+    return {
+        name: measure.value or 0.0
+        for name, measure in measures.items()
+        if measure.value is not None or name in _ZERO_WITHOUT_CALLS
+    }
+
+
+def _family(episodes: Sequence[EpisodeSummary], samples: int) -> dict[str, float]:
+    problems = dict.fromkeys(episode.problem for episode in episodes)
+    return _values(_measures(by_problem(episodes, problems), samples))
+
+
+def _error(measure: Measure) -> float:
+    return standard_error((measure.total_SP / measure.count_SP)[0].tolist())
 
 
 def evaluate(
@@ -215,11 +215,6 @@ def evaluate(
         cache_tokens: see ``Sampler``.
         on_progress: called with the numbers of finished and of all episodes of this process.
         ranks: each plays a share of the episodes and gets the evaluation of all.
-
-    Raises:
-        OutageError: faults of the sandbox spoilt too many episodes.
-        MemoryLimitError: the device has no memory left.
-        RankError: another rank's episodes failed.
     """
     ranks = ranks or Ranks()
     jobs = evaluation_jobs(tasks, samples, seed)
@@ -250,7 +245,7 @@ def evaluation_jobs(tasks: Sequence[Task], samples: int, seed: int) -> list[Job]
 
 
 def episode_row(played: FinishedEpisode, samples: int) -> dict[str, Any]:
-    """A finished episode as plain data for JSON; ``EpisodeSummary.of`` reads it."""
+    """A finished episode as plain data for JSON; ``EpisodeSummary.read`` reads it."""
     problem, sample = divmod(played.job.index, samples)
     return {
         "index": played.job.index,
@@ -264,29 +259,3 @@ def episode_row(played: FinishedEpisode, samples: int) -> dict[str, Any]:
 def without_rollback(config: EpisodeConfig) -> EpisodeConfig:
     """The same episodes with SAAR off."""
     return replace(config, rollback=False)
-
-
-def _family(outcomes: Sequence[EpisodeSummary], samples: int) -> dict[str, float]:
-    problems = _by(outcomes, lambda outcome: outcome.problem)
-    return _values(metric_sums(list(problems.values()), samples))
-
-
-def _values(sums: Mapping[str, Sums]) -> dict[str, float]:
-    return {
-        name: metric.value or 0.0
-        for name, metric in sums.items()
-        if metric.value is not None or name in _ZERO_WITHOUT_CALLS
-    }
-
-
-def _error(sums: Sums) -> float:
-    return standard_error((sums.total_P / sums.count_P).tolist())
-
-
-def _by(
-    outcomes: Iterable[EpisodeSummary], key: Callable[[EpisodeSummary], Any]
-) -> dict[Any, list[EpisodeSummary]]:
-    groups: dict[Any, list[EpisodeSummary]] = {}
-    for outcome in outcomes:
-        groups.setdefault(key(outcome), []).append(outcome)
-    return groups

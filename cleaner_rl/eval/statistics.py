@@ -1,6 +1,6 @@
-"""Estimates over problems: pass@k, majority votes, and 95% intervals by a bootstrap over problems.
+"""Estimates: pass@k, majority votes, and 95% intervals by a bootstrap over seeds and problems.
 
-Axes of arrays: ``_P`` problems, ``_R`` bootstrap resamples, ``_M`` metrics.
+Axes of arrays: ``_S`` seeds, ``_P`` problems, ``_R`` bootstrap resamples, ``_M`` measures.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import comb
+from math import comb, sqrt
 from statistics import fmean, stdev
 
 import numpy as np
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-RESAMPLES = 2000
+Interval = tuple[float, float]
+
+_RESAMPLES = 2000
 """Of the bootstrap."""
-_CHUNK = 100
-"""Resamples whose weights are held at a time."""
 _TAIL = 0.025
 """Probability left out at each end of a 95% interval."""
 _NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?")
@@ -82,115 +82,14 @@ def answer_key(answer: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Sums:
-    """A metric's parts: its value is ``total_P.sum() / count_P.sum()``.
-
-    Attributes:
-        total_P: what is added up in each problem.
-        count_P: how many were added up; where that is an episode each, the metric is a mean over
-            episodes, and a problem's episodes stay together in the bootstrap.
-        share: whether every part lies between 0 and 1.
-    """
-
-    total_P: Floats
-    count_P: Floats
-    share: bool
-
-    @property
-    def value(self) -> float | None:
-        """The metric; None when there was nothing to count."""
-        count = float(self.count_P.sum())
-        return float(self.total_P.sum()) / count if count else None
-
-
-def intervals(metrics: Mapping[str, Sums], seed: int = 0) -> dict[str, tuple[float, float]]:
-    """95% percentile intervals by a bootstrap over problems.
-
-    Where all problems give 0, or all 1, a bootstrap sees no spread: the other end is then the
-    Clopper-Pearson bound ``1 - 0.025 ** (1 / problems)``, or its mirror image.
-
-    Args:
-        metrics: over the same problems.
-        seed: of the resamples, which all metrics share.
-
-    Returns:
-        Both ends, for metrics with at least two problems with something to count.
-    """
-    enough = {name: sums for name, sums in metrics.items() if _problems(sums) >= 2}
-    values = _resampled(enough, seed)
-    return {name: certain(s) or percentiles(values[name]) for name, s in enough.items()}
-
-
-def differences(
-    first: Mapping[str, Sums], second: Mapping[str, Sums], seed: int = 0
-) -> dict[str, tuple[float, float]]:
-    """95% intervals of ``second - first``, the same problems drawn for both sides."""
-    names = [
-        name
-        for name in first
-        if name in second and min(_problems(first[name]), _problems(second[name])) >= 2
-    ]
-    before = _resampled({name: first[name] for name in names}, seed)
-    after = _resampled({name: second[name] for name in names}, seed)
-    return {name: percentiles(after[name] - before[name]) for name in names}
-
-
-def _problems(sums: Sums) -> int:
-    """How many problems have something to count."""
-    return int((sums.count_P > 0).sum())
-
-
-def certain(sums: Sums) -> tuple[float, float] | None:
-    """The interval of a share that is the same extreme in all problems; None for others."""
-    if not sums.share:
-        return None
-    counted = sums.count_P > 0
-    means_P = sums.total_P[counted] / sums.count_P[counted]
-    bound = 1.0 - _TAIL ** (1.0 / len(means_P))
-    if (means_P == 0.0).all():
-        return 0.0, bound
-    return (1.0 - bound, 1.0) if (means_P == 1.0).all() else None
-
-
-def _resampled(metrics: Mapping[str, Sums], seed: int) -> dict[str, Floats]:
-    """[R] values of each metric; nan where a resample has nothing to count."""
-    if not metrics:
-        return {}
-    total_PM = np.stack([sums.total_P for sums in metrics.values()], axis=1)
-    count_PM = np.stack([sums.count_P for sums in metrics.values()], axis=1)
-    generator = np.random.default_rng(seed)
-    problems = len(total_PM)
-    even_P = np.full(problems, 1.0 / problems)
-    parts = []
-    for _ in range(0, RESAMPLES, _CHUNK):
-        weights_RP = generator.multinomial(problems, even_P, size=_CHUNK).astype(np.float64)
-        with np.errstate(invalid="ignore"):
-            parts.append((weights_RP @ total_PM) / (weights_RP @ count_PM))
-    values_RM = np.concatenate(parts)
-    return {name: values_RM[:, i] for i, name in enumerate(metrics)}
-
-
-def percentiles(values_R: Floats) -> tuple[float, float]:
-    """Both ends of the 95% percentile interval of resampled values; nan is left out."""
-    low, high = np.nanquantile(values_R, [_TAIL, 1.0 - _TAIL])
-    return float(low), float(high)
-
-
-_STUDENT = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-)
-"""97.5% quantiles of Student's t with 1, 2, ... degrees of freedom; the last serves for more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Crossed:
-    """A measure's parts: its value is ``total_SP.sum() / count_SP.sum()``.
+class Measure:
+    """A metric's parts: its value is ``total_SP.sum() / count_SP.sum()``.
 
     Attributes:
         total_SP: what is added up for each seed and problem.
-        count_SP: how many were added up.
-        share: whether every part lies between 0 and 1.
+        count_SP: how much counts; where that is 1 for an episode, the metric is a mean over
+            episodes, and a problem's episodes stay together in the bootstrap.
+        share: whether the metric of every set of episodes lies between 0 and 1.
     """
 
     total_SP: Floats
@@ -199,30 +98,31 @@ class Crossed:
 
     @property
     def value(self) -> float | None:
-        """The measure; None when there was nothing to count."""
+        """The metric; None when there was nothing to count."""
         return _ratio(float(self.total_SP.sum()), float(self.count_SP.sum()))
 
     @property
     def by_seed(self) -> list[float | None]:
-        """The measure of each seed."""
+        """The metric of each seed."""
         totals, counts = self.total_SP.sum(axis=1), self.count_SP.sum(axis=1)
         return [_ratio(float(t), float(c)) for t, c in zip(totals, counts, strict=True)]
 
-    def padded(self, problems: int) -> Crossed:
+    @property
+    def problems(self) -> int:
+        """How many problems have something to count."""
+        return int((self.count_SP.sum(axis=0) > 0).sum())
+
+    def padded(self, problems: int) -> Measure:
         """The same with further problems in which nothing counts."""
         more = ((0, 0), (0, problems - self.total_SP.shape[1]))
-        return Crossed(np.pad(self.total_SP, more), np.pad(self.count_SP, more), self.share)
-
-    def pooled(self) -> Sums:
-        """The parts of each problem, seeds added up."""
-        return Sums(self.total_SP.sum(axis=0), self.count_SP.sum(axis=0), self.share)
+        return Measure(np.pad(self.total_SP, more), np.pad(self.count_SP, more), self.share)
 
 
 class CrossedBootstrap:
     """Resamples of seeds and of problems, drawn independently of each other.
 
-    The same resamples serve every measure, so differences between arms are paired by seed and by
-    problem. With one seed only problems are resampled. Problems count too much in these intervals,
+    The same resamples serve every measure, so differences are paired by seed and by problem. With
+    one seed this is the plain bootstrap over problems. Problems count too much in these intervals,
     most where every seed has problems of its own; how seeds differ counts too little where seeds
     are few (with S of them by a factor of (S - 1) / S in the variance, and without the wider tails
     that S - 1 degrees of freedom have). ``seeds_interval`` goes by the seeds alone.
@@ -237,41 +137,83 @@ class CrossedBootstrap:
 
     def __init__(self, seeds: int, problems: int, seed: int = 0) -> None:
         generator = np.random.default_rng(seed)
-        self.weights_RS = _weights(generator, seeds)
-        self.weights_RP = _weights(generator, problems)
+        self._weights_RS = _weights(generator, seeds)
+        self._weights_RP = _weights(generator, problems)
 
-    def values(self, measure: Crossed) -> Floats:
-        """[R] values of a measure; nan where a resample has nothing to count."""
-        total_R = (self.weights_RP @ measure.total_SP.T * self.weights_RS).sum(axis=1)
-        count_R = (self.weights_RP @ measure.count_SP.T * self.weights_RS).sum(axis=1)
+    def values(self, measures: Mapping[str, Measure]) -> dict[str, Floats]:
+        """[R] values of each measure; nan where a resample has nothing to count."""
+        if not measures:
+            return {}
+        total_RM = self._sums([measure.total_SP for measure in measures.values()])
+        count_RM = self._sums([measure.count_SP for measure in measures.values()])
         with np.errstate(invalid="ignore", divide="ignore"):
-            values_R: Floats = total_R / count_R
-        return values_R
+            values_RM = total_RM / count_RM
+        return {name: values_RM[:, i] for i, name in enumerate(measures)}
+
+    def _sums(self, parts: Sequence[Floats]) -> Floats:
+        sums_SRM = self._weights_RP @ np.stack(parts, axis=-1)
+        sums_RM: Floats = (self._weights_RS.T[:, :, None] * sums_SRM).sum(axis=0)
+        return sums_RM
 
     def seed_means(self, values_SK: Floats) -> Floats:
         """[R, K] means over seeds of numbers that a seed has one of each."""
-        means_RK: Floats = self.weights_RS @ values_SK / values_SK.shape[0]
+        means_RK: Floats = self._weights_RS @ values_SK / values_SK.shape[0]
         return means_RK
 
-    def interval(self, measure: Crossed) -> tuple[float, float] | None:
-        """95% interval of a measure; None when there are fewer than two problems to count.
+    def intervals(self, measures: Mapping[str, Measure]) -> dict[str, Interval]:
+        """95% percentile intervals of the measures with at least two problems to count.
 
-        A share that is 0, or 1, in all problems has the bound of ``estimates.intervals``.
+        Where all problems give 0, or all 1, a bootstrap sees no spread: the other end is then the
+        Clopper-Pearson bound ``1 - 0.025 ** (1 / problems)``, or its mirror image.
         """
-        pooled = measure.pooled()
-        if int((pooled.count_P > 0).sum()) < 2:
-            return None
-        return certain(pooled) or percentiles(self.values(measure))
+        enough = {name: m for name, m in measures.items() if m.problems >= 2}
+        values = self.values(enough)
+        return {name: _certain(m) or _percentiles(values[name]) for name, m in enough.items()}
 
-    def difference(self, first: Crossed, second: Crossed) -> tuple[float, float] | None:
-        """95% interval of ``second - first``; None where one of the two has none."""
-        values_R = self.values(second) - self.values(first)
-        if np.isnan(values_R).all() or self.weights_RP.shape[1] < 2:
-            return None
-        return percentiles(values_R)
+    def differences(
+        self, first: Mapping[str, Measure], second: Mapping[str, Measure]
+    ) -> dict[str, Interval]:
+        """95% intervals of ``second - first``, where a resample has both of them."""
+        both = [name for name in second if name in first]
+        before = self.values({name: first[name] for name in both})
+        after = self.values({name: second[name] for name in both})
+        gaps = {name: after[name] - before[name] for name in both}
+        if self._weights_RP.shape[1] < 2:
+            return {}
+        return {name: _percentiles(g_R) for name, g_R in gaps.items() if not np.isnan(g_R).all()}
 
 
-def seeds_interval(values_S: Sequence[float]) -> tuple[float, float] | None:
+def _weights(generator: np.random.Generator, count: int) -> Floats:
+    """[R, count] how often each is drawn."""
+    return generator.multinomial(count, np.full(count, 1.0 / count), size=_RESAMPLES).astype(float)
+
+
+def _certain(measure: Measure) -> Interval | None:
+    """The interval of a share that is the same extreme in all problems; None for others."""
+    if not measure.share:
+        return None
+    total_P, count_P = measure.total_SP.sum(axis=0), measure.count_SP.sum(axis=0)
+    means_P = total_P[count_P > 0] / count_P[count_P > 0]
+    bound = 1.0 - _TAIL ** (1.0 / len(means_P))
+    if (means_P == 0.0).all():
+        return 0.0, bound
+    return (1.0 - bound, 1.0) if (means_P == 1.0).all() else None
+
+
+def _percentiles(values_R: Floats) -> Interval:
+    """Both ends of the 95% percentile interval of resampled values; nan is left out."""
+    low, high = np.nanquantile(values_R, [_TAIL, 1.0 - _TAIL])
+    return float(low), float(high)
+
+
+_STUDENT = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+)
+"""97.5% quantiles of Student's t with 1, 2, ... degrees of freedom; the last serves for more."""
+
+
+def seeds_interval(values_S: Sequence[float]) -> Interval | None:
     """95% interval of the mean of what independent seeds gave, by Student's t; None for one seed.
 
     It makes no assumption about problems, which are a part of how seeds differ where each seed has
@@ -284,9 +226,12 @@ def seeds_interval(values_S: Sequence[float]) -> tuple[float, float] | None:
     return fmean(values_S) - reach, fmean(values_S) + reach
 
 
-def _weights(generator: np.random.Generator, count: int) -> Floats:
-    """[R, count] how often each is drawn."""
-    return generator.multinomial(count, np.full(count, 1.0 / count), size=RESAMPLES).astype(float)
+def standard_error(values: Sequence[float]) -> float:
+    """Standard error of the mean of independent values; 0 for fewer than two."""
+    if len(values) < 2:
+        return 0.0
+    mean = fmean(values)
+    return sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
 
 
 def _ratio(total: float, count: float) -> float | None:

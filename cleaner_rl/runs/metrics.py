@@ -1,67 +1,12 @@
-"""Metrics of a set of episodes: what the log, the evaluation and the report all count alike."""
+"""Metrics of episodes: the one table that the training log, evaluations and reports count by."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import sqrt
-from statistics import fmean
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from cleaner_env.episode import Episode
-
-
-def episode_metrics(episodes: Sequence[Episode]) -> dict[str, float]:
-    """Means over episodes.
-
-    Returns:
-        ``accuracy``: share answered correctly. ``answered``: share that ended with an answer.
-        ``failed_calls`` and ``calls``: per episode, every executed or refused call counted, those
-        that rollback took away included. ``first_call_failed``: share of the episodes with a call
-        whose first call failed. ``recovery``: share of failed calls after which the next call
-        worked. ``turns``, ``tokens_sampled``, ``tokens_discarded``, ``triggered``, ``recovered``,
-        ``exhausted``, ``shallow``, ``deep``: per episode. ``truncated``: share that ran
-        into a budget.
-    """
-    stats = [episode.stats for episode in episodes]
-    first = [e.first_call_failed for e in episodes if e.first_call_failed is not None]
-    recoveries = [flag for episode in episodes for flag in _recoveries(episode)]
-    return {
-        "accuracy": fmean(episode.correct for episode in episodes),
-        "answered": fmean(episode.terminated for episode in episodes),
-        "failed_calls": fmean(s.failures for s in stats),
-        "calls": fmean(s.calls for s in stats),
-        "first_call_failed": fmean(first) if first else 0.0,
-        "recovery": fmean(recoveries) if recoveries else 0.0,
-        "turns": fmean(s.turns for s in stats),
-        "tokens_sampled": fmean(s.tokens_sampled for s in stats),
-        "tokens_discarded": fmean(s.tokens_discarded for s in stats),
-        "triggered": fmean(s.triggered for s in stats),
-        "recovered": fmean(s.recovered for s in stats),
-        "exhausted": fmean(s.exhausted for s in stats),
-        "shallow": fmean(s.shallow for s in stats),
-        "deep": fmean(s.deep for s in stats),
-        "truncated": fmean(episode.truncated for episode in episodes),
-    }
-
-
-def standard_error(values: Sequence[float]) -> float:
-    """Standard error of the mean of independent values; 0 for fewer than two."""
-    if len(values) < 2:
-        return 0.0
-    mean = fmean(values)
-    return sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
-
-
-def _recoveries(episode: Episode) -> list[bool]:
-    """For each failed call, whether the next call worked (False when there was none)."""
-    calls = [turn for turn in episode.raw_turns if turn.ok is not None]
-    following = [*calls[1:], None][: len(calls)]
-    return [
-        after is not None and not after.failed
-        for turn, after in zip(calls, following, strict=True)
-        if turn.failed
-    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,53 +14,165 @@ class EpisodeSummary:
     """One episode in numbers.
 
     Attributes:
-        problem: index of the task.
-        family: of the task.
-        answer: the final answer; None when there is none.
         correct: the scorer gave full marks.
         answered: the episode ended with an answer.
         truncated: it ran into a budget.
-        first_call_failed: None without a call.
-        mended: for each failed call, whether the next call worked (False when there was none).
+        answer: the final answer; None when there is none.
+        worked: whether each call worked, in order.
         stats: the episode's counts, see ``EpisodeStats``.
-        tokens: sampled tokens; None when neither a sampler nor an endpoint counted them.
+        sampled: tokens; None when neither a sampler nor an endpoint counted them.
         discarded: those of them that rollback took away; None when only an endpoint counted.
+        problem: index of the task.
+        family: of the task.
         seconds: wall time, other episodes being played beside it.
     """
 
-    problem: int
-    family: str
-    answer: str | None
     correct: bool
     answered: bool
     truncated: bool
-    first_call_failed: bool | None
-    mended: tuple[bool, ...]
+    answer: str | None
+    worked: Sequence[bool]
     stats: Mapping[str, int]
-    tokens: int | None
+    sampled: int | None
     discarded: int | None
-    seconds: float
+    problem: int = 0
+    family: str = ""
+    seconds: float = 0.0
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> EpisodeSummary:
-        """The outcome of a row of ``episodes.jsonl``."""
-        episode = row["episode"]
-        worked = [bool(turn["ok"]) for turn in episode["raw_turns"] if turn["ok"] is not None]
-        stats, usage = episode["stats"], row.get("usage")
+    def of(cls, episode: Episode) -> EpisodeSummary:
+        """The summary of an episode that has just been played."""
+        stats = episode.stats
+        return cls(
+            correct=episode.correct,
+            answered=episode.terminated,
+            truncated=episode.truncated,
+            answer=episode.answer,
+            worked=[not turn.failed for turn in episode.raw_turns if turn.ok is not None],
+            stats=asdict(stats),
+            sampled=stats.tokens_sampled,
+            discarded=stats.tokens_discarded,
+            family=episode.task.family,
+        )
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any]) -> EpisodeSummary:
+        """The summary of a saved episode, a row of ``episodes.jsonl``."""
+        episode, usage = row["episode"], row.get("usage")
+        stats = episode["stats"]
         sampled = stats["tokens_sampled"] or None
         return cls(
-            problem=row["problem"],
-            family=episode["task"]["family"],
-            answer=episode["answer"],
             correct=episode["score"] >= 1.0,
             answered=episode["terminated"],
             truncated=episode["truncated"],
-            first_call_failed=not worked[0] if worked else None,
-            mended=tuple(
-                after for ok, after in zip(worked, [*worked[1:], False], strict=False) if not ok
-            ),
+            answer=episode["answer"],
+            worked=[bool(turn["ok"]) for turn in episode["raw_turns"] if turn["ok"] is not None],
             stats=stats,
-            tokens=sampled if usage is None else usage["completion_tokens"],
+            sampled=sampled if usage is None else usage["completion_tokens"],
             discarded=None if sampled is None else stats["tokens_discarded"],
+            problem=row["problem"],
+            family=episode["task"]["family"],
             seconds=row["seconds"],
         )
+
+    @property
+    def corrected(self) -> list[bool]:
+        """For each failed call, whether the next call worked; False when there was none."""
+        following = [*self.worked[1:], False]
+        return [then for ok, then in zip(self.worked, following, strict=False) if not ok]
+
+
+Part = Callable[[EpisodeSummary], tuple[float, float]]
+"""What an episode adds to a metric, and how much it counts there: 0 where it has no part in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A sum over episodes, divided by how much they count.
+
+    Attributes:
+        label: for people.
+        format: of its value, for people.
+        part: of an episode.
+        share: whether the metric of every set of episodes lies between 0 and 1.
+    """
+
+    label: str
+    format: str
+    part: Part
+    share: bool
+
+
+def _share(label: str, part: Part) -> Metric:
+    return Metric(label, "{:.1%}", part, share=True)
+
+
+def _count(label: str, name: str, form: str = "{:.2f}") -> Metric:
+    return Metric(label, form, lambda e: (e.stats[name], 1), share=False)
+
+
+def _if_known(value: float | None) -> tuple[float, float]:
+    return (0, 0) if value is None else (value, 1)
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": _share("accuracy", lambda e: (e.correct, 1)),
+    "answered": _share("episodes that end with an answer", lambda e: (e.answered, 1)),
+    "answer_found": _share("answers that can be graded", lambda e: (e.answer is not None, 1)),
+    "first_attempt_success": _share(
+        "first attempts that work",
+        lambda e: (e.stats["first_attempt_successes"], e.stats["first_attempt_calls"]),
+    ),
+    "first_call_failed": _share(
+        "episodes whose first call fails",
+        lambda e: _if_known(not e.worked[0] if e.worked else None),
+    ),
+    "recovery": _share(
+        "failed calls corrected by the next call", lambda e: (sum(e.corrected), len(e.corrected))
+    ),
+    "truncated": _share("episodes that run into a budget", lambda e: (e.truncated, 1)),
+    "failed_calls": _count("failed calls per episode", "failures"),
+    "calls": _count("calls per episode", "calls"),
+    "turns": _count("turns per episode", "turns"),
+    "tokens_sampled": Metric(
+        "sampled tokens per episode", "{:.1f}", lambda e: _if_known(e.sampled), share=False
+    ),
+    "tokens_discarded": Metric(
+        "tokens discarded by rollback per episode",
+        "{:.1f}",
+        lambda e: _if_known(e.discarded),
+        share=False,
+    ),
+    "triggered": _count("rollbacks per episode", "triggered"),
+    "recovered": _count("rollbacks that recover per episode", "recovered"),
+    "exhausted": _count("rollbacks that exhaust their retries per episode", "exhausted"),
+    "shallow": _count("shallow splices per episode", "shallow", "{:.3f}"),
+    "deep": _count("deep splices per episode", "deep", "{:.3f}"),
+    "seconds": Metric("seconds per episode", "{:.1f}", lambda e: (e.seconds, 1), share=False),
+}
+"""By name. Every executed or refused call counts, those included that rollback took away."""
+_NOT_LOGGED = ("answer_found", "first_attempt_success", "seconds")
+
+LABELS: dict[str, tuple[str, str]] = {
+    **{name: (metric.label, metric.format) for name, metric in METRICS.items()},
+    "reward": ("reward", "{:.3f}"),
+    "entropy": ("entropy (nats per token)", "{:.3f}"),
+    "grafted_share": ("trained tokens that are grafted", "{:.2%}"),
+    "grafted_gap": ("log-prob gap of grafted tokens (nats)", "{:.2f}"),
+    "sampled_gap": ("log-prob gap of sampled tokens (nats)", "{:.1e}"),
+    "groups_with_signal": ("groups with a learning signal", "{:.1%}"),
+    "grad_norm": ("norm of the gradient", "{:.2f}"),
+}
+"""Label and format of what reports show, metrics of training steps included."""
+
+
+def episode_metrics(episodes: Iterable[Episode]) -> dict[str, float]:
+    """The metrics of a training step; 0 where there was nothing to count."""
+    summaries = [EpisodeSummary.of(episode) for episode in episodes]
+    values = {}
+    for name, metric in METRICS.items():
+        if name not in _NOT_LOGGED:
+            parts = [metric.part(summary) for summary in summaries]
+            count = sum(count for _, count in parts)
+            values[name] = sum(total for total, _ in parts) / count if count else 0.0
+    return values
