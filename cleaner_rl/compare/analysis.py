@@ -1,4 +1,4 @@
-"""Comparison: everything that a comparison found, computed from the files of its runs.
+"""Analysis: everything that a comparison found, computed from the files of its runs.
 
 Axes of arrays: ``_S`` seeds, ``_E`` evaluations, ``_K`` training steps from 0, ``_R`` resamples.
 """
@@ -6,7 +6,7 @@ Axes of arrays: ``_S`` seeds, ``_E`` evaluations, ``_K`` training steps from 0, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -15,36 +15,15 @@ import numpy as np
 from cleaner_rl.compare.arms import ARMS, BASELINE
 from cleaner_rl.compare.directory import PlannedRun
 from cleaner_rl.errors import CheckpointError
-from cleaner_rl.eval.statistics import Crossed, CrossedBootstrap, Floats, seeds_interval
+from cleaner_rl.eval.evaluate import by_problem, measure
+from cleaner_rl.eval.statistics import CrossedBootstrap, Floats, Interval, Measure, seeds_interval
 from cleaner_rl.runs.evaluations import MODES, evaluated_steps, read_evaluation
-from cleaner_rl.runs.metrics import EpisodeSummary
+from cleaner_rl.runs.metrics import METRICS, EpisodeSummary
 from cleaner_rl.runs.run_directory import read_metrics, wall_seconds
 
-Part = Callable[[EpisodeSummary], tuple[float, float]]
-"""What an episode adds to a measure, and how much it counts in it."""
-
-HELD_OUT: dict[str, tuple[bool, Part]] = {
-    "accuracy": (True, lambda o: (o.correct, 1)),
-    "failed_calls": (False, lambda o: (o.stats["failures"], 1)),
-    "first_attempt_success": (
-        True,
-        lambda o: (o.stats["first_attempt_successes"], o.stats["first_attempt_calls"]),
-    ),
-    "first_call_failed": (True, lambda o: (bool(o.first_call_failed), _counts(o))),
-    "recovery": (True, lambda o: (sum(o.mended), len(o.mended))),
-    "answered": (True, lambda o: (o.answered, 1)),
-    "calls": (False, lambda o: (o.stats["calls"], 1)),
-    "turns": (False, lambda o: (o.stats["turns"], 1)),
-    "tokens_sampled": (False, lambda o: (o.stats["tokens_sampled"], 1)),
-    "tokens_discarded": (False, lambda o: (o.stats["tokens_discarded"], 1)),
-    "triggered": (False, lambda o: (o.stats["triggered"], 1)),
-    "recovered": (False, lambda o: (o.stats["recovered"], 1)),
-    "exhausted": (False, lambda o: (o.stats["exhausted"], 1)),
-    "shallow": (False, lambda o: (o.stats["shallow"], 1)),
-    "deep": (False, lambda o: (o.stats["deep"], 1)),
-}
-"""Measures of held-out episodes: whether they are shares, and what an episode adds."""
-TRAINING = (
+_HELD_OUT = [name for name in METRICS if name not in ("answer_found", "truncated", "seconds")]
+"""Metrics of held-out episodes that are compared."""
+_TRAINING = (
     *("reward", "accuracy", "entropy", "failed_calls", "first_call_failed", "calls", "turns"),
     *("tokens_sampled", "tokens_discarded", "triggered", "recovered", "shallow", "deep"),
     *("groups_with_signal", "grafted_share", "grafted_gap", "sampled_gap", "kl", "clipped"),
@@ -54,7 +33,7 @@ TRAINING = (
 _LAST = 0.25
 """Share of the steps, at the end, that the training's figures are means over."""
 
-Measures = dict[str, Crossed]
+Measures = dict[str, Measure]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +51,8 @@ class ArmRecord:
     seconds: Sequence[Mapping[str, float]]
 
     @classmethod
-    def read(cls, runs: Sequence[PlannedRun]) -> ArmRecord:
-        """The record of an arm's finished runs, one for each seed.
-
-        Raises:
-            CheckpointError: a file is missing or damaged, or the runs do not fit together.
-        """
-        steps = evaluated_steps(runs[0].path)
-        for run in runs:
-            if evaluated_steps(run.path) != steps:
-                raise CheckpointError(
-                    f"{run.path} was evaluated at steps {evaluated_steps(run.path)}, and "
-                    f"{runs[0].path} at {steps}"
-                )
+    def read(cls, runs: Sequence[PlannedRun], steps: Sequence[int]) -> ArmRecord:
+        """The record of an arm's finished runs, one for each seed."""
         return cls(
             evaluations={
                 step: {mode: _measures(runs, step, mode) for mode in MODES} for step in steps
@@ -102,17 +70,6 @@ class ArmRecord:
             for measures in of_step.values()
         )
 
-    def padded(self, tasks: int) -> ArmRecord:
-        """The same with that many problems."""
-        evaluations = {
-            step: {
-                mode: {name: measure.padded(tasks) for name, measure in measures.items()}
-                for mode, measures in of_step.items()
-            }
-            for step, of_step in self.evaluations.items()
-        }
-        return replace(self, evaluations=evaluations)
-
     @property
     def tokens_SK(self) -> Floats:
         """Tokens sampled up to each step of the training, from step 0 on."""
@@ -120,6 +77,16 @@ class ArmRecord:
             [row["tokens_sampled"] * row["episodes"] for row in rows] for rows in self.metrics
         ]
         return np.concatenate([np.zeros((len(sampled), 1)), np.cumsum(sampled, axis=1)], axis=1)
+
+    def by_step(self, figures: Callable[[int, str, Measures], dict[str, Any]]) -> dict[str, Any]:
+        """mode -> step (a string, as JSON has it) -> ``figures`` of its measures."""
+        return {
+            mode: {
+                str(step): figures(step, mode, of_step[mode])
+                for step, of_step in self.evaluations.items()
+            }
+            for mode in MODES
+        }
 
 
 def compare(runs: Mapping[str, Sequence[PlannedRun]]) -> dict[str, Any]:
@@ -132,18 +99,14 @@ def compare(runs: Mapping[str, Sequence[PlannedRun]]) -> dict[str, Any]:
         Plain data, explained in docs/compare.md: ``baseline``, ``seeds``, ``tasks``, ``samples``,
         ``steps``, ``evaluated_steps``, ``arms``, ``held_out``, ``differences``, ``reaching``,
         ``training``, ``seconds``.
-
-    Raises:
-        CheckpointError: a file is missing or damaged, or the runs do not fit together.
     """
-    records = {name: ArmRecord.read(of_arm) for name, of_arm in runs.items()}
-    baseline = BASELINE if BASELINE in records else next(iter(records))
+    baseline = BASELINE if BASELINE in runs else next(iter(runs))
+    steps = _common_steps([run for of_arm in runs.values() for run in of_arm])
+    records = {name: ArmRecord.read(of_arm, steps) for name, of_arm in runs.items()}
     tasks = max(record.tasks for record in records.values())
-    records = {name: record.padded(tasks) for name, record in records.items()}
-    first, config = records[baseline], runs[baseline][0].config
-    steps = list(first.evaluations)
-    _require_same_steps(records, steps)
-    resampling = CrossedBootstrap(len(runs[baseline]), tasks, config.seed)
+    config = runs[baseline][0].config
+    bootstrap = CrossedBootstrap(len(runs[baseline]), tasks, config.seed)
+    against = _against(records[baseline], bootstrap)
     return {
         "baseline": baseline,
         "seeds": [run.seed for run in runs[baseline]],
@@ -155,70 +118,46 @@ def compare(runs: Mapping[str, Sequence[PlannedRun]]) -> dict[str, Any]:
             name: {"text": ARMS[name].text, "changes": dict(ARMS[name].changes)} for name in runs
         },
         "held_out": {
-            name: _by_step(record, lambda _, __, measures: _estimates(measures, resampling))
+            name: record.by_step(lambda _, __, measures: _estimates(measures, bootstrap))
             for name, record in records.items()
         },
         "differences": {
-            name: _by_step(record, _against(first, resampling))
-            for name, record in records.items()
-            if name != baseline
+            name: record.by_step(against) for name, record in records.items() if name != baseline
         },
-        "reaching": _reaching(records, baseline, resampling),
+        "reaching": _reaching(records, baseline, bootstrap),
         "training": {name: _training(record) for name, record in records.items()},
         "seconds": {name: list(record.seconds) for name, record in records.items()},
     }
 
 
-def _counts(outcome: EpisodeSummary) -> float:
-    return float(outcome.first_call_failed is not None)
+def _common_steps(runs: Sequence[PlannedRun]) -> list[int]:
+    """The steps at which all these runs were evaluated."""
+    steps = evaluated_steps(runs[0].path)
+    for run in runs:
+        if evaluated_steps(run.path) != steps:
+            raise CheckpointError(
+                f"{run.path} was evaluated at steps {evaluated_steps(run.path)}, and "
+                f"{runs[0].path} at {steps}; they cannot be compared"
+            )
+    return steps
 
 
 def _measures(runs: Sequence[PlannedRun], step: int, mode: str) -> Measures:
-    """The parts of all measures for each seed and problem; spoilt episodes count nowhere."""
-    outcomes = [
-        [EpisodeSummary.of(r) for r in read_evaluation(run.path, step, mode)] for run in runs
+    """All measures of an evaluation, a row for each seed."""
+    seeds = [
+        [EpisodeSummary.read(row) for row in read_evaluation(run.path, step, mode)] for run in runs
     ]
-    problems = 1 + max((o.problem for of_seed in outcomes for o in of_seed), default=0)
-    measures = {}
-    for name, (share, part) in HELD_OUT.items():
-        total_SP = np.zeros((len(runs), problems))
-        count_SP = np.zeros((len(runs), problems))
-        for s, of_seed in enumerate(outcomes):
-            for outcome in of_seed:
-                total, count = part(outcome)
-                total_SP[s, outcome.problem] += total
-                count_SP[s, outcome.problem] += count
-        measures[name] = Crossed(total_SP, count_SP, share)
-    return measures
+    problems = range(1 + max((e.problem for of_seed in seeds for e in of_seed), default=0))
+    grouped = [by_problem(of_seed, problems) for of_seed in seeds]
+    return {name: measure(METRICS[name], grouped) for name in _HELD_OUT}
 
 
-def _require_same_steps(records: Mapping[str, ArmRecord], steps: Sequence[int]) -> None:
-    for name, record in records.items():
-        if list(record.evaluations) != list(steps):
-            raise CheckpointError(
-                f"the arm {name} was evaluated at steps {list(record.evaluations)}, the baseline "
-                f"at {list(steps)}; they cannot be compared"
-            )
-
-
-def _by_step(
-    record: ArmRecord, value: Callable[[int, str, Measures], dict[str, Any]]
-) -> dict[str, Any]:
-    """mode -> step (a string, as JSON has it) -> what ``value`` makes of it."""
-    return {
-        mode: {
-            str(step): value(step, mode, of_step[mode])
-            for step, of_step in record.evaluations.items()
-        }
-        for mode in MODES
-    }
-
-
-def _estimates(measures: Measures, resampling: CrossedBootstrap) -> dict[str, Any]:
+def _estimates(measures: Measures, bootstrap: CrossedBootstrap) -> dict[str, Any]:
+    intervals = bootstrap.intervals(measures)
     return {
         name: {
             "value": measure.value,
-            "interval_95": _ends(resampling.interval(measure)),
+            "interval_95": _ends(intervals.get(name)),
             "by_seed": measure.by_seed,
         }
         for name, measure in measures.items()
@@ -226,14 +165,15 @@ def _estimates(measures: Measures, resampling: CrossedBootstrap) -> dict[str, An
 
 
 def _against(
-    baseline: ArmRecord, resampling: CrossedBootstrap
+    baseline: ArmRecord, bootstrap: CrossedBootstrap
 ) -> Callable[[int, str, Measures], dict[str, Any]]:
     def difference(step: int, mode: str, measures: Measures) -> dict[str, Any]:
         others = baseline.evaluations[step][mode]
+        intervals = bootstrap.differences(others, measures)
         return {
             name: {
                 "value": measure.value - other,
-                "interval_95": _ends(resampling.difference(others[name], measure)),
+                "interval_95": _ends(intervals.get(name)),
                 "by_seed": (by_seed := _less(measure.by_seed, others[name].by_seed)),
                 "seeds_interval_95": _ends(None if by_seed is None else seeds_interval(by_seed)),
             }
@@ -251,55 +191,55 @@ def _less(ours: Sequence[float | None], theirs: Sequence[float | None]) -> list[
     return known if len(known) == len(pairs) else None
 
 
-def _ends(interval: tuple[float, float] | None) -> list[float] | None:
+def _ends(interval: Interval | None) -> list[float] | None:
     return None if interval is None else list(interval)
 
 
 def _reaching(
-    records: Mapping[str, ArmRecord], baseline: str, resampling: CrossedBootstrap
+    records: Mapping[str, ArmRecord], baseline: str, bootstrap: CrossedBootstrap
 ) -> dict[str, Any]:
-    """When each arm reached the baseline's final accuracy; see ``reaching.DEFINITION``.
+    """When each arm reached the baseline's final accuracy; see ``DEFINITION``.
 
     Row 0 of all arrays is the estimate itself, the others are the resamples.
     """
-    steps = list(records[baseline].evaluations)
-    curves = {name: isotonic(_accuracy_RE(record, resampling)) for name, record in records.items()}
+    curves = {name: isotonic(_accuracy_RE(record, bootstrap)) for name, record in records.items()}
     target_R = curves[baseline][:, -1]
+    steps = list(records[baseline].evaluations)
     reached = {name: first_reached(steps, fit_RE, target_R) for name, fit_RE in curves.items()}
     tokens = {
-        name: _tokens_at(record, reached[name], resampling) for name, record in records.items()
+        name: _tokens_at(record, reached[name], bootstrap) for name, record in records.items()
     }
-    return {
-        "target": float(target_R[0]),
-        "arms": {
-            name: {
-                "steps": _number(reached[name][0]),
-                "steps_interval_95": _quantiles(reached[name][1:]),
-                "tokens": _number(tokens[name][0]),
-                "steps_ratio": _number(_over(reached[name], reached[baseline])[0]),
-                "steps_ratio_interval_95": _quantiles(_over(reached[name], reached[baseline])[1:]),
-                "tokens_ratio": _number(_over(tokens[name], tokens[baseline])[0]),
-                "tokens_ratio_interval_95": _quantiles(_over(tokens[name], tokens[baseline])[1:]),
-                "reached_in_resamples": float(np.isfinite(reached[name][1:]).mean()),
-            }
-            for name in records
-        },
-    }
+    arms = {}
+    for name in records:
+        steps_ratio_R = _over(reached[name], reached[baseline])
+        tokens_ratio_R = _over(tokens[name], tokens[baseline])
+        arms[name] = {
+            "steps": _number(reached[name][0]),
+            "steps_interval_95": _quantiles(reached[name][1:]),
+            "tokens": _number(tokens[name][0]),
+            "steps_ratio": _number(steps_ratio_R[0]),
+            "steps_ratio_interval_95": _quantiles(steps_ratio_R[1:]),
+            "tokens_ratio": _number(tokens_ratio_R[0]),
+            "tokens_ratio_interval_95": _quantiles(tokens_ratio_R[1:]),
+            "reached_in_resamples": float(np.isfinite(reached[name][1:]).mean()),
+        }
+    return {"target": float(target_R[0]), "arms": arms}
 
 
-def _accuracy_RE(record: ArmRecord, resampling: CrossedBootstrap) -> Floats:
+def _accuracy_RE(record: ArmRecord, bootstrap: CrossedBootstrap) -> Floats:
     columns = []
     for of_step in record.evaluations.values():
-        measure = of_step["off"]["accuracy"]
-        columns.append(np.concatenate([[measure.value], resampling.values(measure)]))
+        accuracy = {"accuracy": of_step["off"]["accuracy"]}
+        resampled_R = bootstrap.values(accuracy)["accuracy"]
+        columns.append(np.concatenate([[accuracy["accuracy"].value], resampled_R]))
     return np.stack(columns, axis=1)
 
 
-def _tokens_at(record: ArmRecord, steps_R: Floats, resampling: CrossedBootstrap) -> Floats:
+def _tokens_at(record: ArmRecord, steps_R: Floats, bootstrap: CrossedBootstrap) -> Floats:
     """[R] tokens that a seed sampled, on average, up to these steps; inf where there is no step."""
     tokens_SK = record.tokens_SK
     means_RK = np.concatenate(
-        [tokens_SK.mean(axis=0, keepdims=True), resampling.seed_means(tokens_SK)]
+        [tokens_SK.mean(axis=0, keepdims=True), bootstrap.seed_means(tokens_SK)]
     )
     steps_K = np.arange(tokens_SK.shape[1])
     return np.array(
@@ -332,7 +272,7 @@ def _number(value: float) -> float | None:
 
 def _training(record: ArmRecord) -> dict[str, Any]:
     """Each metric's mean over seeds at every step, its range over seeds, and its last figures."""
-    names = [name for name in TRAINING if all(name in rows[0] for rows in record.metrics)]
+    names = [name for name in _TRAINING if all(name in rows[0] for rows in record.metrics)]
     last = max(1, round(_LAST * len(record.metrics[0])))
     curves = {}
     for name in names:

@@ -112,11 +112,6 @@ class Measure:
         """How many problems have something to count."""
         return int((self.count_SP.sum(axis=0) > 0).sum())
 
-    def padded(self, problems: int) -> Measure:
-        """The same with further problems in which nothing counts."""
-        more = ((0, 0), (0, problems - self.total_SP.shape[1]))
-        return Measure(np.pad(self.total_SP, more), np.pad(self.count_SP, more), self.share)
-
 
 class CrossedBootstrap:
     """Resamples of seeds and of problems, drawn independently of each other.
@@ -131,7 +126,7 @@ class CrossedBootstrap:
 
     Args:
         seeds: how many.
-        problems: how many.
+        problems: how many, of which measures may lack the last ones.
         seed: of the resampling.
     """
 
@@ -151,7 +146,9 @@ class CrossedBootstrap:
         return {name: values_RM[:, i] for i, name in enumerate(measures)}
 
     def _sums(self, parts: Sequence[Floats]) -> Floats:
-        sums_SRM = self._weights_RP @ np.stack(parts, axis=-1)
+        parts_SPM = np.stack(parts, axis=-1)
+        # Problems after the last of these arrays have nothing to count.
+        sums_SRM = self._weights_RP[:, : parts_SPM.shape[1]] @ parts_SPM
         sums_RM: Floats = (self._weights_RS.T[:, :, None] * sums_SRM).sum(axis=0)
         return sums_RM
 

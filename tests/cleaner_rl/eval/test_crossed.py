@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 
 from cleaner_rl.compare.analysis import first_reached, isotonic
-from cleaner_rl.eval.statistics import Crossed, CrossedBootstrap, Sums, intervals, seeds_interval
+from cleaner_rl.eval.statistics import CrossedBootstrap, Measure, seeds_interval
 
 
 def measure(values_SP, share=True):
     values_SP = np.asarray(values_SP, float)
-    return Crossed(values_SP, np.ones_like(values_SP), share)
+    return Measure(values_SP, np.ones_like(values_SP), share)
+
+
+def interval(bootstrap, values_SP, share=True):
+    return bootstrap.intervals({"x": measure(values_SP, share)})["x"]
 
 
 def width(ends):
@@ -17,32 +21,41 @@ def width(ends):
 
 
 def test_a_measure_is_counted_over_everything_and_by_seed():
-    crossed = Crossed(np.array([[1.0, 0.0], [2.0, 3.0]]), np.array([[1.0, 0.0], [2.0, 3.0]]), True)
+    crossed = Measure(np.array([[1.0, 0.0], [2.0, 3.0]]), np.array([[1.0, 0.0], [2.0, 3.0]]), True)
     assert crossed.value == 1.0 and crossed.by_seed == [1.0, 1.0]
-    assert Crossed(np.zeros((1, 2)), np.zeros((1, 2)), True).value is None
+    assert Measure(np.zeros((1, 2)), np.zeros((1, 2)), True).value is None
 
 
 def test_one_seed_gives_about_the_interval_over_problems():
     right = np.random.default_rng(0).random(200) < 0.4
-    ours = CrossedBootstrap(1, 200).interval(measure([right]))
-    plain = intervals({"a": Sums(right.astype(float), np.ones(200), True)})["a"]
-    assert ours == pytest.approx(plain, abs=0.015)
+    drawn = np.random.default_rng(1).integers(200, size=(2000, 200))
+    plain = np.quantile(right[drawn].mean(axis=1), [0.025, 0.975])
+    assert interval(CrossedBootstrap(1, 200), [right]) == pytest.approx(plain, abs=0.015)
 
 
 def test_seeds_that_differ_widen_the_interval():
     alike, different = [[0, 1] * 50] * 4, [[0] * 100, [1] * 100] * 2
     resampling = CrossedBootstrap(4, 100)
-    assert width(resampling.interval(measure(different))) > 0.5
-    assert width(resampling.interval(measure(alike))) < 0.25
+    assert width(interval(resampling, different)) > 0.5
+    assert width(interval(resampling, alike)) < 0.25
 
 
 def test_differences_are_paired():
     """What seeds and problems have in common cancels out."""
     values_SP = np.random.default_rng(0).random((3, 50))
     resampling = CrossedBootstrap(3, 50)
-    first, second = measure(values_SP), measure(values_SP + 0.25)
-    assert resampling.difference(first, second) == pytest.approx((0.25, 0.25))
-    assert width(resampling.interval(first)) > 0.05
+    first, second = {"x": measure(values_SP)}, {"x": measure(values_SP + 0.25)}
+    assert resampling.differences(first, second)["x"] == pytest.approx((0.25, 0.25))
+    assert width(interval(resampling, values_SP)) > 0.05
+
+
+def test_problems_that_a_measure_lacks_count_nowhere():
+    short, padded = np.arange(6.0).reshape(2, 3), np.zeros((2, 5))
+    padded[:, :3] = short
+    count_SP = (np.arange(5) < 3) * np.ones((2, 5))
+    bootstrap = CrossedBootstrap(2, 5)
+    long = bootstrap.intervals({"x": Measure(padded, count_SP, False)})["x"]
+    assert interval(bootstrap, short, share=False) == pytest.approx(long)
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
@@ -51,7 +64,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     for trial in range(60):
         seeds, problems = generator.normal(0, 0.3, (6, 1)), generator.normal(0, 1, (1, 60))
         values = seeds + problems + generator.normal(0, 1, (6, 60))
-        low, high = CrossedBootstrap(6, 60, trial).interval(measure(values, share=False))
+        low, high = interval(CrossedBootstrap(6, 60, trial), values, share=False)
         covered += low <= 0 <= high
     assert covered >= 52
 
@@ -64,7 +77,7 @@ def coverage(seed_spread, problem_spread):
         problems = generator.normal(0, problem_spread * 80**0.5, (3, 80))
         values_SP = generator.normal(0, seed_spread, (3, 1)) + problems
         both = (
-            CrossedBootstrap(3, 80, trial).interval(measure(values_SP, share=False)),
+            interval(CrossedBootstrap(3, 80, trial), values_SP, share=False),
             seeds_interval(values_SP.mean(axis=1)),
         )
         covered += [low <= 0 <= high for low, high in both]
@@ -87,7 +100,7 @@ def test_students_interval_by_hand():
 
 
 def test_a_share_that_is_the_same_everywhere_keeps_an_interval():
-    low, high = CrossedBootstrap(3, 20).interval(measure(np.zeros((3, 20))))
+    low, high = interval(CrossedBootstrap(3, 20), np.zeros((3, 20)))
     assert low == 0 and high == pytest.approx(1 - 0.025 ** (1 / 20))
 
 

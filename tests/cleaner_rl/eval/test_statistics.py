@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from cleaner_rl.eval.statistics import (
-    Sums,
+    CrossedBootstrap,
+    Measure,
     answer_key,
-    differences,
-    intervals,
     majority,
     pass_at_k,
     powers_of_two,
@@ -83,7 +82,12 @@ def test_unlike_answers_have_keys_of_their_own():
 
 
 def share(values):
-    return Sums(np.array(values, float), np.ones(len(values)), True)
+    return Measure(np.array([values], float), np.ones((1, len(values))), True)
+
+
+def intervals(measures, seed=0):
+    (problems,) = {measure.total_SP.shape[1] for measure in measures.values()}
+    return CrossedBootstrap(1, problems, seed).intervals(measures)
 
 
 def test_intervals_cover_the_truth():
@@ -98,8 +102,8 @@ def test_intervals_cover_the_truth():
 def test_episodes_of_a_problem_stay_together():
     """Ten samples of a problem that always agree say no more than one sample."""
     values = (np.arange(40) % 2).astype(float)
-    one = intervals({"x": Sums(values, np.ones(40), True)})["x"]
-    ten = intervals({"x": Sums(values * 10, np.full(40, 10.0), True)})["x"]
+    one = intervals({"x": share(values)})["x"]
+    ten = intervals({"x": Measure(values[None] * 10, np.full((1, 40), 10.0), True)})["x"]
     assert one == pytest.approx(ten)
 
 
@@ -114,7 +118,7 @@ def test_one_problem_has_no_interval():
 
 
 def test_a_ratio_leaves_out_problems_with_nothing_to_count():
-    ratio = Sums(np.array([0.0, 1.0, 1.0]), np.array([0.0, 2.0, 2.0]), True)
+    ratio = Measure(np.array([[0.0, 1.0, 1.0]]), np.array([[0.0, 2.0, 2.0]]), True)
     assert ratio.value == 0.5
     low, high = intervals({"x": ratio})["x"]
     assert low == pytest.approx(0.5) and high == pytest.approx(0.5)
@@ -123,5 +127,6 @@ def test_a_ratio_leaves_out_problems_with_nothing_to_count():
 def test_a_difference_is_taken_on_the_same_problems():
     """Problems differ much, the two sides by exactly 0.1 in each: no spread is left."""
     before = np.linspace(0, 0.9, 30)
-    low, high = differences({"x": share(before)}, {"x": share(before + 0.1)})["x"]
+    sides = {"x": share(before)}, {"x": share(before + 0.1)}
+    low, high = CrossedBootstrap(1, 30).differences(*sides)["x"]
     assert low == pytest.approx(0.1) and high == pytest.approx(0.1)
