@@ -1,8 +1,8 @@
-"""Cold start: ``python -m cleaner_rl.sft`` has_signal a model the tool by demonstrations.
+"""Cold start: ``python -m cleaner_rl.sft`` teaches a model the tool by demonstrations.
 
 Demonstrations are generated and executed, a model is trained on the assistant's tokens, saved as an
 ordinary Hugging Face directory and evaluated on held-out tasks. The preset ``tiny`` builds the
-bundled policy and its tokenizer from this repository alone; ``--base`` goes on from a pretrained
+bundled policy and its tokenizer from this repository alone; ``--base`` continues from a pretrained
 model with its own tokenizer and chat template.
 """
 
@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
@@ -25,6 +24,7 @@ from cleaner_env.tasks.load import first_tasks, load_tasks
 from cleaner_rl.errors import run_command
 from cleaner_rl.eval.evaluate import Evaluation, evaluate
 from cleaner_rl.models.policy import Policy, load_policy, resolve_device
+from cleaner_rl.runs.files import partial_path
 from cleaner_rl.runs.progress import CountProgress
 from cleaner_rl.sft.config import SftArgs, SftError, parse_sft_arguments
 from cleaner_rl.sft.demonstrations.episodes import (
@@ -41,9 +41,12 @@ from cleaner_rl.sft.training import Partial, train_on_examples
 
 __all__ = ["build_policy", "main"]
 
+Pair = tuple[Demonstration, Example]
+"""A demonstration and its tokens."""
+
 
 def build_policy(args: SftArgs) -> dict[str, Any]:
-    """Runs the whole build and returns what ``build.json`` records."""
+    """The whole build; returns what ``build.json`` records."""
     check_out(args.out, args.overwrite)
     partial = _partial(args)
     disable_progress_bar()
@@ -53,15 +56,14 @@ def build_policy(args: SftArgs) -> dict[str, Any]:
     policy = base or policy_from_scratch(args, demonstrations)
     examples = [encode_demonstration(d, policy.codec, args.learn_slips) for d in demonstrations]
     limit = min(args.max_tokens, policy.context_length)
-    fitting = [index for index, example in enumerate(examples) if len(example.ids) <= limit]
+    pairs = zip(demonstrations, examples, strict=True)
+    fitting = [(d, example) for d, example in pairs if len(example.ids) <= limit]
     if not fitting:
         raise SftError(f"every demonstration is longer than {limit} tokens; raise --max-tokens")
-    demonstrations = [demonstrations[index] for index in fitting]
-    examples, left_out = [examples[index] for index in fitting], len(examples) - len(fitting)
-    loss = _train(args, policy, demonstrations, examples, partial)
+    loss = _train(args, policy, fitting, partial)
     figures: dict[str, Any] = {
-        **describe(demonstrations, examples),
-        "left_out": left_out,
+        **describe(fitting),
+        "left_out": len(demonstrations) - len(fitting),
         "parameters": sum(p.numel() for p in policy.model.parameters()),
         "loss": round(loss, 4),
         "build_seconds": round(time.monotonic() - started),
@@ -78,17 +80,10 @@ def build_policy(args: SftArgs) -> dict[str, Any]:
     return build
 
 
-def _partial_directory(args: SftArgs) -> Path:
-    return args.out.with_name(f".{args.out.name}.partial")
-
-
 def _partial(args: SftArgs) -> Partial:
-    """Where the training is kept while it is under way.
-
-    Raises:
-        SftError: there is one to go on with and nobody said what to do with it, or there is none.
-    """
-    partial = Partial(_partial_directory(args), args.learned_by())
+    """Where the training is kept while it is under way; what is there already is removed only on
+    request, and resumed only on request."""
+    partial = Partial(partial_path(args.out), args.learned_by())
     if args.resume and not partial.exists:
         raise SftError(f"there is no interrupted training of --out {args.out}; leave out --resume")
     if partial.exists and not args.resume:
@@ -102,11 +97,7 @@ def _partial(args: SftArgs) -> Partial:
 
 
 def make_demonstrations(args: SftArgs, format: TextFormat | None) -> list[Demonstration]:
-    """All demonstrations of a build, each program executed in the sandbox.
-
-    Raises:
-        SftError: the tasks cannot be read.
-    """
+    """All demonstrations of a build, each program executed in the sandbox."""
     try:
         tasks, book = load_tasks(args.tasks, "train", args.seed), program_book(args.tasks)
     except ValueError as error:
@@ -117,7 +108,7 @@ def make_demonstrations(args: SftArgs, format: TextFormat | None) -> list[Demons
     demonstrations = []
     limits = Limits(wall_s=2.0)
     with Sandbox(workers=args.workers, limits=limits, allow_weak=args.allow_weak) as sandbox:
-        made = generate_demonstrations(
+        for demonstration in generate_demonstrations(
             args.demonstrations,
             sandbox.run,
             seed=args.seed,
@@ -126,8 +117,7 @@ def make_demonstrations(args: SftArgs, format: TextFormat | None) -> list[Demons
             tasks=tasks,
             book=book,
             format=format,
-        )
-        for demonstration in made:
+        ):
             demonstrations.append(demonstration)
             progress.show(len(demonstrations))
     return demonstrations
@@ -143,33 +133,30 @@ def _gsm8k_line(book: ProgramBook) -> str:
 
 def policy_from_scratch(args: SftArgs, demonstrations: Sequence[Demonstration]) -> Policy:
     """A small model with random weights, and a tokenizer learned from the demonstrations."""
-    tokenizer = train_tokenizer(_texts(demonstrations), args.model.vocab_size)
+    texts: list[str] = []
+    for demonstration in demonstrations:
+        texts.append(demonstration.prompt)
+        for turn in demonstration.turns:
+            texts += (turn.text, turn.observation or "")
+    tokenizer = train_tokenizer(texts, args.model.vocab_size)
     model = build_model(tokenizer, args.model, args.seed).to(resolve_device(args.device))
     return Policy(model, tokenizer, ChatCodec(tokenizer), args.base)
 
 
-def _texts(demonstrations: Sequence[Demonstration]) -> Iterator[str]:
-    """Every text of the demonstrations, for the tokenizer to learn from."""
-    for demonstration in demonstrations:
-        yield demonstration.prompt
-        for turn in demonstration.turns:
-            yield from (turn.text, turn.observation or "")
-
-
-def _train(
-    args: SftArgs,
-    policy: Policy,
-    demonstrations: Sequence[Demonstration],
-    examples: Sequence[Example],
-    partial: Partial,
-) -> float:
+def _train(args: SftArgs, policy: Policy, pairs: Sequence[Pair], partial: Partial) -> float:
     """The whole training; returns the last smoothed loss."""
-    clean = [example for example, d in zip(examples, demonstrations, strict=True) if not d.bugs]
+    clean = [example for demonstration, example in pairs if not demonstration.bugs]
     batches = [
         *length_batches(clean, args.batch_tokens, args.clean_epochs, args.seed),
-        *length_batches(examples, args.batch_tokens, args.epochs, args.seed),
+        *length_batches(
+            [example for _, example in pairs], args.batch_tokens, args.epochs, args.seed
+        ),
     ]
-    partial.settings = {**partial.settings, "batches": _fingerprint(batches)}
+    # A resumed training must have the same tokens in the same order.
+    digest = hashlib.blake2b(digest_size=16)
+    for batch in batches:
+        digest.update(repr([example.ids for example in batch]).encode())
+    partial.settings = {**partial.settings, "batches": digest.hexdigest()}
     tokens = [sum(len(example.ids) for example in batch) for batch in batches]
     progress = CountProgress("training steps", len(batches))
     began, first = time.monotonic(), 0
@@ -191,16 +178,8 @@ def _train(
     )
 
 
-def _fingerprint(batches: Sequence[Sequence[Example]]) -> str:
-    """Of every token in its order: a training that is gone on with has to have the same ones."""
-    digest = hashlib.blake2b(digest_size=16)
-    for batch in batches:
-        digest.update(repr([example.ids for example in batch]).encode())
-    return digest.hexdigest()
-
-
 def evaluate_policy(args: SftArgs) -> Evaluation:
-    """The saved policy on held-out tasks: temperature 1, no rollback, one episode a task."""
+    """The saved policy on held-out tasks: temperature 1, no rollback, one episode per task."""
     tasks = first_tasks(load_tasks(args.tasks, "test", args.seed), args.eval_tasks)
     progress = CountProgress("held-out tasks", len(tasks))
     return evaluate(
@@ -214,18 +193,16 @@ def evaluate_policy(args: SftArgs) -> Evaluation:
     )
 
 
-def describe(
-    demonstrations: Sequence[Demonstration], examples: Sequence[Example]
-) -> dict[str, float]:
+def describe(pairs: Sequence[Pair]) -> dict[str, float]:
     """Shares and lengths of the demonstrations, as they came out."""
-    count = len(demonstrations)
+    count = len(pairs)
     return {
         "demonstrations": count,
-        "share_buggy": round(sum(bool(d.bugs) for d in demonstrations) / count, 3),
-        "share_two_bugs": round(sum(len(d.bugs) > 1 for d in demonstrations) / count, 3),
-        "share_wrong": round(sum(not d.right for d in demonstrations) / count, 3),
-        "tokens_each": round(sum(len(e.ids) for e in examples) / count, 1),
-        "trained_tokens_each": round(sum(sum(e.trained) for e in examples) / count, 1),
+        "share_buggy": round(sum(bool(d.bugs) for d, _ in pairs) / count, 3),
+        "share_two_bugs": round(sum(len(d.bugs) > 1 for d, _ in pairs) / count, 3),
+        "share_wrong": round(sum(not d.right for d, _ in pairs) / count, 3),
+        "tokens_each": round(sum(len(example.ids) for _, example in pairs) / count, 1),
+        "trained_tokens_each": round(sum(sum(example.trained) for _, example in pairs) / count, 1),
     }
 
 
@@ -255,11 +232,7 @@ def summary_lines(build: dict[str, Any]) -> Iterator[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Returns the exit status.
-
-    Raises:
-        UserError: something that the user can mend.
-    """
+    """Run the command; returns its exit status."""
     args = parse_sft_arguments(sys.argv[1:] if argv is None else argv)
     try:
         build = build_policy(args)
@@ -267,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise SftError(str(error)) from error
     except KeyboardInterrupt:
         print(f"\nstopped before the end; --out {args.out} was not touched", file=sys.stderr)
-        if _partial_directory(args).is_dir():
+        if partial_path(args.out).is_dir():
             print("the training so far is kept: the same command with --resume", file=sys.stderr)
         return 130
     print("\n".join(summary_lines(build)))

@@ -1,4 +1,4 @@
-"""The model that a cold start trains: a small one from scratch, or one that is gone on from."""
+"""The model that a cold start trains: a small one from scratch, or a pretrained one."""
 
 from __future__ import annotations
 
@@ -51,9 +51,6 @@ def load_base(name: str, device: str) -> Policy:
 
     Its configuration is marked accordingly, so that training and evaluation leave the prompt out.
     Where its chat template shows no tool-call format, it says from now on that calls are Hermes's.
-
-    Raises:
-        PolicyError: there is no such model, or it cannot be read or used.
     """
     policy = load_policy(name, device)
     setattr(policy.model.config, KNOWS_TOOL, True)

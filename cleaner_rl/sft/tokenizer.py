@@ -35,7 +35,7 @@ _PIECES = Regex(
     r"|\\."
     r"|\s+"
 )
-"""Pieces within which BPE may merge. What no branch matches is a piece of its own: no loss."""
+"""Pieces within which BPE may merge. What no branch matches is a piece of its own."""
 
 CHAT_TEMPLATE = r"""
 {%- set system = messages[0].content if messages and messages[0].role == 'system' else '' -%}
@@ -80,13 +80,10 @@ CHAT_TEMPLATE = r"""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> PreTrainedTokenizerFast:
-    """Learns the merges; returns a tokenizer that ``AutoTokenizer`` can load once it is saved.
+    """Learns the merges from texts without special tokens, for ``AutoTokenizer`` to load.
 
-    Args:
-        texts: plain texts (questions, assistant turns, tool answers), without special tokens.
-        vocab_size: size of the vocabulary, the 256 bytes and all added tokens included.
+    ``vocab_size`` includes the 256 bytes and all added tokens.
     """
-    added = [*SPECIAL_TOKENS, *TOOL_TOKENS, *BOILERPLATE]
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -96,7 +93,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> PreTrainedT
     )
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - len(added),
+        vocab_size=vocab_size - len(SPECIAL_TOKENS + TOOL_TOKENS + BOILERPLATE),
         min_frequency=2,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,

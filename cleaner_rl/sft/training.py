@@ -39,11 +39,11 @@ def assistant_loss(model: Any, ids_BT: Tensor, labels_BT: Tensor) -> Tensor:
 
 @dataclass
 class Partial:
-    """A training under way, kept in a directory so that it can be gone on with.
+    """The state of a training under way, from which it can be resumed.
 
     Attributes:
-        directory: where; beside the output, removed when that is complete.
-        settings: of the training; another training's state is refused.
+        directory: beside the output; removed when that is complete.
+        settings: of the training; a state of other settings is refused.
         every: seconds after which the state is written again.
     """
 
@@ -53,7 +53,7 @@ class Partial:
 
     @property
     def exists(self) -> bool:
-        """True when there is something to go on with."""
+        """True when there is something to resume."""
         return self._file.exists()
 
     @property
@@ -61,11 +61,7 @@ class Partial:
         return self.directory / "state.pt"
 
     def save(self, model: Any, optimizer: torch.optim.Optimizer, step: int, loss: float) -> None:
-        """Write the state after a step, complete or not at all.
-
-        Raises:
-            CheckpointError: it cannot be written.
-        """
+        """Write the state after a step, completely or not at all."""
         state = {"settings": dict(self.settings), "step": step, "loss": loss}
         state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
         scratch = self._file.with_suffix(".writing")
@@ -79,11 +75,7 @@ class Partial:
             ) from error
 
     def load(self, model: Any, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-        """Put the state into model and optimizer; the last step done, and the loss then.
-
-        Raises:
-            CheckpointError: it is damaged, or of other settings.
-        """
+        """Put the state into model and optimizer; returns the steps done and the loss then."""
         try:
             state = torch.load(self._file, map_location=model.device, weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -121,31 +113,29 @@ def train_on_examples(
     """One AdamW step per batch, with warm-up and cosine decay; returns the last smoothed loss.
 
     Args:
-        model: a causal language model, trained where it is.
+        model: a causal language model, trained in place.
         batches: of demonstrations.
         learning_rate: at its peak.
         weight_decay: of the matrices.
         dtype: precision of the forward passes.
         report: called with each step done and the smoothed loss.
-        partial: where the training is kept while it is under way; gone on with where it exists.
+        partial: where the training is kept while it is under way; resumed where it exists.
 
     Raises:
         KeyboardInterrupt: after a signal; with ``partial`` the steps done are saved.
-        CheckpointError: the state cannot be written, read, or used.
     """
     optimizer = _adamw(model, learning_rate, weight_decay)
     done, smoothed = 0, math.nan
     if partial is not None and partial.exists:
         done, smoothed = partial.load(model, optimizer)
-    first = done
     saved = time.monotonic()
     model.train()
     with Interrupt() as interrupt:
         try:
-            for step, batch in enumerate(batches[first:], start=first):
+            for step in range(done, len(batches)):
                 for group in optimizer.param_groups:
-                    group["lr"] = learning_rate * _factor(step, len(batches))
-                ids_BT, labels_BT = (part.to(model.device) for part in collate(batch))
+                    group["lr"] = learning_rate * _schedule(step, len(batches))
+                ids_BT, labels_BT = (part.to(model.device) for part in collate(batches[step]))
                 with autocast(model.device, dtype):
                     loss = assistant_loss(model, ids_BT, labels_BT)
                 with interrupt.protected():
@@ -170,20 +160,14 @@ def train_on_examples(
 
 def _adamw(model: Any, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
     """Matrices decay, vectors do not."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    return torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
-        lr=learning_rate,
-        betas=(0.9, 0.98),
-        fused=True,
-    )
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), fused=True)
 
 
-def _factor(step: int, steps: int) -> float:
-    """Of the learning rate: a warm-up over a twentieth of the steps, then a cosine to a tenth."""
+def _schedule(step: int, steps: int) -> float:
+    """Share of the peak learning rate: warm-up in a twentieth of the steps, cosine to a tenth."""
     warmup = max(1, steps // 20)
     return min((step + 1) / warmup, 0.1 + 0.45 * (1 + math.cos(math.pi * step / max(1, steps))))
