@@ -72,47 +72,35 @@ __all__ = [
     "write_episodes",
 ]
 
-_HOME = {
-    "FORMATS": "formats",
-    "CodeToolEnv": "env",
-    "Completion": "completion",
-    "Difference": "replay",
-    "EmbeddingSimilarity": "similarity",
-    "Episode": "episode",
-    "EpisodeFileError": "episode_io",
-    "EpisodeKeeper": "rollback_protocol",
-    "EpisodeStats": "episode",
-    "HermesFormat": "formats",
-    "Limits": "interpreter",
-    "ParsedTurn": "formats.protocol",
-    "ReasoningGymTasks": "tasks.sources",
-    "RollbackEnv": "rollback_protocol",
-    "RollbackRecord": "episode",
-    "SAARWrapper": "saar",
-    "Sandbox": "interpreter",
-    "SandboxError": "interpreter",
-    "Splice": "splicing",
-    "Task": "task",
-    "TaskList": "tasks.sources",
-    "TaskSource": "tasks.sources",
-    "Tokens": "completion",
-    "ToolCallFormat": "formats.protocol",
-    "Turn": "episode",
-    "TurnFormat": "rollback_protocol",
-    "choose_format": "formats",
-    "difflib_similarity": "similarity",
-    "episode_from_dict": "episode_io",
-    "episode_to_dict": "episode_io",
-    "make_format": "formats",
-    "read_episodes": "episode_io",
-    "splice": "splicing",
-    "write_episodes": "episode_io",
+_NAMES = {
+    "completion": ("Completion", "Tokens"),
+    "env": ("CodeToolEnv",),
+    "episode": ("Episode", "EpisodeStats", "RollbackRecord", "Turn"),
+    "episode_io": (
+        "EpisodeFileError",
+        "episode_from_dict",
+        "episode_to_dict",
+        "read_episodes",
+        "write_episodes",
+    ),
+    "formats": ("FORMATS", "HermesFormat", "choose_format", "make_format"),
+    "formats.protocol": ("ParsedTurn", "ToolCallFormat"),
+    "interpreter": ("Limits", "Sandbox", "SandboxError"),
+    "replay": ("Difference",),
+    "rollback_protocol": ("EpisodeKeeper", "RollbackEnv", "TurnFormat"),
+    "saar": ("SAARWrapper",),
+    "similarity": ("EmbeddingSimilarity", "difflib_similarity"),
+    "splicing": ("Splice", "splice"),
+    "task": ("Task",),
+    "tasks.sources": ("ReasoningGymTasks", "TaskList", "TaskSource"),
 }
+"""The names above, by the module that they are imported from when they are used."""
 
 register_envs()
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    for module, names in _NAMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -35,10 +35,6 @@ class ChatCodec:
         stop_ids: ids that end a turn: the template's end of turn, those with which the tool-call
             format ends a call (Llama's ``<|eom_id|>``, harmony's ``<|call|>``), eos, ``stop_ids``.
 
-    Args:
-        tokenizer: a Hugging Face tokenizer with a chat template.
-        stop_ids: ids that end a turn besides the template's own.
-
     Raises:
         TemplateError: there is no template, or it does not render a tool's answer.
     """

@@ -81,11 +81,7 @@ class Completion(str):
 
     @classmethod
     def of(cls, action: str) -> Completion:
-        """The action itself when it is a Completion already, else one without tokens.
-
-        Raises:
-            TypeError: the action is not text.
-        """
+        """The action itself when it is a Completion already, else one without tokens."""
         if not isinstance(action, str):
             raise TypeError(f"an action is the text of a turn, a str; got {type(action).__name__}")
         return action if isinstance(action, Completion) else cls(action)

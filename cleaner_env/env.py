@@ -56,10 +56,8 @@ class CodeToolEnv(gym.Env[str, str]):
             of ``cleaner_env.tasks.families``.
         reward: what an episode earns; by default 1 for full marks and else 0. Programs that the
             ``code`` reward judges run in the same sandbox as calls.
-        max_turns: turns after which the episode is truncated.
         max_length: length of all turns and observations after which it is truncated; in tokens for
             actions that carry tokens when ``measure`` counts tokens, else in characters.
-        measure: the length of a text; ``len`` by default.
         max_observation_chars: longer tool output is cut in the middle with a visible mark.
         system_prompt: first message; ``"default"`` explains the tool and how the format calls it,
             None sends none.
@@ -77,8 +75,6 @@ class CodeToolEnv(gym.Env[str, str]):
         render_mode: ``"human"`` prints each turn as it is taken, ``"ansi"`` returns the transcript.
 
     Raises:
-        ValueError: an argument is out of range, or there is no such format.
-        ImportError: ``strict=False`` without the package that repairs JSON.
         sandbox.SandboxError: from ``step``, when the sandbox itself is broken. The episode is then
             as it was before the step, and the step may be tried again.
     """
@@ -139,11 +135,7 @@ class CodeToolEnv(gym.Env[str, str]):
 
     @property
     def episode(self) -> Episode:
-        """The current episode's buffer.
-
-        Raises:
-            gym.error.ResetNeeded: no episode has begun.
-        """
+        """The current episode's buffer."""
         if self._episode is None:
             raise gym.error.ResetNeeded("no episode yet: call reset() first")
         return self._episode
@@ -159,10 +151,6 @@ class CodeToolEnv(gym.Env[str, str]):
                 ``{"index": i}`` poses the source's problem ``i``; ``{"family": "gcd"}`` and
                 ``{"difficulty": 2}`` choose among its problems of a family, of a difficulty, or
                 both, and may come with an index among those.
-
-        Raises:
-            ValueError: unknown options, a task without prompt or answer, an unknown reward, or a
-                choice that the source does not offer.
         """
         super().reset(seed=seed)
         task = self._tasks.choose(options or {}, self.np_random)

@@ -19,8 +19,6 @@ class Turn:
     """One turn of the assistant and what came of it.
 
     Attributes:
-        completion: the assistant's text, with tokens when a model sampled it.
-        parsed: reasoning and call.
         observation: the tool's answer; None when nothing was executed.
         ok: whether the call succeeded; None when nothing was executed.
         error_class: why it failed, such as ``NameError`` or ``ToolCallError``; "" otherwise.
@@ -143,15 +141,13 @@ class Episode:
     """One episode's buffer. ``turns`` is the purified history that an agent is trained on.
 
     Attributes:
-        task: the problem.
         prompt: the messages before the first turn.
-        turns: the purified turns.
         raw_turns: every turn as the agent sent it, in order, those that were spliced away included.
         rollbacks: one record for each lookahead.
         rollback: whether rollback was on when the episode began.
         answer: the final answer, None as long as there is none or when it could not be found.
         score: the scorer's verdict in [0, 1].
-        reward: the reward of the last step.
+        reward: of the last step.
         terminated: a turn without a call ended the episode.
         truncated: a budget ended it.
         faulted: the sandbox broke during the episode; whoever plays it sets this and leaves the
@@ -177,11 +173,9 @@ class Episode:
     stateful: bool = False
 
     def commit(self, turn: Turn, parse: Callable[[str], ParsedTurn]) -> None:
-        """Append a turn to the history, and what the agent really sent to the raw turns.
+        """Append a purified turn to the history, and what the agent really sent to the raw turns.
 
-        Args:
-            turn: the purified turn.
-            parse: reads what the agent sent, when the turn was made from it by a splice.
+        ``parse`` reads what was sent, when a splice made the turn from it.
         """
         raw = turn.completion.raw
         self.turns.append(turn)

@@ -38,11 +38,7 @@ class EpisodeFileError(ValueError):
 
 
 def write_episodes(path: str | Path, episodes: Iterable[Episode], *, append: bool = False) -> None:
-    """Write episodes to a file, or add them to its end.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write episodes to a file, or add them to its end."""
     with _open(Path(path), "a" if append else "w") as stream:
         for episode in episodes:
             line = json_line(episode_to_dict(episode)) + "\n"
@@ -52,13 +48,10 @@ def write_episodes(path: str | Path, episodes: Iterable[Episode], *, append: boo
 def read_episodes(path: str | Path, decode: Decode | None = None) -> list[Episode]:
     """The episodes of a file. Empty lines are skipped.
 
-    Args:
-        path: the file.
-        decode: turns token ids into text; without it the tokens' ids, log-probabilities and flags
-            are there, and their text is not.
+    Without ``decode``, which turns token ids into text, tokens have their ids, log-probabilities
+    and flags, and no text.
 
     Raises:
-        OSError: there is no such file.
         EpisodeFileError: a line is not an episode, or is one of another version.
     """
     return list(iterate_episodes(path, decode))
@@ -124,9 +117,7 @@ def episode_to_dict(episode: Episode) -> dict[str, Any]:
 def episode_from_dict(data: Mapping[str, Any], decode: Decode | None = None) -> Episode:
     """The episode that ``episode_to_dict`` wrote. Keys that it does not know are left alone.
 
-    Args:
-        data: what ``json.loads`` gives back.
-        decode: turns token ids into text; needed as soon as the tokens' text is asked for.
+    ``decode``, which turns token ids into text, is needed once the tokens' text is asked for.
 
     Raises:
         ValueError: the data has another version, or is not an episode.

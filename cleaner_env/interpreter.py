@@ -10,11 +10,9 @@ __all__ = ["LIGHT_PRELOAD", "Interpreter", "Limits", "Result", "Sandbox", "Sandb
 
 
 class Interpreter:
-    """Runs the programs of one episode, each by itself or all as cells of one session.
+    """Runs the programs of one episode, each by itself or, ``stateful``, as cells of one session.
 
-    Args:
-        sandbox: gives what they run in, which is started when it is first needed.
-        stateful: programs share their variables and files; one that fails leaves none behind.
+    The sandbox is asked for when it is first needed.
     """
 
     def __init__(self, sandbox: Callable[[], Sandbox], stateful: bool) -> None:

@@ -14,9 +14,7 @@ NO_OUTPUT = "(no output: print the result to see it)"
 def format_observation(result: Result, max_chars: int = 4096) -> str:
     """What the program printed, then its traceback or the reason why it was stopped.
 
-    Args:
-        result: of a program that ran. A fault of the sandbox is no observation; it is raised.
-        max_chars: longer text is cut in the middle, with a mark that says how much is missing.
+    Text longer than ``max_chars`` is cut in the middle, with a mark that says how much is missing.
     """
     output = result.stdout.rstrip("\n")
     if result.ok:
@@ -30,10 +28,7 @@ def format_observation(result: Result, max_chars: int = 4096) -> str:
 def format_observations(results: Sequence[Result], calls: int, max_chars: int = 4096) -> str:
     """What each of several programs printed, under a line that says which call it was.
 
-    Args:
-        results: of the programs that ran, in order; a failed one is the last.
-        calls: how many programs the turn has. Those after a failed one did not run.
-        max_chars: shared out evenly between the calls.
+    A failed one is the last that ran, of ``calls`` in all, which share ``max_chars`` evenly.
     """
     if calls == 1:
         return format_observation(results[0], max_chars)

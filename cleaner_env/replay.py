@@ -18,7 +18,6 @@ class Difference:
         position: index of the turn in the purified history.
         code: its program; None for a call that could not be parsed.
         expected: what the agent was shown, without SAAR's note.
-        observed: what the program answers now.
         repeatable: whether it answers so once more. False: the program itself answers differently
             from run to run (random numbers, the time, addresses), which says nothing about the
             episode. True: two runs agree with each other and not with the episode.
@@ -36,10 +35,8 @@ def replay(episode: Episode, sandbox: Sandbox | None = None) -> Difference | Non
 
     Turns that were never executed (the final answer, a turn over a budget) have no part in it.
 
-    Args:
-        episode: of a ``CodeToolEnv``.
-        sandbox: runs the programs, with the limits of the episode's own if they are to end alike;
-            by default a new one, closed afterwards.
+    The sandbox should have the limits of the episode's own; by default it is a new one, closed
+    afterwards.
 
     Raises:
         ValueError: the episode's calls were not Python programs in a sandbox.

@@ -82,14 +82,8 @@ class EpisodeKeeper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructor
     """Keeps the episode buffer of an environment that has none; see this module's text.
 
     ``info["messages"]`` and ``info["turn"]`` become those of the buffer. A turn that was cut off
-    while it was sampled truncates the episode and never reaches the environment.
-
-    Args:
-        env: the environment.
-        format: how its turns are read; by default ``env.format``.
-
-    Raises:
-        TypeError: there is no format.
+    while it was sampled truncates the episode and never reaches the environment. Its turns are read
+    by ``format``, which is ``env.format`` by default.
     """
 
     def __init__(self, env: gym.Env[str, str], format: TurnFormat | None = None) -> None:
@@ -106,11 +100,7 @@ class EpisodeKeeper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructor
 
     @property
     def episode(self) -> Episode:
-        """The current episode's buffer.
-
-        Raises:
-            gym.error.ResetNeeded: no episode has begun.
-        """
+        """The current episode's buffer."""
         if self._episode is None:
             raise gym.error.ResetNeeded("no episode yet: call reset() first")
         return self._episode

@@ -54,7 +54,6 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
     that a splice took away as well, and never see the end of an episode that a lookahead cut off.
 
     Args:
-        env: the environment.
         gamma: similarity threshold, in [0, 1].
         max_retries: splices allowed at one position.
         rollback_probability: share of episodes that have rollback (or masks) at all, drawn at
@@ -64,13 +63,7 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
         similarity_on: ``"code"`` compares the programs, as the paper says; ``"call"`` the whole
             call blocks, as the authors' released code does. Where one of the calls cannot be
             parsed, and so has no program, the blocks are compared.
-        mode: see above.
         format: how turns are read, for an environment that has no ``format`` of its own.
-
-    Raises:
-        ValueError: an argument is out of range.
-        TypeError: not an environment, or one that has no format while none is given.
-        ImportError: the similarity needs a package that is not installed.
 
     Source: CLEANER, arXiv 2601.15141.
     """
@@ -141,11 +134,7 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
         return observation, {**info, "lookahead": False}
 
     def step(self, action: str) -> StepResult:
-        """Take one turn; in a lookahead, splice it over the failed turn.
-
-        Raises:
-            ValueError: the similarity function returned something else than a number in [0, 1].
-        """
+        """Take one turn; in a lookahead, splice it over the failed turn."""
         completion = Completion.of(action)
         if self._failed is None:
             result = self.env.step(completion)

@@ -46,12 +46,7 @@ class EmbeddingSimilarity:
     The model is loaded at the first comparison. Threads may share a metric; they wait for each
     other.
 
-    Args:
-        model: name or directory of a sentence-transformers model.
-
-    Raises:
-        ImportError: sentence-transformers is not installed.
-        ValueError: a path that is no directory.
+    ``model`` is the name or the directory of a sentence-transformers model.
     """
 
     def __init__(self, model: str = DEFAULT_MODEL) -> None:
@@ -68,11 +63,7 @@ class EmbeddingSimilarity:
         self._embed = lru_cache(maxsize=_REMEMBERED)(self._encode)
 
     def __call__(self, failed: str, corrected: str) -> float:
-        """The similarity of two texts, in [0, 1].
-
-        Raises:
-            ValueError: there is no such model, or it cannot be loaded.
-        """
+        """The similarity of two texts, in [0, 1]."""
         if failed == corrected:
             return 1.0
         with self._lock:
@@ -115,10 +106,6 @@ def resolve_similarity(metric: str | Similarity) -> Similarity:
     Args:
         metric: ``"difflib"``; ``"embedding"`` or ``"embedding:MODEL"``, with the name or the
             directory of a sentence-transformers model; or a function.
-
-    Raises:
-        ValueError: there is no metric of that name.
-        ImportError: the metric needs a package that is not installed.
     """
     if callable(metric):
         return metric

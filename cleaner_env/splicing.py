@@ -20,11 +20,8 @@ characters for more tokens, and then the search for a place is a few tokens off.
 class Splice:
     """What became of a failed turn and the turn that corrects it.
 
-    Attributes:
-        completion: the purified turn.
-        decision: ``shallow`` keeps the failed turn's reasoning and takes the new call, ``deep``
-            takes the new turn whole.
-        similarity: of the failed call and the new one.
+    ``completion`` is the purified turn. A ``shallow`` splice keeps the failed turn's reasoning and
+    takes the new call, a ``deep`` one takes the new turn whole.
     """
 
     completion: Completion
@@ -53,8 +50,7 @@ def splice(
         failed_call_start: index in its text at which its call begins.
         corrected: the turn that the agent gave in the lookahead.
         corrected_call_start: index in that text at which the call begins.
-        similarity: of the two calls, in [0, 1].
-        gamma: the threshold.
+        similarity: of the two calls, in [0, 1]; ``gamma`` is the threshold.
         retry: which retry at its position this is, from 1; kept on the result.
     """
     if similarity >= gamma:

@@ -9,11 +9,9 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One problem.
+    """One problem, as the agent reads it, and its reference answer.
 
     Attributes:
-        prompt: the problem as the agent reads it.
-        answer: the reference answer.
         family: what kind of problem it is; statistics are kept per family.
         reward: the name of the scorer that compares answers (see ``cleaner_env.rewards``).
         entry: whatever else that scorer needs.
@@ -27,11 +25,7 @@ class Task:
 
     @classmethod
     def parse(cls, value: Task | Mapping[str, Any]) -> Task:
-        """A task from its mapping form, ``{"prompt": ..., "answer": ...}``.
-
-        Raises:
-            ValueError: a key is missing or unknown, or a value has the wrong type.
-        """
+        """A task from its mapping form, ``{"prompt": ..., "answer": ...}``."""
         if isinstance(value, Task):
             return value
         if not isinstance(value, Mapping):

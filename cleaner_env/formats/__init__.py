@@ -34,24 +34,14 @@ FORMATS: dict[str, type[TextFormat]] = {
 def make_format(
     name: str, *, max_calls: int = 1, strict: bool = True, opened_thinking: bool = False
 ) -> TextFormat:
-    """The format of that name; for the arguments see ``TextFormat``.
-
-    Raises:
-        ValueError: there is no such format, or ``max_calls`` is below 1.
-        ImportError: ``strict=False`` without the package that it needs.
-    """
+    """The format of that name; for the arguments see ``TextFormat``."""
     if name not in FORMATS:
         raise ValueError(f"unknown tool-call format {name!r}; use one of: {', '.join(FORMATS)}")
     return FORMATS[name](max_calls=max_calls, strict=strict, opened_thinking=opened_thinking)
 
 
 def resolve_format(format: str | ToolCallFormat, *, max_calls: int, strict: bool) -> ToolCallFormat:
-    """The format of that name, or the format itself.
-
-    Raises:
-        ValueError: there is no such format, or a format was given together with its arguments.
-        ImportError: ``strict=False`` without the package that it needs.
-    """
+    """The format of that name, or the format itself."""
     if isinstance(format, str):
         return make_format(format, max_calls=max_calls, strict=strict)
     if max_calls != 1 or not strict:

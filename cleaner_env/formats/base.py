@@ -14,15 +14,7 @@ from cleaner_env.formats.protocol import ParsedTurn
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call in a turn's text.
-
-    Attributes:
-        start: index of its first character.
-        end: index after its last one.
-        code: the program; None when the call could not be read.
-        error: why not, in words meant for the model.
-        repaired: True when it was read only after a repair.
-    """
+    """One call in a turn's text, ``text[start:end]``: its program, or the error that it has."""
 
     start: int
     end: int
@@ -40,10 +32,6 @@ class TextFormat(ABC):
             model is then not told of its mistake; ``ParsedTurn.repaired`` tells you.
         opened_thinking: True when the prompt ends inside a ``<think>`` block, as the templates of
             some reasoning models do: the turn is reasoning up to ``</think>``.
-
-    Raises:
-        ValueError: ``max_calls`` is below 1.
-        ImportError: ``strict=False`` in a format of JSON, and json-repair is not installed.
     """
 
     name: ClassVar[str]

@@ -20,9 +20,6 @@ def choose_format(chat_template: str) -> str | None:
     The template's text is searched for the format's marks; nothing is rendered. None means that the
     template knows no tools, or writes calls in a way for which there is no format here. ``fenced``
     is never chosen: templates do not show it.
-
-    Args:
-        chat_template: the template's source, as ``tokenizer.chat_template`` has it.
     """
     source = _COMMENT.sub("", chat_template).replace("\\", "")
     for name, present, absent in _MARKS:

@@ -93,13 +93,9 @@ class HarmonyFormat(TextFormat):
 
 @dataclass(frozen=True, slots=True)
 class _Message:
-    """A message of the assistant.
+    """A message of the assistant, from after ``<|start|>assistant`` to after its ``<|call|>``.
 
-    Attributes:
-        start: index in the turn's text after ``<|start|>assistant``.
-        header: from there to ``<|message|>``.
-        content: from there to the message's end; None without ``<|message|>``.
-        end: index after it, with the ``<|call|>`` that ended it.
+    The header reaches up to ``<|message|>``, without which there is no content.
     """
 
     start: int

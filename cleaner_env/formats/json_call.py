@@ -21,11 +21,7 @@ Read = tuple[str | None, str | None, bool]
 
 
 def require_repair() -> None:
-    """Check that JSON can be repaired.
-
-    Raises:
-        ImportError: json-repair is not installed.
-    """
+    """Raise ImportError where JSON cannot be repaired."""
     if find_spec("json_repair") is None:
         raise ImportError(
             "strict=False repairs JSON with the json-repair package, which is not installed: "
@@ -44,10 +40,7 @@ def dump(value: Any, *markers: str) -> str:
 def read_call(body: str, argument_keys: Sequence[str], strict: bool) -> Read:
     """The program in the JSON object of a call.
 
-    Args:
-        body: the object's text.
-        argument_keys: what the arguments may be called; the first is named in messages.
-        strict: False repairs the object where it cannot be read as it is.
+    ``argument_keys`` are what the arguments may be called; messages name the first.
     """
 
     def code_of(payload: Any) -> tuple[str | None, str | None]:

@@ -87,11 +87,7 @@ class ToolCallFormat(Protocol):
         ...
 
     def render(self, code: str, *more: str) -> str:
-        """The text that calls the tool with each program.
-
-        Raises:
-            ValueError: the format has no way to write such a program.
-        """
+        """The text that calls the tool with each program; ValueError where it cannot be written."""
         ...
 
     def parse(self, text: str) -> ParsedTurn:
@@ -100,12 +96,7 @@ class ToolCallFormat(Protocol):
 
 
 def system_prompt(format: ToolCallFormat, stateful: bool = False) -> str:
-    """What an agent has to know before it meets the environment, in the format's own terms.
-
-    Args:
-        format: how it calls the tool.
-        stateful: programs share their variables.
-    """
+    """What an agent has to know before it meets the environment, in the format's own terms."""
     state = "Programs share no state."
     if stateful:
         state = "Variables stay from one program to the next; one that fails changes nothing."

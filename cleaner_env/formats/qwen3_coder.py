@@ -39,11 +39,7 @@ class Qwen3CoderFormat(TextFormat):
         )
 
     def render(self, code: str, *more: str) -> str:
-        """The text that calls the tool with each program.
-
-        Raises:
-            ValueError: a program holds ``</parameter>``, which would end it.
-        """
+        """The text that calls the tool; ValueError for a program with ``</parameter>`` in it."""
         for program in (code, *more):
             if _END_OF_VALUE in program:
                 raise ValueError(

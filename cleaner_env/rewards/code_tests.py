@@ -41,12 +41,7 @@ class _Case:
 
 
 def code_score(program: str, task: Task, runner: Runner | None) -> float:
-    """The share of the task's tests that the program passes.
-
-    Raises:
-        ValueError: there is no sandbox, or the tests cannot be read.
-        sandbox.SandboxError: the sandbox failed.
-    """
+    """The share of the task's tests that the program passes."""
     if runner is None:
         raise ValueError("the code reward runs programs: give score() a sandbox")
     cases = _cases(task.entry)
@@ -66,11 +61,7 @@ def code_score(program: str, task: Task, runner: Runner | None) -> float:
 
 
 def check_tests(task: Task) -> None:
-    """Check that a task's tests can be read.
-
-    Raises:
-        ValueError: they cannot; says which one.
-    """
+    """Raise ValueError when a task's tests cannot be read; says which one."""
     tests = task.entry.get("tests")
     if isinstance(tests, EncodedTests):
         tests.check()

@@ -37,12 +37,8 @@ class _TextOnly(pickle.Unpickler):
 class EncodedTests:
     """The tests of one LiveCodeBench problem.
 
-    Attributes:
-        where: file and row, for errors.
-        function: the method of ``Solution`` that is called; "" for programs that read stdin.
-        public: ``public_test_cases`` as published.
-        private: ``private_test_cases`` as published.
-        which: the tests that count.
+    ``public`` and ``private`` are the columns as published, ``function`` is the method of
+    ``Solution`` that is called ("" for programs that read stdin), ``where`` is for errors.
     """
 
     where: str
@@ -52,11 +48,7 @@ class EncodedTests:
     which: Which = "all"
 
     def check(self) -> None:
-        """Decode the public tests, and look at the beginning of the private ones.
-
-        Raises:
-            ValueError: they are not in the published encoding.
-        """
+        """Raise ValueError unless the public tests and the first private ones can be read."""
         self._cases("public_test_cases", self.public)
         if not self.private.lstrip().startswith("["):
             try:
@@ -67,11 +59,7 @@ class EncodedTests:
                 raise self._unreadable("private_test_cases", error) from error
 
     def decode(self) -> list[Test]:
-        """All tests that count.
-
-        Raises:
-            ValueError: they are not in the published encoding; says which file and row.
-        """
+        """All tests that count."""
         cases: list[dict[str, Any]] = []
         if self.which != "private":
             cases += self._cases("public_test_cases", self.public)
@@ -108,11 +96,7 @@ class EncodedTests:
 
 
 def decode_text(encoded: str) -> str:
-    """The text in ``base64(zlib(pickle(text)))``.
-
-    Raises:
-        ValueError: it is not in this encoding, or something other than a text is pickled.
-    """
+    """The text in ``base64(zlib(pickle(text)))``."""
     try:
         unpacker = zlib.decompressobj()
         data = unpacker.decompress(base64.b64decode(encoded, validate=True), _MAX_BYTES)

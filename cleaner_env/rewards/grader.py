@@ -34,14 +34,7 @@ class GraderError(RuntimeError):
 
 @dataclass(slots=True)
 class GraderHealth:
-    """Counts of a grader since its process began.
-
-    Attributes:
-        comparisons: answers that were compared by math-verify.
-        timeouts: comparisons that were killed at their deadline.
-        crashes: comparisons in which the worker died.
-        seconds: time spent in comparisons, waiting for a free worker excluded.
-    """
+    """Counts of a grader since its process began; ``seconds`` excludes the wait for a worker."""
 
     comparisons: int = 0
     timeouts: int = 0

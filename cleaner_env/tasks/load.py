@@ -60,11 +60,7 @@ def load_tasks(spec: str | Sequence[str], split: Split = "train", seed: int = 0)
 
 
 def read_jsonl(path: Path) -> list[Task]:
-    """Tasks from a file of JSON objects with ``prompt`` and ``answer``, one a line.
-
-    Raises:
-        ValueError: the file cannot be read, is empty, or a row is not a task; says which row.
-    """
+    """Tasks from a file of JSON objects with ``prompt`` and ``answer``, one a line."""
     spec = SourceSpec(str(path), "", str(path))
     tasks = [task for _, task in _read_tasks(spec, KINDS[""], str(path), 0)]
     if not tasks:

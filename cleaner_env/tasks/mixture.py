@@ -16,14 +16,7 @@ class TaskMixture:
     """Tasks of several sources; of every thousand indices each source has its share.
 
     Within a source the tasks come in its own order, so none comes twice before all have come.
-
-    Args:
-        sources: at least one.
-        weights: relative to each other.
-        seed: of the order in which the sources take turns.
-
-    Raises:
-        ValueError: numbers differ, or a weight is not above 0.
+    Weights are relative to each other; the seed orders the turns that the sources take.
     """
 
     def __init__(
@@ -67,11 +60,7 @@ class TaskMixture:
         return tasks
 
     def select(self, family: str | None = None, difficulty: str | None = None) -> TaskSource:
-        """The tasks of a family, of a difficulty, or both, from the sources that have such.
-
-        Raises:
-            ValueError: none has.
-        """
+        """The tasks of a family, of a difficulty, or both, from the sources that have such."""
         chosen: list[tuple[TaskSource, float]] = []
         reasons: list[str] = []
         for source, weight in zip(self._sources, self._weights, strict=True):

@@ -22,9 +22,6 @@ class RateFilter:
     ``prompt`` (or ``task.prompt``) and ``rate`` (or ``success_rate``, or ``score``: rows with the
     same prompt are averaged, so that the ``episodes.jsonl`` of an evaluation can be given as it
     is); ``min_rate`` and ``max_rate``; ``unrated=drop`` or ``unrated=keep``.
-
-    Raises:
-        ValueError: bounds without rates, rates without bounds, or rates that cannot be read.
     """
 
     def __init__(self, spec: SourceSpec) -> None:
@@ -43,11 +40,7 @@ class RateFilter:
         self._active = bool(rated)
 
     def kept(self, pairs: Iterable[tuple[Row, Task]]) -> list[Task]:
-        """The tasks within the bounds.
-
-        Raises:
-            ValueError: a problem has no rate, and ``unrated`` does not say what to do.
-        """
+        """The tasks within the bounds."""
         if not self._active:
             return [task for _, task in pairs]
         tasks: list[Task] = []

@@ -18,12 +18,7 @@ _MISSING = object()
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row.
-
-    Attributes:
-        where: file and row, for errors.
-        values: by column.
-    """
+    """The values of one row by column, and ``where`` it stands, for errors."""
 
     where: str
     values: Mapping[str, Any]
@@ -40,11 +35,7 @@ class Row:
         return default
 
     def need(self, *columns: str) -> Any:
-        """As ``get``.
-
-        Raises:
-            ValueError: the row has none of them.
-        """
+        """As ``get``, but ValueError where the row has none of them."""
         value = self.get(*columns, default=_MISSING)
         if value is _MISSING:
             wanted = " or ".join(map(repr, columns))
@@ -52,11 +43,7 @@ class Row:
         return value
 
     def text(self, *columns: str) -> str:
-        """As ``need``, as text.
-
-        Raises:
-            ValueError: the row has none of them, or what it has is neither text nor a number.
-        """
+        """As ``need``, as text; ValueError where it is neither text nor a number."""
         value = self.need(*columns)
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise ValueError(f"column {columns[0]!r} must be text or a number, not {value!r:.200}")
@@ -84,9 +71,6 @@ def read_rows(place: str, config: str = "", hub_split: str = "train") -> Iterato
             both need the package ``datasets``.
         config: configuration of a data set on the hub.
         hub_split: which of its splits.
-
-    Raises:
-        ValueError: it cannot be read, or a row cannot; says which file and row.
     """
     if place.startswith(HUB) or Path(place).is_dir():
         yield from _dataset_rows(place, config, hub_split)

@@ -36,11 +36,7 @@ class TaskList:
         return self._tasks[index % len(self._tasks)]
 
     def select(self, family: str | None = None, difficulty: str | None = None) -> TaskList:
-        """The tasks of a family, of a difficulty (``entry["difficulty"]``), or both.
-
-        Raises:
-            ValueError: there is none; says which there are.
-        """
+        """The tasks of a family, of a difficulty (``entry["difficulty"]``), or both."""
         families = sorted({task.family for task in self._tasks})
         levels = sorted(
             {str(t.entry["difficulty"]) for t in self._tasks if "difficulty" in t.entry}
@@ -67,11 +63,7 @@ def task_count(source: TaskSource) -> int | None:
 def select_tasks(
     source: TaskSource, family: str | None = None, difficulty: str | None = None
 ) -> TaskSource:
-    """The source's tasks of a family, of a difficulty, or both.
-
-    Raises:
-        ValueError: it has none, or cannot tell its tasks apart.
-    """
+    """The source's tasks of a family, of a difficulty, or both."""
     select = getattr(source, "select", None)
     if select is None:
         raise ValueError(
@@ -89,14 +81,8 @@ class ReasoningGymTasks:
 
     Args:
         families: family names, or names with the configuration of reasoning-gym's generator.
-        split: ``"train"`` or the held-out ``"test"``.
-        seed: another seed gives other tasks of the same split.
         level: difficulty, from 0 on, in the library's own curriculum of each family, up to the
             family's highest; None for the families' configurations as given.
-
-    Raises:
-        ValueError: reasoning-gym has no such family, refuses its configuration, or has no
-            curriculum of that level.
     """
 
     def __init__(
@@ -142,11 +128,7 @@ class ReasoningGymTasks:
         )
 
     def select(self, family: str | None = None, difficulty: str | None = None) -> ReasoningGymTasks:
-        """The tasks of a family, those of a level of difficulty (``"2"``), or both.
-
-        Raises:
-            ValueError: the source does not have the family, or the family not the level.
-        """
+        """The tasks of a family, those of a level of difficulty (``"2"``), or both."""
         if family is not None and family not in self._names:
             raise ValueError(f"no family {family!r} here; there are {self._names}")
         if difficulty is not None and not difficulty.isdecimal():

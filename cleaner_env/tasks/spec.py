@@ -12,10 +12,9 @@ _AND = re.compile(r"\s\+\s")
 
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
-    """One source.
+    """One source: ``text`` as it was written, taken apart.
 
     Attributes:
-        text: as it was written, for errors.
         kind: before the colon; "" for a path alone.
         place: a path, a hub name, or names of families.
         options: behind the ``@``.
@@ -27,11 +26,7 @@ class SourceSpec:
     options: Mapping[str, str] = field(default_factory=dict)
 
     def number(self, name: str, default: float, low: float = 0.0, high: float = 1.0) -> float:
-        """An option's value as a number.
-
-        Raises:
-            ValueError: it is none, or out of range.
-        """
+        """An option's value as a number."""
         text = self.options.get(name)
         if text is None:
             return default
@@ -46,11 +41,7 @@ class SourceSpec:
         return value
 
     def choice(self, name: str, values: Sequence[str]) -> str:
-        """An option's value, one of some; the first of them when it is not given.
-
-        Raises:
-            ValueError: it is another.
-        """
+        """An option's value, one of some; the first of them when it is not given."""
         value = self.options.get(name, values[0])
         if value not in values:
             raise ValueError(f"{self.text}: {name} must be one of {list(values)}, not {value!r}")
@@ -64,11 +55,7 @@ class SourceSpec:
 
 
 def split_specs(specs: str | Sequence[str]) -> list[SourceSpec]:
-    """Every source of a text with `` + `` between them, or of a list of texts.
-
-    Raises:
-        ValueError: there is none, or one cannot be read.
-    """
+    """Every source of a text with `` + `` between them, or of a list of texts."""
     texts = [specs] if isinstance(specs, str) else list(specs)
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"task sources are texts such as 'gsm8k:PATH@weight=2', not {specs!r}")
@@ -79,11 +66,7 @@ def split_specs(specs: str | Sequence[str]) -> list[SourceSpec]:
 
 
 def read_spec(text: str) -> SourceSpec:
-    """``KIND:PLACE@OPTION=VALUE,OPTION=VALUE``; the kind and the options may be left out.
-
-    Raises:
-        ValueError: an option has no value, or is given twice.
-    """
+    """``KIND:PLACE@OPTION=VALUE,OPTION=VALUE``; the kind and the options may be left out."""
     found = _OPTIONS.search(text)
     source = text[: found.start()] if found else text
     kind, colon, place = source.partition(":")
