@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
-from itertools import count
 from typing import Any
 
 import torch
@@ -19,18 +18,11 @@ from cleaner_env.rewards import overlong_penalty
 from cleaner_env.task import Task
 from cleaner_rl.config import TrainConfig, parse_arguments
 from cleaner_rl.distributed.interrupt import Interrupt
-from cleaner_rl.distributed.ranks import Ranks, open_ranks, partition
+from cleaner_rl.distributed.ranks import Ranks, open_ranks
 from cleaner_rl.errors import RankError, UserError, run_command
 from cleaner_rl.eval.held_out import evaluate_if_due, evaluate_once
-from cleaner_rl.grpo.advantages import (
-    branched_advantages,
-    error_ratio,
-    group_advantages,
-    resample_on_correct,
-)
-from cleaner_rl.grpo.credit import episode_samples, splices
+from cleaner_rl.grpo.groups import Comparison, Group, minibatch_samples
 from cleaner_rl.grpo.loss import LOSSES
-from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.models.memory import exhaustion_said
 from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.runs.loggers import MetricLogger, open_logger
@@ -39,8 +31,6 @@ from cleaner_rl.runs.progress import TrainingProgress
 from cleaner_rl.runs.report import write_report
 from cleaner_rl.trainer import Trainer
 
-Group = list[Episode]
-"""Episodes that share a prompt."""
 _REFILL_START = 500_000_003
 """Index of the first problem that replaces another one."""
 
@@ -49,11 +39,8 @@ def train(trainer: Trainer, progress: TrainingProgress, logger: MetricLogger) ->
     """Train on from the trainer's step to ``config.steps``.
 
     Every step draws its tasks and its random numbers from the seed and its own number, so a resumed
-    run goes on as the uninterrupted one would have.
-
-    Raises:
-        KeyboardInterrupt: after a signal; the state of the last whole step is saved.
-        UserError: the tasks or the sandbox cannot be used.
+    run continues as the uninterrupted one would have. After a signal, and after an error between
+    two steps, the state of the last whole step is saved.
     """
     config, rollout, ranks = trainer.config, trainer.rollout, trainer.ranks
     with Interrupt() as interrupt, ranks.guarded(interrupt):
@@ -62,25 +49,35 @@ def train(trainer: Trainer, progress: TrainingProgress, logger: MetricLogger) ->
             evaluate_if_due(trainer, progress)
             for step in range(trainer.step + 1, config.steps + 1):
                 began = time.monotonic()
-                groups, rewards, skipped = play_step(trainer, step, progress)
+                played, kept, skipped = play_step(trainer, step, progress)
                 sampled = time.monotonic()
                 progress.phase("learning")
                 with interrupt.protected():
-                    kept = kept_for_training(groups, rewards, config)
-                    learned = trainer.learn(training_samples(*kept, rollout, config, ranks))
+                    samples = minibatch_samples(
+                        kept,
+                        config.minibatch_prompts,
+                        config.credit,
+                        config.grafted,
+                        rollout.prompt_ids,
+                        rollout.observation_ids,
+                        ranks,
+                    )
+                    learned = trainer.learn(samples)
                     trainer.step = step
                     ended = time.monotonic()
+                    episodes = [episode for group in played for episode in group.episodes]
                     metrics = {
                         "step": step,
-                        **_rollout_metrics(groups, rewards, config),
+                        **_group_metrics(played),
+                        **episode_metrics(episodes),
                         **learned,
                         "prompts_skipped": skipped,
                         "sandbox_faults": ranks.sum([rollout.sandbox.faults])[0],
-                        "tokens_per_second": _tokens(groups) / (ended - began),
+                        "tokens_per_second": _tokens(episodes) / (ended - began),
                         "sample_seconds": sampled - began,
                         "step_seconds": ended - began,
                     }
-                    ranks.on_first(partial(_write, trainer, logger, metrics, groups))
+                    ranks.on_first(partial(_write, trainer, logger, metrics, episodes))
                     ranks.together(trainer.updater.require_finite)
                     if step % config.save_every == 0 or step == config.steps:
                         trainer.save()
@@ -97,26 +94,31 @@ def train(trainer: Trainer, progress: TrainingProgress, logger: MetricLogger) ->
 
 def play_step(
     trainer: Trainer, step: int, progress: TrainingProgress
-) -> tuple[list[Group], list[list[float]], int]:
-    """The groups of a step, their rewards, and how many problems were skipped as too long.
+) -> tuple[list[Group], list[Group], int]:
+    """The groups played in a step, those to learn from, and how many problems were too long.
 
-    With ``dynamic_sampling`` (DAPO, 2503.14476) further problems are played in the place of those
-    that teach nothing, in that many rounds at most.
+    With ``--saar roc`` the chosen episodes of each group are learned from. With
+    ``dynamic_sampling`` (DAPO, 2503.14476) only groups with a signal are, and further problems are
+    played in the place of the others, in that many rounds at most.
     """
     config, rollout = trainer.config, trainer.rollout
-    groups: list[Group] = []
-    rewards: list[list[float]] = []
+    played: list[Group] = []
+    kept: list[Group] = []
     skipped = 0
     for refill in range(1 + config.dynamic_sampling):
-        wanted = config.prompts - _with_signal(*_chosen(groups, rewards, config), config)
+        wanted = config.prompts - sum(group.has_signal for group in kept)
         if wanted < 1:
             break
         tasks, too_long = trainer.ranks.together(partial(step_tasks, trainer, step, refill, wanted))
-        played = play_groups(tasks, trainer, step, progress, refill)
-        groups += played
-        rewards += [[_reward(episode, rollout, config) for episode in g] for g in played]
         skipped += too_long
-    return groups, rewards, skipped
+        for episodes in play_groups(tasks, trainer, step, progress, refill):
+            rewards = [_reward(episode, rollout, config) for episode in episodes]
+            group = Group.of(episodes, rewards, comparison(config))
+            played.append(group)
+            kept.append(group.resampled(config.group_size) if config.saar == "roc" else group)
+    if config.dynamic_sampling:
+        kept = [group for group in kept if group.has_signal]
+    return played, kept, skipped
 
 
 def step_tasks(
@@ -128,10 +130,7 @@ def step_tasks(
         trainer: of the run.
         step: from 1.
         refill: round of dynamic sampling; 0 are the step's own problems.
-        wanted: problems of that round, as many as the step has at most; None for as many.
-
-    Raises:
-        UserError: all of them are.
+        wanted: problems of that round; None for as many as a step has.
     """
     count, limit = trainer.config.prompts, trainer.config.max_prompt_tokens
     start = (step - 1) * count
@@ -154,8 +153,9 @@ def play_groups(
     step: int,
     progress: TrainingProgress,
     refill: int = 0,
-) -> list[Group]:
-    """A group of episodes for each problem; those that the sandbox's faults spoilt are left out.
+) -> list[list[Episode]]:
+    """The episodes of each problem; those that the sandbox's faults spoilt are left out, and groups
+    of which fewer than two are left.
 
     Each rank plays some of the groups, with the seeds that a single process would give them, and
     has all of them afterwards.
@@ -163,7 +163,9 @@ def play_groups(
     config, ranks = trainer.config, trainer.ranks
     size = config.group_size * (config.oversample if config.saar == "roc" else 1)
     mine = ranks.share(len(tasks))
-    first = _step_seed(config.seed, step) + (refill * config.prompts + mine.start) * size
+    # Seeds of different steps, and of their episodes, do not overlap.
+    first = config.seed * 1_000_003_000 + step * 100_003
+    first += (refill * config.prompts + mine.start) * size
 
     def play() -> list[Episode]:
         with exhaustion_said("sampling", trainer.policy.device):
@@ -184,157 +186,27 @@ def collect_episodes(
 ) -> list[Episode]:
     """What ``play`` gives on every rank, in the order of ranks.
 
-    Episodes travel as the plain data that files of them hold; a single process keeps its own.
-
-    Args:
-        ranks: that play.
-        play: this rank's episodes.
-        decode: turns token ids into text.
-
-    Raises:
-        KeyboardInterrupt, RankError: as ``Ranks.collect``.
+    Episodes travel as the plain data that files of them hold; a rank keeps its own.
     """
     if ranks.size == 1:
         return ranks.collect(play)[0]
     played: list[Episode] = []
 
-    def packed() -> list[dict[str, object]]:
+    def packed() -> list[dict[str, Any]]:
         played.extend(play())
         return [episode_to_dict(episode) for episode in played]
 
-    parts = ranks.collect(packed)
-    return [
-        episode
-        for rank, part in enumerate(parts)
-        for episode in (
-            played if rank == ranks.rank else [episode_from_dict(row, decode) for row in part]
-        )
-    ]
+    episodes = []
+    for rank, rows in enumerate(ranks.collect(packed)):
+        mine = rank == ranks.rank
+        episodes += played if mine else [episode_from_dict(row, decode) for row in rows]
+    return episodes
 
 
-def kept_for_training(
-    groups: Sequence[Group], rewards: Sequence[Sequence[float]], config: TrainConfig
-) -> tuple[list[Group], list[list[float]]]:
-    """The groups that are learned from: as played, or with ``--saar roc`` the chosen of each.
-
-    With ``dynamic_sampling`` only those that teach something.
-    """
-    chosen, chosen_rewards = _chosen(groups, rewards, config)
-    if not config.dynamic_sampling:
-        return chosen, chosen_rewards
-    kept = [
-        of_group
-        for of_group in zip(chosen, chosen_rewards, strict=True)
-        if has_signal(*of_group, config)
-    ]
-    return [group for group, _ in kept], [rewards_G for _, rewards_G in kept]
-
-
-def _chosen(
-    groups: Sequence[Group], rewards: Sequence[Sequence[float]], config: TrainConfig
-) -> tuple[list[Group], list[list[float]]]:
-    """The groups as they were played, or with ``--saar roc`` the chosen of each."""
-    kept: list[Group] = []
-    kept_rewards: list[list[float]] = []
-    for group, rewards_G in zip(groups, rewards, strict=True):
-        chosen = list(range(len(group)))
-        if config.saar == "roc":
-            chosen = resample_on_correct(
-                [episode.correct for episode in group],
-                [error_ratio(e.stats.failures, e.stats.calls) for e in group],
-                config.group_size,
-            )
-        kept.append([group[i] for i in chosen])
-        kept_rewards.append([rewards_G[i] for i in chosen])
-    return kept, kept_rewards
-
-
-def training_samples(
-    groups: Sequence[Group],
-    rewards: Sequence[Sequence[float]],
-    rollout: Rollout,
-    config: TrainConfig,
-    ranks: Ranks,
-) -> list[list[Sample]]:
-    """This rank's samples of each minibatch, each episode with its advantage in its group."""
-    advantages = [
-        member_advantages(group, rewards_G, config)
-        for group, rewards_G in zip(groups, rewards, strict=True)
-    ]
-    numbers = count()
-    minibatches = []
-    for begin in range(0, len(groups), config.minibatch_prompts):
-        chosen = slice(begin, begin + config.minibatch_prompts)
-        episodes = [
-            (episode, advantage, next(numbers), of_branches)
-            for group, (advantages_G, of_branches) in zip(
-                groups[chosen], advantages[chosen], strict=True
-            )
-            for episode, advantage in zip(group, advantages_G, strict=True)
-        ]
-        lengths = [episode.stats.tokens_sampled for episode, *_ in episodes]
-        minibatches.append(
-            [
-                sample
-                for i in partition(lengths, ranks.size)[ranks.rank]
-                for sample in _samples(*episodes[i], rollout, config)
-            ]
-        )
-    return minibatches
-
-
-def member_advantages(
-    group: Group, rewards_G: Sequence[float], config: TrainConfig
-) -> tuple[list[float], float]:
-    """[G] the advantage of each episode, and that of the branches that they left behind."""
-    scaled = LOSSES[config.loss].scaled
-    if config.credit != "branched":
-        return group_advantages(rewards_G, scaled=scaled), 0.0
-    branches = sum(len(splices(episode)) for episode in group)
+def comparison(config: TrainConfig) -> Comparison:
+    """How a run compares the episodes of a group."""
     failure = config.wrong_reward - config.failure_penalty
-    return branched_advantages(rewards_G, branches, failure, scaled)
-
-
-def has_signal(group: Group, rewards_G: Sequence[float], config: TrainConfig) -> bool:
-    """Whether any of a group's advantages, those of branches included, is not zero."""
-    advantages, of_branches = member_advantages(group, rewards_G, config)
-    return any(advantages) or of_branches != 0.0
-
-
-def _with_signal(
-    groups: Sequence[Group], rewards: Sequence[Sequence[float]], config: TrainConfig
-) -> int:
-    return sum(has_signal(*of_group, config) for of_group in zip(groups, rewards, strict=True))
-
-
-def _samples(
-    episode: Episode,
-    advantage: float,
-    number: int,
-    branch_advantage: float,
-    rollout: Rollout,
-    config: TrainConfig,
-) -> list[Sample]:
-    return episode_samples(
-        episode,
-        advantage,
-        rollout.prompt_ids(episode),
-        rollout.observation_ids,
-        config.credit,
-        config.grafted,
-        number,
-        branch_advantage,
-    )
-
-
-def _write(
-    trainer: Trainer, logger: MetricLogger, metrics: dict[str, Any], groups: Sequence[Group]
-) -> None:
-    """What is kept of a step besides its checkpoint."""
-    step, logged = trainer.step, trainer.config.log_episodes
-    trainer.run.log_metrics(metrics)
-    logger.log(step, metrics)
-    trainer.run.log_episodes(step, [e for group in groups for e in group][:logged])
+    return Comparison(LOSSES[config.loss].scaled, failure if config.credit == "branched" else None)
 
 
 def _reward(episode: Episode, rollout: Rollout, config: TrainConfig) -> float:
@@ -344,26 +216,28 @@ def _reward(episode: Episode, rollout: Rollout, config: TrainConfig) -> float:
     )
 
 
-def _rollout_metrics(
-    groups: Sequence[Group], rewards: Sequence[Sequence[float]], config: TrainConfig
-) -> dict[str, float]:
-    all_rewards = [reward for rewards_G in rewards for reward in rewards_G]
+def _group_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """0 everywhere when the sandbox's faults spoilt all groups of the step."""
+    rewards = [reward for group in groups for reward in group.rewards]
     return {
-        "reward": sum(all_rewards) / len(all_rewards),
-        "episodes": len(all_rewards),
+        "reward": sum(rewards) / max(1, len(rewards)),
+        "episodes": len(rewards),
         "groups": len(groups),
-        "groups_with_signal": _with_signal(groups, rewards, config) / len(groups),
-        **episode_metrics([episode for group in groups for episode in group]),
+        "groups_with_signal": sum(g.has_signal for g in groups) / max(1, len(groups)),
     }
 
 
-def _tokens(groups: Sequence[Group]) -> int:
-    return sum(episode.stats.tokens_sampled for group in groups for episode in group)
+def _tokens(episodes: Sequence[Episode]) -> int:
+    return sum(episode.stats.tokens_sampled for episode in episodes)
 
 
-def _step_seed(seed: int, step: int) -> int:
-    """Seeds of different steps, and of their episodes, do not overlap."""
-    return seed * 1_000_003_000 + step * 100_003
+def _write(
+    trainer: Trainer, logger: MetricLogger, metrics: dict[str, Any], episodes: Sequence[Episode]
+) -> None:
+    """What is kept of a step besides its checkpoint."""
+    trainer.run.log_metrics(metrics)
+    logger.log(trainer.step, metrics)
+    trainer.run.log_episodes(trainer.step, episodes[: trainer.config.log_episodes])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

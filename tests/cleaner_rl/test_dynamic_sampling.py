@@ -55,8 +55,8 @@ def play(monkeypatch):
         trainer = SimpleNamespace(
             config=config, rollout=rollout, source=Numbers(), ranks=Ranks("cpu")
         )
-        groups, rewards, _ = train.play_step(trainer, step, None)
-        return calls, rewards, train.kept_for_training(groups, rewards, config)[1]
+        played, kept, _ = train.play_step(trainer, step, None)
+        return calls, [group.rewards for group in played], [group.rewards for group in kept]
 
     return play
 

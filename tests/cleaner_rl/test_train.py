@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,9 +15,10 @@ from safetensors.torch import load_file
 
 from cleaner_env import Episode, SandboxError, Task
 from cleaner_rl.config import PRESETS, parse_arguments
+from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.errors import CheckpointError, OutageError, PolicyError, UserError
 from cleaner_rl.runs.run_directory import RunDirectory
-from cleaner_rl.train import kept_for_training, main
+from cleaner_rl.train import main, play_groups, play_step
 
 SMALL = [
     *("--prompts", "4", "--minibatch-prompts", "2", "--group-size", "4"),
@@ -144,6 +146,26 @@ def test_numbers_that_are_not_finite_stop_the_run_with_its_state_saved(tmp_path,
     assert [row["skipped_updates"] for row in metrics(run)] == [5]
 
 
+def test_a_step_whose_groups_were_all_spoilt_is_logged_and_the_run_goes_on(
+    tmp_path, toy_policy, monkeypatch
+):
+    def without_groups(tasks, trainer, step, *rest):
+        return [] if step == 1 else play_groups(tasks, trainer, step, *rest)
+
+    monkeypatch.setattr("cleaner_rl.train.play_groups", without_groups)
+    toy_policy.save(tmp_path / "model")
+    arguments = ["--model", str(tmp_path / "model"), "--system-prompt", "none", "--steps", "2"]
+    run = tmp_path / "run"
+    assert train(run, *arguments, "--max-turn-tokens", "4", "--keep-checkpoints", "3") == 0
+    spoilt, played = metrics(run)
+    assert list(spoilt) == list(played)
+    untouched = {"step", "learning_rate", "sample_seconds", "step_seconds", "sandbox_faults"}
+    assert not any(value for key, value in spoilt.items() if key not in untouched)
+    assert played["episodes"] == 16
+    before, after = weights(run, 0), weights(run, 1)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 @pytest.mark.slow
 def test_saar_off_is_the_plain_baseline(tmp_path):
     run = tmp_path / "run"
@@ -172,13 +194,17 @@ def test_roc_plays_more_episodes_than_it_learns_from(tmp_path):
     assert "roc, 3 episodes played for each that is kept" in (run / "report.md").read_text()
 
 
-def test_roc_keeps_groups_of_the_usual_size():
-    config = parse_arguments([*SMALL, "--saar", "roc"])
-    right, wrong = (Episode(Task("?", "1"), [], score=score) for score in (1.0, 0.0))
-    kept, rewards = kept_for_training([[right, wrong] * 4], [[1.0, 0.0] * 4], config)
-    assert kept == [[right, wrong, right, wrong]] and rewards == [[1.0, 0.0, 1.0, 0.0]]
-    off = parse_arguments([*SMALL, "--saar", "off"])
-    assert kept_for_training([[right]], [[1.0]], off) == ([[right]], [[1.0]])
+@pytest.mark.parametrize(("saar", "rewards"), [("roc", [1.0, 0.0] * 2), ("off", [1.0, 0.0] * 4)])
+def test_roc_keeps_groups_of_the_usual_size(monkeypatch, saar, rewards):
+    right, wrong = (Episode(Task("?", "1"), [], score=s, reward=s) for s in (1.0, 0.0))
+    monkeypatch.setattr("cleaner_rl.train.step_tasks", lambda *_: ([], 0))
+    monkeypatch.setattr("cleaner_rl.train.play_groups", lambda *_: [[right, wrong] * 4])
+    monkeypatch.setattr("cleaner_rl.train._reward", lambda episode, *_: episode.reward)
+    config = parse_arguments([*SMALL, "--saar", saar])
+    trainer = SimpleNamespace(config=config, rollout=None, ranks=Ranks("cpu"))
+    (played,), (kept,), _ = play_step(trainer, 1, None)
+    assert played.episodes == [right, wrong] * 4
+    assert kept.rewards == rewards == [episode.reward for episode in kept.episodes]
 
 
 @pytest.mark.parametrize(

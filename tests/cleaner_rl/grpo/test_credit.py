@@ -7,7 +7,6 @@ Ids are characters. Rows of a sample are written under each other:
 """
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 from scripted import STOP, sampled
@@ -19,7 +18,8 @@ from cleaner_env.token_samples import context_ids
 from cleaner_rl.config import PRESETS
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.grpo.credit import episode_samples, splices
-from cleaner_rl.train import training_samples
+from cleaner_rl.grpo.groups import Group, minibatch_samples
+from cleaner_rl.train import comparison
 
 PROMPT = list(map(ord, "Q"))
 
@@ -220,8 +220,10 @@ def test_a_failed_correction_stays_where_the_next_lookahead_gave_up(play):
 def test_branches_join_the_group_that_a_run_compares(play, penalty, blame):
     group = [play("a[b]", "c[print(3)]", "ok", gamma=0.0), play("a[print(3)]", "ok")]
     config = replace(PRESETS["tiny"], credit="branched", loss="dr_grpo", failure_penalty=penalty)
-    rollout = SimpleNamespace(prompt_ids=lambda _: PROMPT, observation_ids=observation_ids)
-    [samples] = training_samples([group], [[1.0, 1.0]], rollout, config, Ranks())
+    compared = Group.of(group, [1.0, 1.0], comparison(config))
+    [samples] = minibatch_samples(
+        [compared], 1, "branched", "recompute", lambda _: PROMPT, observation_ids, Ranks()
+    )
     purified, failed, answer, other = samples
     # Right, right and a branch that failed: the mean is a third of the way down.
     assert min(failed.advantages) == pytest.approx(blame * 2 / 3)

@@ -15,12 +15,13 @@ from transformers import (
 from cleaner_env import Task
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.distributed.ranks import Ranks
+from cleaner_rl.grpo.groups import Group, minibatch_samples
 from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.learner.update import UpdateConfig, Updater
 from cleaner_rl.models.policy import load_policy
 from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.sft.tokenizer import train_tokenizer
-from cleaner_rl.train import training_samples
+from cleaner_rl.train import comparison
 from cleaner_rl.trainer import check_policy
 
 CORPUS = ["What is 3 + 4? The answer is \\boxed{7}.", "import math\nprint(math.gcd(6, 4))"] * 4
@@ -78,7 +79,15 @@ def test_load_sample_learn_save_load(family, directory, tmp_path, sandbox):
     check_policy(policy, config)
     with Rollout(policy, Sampler(policy, 1.0), config.rollout()) as rollout:
         group = rollout.play([Task("What is 3 + 4?", "7")] * 2, seed=0)
-        minibatches = training_samples([group], [[1.0, 0.0]], rollout, config, Ranks())
+        minibatches = minibatch_samples(
+            [Group.of(group, [1.0, 0.0], comparison(config))],
+            1,
+            config.credit,
+            config.grafted,
+            rollout.prompt_ids,
+            rollout.observation_ids,
+            Ranks(),
+        )
     before = [p.detach().clone() for p in policy.model.parameters()]
     learned = Updater(policy.model, UpdateConfig(warmup_steps=0)).update(minibatches)
     # What was sampled is what is trained: packed rows give the sampler's own log-probabilities.
