@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,15 +21,15 @@ from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.inference.sampler import SPARE_CELLS, Sampler
 from cleaner_rl.learner.logprobs import packing_error
 from cleaner_rl.learner.update import UpdateConfig, Updater
-from cleaner_rl.models.lora import add_lora, require_same_base
+from cleaner_rl.models.lora import add_lora
 from cleaner_rl.models.memory import exhaustion_said
-from cleaner_rl.models.policy import Policy, load_policy, load_skeleton
+from cleaner_rl.models.policy import Policy, load_policy
 from cleaner_rl.rollout.environment import open_sandbox
 from cleaner_rl.rollout.rollout import Rollout
+from cleaner_rl.runs.checkpoint import load_state, load_tensors
 from cleaner_rl.runs.loggers import check_logger
 from cleaner_rl.runs.provenance import weights_fingerprint
 from cleaner_rl.runs.run_directory import RunDirectory
-from cleaner_rl.runs.sharded_checkpoint import is_sharded, load_shards
 
 _MAX_PACKING_ERROR = 1e-2
 """Nats by which packed and plain log-probabilities may differ at the start."""
@@ -69,66 +69,34 @@ class Trainer:
         """Start a run, or continue ``config.resume``. All ranks take part.
 
         Nothing is written before everything that is needed was loaded and checked.
-
-        Raises:
-            UserError: the tasks, the model, the sandbox, the run or its checkpoint cannot be used.
         """
         ranks = ranks or Ranks(config.device)
-        return cls._continue(config, ranks) if config.resume else cls._begin(config, ranks)
-
-    @classmethod
-    def _begin(cls, config: TrainConfig, ranks: Ranks) -> Trainer:
-        path = Path(ranks.on_first(lambda: _free_path(config)))
+        path = config.resume or ranks.on_first(lambda: _free_path(config))
+        run = RunDirectory(Path(path))
+        saved = ranks.together(lambda: _saved(config)) if config.resume else None
         source = ranks.together(lambda: load_source(config, "train"))
         with _sandbox(config, ranks) as sandbox:
-            policy, updater, base = _trainer(
-                config, ranks, lambda: _load(config.model, config, ranks)
-            )
+            policy, updater, base = _models(config, saved, ranks)
             _require_agreement(policy, ranks)
-            ranks.on_first(lambda: RunDirectory.create(path, config))
-            run = RunDirectory(path)
             rollout = _rollout(policy, config, sandbox)
-            trainer = cls(config, policy, updater, source, rollout, run, ranks, base, 0, -1)
-            try:
-                trainer.save()
-            except CheckpointError:
-                if ranks.first:
-                    shutil.rmtree(path, ignore_errors=True)
-                raise
+            step = saved.state["step"] if saved else 0
+            trainer = cls(config, policy, updater, source, rollout, run, ranks, base, step, -1)
+            if saved:
+                trainer.saved_step = step
+                ranks.on_first(lambda: run.rewind(config, step))
+            else:
+                trainer._create_run()
             return trainer
 
-    @classmethod
-    def _continue(cls, config: TrainConfig, ranks: Ranks) -> Trainer:
-        run = ranks.together(lambda: RunDirectory.open(Path(config.resume)))
-        source = ranks.together(lambda: load_source(config, "train"))
-        checkpoint, state = ranks.together(lambda: run.load_latest(ranks))
-        step = int(state["step"])
-        if config.steps < step:
-            raise UserError(f"the run has done {step} steps already; give --steps {step} or more")
-        sharded = is_sharded(checkpoint)
-
-        def start() -> Policy:
-            # A checkpoint of a run with LoRA holds adapters; they go on from the base's weights.
-            if config.lora_rank or not sharded:
-                return _load(config.model if config.lora_rank else str(checkpoint), config, ranks)
-            policy = load_skeleton(checkpoint, ranks.device)
-            check_context(policy, config)
-            return policy
-
-        with _sandbox(config, ranks) as sandbox:
-            policy, updater, base = _trainer(config, ranks, start, state.get("base"))
-            if sharded:
-                load_shards(checkpoint, updater.prepare_tensors(state["updater"]))
-            else:
-                updater.load_state(state["updater"])
-                if config.lora_rank and ranks.size == 1:
-                    require_same_base(policy.model, checkpoint)
-            if policy.model is not updater.model:
-                copy_weights(policy.model, updater.model)
-            _require_agreement(policy, ranks)
-            ranks.on_first(lambda: _rewind(run, config, step))
-            rollout = _rollout(policy, config, sandbox)
-            return cls(config, policy, updater, source, rollout, run, ranks, base, step, step)
+    def _create_run(self) -> None:
+        """Write the run's first files; nothing is left of them when that fails."""
+        self.ranks.on_first(lambda: RunDirectory.create(self.run.path, self.config))
+        try:
+            self.save()
+        except CheckpointError:
+            if self.ranks.first:
+                shutil.rmtree(self.run.path, ignore_errors=True)
+            raise
 
     def learn(self, minibatches: Sequence[Sequence[Sample]]) -> dict[str, float]:
         """Update the model on this rank's samples, and what plays the episodes with it.
@@ -143,21 +111,20 @@ class Trainer:
         return learned
 
     def save(self) -> None:
-        """Write a checkpoint of the last step done, unless there is one.
-
-        Raises:
-            CheckpointError: it cannot be written.
-        """
+        """Write a checkpoint of the last step done, unless there is one."""
         if self.saved_step == self.step:
             return
-        keep, updater = self.config.keep_checkpoints, self.updater
-        if self.ranks.size == 1:
-            state = {"updater": updater.state(), "base": self.base}
-            self.run.save(self.step, self.policy, state, keep)
-        else:
-            state = {"updater": updater.small_state(), "base": self.base}
-            self.run.save_shards(self.step, self.policy, updater.tensors(), state, keep, self.ranks)
+        keep = self.config.keep_checkpoints
+        self.run.save(self.step, self.policy, self.updater, self.base, keep)
         self.saved_step = self.step
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """The checkpoint that a run continues from."""
+
+    directory: Path
+    state: dict[str, Any]
 
 
 def load_source(config: TrainConfig, split: Split) -> TaskSource:
@@ -207,12 +174,6 @@ def check_context(policy: Policy, config: TrainConfig) -> None:
         )
 
 
-def _load(name: str, config: TrainConfig, ranks: Ranks) -> Policy:
-    policy = load_policy(name, ranks.device)
-    check_policy(policy, config)
-    return policy
-
-
 def _require_agreement(policy: Policy, ranks: Ranks) -> None:
     """Check that all ranks have the same weights, which each has loaded for itself."""
     names = [] if ranks.size == 1 else ranks.gather(lambda: weights_fingerprint(policy.model))
@@ -230,27 +191,23 @@ def _free_path(config: TrainConfig) -> str:
     return path
 
 
-def _rewind(run: RunDirectory, config: TrainConfig, step: int) -> None:
-    run.save_config(config)
-    run.forget_after(step)
+def _saved(config: TrainConfig) -> _Saved:
+    latest = RunDirectory.open(Path(config.resume)).list_checkpoints()[-1]
+    saved = _Saved(latest, load_state(latest))
+    if config.steps < (step := saved.state["step"]):
+        raise UserError(f"the run has done {step} steps already; give --steps {step} or more")
+    return saved
 
 
-def _trainer(
-    config: TrainConfig, ranks: Ranks, start: Callable[[], Policy], known_base: str | None = None
-) -> tuple[Policy, Updater, str]:
+def _models(config: TrainConfig, saved: _Saved | None, ranks: Ranks) -> tuple[Policy, Updater, str]:
     """The policy that samples, the updater, and the fingerprint of what KL term or LoRA refer to.
 
-    Args:
-        config: every setting.
-        ranks: the model is sharded over.
-        start: loads the policy that is trained.
-        known_base: that fingerprint when the run began.
-
-    Raises:
-        UserError: a model cannot be loaded or trained, or is another one than it was.
+    With LoRA a checkpoint's adapters go on from the weights that the run started from, else its
+    weights do.
     """
-    policy, reference, base = ranks.together(lambda: _models(config, ranks, start))
-    if known_base and base != known_base:
+    name = str(saved.directory) if saved and not config.lora_rank else config.model
+    policy, reference, base = ranks.together(lambda: _load(name, config, ranks))
+    if saved and saved.state["base"] != base:
         raise CheckpointError(
             f"the model {config.model!r}, which the run started from and still refers to "
             f"({'its adapters' if config.lora_rank else '--kl-coefficient'}), has changed since; "
@@ -266,14 +223,19 @@ def _trainer(
             shard(reference, ranks.mesh, config.dtype)
     settings = asdict(config)
     update = UpdateConfig(**{name: settings[name] for name in UpdateConfig.__slots__})
-    return policy, Updater(model, update, reference, ranks), base
+    updater = Updater(model, update, reference, ranks)
+    if saved:
+        updater.load_state(saved.state["updater"])
+        load_tensors(saved.directory, updater.tensors())
+        if policy.model is not model:
+            copy_weights(policy.model, model)
+    return policy, updater, base
 
 
-def _models(
-    config: TrainConfig, ranks: Ranks, start: Callable[[], Policy]
-) -> tuple[Policy, Any, str]:
+def _load(name: str, config: TrainConfig, ranks: Ranks) -> tuple[Policy, Any, str]:
     """The policy, a KL term's reference where it is a model of its own, and the fingerprint."""
-    policy, reference, base = start(), None, ""
+    policy, reference, base = load_policy(name, ranks.device), None, ""
+    check_policy(policy, config)
     if config.lora_rank:
         base = weights_fingerprint(policy.model)
     elif config.kl_coefficient > 0:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from cleaner_rl.distributed.fsdp import like, whole
+from cleaner_rl.distributed.fsdp import whole
 from cleaner_rl.errors import PolicyError
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -47,21 +47,7 @@ class Optimizer:
         self._scaler = torch.amp.GradScaler(model.device.type, enabled=scaled)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint needs."""
-        return {"optimizer": self.adamw.state_dict(), "scaler": self._scaler.state_dict()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what ``state`` gave; whole moments are cut into this rank's shards."""
-        moments = state["optimizer"]["state"]
-        sharded = {
-            index: {k: v if k == "step" else like(v, self.parameters[index]) for k, v in m.items()}
-            for index, m in moments.items()
-        }
-        self.adamw.load_state_dict({**state["optimizer"], "state": sharded})
-        self._scaler.load_state_dict(state["scaler"])
-
-    def small_state(self) -> dict[str, Any]:
-        """What a sharded checkpoint needs besides ``moments``."""
+        """What a checkpoint needs besides ``moments``: plain numbers."""
         steps = {
             name: float(self.adamw.state[p]["step"])
             for name, p in self.named.items()
@@ -78,9 +64,8 @@ class Optimizer:
             for kind in _MOMENTS
         }
 
-    def prepare_moments(self, state: dict[str, Any]) -> dict[str, Tensor]:
-        """Go on from what ``small_state`` gave, with moments of zero, which are returned to be
-        filled in."""
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from what ``state`` gave, with moments of zero that are still to be filled."""
         for name, step in state["adam_steps"].items():
             p = self.named[name]
             self.adamw.state[p] = {
@@ -88,7 +73,6 @@ class Optimizer:
                 **{kind: torch.zeros_like(p) for kind in _MOMENTS},
             }
         self._scaler.load_state_dict(state["scaler"])
-        return self.moments()
 
     def zero(self) -> None:
         """Forget the gradients."""

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cleaner_rl.distributed.fsdp import like
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.errors import UserError
 from cleaner_rl.grpo.loss import LOSSES, LossInputs, importance_weights, kl_estimate, sample_weights
@@ -22,7 +21,7 @@ from cleaner_rl.learner.metrics import UpdateMetrics, pack_sums
 from cleaner_rl.learner.optimizer import Optimizer, layers_recomputed
 from cleaner_rl.learner.packing import Pack, pack
 from cleaner_rl.models.backends import autocast
-from cleaner_rl.models.lora import adapter_state, adapters_off, has_lora, load_adapter_state
+from cleaner_rl.models.lora import adapter_state, adapters_off, has_lora
 from cleaner_rl.settings import LossName, Precision
 
 _MAX_SKIPPED = 5
@@ -113,35 +112,19 @@ class Updater:
         )
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint needs to go on exactly here."""
-        state = {**self.optimizer.state(), "steps": self.steps}
-        if has_lora(self.model):
-            state["adapter"] = {n: p.detach() for n, p in adapter_state(self.model).items()}
-        return state
+        """What a checkpoint needs besides the weights and ``tensors``: plain numbers."""
+        return {**self.optimizer.state(), "steps": self.steps}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what ``state`` gave."""
+        """Continue from what ``state`` gave, once ``tensors`` are filled with what they held."""
         self.optimizer.load_state(state)
         self.steps = state["steps"]
-        if has_lora(self.model):
-            mine = adapter_state(self.model)
-            saved = {n: like(t, mine[n]) if n in mine else t for n, t in state["adapter"].items()}
-            load_adapter_state(self.model, saved)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The trained weights and the optimiser's moments by name, the tensors themselves."""
-        weights = {f"model.{n}": p.detach() for n, p in self.optimizer.named.items()}
-        return weights | self.optimizer.moments()
-
-    def small_state(self) -> dict[str, Any]:
-        """What a sharded checkpoint needs besides ``tensors``."""
-        return {**self.optimizer.small_state(), "steps": self.steps}
-
-    def prepare_tensors(self, state: dict[str, Any]) -> dict[str, Tensor]:
-        """Go on from what ``small_state`` gave; the tensors that are returned have to be filled."""
-        moments = self.optimizer.prepare_moments(state)
-        self.steps = state["steps"]
-        return self.tensors() | moments
+        """LoRA's adapters and the optimiser's moments by name: the tensors themselves, sharded as
+        the model is."""
+        adapters = {name: p.detach() for name, p in adapter_state(self.model).items()}
+        return adapters | self.optimizer.moments()
 
     def update(self, minibatches: Sequence[Sequence[Sample]]) -> dict[str, float]:
         """One optimiser update for each minibatch.

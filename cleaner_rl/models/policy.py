@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-from transformers.initialization import no_init_weights
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from cleaner_env.chat import ChatCodec
 from cleaner_env.completion import Decode
+from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.errors import PolicyError
 from cleaner_rl.models.backends import apply_liger
-from cleaner_rl.models.lora import has_lora, merged_state
+from cleaner_rl.models.weights import save_weights
 
 BUNDLED = "bundled"
 """Name of the small policy that ships with the package."""
@@ -67,11 +67,28 @@ class Policy:
         kept in the model's configuration, so checkpoints inherit it."""
         return getattr(self.model.config, KNOWS_TOOL, False) is True
 
-    def save(self, directory: Path) -> None:
-        """Write a plain Hugging Face directory; LoRA adapters are merged into the weights."""
-        merged = merged_state(self.model) if has_lora(self.model) else None
-        self.model.save_pretrained(directory, state_dict=merged)
-        self.tokenizer.save_pretrained(directory)
+    def save(self, directory: Path, trained: Any = None, ranks: Ranks | None = None) -> None:
+        """Write a plain Hugging Face directory; LoRA adapters are merged into the weights.
+
+        Args:
+            directory: to write into.
+            trained: the model whose weights are written, which may be sharded over the ranks, that
+                all take part then; this policy's own by default.
+            ranks: of which the first writes; a single process by default.
+        """
+        model, ranks = trained or self.model, ranks or Ranks()
+
+        def describe() -> None:
+            directory.mkdir(parents=True, exist_ok=True)
+            config = self.model.config
+            config.architectures = [type(self.model).__name__]
+            config.dtype = str(model.dtype).removeprefix("torch.")
+            config.save_pretrained(directory)
+            self.model.generation_config.save_pretrained(directory)
+            self.tokenizer.save_pretrained(directory)
+
+        ranks.on_first(describe)
+        save_weights(directory, model, ranks)
 
 
 def load_policy(name: str, device: str = "auto") -> Policy:
@@ -104,28 +121,6 @@ def load_policy(name: str, device: str = "auto") -> Policy:
     model.eval()
     apply_liger(model)
     return Policy(model, tokenizer, codec, name)
-
-
-def load_skeleton(directory: Path, device: str = "auto") -> Policy:
-    """A policy whose weights are still to be filled in, from its configuration and tokenizer.
-
-    Raises:
-        PolicyError: they cannot be read, or the device is missing.
-    """
-    disable_progress_bar()
-    target = resolve_device(device)
-    name = str(directory)
-    tokenizer = _read(name, lambda: AutoTokenizer.from_pretrained(name))
-    config = _read(name, lambda: AutoConfig.from_pretrained(name))
-    with no_init_weights():
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    if (directory / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(name)
-    model.tie_weights()
-    model.to(target)
-    model.eval()
-    apply_liger(model)
-    return Policy(model, tokenizer, load_codec(tokenizer, _generation_stop_ids(model)), name)
 
 
 def load_codec(tokenizer: Any, stop_ids: Sequence[int] = ()) -> ChatCodec:
@@ -242,8 +237,8 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
             )
         if (directory / "shards").is_dir():
             raise PolicyError(
-                f"{directory} holds the shards of several processes; make a plain model of it: "
-                f"python -m cleaner_rl.export {directory.parent.parent} --out DIRECTORY"
+                f"{directory} holds the shards that an earlier version of cleaner-rl wrote from "
+                "several processes; make a plain model of it with that version's export"
             )
         return str(directory), {}
     if looks_like_path:

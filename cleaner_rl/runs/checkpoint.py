@@ -1,80 +1,123 @@
-"""Checkpoint: a policy and its optimiser on disk, whole or not at all."""
+"""Checkpoint: a policy and what its training continues from on disk, whole or not at all.
+
+config.json, model.safetensors, ...   a plain Hugging Face directory, LoRA adapters merged
+trainer/                              AdamW's moments and the adapters, in shards that any number of
+                                      ranks can read, by torch.distributed.checkpoint
+trainer/state.json                    the step, the optimiser's numbers, what the run refers to
+manifest.json                         size of every file
+
+All machines must see the same directory.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
+from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.errors import CheckpointError
 from cleaner_rl.models.policy import Policy
+from cleaner_rl.runs.files import partial_path, put_in_place, write_json
 
 MANIFEST = "manifest.json"
-STATE = "trainer_state.pt"
+TRAINER = "trainer"
+STATE = f"{TRAINER}/state.json"
+_OLD_STATE = "trainer_state.pt"
+_ERRORS = (OSError, RuntimeError, ValueError, SafetensorError, CheckpointException)
 
 
-def save_checkpoint(directory: Path, policy: Policy, state: dict[str, Any]) -> None:
-    """Write a plain Hugging Face directory plus the trainer's state.
+def save_checkpoint(
+    directory: Path,
+    policy: Policy,
+    trained: Any,
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    ranks: Ranks,
+) -> None:
+    """Write a checkpoint; all ranks take part.
 
     Everything goes to a neighbouring directory first, which takes the name when it is complete, so
-    an interrupted write leaves no half checkpoint. A manifest holds size and hash of each file.
+    an interrupted write leaves no half checkpoint.
 
-    Raises:
-        CheckpointError: the directory cannot be written; what was written of it is gone.
+    Args:
+        directory: of the checkpoint, the same for all.
+        policy: whose configuration and tokenizer go with the weights.
+        trained: the model whose weights are written.
+        tensors: what else a training continues from, sharded over the ranks, by name.
+        state: plain numbers and names, the same on all ranks.
+        ranks: that write.
     """
-    partial = directory.with_name(partial_name(directory))
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        policy.save(partial)
-        torch.save(state, partial / STATE)
+    partial = partial_path(directory)
+
+    def finish() -> None:
+        write_json(partial / STATE, state)
         files = sorted(path for path in partial.rglob("*") if path.is_file())
-        write_manifest(partial, {str(f.relative_to(partial)): fingerprint(f) for f in files})
-        complete(partial, directory)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise write_error(directory, error) from error
+        sizes = {str(f.relative_to(partial)): {"bytes": f.stat().st_size} for f in files}
+        write_json(partial / MANIFEST, sizes)
+        put_in_place(partial, directory)
+
+    try:
+        ranks.on_first(lambda: shutil.rmtree(partial, ignore_errors=True))
+        ranks.on_first(lambda: (partial / TRAINER).mkdir(parents=True))
+        policy.save(partial, trained, ranks)
+        if tensors:
+            with _without_warning():
+                save(dict(tensors), checkpoint_id=partial / TRAINER)
+        ranks.on_first(finish)
+    except _ERRORS as error:
+        if ranks.first:
+            shutil.rmtree(partial, ignore_errors=True)
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(
+            f"cannot write the checkpoint {directory}: {reason[0]}; earlier checkpoints are "
+            "untouched. Is the disk full, or a quota? Lower --keep-checkpoints if there are several"
+        ) from error
 
 
-def partial_name(directory: Path) -> str:
-    """Name of the neighbour that a checkpoint is written to; no listing shows it."""
-    return f".{directory.name}.partial"
+def load_state(directory: Path) -> dict[str, Any]:
+    """The state of a checkpoint, after a check that its files are whole."""
+    if (directory / _OLD_STATE).exists():
+        raise CheckpointError(
+            f"{directory} was written by an earlier version of cleaner-rl and cannot be resumed; "
+            f"start a new run from its weights with --model {directory}"
+        )
+    verify_checkpoint(directory)
+    state: dict[str, Any] = json.loads((directory / STATE).read_text(encoding="utf-8"))
+    return state
 
 
-def write_manifest(partial: Path, entries: Mapping[str, Any]) -> None:
-    """Write what ``fingerprint`` gave for each file."""
-    (partial / MANIFEST).write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+def load_tensors(directory: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Fill tensors, sharded or whole, with what a checkpoint holds under their names.
 
-
-def complete(partial: Path, directory: Path) -> None:
-    """Give a directory whose files are all written its name."""
-    for file in partial.rglob("*"):
-        if file.is_file():
-            _sync(file)
-    shutil.rmtree(directory, ignore_errors=True)
-    os.replace(partial, directory)
-    _sync(directory.parent)
-
-
-def write_error(directory: Path, error: BaseException) -> CheckpointError:
-    """Why a checkpoint could not be written, in a sentence."""
-    reason = str(error).strip().splitlines() or [type(error).__name__]
-    return CheckpointError(
-        f"cannot write the checkpoint {directory}: {reason[0]}; earlier checkpoints are untouched. "
-        "Is the disk full, or a quota? Lower --keep-checkpoints if there are several"
-    )
+    In a process group all ranks take part. Without one, a process reads everything alone.
+    """
+    if not tensors:
+        return
+    try:
+        with _without_warning():
+            load(dict(tensors), checkpoint_id=directory / TRAINER)
+    except _ERRORS as error:
+        raise CheckpointError(
+            f"cannot continue from {directory}: {error}; was it written by a run of the same model "
+            "and --lora-rank?"
+        ) from error
 
 
 def remove_checkpoint(directory: Path) -> None:
     """Remove a checkpoint. It is no checkpoint any more before its first file is gone."""
-    gone = directory.with_name(partial_name(directory))
+    gone = partial_path(directory)
     shutil.rmtree(gone, ignore_errors=True)
     try:
         os.replace(directory, gone)
@@ -85,46 +128,26 @@ def remove_checkpoint(directory: Path) -> None:
 
 def remove_partial(checkpoints: Path) -> None:
     """Remove what a killed process left of a checkpoint that it was writing or removing."""
-    for partial in checkpoints.glob(partial_name(Path("step-*"))):
+    for partial in checkpoints.glob(partial_path(Path("step-*")).name):
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def load_state(directory: Path, rank: int = 0, ranks: int = 1) -> dict[str, Any]:
-    """The trainer's state of a checkpoint, after a check that its files are whole.
-
-    Args:
-        directory: of the checkpoint.
-        rank: of this process, which looks at its share of the files.
-        ranks: processes that share the files.
-
-    Raises:
-        CheckpointError: a file is missing, cut short or changed.
-    """
-    verify_checkpoint(directory, rank, ranks)
-    state: dict[str, Any] = torch.load(directory / STATE, map_location="cpu", weights_only=True)
-    return state
-
-
-def verify_checkpoint(directory: Path, rank: int = 0, ranks: int = 1) -> None:
-    """Compare every file, or a process's share of them, with the manifest.
-
-    Raises:
-        CheckpointError: a file is missing, cut short or changed.
-    """
+def verify_checkpoint(directory: Path) -> None:
+    """Compare the size of every file with the manifest."""
     try:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{directory} is no complete checkpoint ({error}); {_remedy(directory)}"
         ) from error
-    for name, expected in list(manifest.items())[rank::ranks]:
+    for name, expected in manifest.items():
         file = directory / name
         if not file.is_file():
             raise CheckpointError(f"{file} is missing; {_remedy(directory)}")
-        if fingerprint(file) != expected:
+        if (size := file.stat().st_size) != expected["bytes"]:
             raise CheckpointError(
-                f"{file} is damaged: it has {file.stat().st_size} bytes, {expected['bytes']} were "
-                f"written; {_remedy(directory)}"
+                f"{file} is damaged: it has {size} bytes, {expected['bytes']} were written; "
+                f"{_remedy(directory)}"
             )
 
 
@@ -140,16 +163,9 @@ def list_checkpoints(directory: Path) -> list[Path]:
     return sorted(directory.glob("step-*"))
 
 
-def fingerprint(file: Path) -> dict[str, Any]:
-    """Size and hash of a file."""
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "blake2b").hexdigest()
-    return {"bytes": file.stat().st_size, "blake2b": digest}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+@contextmanager
+def _without_warning() -> Iterator[None]:
+    """torch tells a process without others that it is alone."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        yield

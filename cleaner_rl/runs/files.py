@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,34 @@ def write_whole(path: Path, data: str | bytes) -> None:
     partial = partial_path(path)
     partial.write_bytes(data if isinstance(data, bytes) else data.encode("utf-8"))
     os.replace(partial, path)
+
+
+@contextmanager
+def whole_directory(directory: Path) -> Iterator[Path]:
+    """A directory to fill in the block, at whose end it takes the name, whole or not at all."""
+    partial = partial_path(directory)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        put_in_place(partial, directory)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def put_in_place(partial: Path, directory: Path) -> None:
+    """Give a directory whose files are all written its name; what had the name is removed."""
+    for file in partial.rglob("*"):
+        if file.is_file():
+            _sync(file)
+    replaced = directory.with_name(f".{directory.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if directory.exists():
+        os.replace(directory, replaced)
+    os.replace(partial, directory)
+    _sync(directory.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -67,3 +97,11 @@ def read_rows(path: Path, mend: bool = False) -> Iterator[Row]:
             yield row
     if mend and whole < path.stat().st_size:
         os.truncate(path, whole)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -12,71 +12,55 @@ report.md, *.png     what came out
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from cleaner_env.episode import Episode
 from cleaner_env.episode_io import write_episodes
 from cleaner_rl.config import TrainConfig
-from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.errors import CheckpointError
+from cleaner_rl.learner.update import Updater
 from cleaner_rl.models.policy import Policy
 from cleaner_rl.runs.checkpoint import (
     list_checkpoints,
-    load_state,
     remove_checkpoint,
     remove_partial,
     save_checkpoint,
 )
 from cleaner_rl.runs.evaluations import MODES, evaluated_steps, forget_evaluations, summary_path
 from cleaner_rl.runs.files import append_row, read_json, read_rows, write_json, write_whole
-from cleaner_rl.runs.sharded_checkpoint import save_sharded_checkpoint
 
+CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """One run's directory.
-
-    Attributes:
-        path: of the directory.
-    """
+    """One run's directory."""
 
     path: Path
 
     @classmethod
     def create(cls, path: Path, config: TrainConfig) -> RunDirectory:
-        """Begin a run there.
-
-        Raises:
-            CheckpointError: the directory cannot be written, or holds something already.
-        """
+        """Begin a run there."""
         cls.require_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             (path / "episodes").mkdir()
             (path / "checkpoints").mkdir()
-            run = cls(path)
-            run.save_config(config)
+            write_json(path / CONFIG, asdict(config))
         except OSError as error:
             raise CheckpointError(
                 f"cannot write the run directory {path}: {error}; choose another with --run-dir"
             ) from error
-        return run
+        return cls(path)
 
     @staticmethod
     def require_free(path: Path) -> None:
-        """Check that nothing lies there yet.
-
-        Raises:
-            CheckpointError: the directory holds something, or the path is a file.
-        """
+        """Check that nothing lies there yet."""
         if (path / "checkpoints").is_dir() and not list_checkpoints(path / "checkpoints"):
             raise CheckpointError(
                 f"the run in {path} ended before its first checkpoint and cannot be continued; "
@@ -92,92 +76,67 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
-        """An existing run.
-
-        Raises:
-            CheckpointError: there is no run in that directory, or it has no checkpoint yet.
-        """
-        if not (path / "config.json").is_file():
+        """An existing run that has a checkpoint."""
+        if not (path / CONFIG).is_file():
             raise CheckpointError(
                 f"there is no run in {path} (no config.json); name the directory of a run, such as "
                 "runs/tiny-..."
             )
         run = cls(path)
-        if not run.has_checkpoint:
+        if not run.list_checkpoints():
             raise CheckpointError(
                 f"the run in {path} ended before its first checkpoint; remove it and start it again"
             )
         return run
 
-    def save_config(self, config: TrainConfig) -> None:
-        """Write every setting."""
-        self.write_json("config.json", asdict(config))
+    def list_checkpoints(self) -> list[Path]:
+        """Its checkpoints, oldest first."""
+        return list_checkpoints(self.path / "checkpoints")
 
-    @property
-    def checkpoints(self) -> Path:
-        """Where checkpoints lie."""
-        return self.path / "checkpoints"
-
-    @property
-    def has_checkpoint(self) -> bool:
-        """Whether the run can be resumed."""
-        return bool(list_checkpoints(self.checkpoints))
-
-    def latest_checkpoint(self) -> Path:
-        """The newest checkpoint."""
-        return list_checkpoints(self.checkpoints)[-1]
-
-    def load_latest(self, ranks: Ranks) -> tuple[Path, dict[str, Any]]:
-        """The newest checkpoint's directory and the trainer's state in it.
-
-        Each rank looks whether some of the files are whole, so all have to call it together.
-
-        Raises:
-            CheckpointError: it is damaged.
-        """
-        latest = self.latest_checkpoint()
-        return latest, load_state(latest, ranks.rank, ranks.size)
-
-    def save(self, step: int, policy: Policy, state: dict[str, Any], keep: int) -> Path:
-        """Write the checkpoint of a step and remove the oldest ones beyond ``keep``."""
-        directory = self.checkpoints / f"step-{step:06d}"
-        save_checkpoint(directory, policy, {**state, "step": step})
-        self._remove_all_but(keep)
-        return directory
-
-    def save_shards(
+    def save(
         self,
         step: int,
         policy: Policy,
-        tensors: Mapping[str, Tensor],
-        state: dict[str, Any],
+        updater: Updater,
+        base: str,
         keep: int,
-        ranks: Ranks,
-    ) -> Path:
-        """The same from all ranks at once, each with its part of ``tensors``."""
-        directory = self.checkpoints / f"step-{step:06d}"
-        save_sharded_checkpoint(directory, policy, tensors, {**state, "step": step}, ranks)
-        ranks.on_first(lambda: self._remove_all_but(keep))
-        return directory
+    ) -> None:
+        """Write the checkpoint of a step and remove the oldest ones beyond ``keep``.
 
-    def _remove_all_but(self, keep: int) -> None:
-        for old in list_checkpoints(self.checkpoints)[: -max(keep, 1)]:
-            remove_checkpoint(old)
+        All ranks take part.
+
+        Args:
+            step: the last one done.
+            policy: whose configuration and tokenizer are written.
+            updater: of the model that is written.
+            base: fingerprint of the weights that a KL term or LoRA adapters refer to.
+            keep: how many checkpoints, at least 1.
+        """
+        directory = self.path / "checkpoints" / f"step-{step:06d}"
+        state = {"step": step, "base": base, "updater": updater.state()}
+        save_checkpoint(directory, policy, updater.model, updater.tensors(), state, updater.ranks)
+
+        def remove_oldest() -> None:
+            for old in self.list_checkpoints()[:-keep]:
+                remove_checkpoint(old)
+
+        updater.ranks.on_first(remove_oldest)
 
     def log_metrics(self, metrics: dict[str, Any]) -> None:
-        """Append one step's metrics.
-
-        Raises:
-            CheckpointError: they cannot be written.
-        """
+        """Append one step's metrics."""
         file = self.path / METRICS
         with _writing(file):
             append_row(file, metrics)
 
+    def rewind(self, config: TrainConfig, step: int) -> None:
+        """Go on from a checkpoint with these settings."""
+        self.write_json(CONFIG, asdict(config))
+        self.forget_after(step)
+
     def forget_after(self, step: int) -> None:
         """Drop what comes after a checkpoint: metrics and episodes of steps that will be played
         again, and what a killed process left behind."""
-        remove_partial(self.checkpoints)
+        remove_partial(self.path / "checkpoints")
         forget_evaluations(self.path, step)
         kept = [row for row in read_metrics(self.path) if row["step"] <= step]
         write_whole(self.path / METRICS, "".join(json.dumps(row) + "\n" for row in kept))
@@ -186,11 +145,7 @@ class RunDirectory:
                 episodes.unlink()
 
     def log_episodes(self, step: int, episodes: Iterable[Episode]) -> None:
-        """Write some episodes of a step.
-
-        Raises:
-            CheckpointError: they cannot be written.
-        """
+        """Write some episodes of a step."""
         logged = list(episodes)
         if logged:
             file = self.path / "episodes" / f"step-{step:06d}.jsonl"
@@ -198,11 +153,7 @@ class RunDirectory:
                 write_episodes(file, logged)
 
     def write_json(self, name: str, data: Any) -> None:
-        """Write a JSON file, whole or not at all.
-
-        Raises:
-            CheckpointError: it cannot be written.
-        """
+        """Write a JSON file, whole or not at all."""
         with _writing(self.path / name):
             write_json(self.path / name, data)
 

@@ -106,10 +106,10 @@ def test_resuming_forgets_steps_after_the_checkpoint(run, tmp_path):
 def test_resuming_from_a_truncated_checkpoint_is_refused(tmp_path):
     run = tmp_path / "run"
     assert train(run, "--steps", "1") == 0
-    file = run / "checkpoints" / "step-000001" / "trainer_state.pt"
-    file.write_bytes(file.read_bytes()[:100])
+    file = run / "checkpoints" / "step-000001" / "trainer" / "state.json"
+    file.write_bytes(file.read_bytes()[:20])
     before = sorted(p.name for p in run.rglob("*"))
-    with pytest.raises(CheckpointError, match=r"trainer_state\.pt is damaged"):
+    with pytest.raises(CheckpointError, match=r"state\.json is damaged"):
         main(["--resume", str(run), "--steps", "2"])
     assert sorted(p.name for p in run.rglob("*")) == before
 

@@ -9,10 +9,7 @@ import torch
 import trainings
 from safetensors.torch import load_file
 
-from cleaner_rl import export
 from cleaner_rl.distributed.ranks import Ranks, partition
-from cleaner_rl.errors import PolicyError
-from cleaner_rl.models.policy import load_policy
 from cleaner_rl.runs.evaluations import MODES, read_evaluation
 
 TIMED = {"tokens_per_second", "sample_seconds", "step_seconds", "sandbox_faults"}
@@ -49,9 +46,9 @@ def metrics(run):
     return [{k: v for k, v in json.loads(line).items() if k not in TIMED} for line in lines]
 
 
-def weights(run, out):
-    export.main([str(run), "--out", str(out)])
-    return load_file(out / "model.safetensors")
+def weights(run):
+    (checkpoint,) = sorted(run.glob("checkpoints/step-*"))[-1:]
+    return load_file(checkpoint / "model.safetensors")
 
 
 def same(rows, others):
@@ -65,17 +62,26 @@ def test_two_processes_learn_what_one_learns_and_resume_each_others_runs(train, 
     one, mixed = tmp_path / "one", tmp_path / "mixed"
     assert train("one", 1, 3) == [0]
     assert train("mixed", 2, 1) == [0, 0]
-    checkpoint = mixed / "checkpoints" / "step-000001"
-    assert not (checkpoint / "model.safetensors").exists()
-    with pytest.raises(PolicyError, match=r"python -m cleaner_rl\.export .*mixed"):
-        load_policy(str(checkpoint), "cpu")
     assert train("mixed", 1, 2, resume=True) == [0]
     assert train("mixed", 2, 3, resume=True) == [0, 0]
 
     assert all(row["grad_norm"] > 0.1 for row in metrics(one))
     same(metrics(mixed), metrics(one))
+    torch.testing.assert_close(weights(mixed), weights(one), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("more", [(), ("--lora-rank", "4", "--loss", "grpo")])
+def test_any_number_of_ranks_continues_from_any_other_with_a_kl_term(train, tmp_path, more):
+    if "--lora-rank" in more:
+        pytest.importorskip("peft", reason="the extra cleaner-rl[lora] is not installed")
+    more = ("--kl-coefficient", "0.1", *more)
+    assert train("one", 1, 4, more=more) == [0]
+    for steps, ranks in enumerate((1, 2, 3, 1), start=1):
+        assert train("mixed", ranks, steps, more=more, resume=steps > 1) == [0] * ranks
+    same(metrics(tmp_path / "mixed"), metrics(tmp_path / "one"))
     torch.testing.assert_close(
-        weights(mixed, tmp_path / "b"), weights(one, tmp_path / "a"), rtol=1e-3, atol=1e-4
+        weights(tmp_path / "mixed"), weights(tmp_path / "one"), rtol=1e-3, atol=1e-4
     )
 
 

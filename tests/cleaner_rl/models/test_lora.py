@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from cleaner_rl.errors import CheckpointError, PolicyError
@@ -16,9 +17,10 @@ from cleaner_rl.models.lora import (
     adapters_off,
     add_lora,
     has_lora,
-    merged_state,
-    require_same_base,
 )
+from cleaner_rl.models.policy import load_policy
+from cleaner_rl.models.weights import plain_weights
+from cleaner_rl.runs.checkpoint import load_tensors, save_checkpoint
 from cleaner_rl.train import main
 
 pytest.importorskip("peft", reason="the extra cleaner-rl[lora] is not installed")
@@ -56,7 +58,7 @@ def test_what_is_saved_is_a_plain_model_of_the_same_numbers(adapted, samples, tm
     adapted.save(tmp_path)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     assert not has_lora(plain)
-    assert {name for name, _ in plain.named_parameters()} <= set(merged_state(adapted.model))
+    assert {name for name, _ in plain.named_parameters()} <= set(plain_weights(adapted.model))
     row = Pack.of(samples)
     torch.testing.assert_close(
         token_logprobs(plain, row)[0], token_logprobs(adapted.model, row)[0], rtol=1e-4, atol=1e-4
@@ -90,34 +92,45 @@ def test_state_continues_the_updates_exactly(toy_policy, samples):
     base = copy.deepcopy(toy_policy.model)
     add_lora(toy_policy.model, rank=4, alpha=8.0)
     updater, _ = trained(toy_policy, samples)
-    state = copy.deepcopy(updater.state())
+    state, tensors = copy.deepcopy((updater.state(), updater.tensors()))
     updater.update([samples])
     add_lora(base, rank=4, alpha=8.0)
     resumed = Updater(base, UpdateConfig(learning_rate=1e-2, warmup_steps=0))
     resumed.load_state(state)
+    for name, tensor in resumed.tensors().items():
+        tensor.copy_(tensors[name])
     resumed.update([samples])
     expected, got = adapter_state(toy_policy.model), adapter_state(base)
     assert all(torch.equal(expected[name], got[name]) for name in expected)
 
 
-def test_adapters_of_another_rank_are_refused(toy_policy, samples):
+def test_adapters_of_another_rank_are_refused(toy_policy, tmp_path):
     base = copy.deepcopy(toy_policy.model)
     add_lora(toy_policy.model, rank=4, alpha=8.0)
+    saved = Updater(toy_policy.model, UpdateConfig())
+    save_checkpoint(
+        tmp_path / "step-000001", toy_policy, saved.model, saved.tensors(), {}, saved.ranks
+    )
     add_lora(base, rank=2, alpha=8.0)
-    updater = Updater(base, UpdateConfig())
     with pytest.raises(CheckpointError, match="--lora-rank"):
-        updater.load_state({**updater.state(), "adapter": adapter_state(toy_policy.model)})
+        load_tensors(tmp_path / "step-000001", Updater(base, UpdateConfig()).tensors())
 
 
-def test_a_changed_base_is_noticed(adapted, samples, tmp_path):
-    trained(adapted, samples)
-    adapted.save(tmp_path)
-    require_same_base(adapted.model, tmp_path)
+def test_a_changed_base_is_noticed(tmp_path, toy_policy):
+    toy_policy.save(tmp_path / "model")
+    run = tmp_path / "run"
+    arguments = [
+        *("--model", str(tmp_path / "model"), "--system-prompt", "none", "--steps", "1"),
+        *("--prompts", "1", "--minibatch-prompts", "1", "--group-size", "2", "--eval-tasks", "0"),
+        *("--max-turn-tokens", "4", "--max-response-tokens", "8", "--lora-rank", "2"),
+    ]
+    assert main(["--run-dir", str(run), *arguments]) == 0
     with torch.no_grad():
-        for parameter in adapted.model.parameters():
+        for parameter in toy_policy.model.parameters():
             parameter.mul_(1.01)
-    with pytest.raises(CheckpointError, match="has changed"):
-        require_same_base(adapted.model, tmp_path)
+    toy_policy.save(tmp_path / "model")
+    with pytest.raises(CheckpointError, match=r"model'.*its adapters\), has changed since"):
+        main(["--resume", str(run), "--steps", "2"])
 
 
 def test_without_peft_the_remedy_is_named(toy_policy, monkeypatch):
@@ -143,8 +156,12 @@ def test_a_run_with_lora_resumes_to_the_bit(tmp_path, toy_policy, monkeypatch):
         assert main(arguments) == 0
 
     def checkpoint(name):
-        path = tmp_path / name / "checkpoints" / "step-000002" / "trainer_state.pt"
-        return torch.load(path, weights_only=True)["updater"]["adapter"]
+        directory = tmp_path / name / "checkpoints" / "step-000002"
+        policy = load_policy(str(tmp_path / "model"), "cpu")
+        add_lora(policy.model, rank=4, alpha=8.0)
+        adapters = {name: p.detach() for name, p in adapter_state(policy.model).items()}
+        load_tensors(directory, adapters)
+        return adapters | load_file(directory / "model.safetensors")
 
     run("whole", 2)
     run("resumed", 1)

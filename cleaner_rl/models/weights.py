@@ -1,0 +1,64 @@
+"""Weights: a model's tensors as the safetensors files of a plain Hugging Face directory."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cleaner_rl.distributed.fsdp import whole
+from cleaner_rl.distributed.ranks import Ranks
+from cleaner_rl.models.lora import adapted_layers
+
+FILE_BYTES = 4 * 1024**3
+"""Largest file; a tensor that is larger has a file of its own."""
+_INDEX = "model.safetensors.index.json"
+
+
+@torch.no_grad()
+def save_weights(directory: Path, model: Any, ranks: Ranks) -> None:
+    """Write the weights of the plain model that computes the same: LoRA adapters are merged.
+
+    All ranks take part. Sharded weights are gathered one at a time, and the first rank holds those
+    of a single file.
+    """
+    layers = adapted_layers(model)
+    weights = plain_weights(model)
+    sizes = {n: torch.empty(w.shape, dtype=w.dtype, device="meta") for n, w in weights.items()}
+    plan = split_torch_state_dict_into_shards(sizes, max_shard_size=FILE_BYTES)
+    for file, names in plan.filename_to_tensors.items():
+        held = {}
+        for name in names:
+            weight = weights[name]
+            if (layer := layers.get(name.removesuffix(".weight"))) is not None:
+                weight = weight + sum(layer.get_delta_weight(a) for a in layer.lora_A)
+            gathered = whole(weight).contiguous()
+            if ranks.first:
+                held[name] = gathered.cpu()
+        ranks.on_first(partial(_write, directory / file, held))
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        text = json.dumps(index, indent=2)
+        ranks.on_first(lambda: (directory / _INDEX).write_text(text, encoding="utf-8"))
+
+
+def plain_weights(model: Any) -> dict[str, Tensor]:
+    """Parameters and buffers without adapters, by the names in a plain model; tied ones once."""
+    seen: set[int] = set()
+    weights = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if ".lora_" not in name and id(tensor) not in seen:
+            seen.add(id(tensor))
+            weights[name.replace(".base_layer.", ".")] = tensor.detach()
+    return weights
+
+
+def _write(file: Path, tensors: dict[str, Tensor]) -> None:
+    save_file(tensors, file, metadata={"format": "pt"})
+    file.chmod(0o644)  # safetensors writes files that only their owner can read
