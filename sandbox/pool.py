@@ -10,7 +10,6 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from importlib.util import find_spec
-from types import TracebackType
 from typing import Self
 
 from .errors import IsolationUnavailable, SandboxError, WorkerFault
@@ -221,12 +220,7 @@ class Sandbox:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _first_worker(self, allow_weak: bool) -> Worker:
