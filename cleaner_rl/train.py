@@ -45,8 +45,8 @@ def train(trainer: Trainer, progress: TrainingProgress, logger: MetricLogger) ->
     config, rollout, ranks = trainer.config, trainer.rollout, trainer.ranks
     with Interrupt() as interrupt, ranks.guarded(interrupt):
         try:
-            evaluate_once(trainer, progress, "before")
             evaluate_if_due(trainer, progress)
+            evaluate_once(trainer, progress, "before")
             for step in range(trainer.step + 1, config.steps + 1):
                 began = time.monotonic()
                 played, kept, skipped = play_step(trainer, step, progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cleaner_env.completion import Completion
@@ -18,6 +18,7 @@ from cleaner_rl.eval.evaluate import episode_row, evaluation_jobs
 from cleaner_rl.eval.journal import EvalJournal
 from cleaner_rl.eval.summary import summarize, table
 from cleaner_rl.inference.sampler import Sampler
+from cleaner_rl.models.memory import exhaustion_said
 from cleaner_rl.models.policy import load_policy
 from cleaner_rl.rollout.endpoint import EndpointConfig, EndpointRollout, Usage
 from cleaner_rl.rollout.rollout import Rollout
@@ -49,11 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tasks(config: EvalConfig) -> list[Task]:
-    """The held-out problems.
-
-    Raises:
-        UserError: there is no such source, or it cannot be read.
-    """
+    """The held-out problems."""
     try:
         source = load_tasks(config.tasks, "test", config.seed)
     except ValueError as error:
@@ -68,99 +65,84 @@ def _tasks(config: EvalConfig) -> list[Task]:
 
 def _open_journal(config: EvalConfig) -> EvalJournal:
     if config.resume:
-        journal = EvalJournal.resume(Path(config.resume))
-        journal.note_settings(config.settings())
-        return journal
+        return EvalJournal.resume(Path(config.resume), config.settings())
     return EvalJournal.begin(Path(config.out), config.settings()) if config.out else EvalJournal()
 
 
 def _play(
     config: EvalConfig, tasks: Sequence[Task], journal: EvalJournal, interrupt: Interrupt
 ) -> None:
-    """Play what is not in the journal yet.
-
-    Raises:
-        UserError: the model, the sandbox or the endpoint cannot be used.
-    """
+    """Play what is not in the journal yet."""
     jobs = evaluation_jobs(tasks, config.samples, config.seed)
-    if all((mode, job.index) in journal.rows for mode in config.modes for job in jobs):
+    if len(journal.rows) == len(jobs) * len(config.modes):
         return
-    play = _endpoint_player(config) if config.endpoint else _local_player(config, journal)
+    play = _endpoint_player(config, journal) if config.endpoint else _player(config, journal)
     for mode in config.modes:
         left = [job for job in jobs if (mode, job.index) not in journal.rows]
         if left:
-            play(_Recorder(mode, left, len(jobs), config.samples, journal, interrupt))
+            progress = CountProgress(f"episodes, rollback {mode}", len(jobs), sys.stderr)
+            done = len(jobs) - len(left)
+            journal.start_clock()
+            play(left, _Recorder(mode, config.samples, journal, interrupt, progress, done))
 
 
+@dataclass(slots=True)
 class _Recorder:
-    """The episodes of a mode that are to be played; writes down what comes of them."""
+    """Saves what comes of a mode's episodes; a signal waits until a row is written."""
 
-    def __init__(
-        self,
-        mode: str,
-        jobs: Sequence[Job],
-        total: int,
-        samples: int,
-        journal: EvalJournal,
-        interrupt: Interrupt,
-    ) -> None:
-        self.mode = mode
-        self.jobs = jobs
-        self.journal = journal
-        self.done = total - len(jobs)
-        self._samples = samples
-        self._interrupt = interrupt
-        self._progress = CountProgress(f"episodes, rollback {mode}", total, sys.stderr)
-        journal.start_clock()
+    mode: str
+    samples: int
+    journal: EvalJournal
+    interrupt: Interrupt
+    progress: CountProgress
+    done: int
 
     def turn(self, job: Job, turn: Completion, usage: Usage | None = None) -> None:
         """A turn was sampled."""
-        with self._interrupt.protected():
+        with self.interrupt.protected():
             self.journal.add_turn(self.mode, job.index, turn, usage)
 
     def episode(self, played: FinishedEpisode, usage: Usage | None = None) -> None:
-        """A faulted episode is not written down: it may be tried again."""
-        with self._interrupt.protected():
+        """An episode ended; a faulted one is not saved, so that it may be tried again."""
+        with self.interrupt.protected():
             if not played.episode.faulted:
-                row = episode_row(played, self._samples)
+                row = episode_row(played, self.samples)
                 if usage is not None:
                     row["usage"] = asdict(usage)
                 self.journal.add_episode(self.mode, row)
         self.done += 1
-        self._progress.show(self.done)
+        self.progress.show(self.done)
 
 
-_Player = Callable[[_Recorder], None]
+_Player = Callable[[Sequence[Job], _Recorder], None]
 
 
-def _local_player(config: EvalConfig, journal: EvalJournal) -> _Player:
+def _player(config: EvalConfig, journal: EvalJournal) -> _Player:
     """Plays with a policy that is loaded here."""
     policy = load_policy(config.model, config.device)
     journal.identify("model", weights_fingerprint(policy.model))
 
-    def play(recorder: _Recorder) -> None:
-        jobs = [
-            replace(job, turns=journal.turns(recorder.mode, job.index, policy.decode))
-            for job in recorder.jobs
-        ]
-        at_once = min(config.sample_batch, len(jobs))
-        sampler = Sampler(
-            policy,
-            config.temperature,
-            config.top_p,
-            at_once,
-            dtype=config.dtype,
-            top_k=config.top_k,
-            cache_tokens=config.cache_tokens,
-        )
-        with Rollout(policy, sampler, config.rollout(recorder.mode)) as rollout:
-            for played in rollout.stream(jobs, at_once, recorder.turn):
-                recorder.episode(played)
+    def play(jobs: Sequence[Job], recorder: _Recorder) -> None:
+        mode, at_once = recorder.mode, min(config.sample_batch, len(jobs))
+        jobs = [replace(job, turns=journal.turns(mode, job.index, policy.decode)) for job in jobs]
+        with exhaustion_said("sampling", policy.device):
+            sampler = Sampler(
+                policy,
+                config.temperature,
+                config.top_p,
+                at_once,
+                dtype=config.dtype,
+                top_k=config.top_k,
+                cache_tokens=config.cache_tokens,
+            )
+            with Rollout(policy, sampler, config.rollout(mode)) as rollout:
+                for played in rollout.stream(jobs, at_once, recorder.turn):
+                    recorder.episode(played)
 
     return play
 
 
-def _endpoint_player(config: EvalConfig) -> _Player:
+def _endpoint_player(config: EvalConfig, journal: EvalJournal) -> _Player:
     """Plays with a model on a server."""
     endpoint = EndpointConfig(
         url=config.endpoint,
@@ -172,13 +154,12 @@ def _endpoint_player(config: EvalConfig) -> _Player:
         retries=config.request_retries,
     )
 
-    def play(recorder: _Recorder) -> None:
-        mode, journal = recorder.mode, recorder.journal
-        jobs = [replace(job, turns=journal.turns(mode, job.index, None)) for job in recorder.jobs]
+    def play(jobs: Sequence[Job], recorder: _Recorder) -> None:
+        mode = recorder.mode
+        jobs = [replace(job, turns=journal.turns(mode, job.index)) for job in jobs]
         spent = {job.index: journal.usage(mode, job.index) for job in jobs}
-        rollout = EndpointRollout(
-            endpoint, config.rollout(mode), config.concurrency, config.tool_role
-        )
+        settings = config.rollout(mode)
+        rollout = EndpointRollout(endpoint, settings, config.concurrency, config.tool_role)
         rollout.play(jobs, spent, recorder.turn, recorder.episode)
 
     return play

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -254,8 +254,3 @@ def episode_row(played: FinishedEpisode, samples: int) -> dict[str, Any]:
         "seconds": round(played.seconds, 3),
         "episode": episode_to_dict(played.episode),
     }
-
-
-def without_rollback(config: EpisodeConfig) -> EpisodeConfig:
-    """The same episodes with SAAR off."""
-    return replace(config, rollback=False)

@@ -1,9 +1,9 @@
-"""HeldOut: a run's evaluations: before and after training, and at fixed steps."""
+"""A run's evaluations on held-out tasks: before and after training, and at fixed steps."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,11 @@ from cleaner_env.task import Task
 from cleaner_env.tasks.load import first_tasks
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.distributed.ranks import Ranks
-from cleaner_rl.eval.evaluate import Evaluation, evaluate, without_rollback
+from cleaner_rl.eval.evaluate import Evaluation, evaluate
 from cleaner_rl.models.policy import Policy
 from cleaner_rl.rollout.environment import EpisodeConfig
 from cleaner_rl.runs.evaluations import (
     MODES,
-    Row,
     evaluated_steps,
     read_evaluation,
     write_evaluation,
@@ -27,57 +26,46 @@ from cleaner_rl.runs.progress import TrainingProgress
 from cleaner_rl.trainer import Trainer, load_source
 
 
-def evaluate_if_due(trainer: Trainer, progress: TrainingProgress) -> dict[str, Evaluation]:
+def evaluate_if_due(trainer: Trainer, progress: TrainingProgress) -> None:
     """Evaluate the policy of the trainer's step where ``config.eval_every`` asks for it.
 
     The state is saved first, so that nothing after an evaluation's policy can be lost. Episodes are
-    drawn from a random stream of their own. An evaluation that is there already is read back.
-
-    Returns:
-        The evaluations by mode, ``off`` and ``on``; none where none is due, and on other ranks
-        than the first.
-
-    Raises:
-        OutageError: faults of the sandbox spoilt too many episodes.
-        CheckpointError: they cannot be written.
+    drawn from a random stream of their own. A step that was evaluated already is not again.
     """
     config, path, step, ranks = trainer.config, trainer.run.path, trainer.step, trainer.ranks
-    if not is_due(config, step):
-        return {}
-    if ranks.on_first(lambda: step not in evaluated_steps(path)):
+    if is_due(config, step) and ranks.on_first(lambda: step not in evaluated_steps(path)):
         trainer.save()
         evaluate_step(trainer.policy, config, path, step, progress, ranks)
-    if not ranks.first:
-        return {}
-    rows = {mode: read_evaluation(path, step, mode) for mode in MODES}
-    return {mode: Evaluation.of(rows[mode], config.eval_samples, config.seed) for mode in MODES}
 
 
 def evaluate_once(trainer: Trainer, progress: TrainingProgress, when: str) -> None:
-    """The evaluation ``before`` or ``after`` training, rollback off, unless the run has it."""
-    config, run, ranks = trainer.config, trainer.run, trainer.ranks
-    name, label = f"evaluation-{when}.json", f"evaluating {when}"
-    evaluations = evaluate_if_due(trainer, progress)
+    """The evaluation ``before`` or ``after`` training, rollback off, unless the run has it.
+
+    Where ``evaluate_if_due`` has just evaluated the step, this is what it found.
+    """
+    config, run, step, ranks = trainer.config, trainer.run, trainer.step, trainer.ranks
+    name = f"evaluation-{when}.json"
 
     def wanted() -> bool:
         known = run.read_json(name)
-        done = known is not None and (when == "before" or known["step"] == trainer.step)
+        done = known is not None and (when == "before" or known["step"] == step)
         return config.eval_tasks > 0 and not done
 
     if not ranks.on_first(wanted):
         return
-    if is_due(config, trainer.step):
-        result = evaluations.get("off")
-    else:
-        rollout, show = without_rollback(config.rollout()), partial(progress.phase, label)
-        result = _play(trainer.policy, config, rollout, show, ranks)
+    played = None
+    if not is_due(config, step):
+        settings = replace(config.rollout(), rollback=False)
+        played = _play(trainer.policy, config, settings, progress, f"evaluating {when}", ranks)
 
-    def note() -> None:
-        assert result is not None
-        run.write_json(name, {"step": trainer.step, **result.summary()})
+    def record() -> None:
+        result = played or Evaluation.of(
+            read_evaluation(run.path, step, "off"), config.eval_samples, config.seed
+        )
+        run.write_json(name, {"step": step, **result.summary()})
         progress.say(_line(f"held-out {when}, rollback off", result))
 
-    ranks.on_first(note)
+    ranks.on_first(record)
 
 
 def is_due(config: TrainConfig, step: int) -> bool:
@@ -85,7 +73,44 @@ def is_due(config: TrainConfig, step: int) -> bool:
     return config.eval_every > 0 and (step % config.eval_every == 0 or step == config.steps)
 
 
-def rollout_of(config: TrainConfig, mode: str) -> EpisodeConfig:
+def held_out_tasks(config: TrainConfig) -> list[Task]:
+    """The problems of a run's evaluations."""
+    return first_tasks(load_source(config, "test"), config.eval_tasks)
+
+
+def evaluate_step(
+    policy: Policy,
+    config: TrainConfig,
+    path: Path,
+    step: int,
+    progress: TrainingProgress,
+    ranks: Ranks | None = None,
+) -> None:
+    """Evaluate the policy of a step with rollback off and on, and write episodes and figures.
+
+    Args:
+        policy: of that step.
+        config: of the run.
+        path: of the run's directory.
+        step: which the files are named after.
+        progress: told how far it is.
+        ranks: play together; the first one writes.
+    """
+    ranks = ranks or Ranks()
+    rows: dict[str, Sequence[Mapping[str, Any]]] = {}
+    summary: dict[str, Any] = {"step": step}
+    for mode in MODES:
+        began = time.monotonic()
+        label = f"evaluating step {step}, rollback {mode}"
+        result = _play(policy, config, _episodes(config, mode), progress, label, ranks)
+        rows[mode] = result.rows
+        seconds = round(time.monotonic() - began, 3)
+        summary[mode] = {**result.summary(), "wall_seconds": seconds}
+        progress.say(_line(f"held-out, step {step}, rollback {mode}", result))
+    ranks.on_first(lambda: write_evaluation(path, step, rows, summary))
+
+
+def _episodes(config: TrainConfig, mode: str) -> EpisodeConfig:
     """What an evaluation's episode is like.
 
     With rollback on it is SAAR as published, whatever the run trains with, so that the figures of
@@ -103,66 +128,25 @@ def rollout_of(config: TrainConfig, mode: str) -> EpisodeConfig:
     )
 
 
-def held_out_tasks(config: TrainConfig) -> list[Task]:
-    """The problems of a run's evaluations.
-
-    Raises:
-        UserError: there is no such source, or it cannot be read.
-    """
-    return first_tasks(load_source(config, "test"), config.eval_tasks)
-
-
-def evaluate_step(
-    policy: Policy,
-    config: TrainConfig,
-    path: Path,
-    step: int,
-    progress: TrainingProgress,
-    ranks: Ranks | None = None,
-) -> None:
-    """Evaluate the policy of a step in both modes, and write episodes and figures.
-
-    Args:
-        policy: of that step.
-        config: of the run.
-        path: of the run's directory.
-        step: which the files are named after.
-        progress: told how far it is.
-        ranks: play together; the first one writes.
-    """
-    ranks = ranks or Ranks()
-    rows: dict[str, Sequence[Row]] = {}
-    summary: dict[str, Any] = {"step": step}
-    for mode in MODES:
-        began = time.monotonic()
-        label = f"evaluating step {step}, rollback {mode}"
-        show = partial(progress.phase, label)
-        result = _play(policy, config, rollout_of(config, mode), show, ranks)
-        rows[mode] = result.rows
-        seconds = round(time.monotonic() - began, 3)
-        summary[mode] = {**result.summary(), "wall_seconds": seconds}
-        progress.say(_line(f"held-out, step {step}, rollback {mode}", result))
-    ranks.on_first(lambda: write_evaluation(path, step, rows, summary))
-
-
 def _play(
     policy: Policy,
     config: TrainConfig,
-    rollout: EpisodeConfig,
-    on_progress: Callable[[int, int], None],
+    episodes: EpisodeConfig,
+    progress: TrainingProgress,
+    label: str,
     ranks: Ranks,
 ) -> Evaluation:
     return evaluate(
         policy,
         ranks.together(lambda: held_out_tasks(config)),
-        rollout,
+        episodes,
         samples=config.eval_samples,
         temperature=config.temperature,
         max_batch=config.sample_batch,
         seed=config.seed,
         dtype=config.dtype,
         cache_tokens=config.cache_tokens,
-        on_progress=on_progress,
+        on_progress=partial(progress.phase, label),
         ranks=ranks,
     )
 

@@ -2,52 +2,52 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 from cleaner_env.completion import Completion, Decode
 from cleaner_rl.errors import CheckpointError
 from cleaner_rl.rollout.endpoint import Usage
-from cleaner_rl.runs.files import Row, append_row, read_rows, write_json
+from cleaner_rl.runs.files import Row, append_row, read_json, read_rows, write_json
 
 SETTINGS = "settings.json"
 EPISODES = "episodes.jsonl"
 TURNS = "turns.jsonl"
 SUMMARY = "summary.json"
 
-Key = tuple[str, int]
-"""Mode and number of an episode."""
-
 
 class EvalJournal:
     """Rows of finished episodes, and the turns of those that are being played.
 
     With a directory every row is appended to ``episodes.jsonl`` when its episode ends, and every
-    turn to ``turns.jsonl`` when it was sampled. An evaluation that goes on steps through those
-    turns again: episodes that were under way are continued and not drawn anew, so an interruption
-    does not favour the short ones.
+    turn to ``turns.jsonl`` when it was sampled. A resumed evaluation steps through those turns
+    again: episodes that were under way are continued and not drawn anew, so an interruption does
+    not favour the short ones.
 
     Args:
         directory: where to write; None keeps everything in memory.
+        settings: of the evaluation.
+
+    Attributes:
+        rows: finished episodes, by mode and index.
     """
 
-    def __init__(self, directory: Path | None = None) -> None:
+    def __init__(
+        self, directory: Path | None = None, settings: Mapping[str, Any] | None = None
+    ) -> None:
         self.directory = directory
-        self.rows: dict[Key, Row] = {}
-        self._turns: dict[Key, list[Row]] = {}
+        self.rows: dict[tuple[str, int], Row] = {}
+        self._header: Row = {"config": settings, "identity": {}}
+        self._turns: dict[tuple[str, int], list[Row]] = {}
         self._session = 1
         self._began = time.monotonic()
 
     @classmethod
     def begin(cls, directory: Path, settings: Mapping[str, Any]) -> EvalJournal:
-        """Begin an evaluation there.
-
-        Raises:
-            CheckpointError: the directory cannot be written, or holds something already.
-        """
+        """Begin an evaluation in a directory that holds nothing yet."""
         try:
             directory.mkdir(parents=True, exist_ok=True)
             if any(directory.iterdir()):
@@ -55,8 +55,8 @@ class EvalJournal:
                     f"{directory} is not empty; choose another --out, or go on with an evaluation "
                     f"that was begun there: --resume {directory}"
                 )
-            journal = cls(directory)
-            write_json(directory / SETTINGS, {"config": settings})
+            journal = cls(directory, settings)
+            journal._write_header()
         except OSError as error:
             raise CheckpointError(
                 f"cannot write {directory}: {error}; choose another --out"
@@ -64,14 +64,19 @@ class EvalJournal:
         return journal
 
     @classmethod
-    def resume(cls, directory: Path) -> EvalJournal:
-        """An evaluation that was begun there. What a kill cut short is dropped.
+    def resume(cls, directory: Path, settings: Mapping[str, Any] | None = None) -> EvalJournal:
+        """The evaluation that was begun there. What a kill cut short is dropped.
 
-        Raises:
-            CheckpointError: the files there cannot be read or written, or a row is damaged.
+        Args:
+            directory: of the evaluation.
+            settings: take the place of those that it had; None leaves them.
         """
         journal = cls(directory)
         try:
+            journal._header |= read_json(directory / SETTINGS)
+            if settings is not None:
+                journal._header["config"] = settings
+                journal._write_header()
             for row in read_rows(directory / EPISODES, mend=True):
                 journal.rows[row["mode"], row["index"]] = row
                 journal._session = max(journal._session, row["session"] + 1)
@@ -83,64 +88,53 @@ class EvalJournal:
             raise CheckpointError(f"a row in {directory} has no {error}") from error
         return journal
 
-    def note_settings(self, settings: Mapping[str, Any]) -> None:
-        """Keep the settings of the newest session."""
-        write_json(self._settings, {**self._stored(), "config": settings})
-
     def identify(self, name: str, value: str | int) -> None:
-        """Note what is evaluated, or what on, or check that it is the same as before.
-
-        Raises:
-            CheckpointError: it is not.
-        """
-        if self.directory is None:
-            return
-        stored = self._stored()
-        known = stored.setdefault("identity", {}).setdefault(name, value)
+        """Record what is evaluated, or what on, or check that it is the same as before."""
+        known = self._header["identity"].setdefault(name, value)
         if known != value:
             raise CheckpointError(
                 f"the {name} of the evaluation in {self.directory} changed since it was begun "
                 f"({known} then, {value} now); begin another one with another --out"
             )
-        write_json(self._settings, stored)
+        self._write_header()
 
     @property
     def problems(self) -> int:
-        """How many problems the evaluation in the directory has."""
-        return int(self._stored()["identity"]["problems"])
+        """How many problems the evaluation has."""
+        return int(self._header["identity"]["problems"])
 
     def start_clock(self) -> None:
-        """Rows note the seconds since then."""
+        """Rows record the seconds since then."""
         self._began = time.monotonic()
 
     def add_turn(self, mode: str, index: int, turn: Completion, usage: Usage | None = None) -> None:
-        """Write down a sampled turn of an episode that is being played."""
+        """Save a sampled turn of an episode that is being played."""
         row: Row = {"mode": mode, "index": index, "text": str(turn), "truncated": turn.truncated}
         if turn.tokens is not None:
             row["ids"] = list(turn.tokens.ids)
             row["logprobs"] = list(turn.tokens.logprobs)
             row["stop_length"] = turn.tokens.stop_length
         if usage is not None:
-            row["usage"] = [usage.prompt_tokens, usage.completion_tokens]
+            row["usage"] = astuple(usage)
         self._append(TURNS, row)
 
     def add_episode(self, mode: str, row: Mapping[str, Any]) -> None:
-        """Write down a finished episode; ``row`` has its ``index``."""
+        """Save a finished episode; ``row`` has its ``index``."""
         at = round(time.monotonic() - self._began, 3)
         whole = {"mode": mode, "session": self._session, "at": at, **row}
         self._append(EPISODES, whole)
         self.rows[mode, row["index"]] = whole
 
     def of_mode(self, mode: str) -> list[Row]:
-        """The finished episodes of a mode, by their numbers."""
+        """The finished episodes of a mode, by their indices."""
         return [self.rows[key] for key in sorted(self.rows) if key[0] == mode]
 
-    def turns(self, mode: str, index: int, decode: Decode | None) -> list[Completion]:
+    def turns(self, mode: str, index: int, decode: Decode | None = None) -> list[Completion]:
         """What was sampled in earlier sessions for an episode that has not ended.
 
         Args:
             mode: of the episode.
-            index: its number.
+            index: of the episode.
             decode: turns token ids into text; None where no tokens were sampled.
         """
         return [_completion(row, decode) for row in self._turns.get((mode, index), [])]
@@ -158,14 +152,9 @@ class EvalJournal:
         if summary["complete"]:
             (self.directory / TURNS).unlink(missing_ok=True)
 
-    @property
-    def _settings(self) -> Path:
-        assert self.directory is not None
-        return self.directory / SETTINGS
-
-    def _stored(self) -> Row:
-        stored: Row = json.loads(self._settings.read_text(encoding="utf-8"))
-        return stored
+    def _write_header(self) -> None:
+        if self.directory is not None:
+            write_json(self.directory / SETTINGS, self._header)
 
     def _append(self, name: str, row: Row) -> None:
         if self.directory is None:

@@ -13,7 +13,7 @@ from cleaner_rl.runs.files import Row
 from cleaner_rl.runs.provenance import made_with
 
 _DIFFERENCE = "on - off"
-_OF_ROLLBACK = (*("triggered", "recovered", "exhausted", "shallow", "deep", "tokens_discarded"),)
+_OF_ROLLBACK = ("triggered", "recovered", "exhausted", "shallow", "deep", "tokens_discarded")
 _WIDTH = 25
 
 
@@ -27,10 +27,9 @@ def summarize(config: EvalConfig, rows: Mapping[str, Sequence[Row]], tasks: int)
 
     Returns:
         ``config``, ``made_with``, ``tasks``, ``complete``, ``missing`` (episodes, by mode),
-        ``warnings``,
-        ``results`` (by mode: ``Evaluation.summary()``, ``wall_seconds``, and for an endpoint
-        ``usage``), and with both modes ``difference``: for each metric ``on - off`` and the ends of
-        its 95% interval.
+        ``warnings``, ``results`` (by mode: ``Evaluation.summary()``, ``wall_seconds``, and for an
+        endpoint ``usage``), and with both modes ``difference``: for each metric ``on - off`` and
+        the ends of its 95% interval.
     """
     missing = {mode: tasks * config.samples - len(rows[mode]) for mode in config.modes}
     found = {
@@ -73,11 +72,7 @@ def _warnings(config: EvalConfig, found: Mapping[str, Evaluation]) -> list[str]:
 
 
 def summarize_directory(directory: Path) -> dict[str, Any]:
-    """The summary computed again from what lies in an evaluation's directory.
-
-    Raises:
-        CheckpointError: a file there is missing or damaged.
-    """
+    """The summary computed again from what lies in an evaluation's directory."""
     config, journal = load_settings(directory), EvalJournal.resume(directory)
     rows = {mode: journal.of_mode(mode) for mode in config.modes}
     return summarize(config, rows, journal.problems)
