@@ -8,11 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import (
-    MixedPrecisionPolicy,
-    fully_shard,
-)
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 
 from cleaner_rl.errors import PolicyError
 from cleaner_rl.settings import Precision
@@ -47,15 +44,6 @@ def shard(model: Any, mesh: DeviceMesh, precision: Precision) -> None:
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor, gathered where it is sharded."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """A whole tensor as the parameter's neighbour: sharded as it is, on its device."""
-    if not isinstance(parameter, DTensor):
-        return tensor.to(parameter.device)
-    return distribute_tensor(
-        tensor.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
-    )
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -48,30 +48,16 @@ class Optimizer:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs besides ``moments``: plain numbers."""
-        steps = {
-            name: float(self.adamw.state[p]["step"])
-            for name, p in self.named.items()
-            if p in self.adamw.state
-        }
+        steps = adam_steps(self.adamw, self.named)
         return {"adam_steps": steps, "scaler": self._scaler.state_dict()}
 
     def moments(self) -> dict[str, Tensor]:
         """AdamW's moments by name, the tensors themselves, sharded as the parameters are."""
-        return {
-            f"{kind}.{name}": self.adamw.state[p][kind]
-            for name, p in self.named.items()
-            if p in self.adamw.state
-            for kind in _MOMENTS
-        }
+        return adam_moments(self.adamw, self.named)
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from what ``state`` gave, with moments of zero that are still to be filled."""
-        for name, step in state["adam_steps"].items():
-            p = self.named[name]
-            self.adamw.state[p] = {
-                "step": torch.tensor(step, dtype=torch.float32, device=p.device),
-                **{kind: torch.zeros_like(p) for kind in _MOMENTS},
-            }
+        start_adam(self.adamw, self.named, state["adam_steps"])
         self._scaler.load_state_dict(state["scaler"])
 
     def zero(self) -> None:
@@ -97,6 +83,33 @@ class Optimizer:
             self._scaler.step(self.adamw)
         self._scaler.update()
         return norm
+
+
+def adam_steps(adamw: torch.optim.AdamW, named: Mapping[str, Tensor]) -> dict[str, float]:
+    """How many updates each parameter has had; without those that have had none."""
+    return {name: float(adamw.state[p]["step"]) for name, p in named.items() if p in adamw.state}
+
+
+def adam_moments(adamw: torch.optim.AdamW, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The moments of the parameters that have been updated: the tensors themselves."""
+    return {
+        f"{kind}.{name}": adamw.state[p][kind]
+        for name, p in named.items()
+        if p in adamw.state
+        for kind in _MOMENTS
+    }
+
+
+def start_adam(
+    adamw: torch.optim.AdamW, named: Mapping[str, Tensor], steps: Mapping[str, float]
+) -> None:
+    """Continue from ``adam_steps``, with moments of zero that are still to be filled."""
+    for name, step in steps.items():
+        p = named[name]
+        adamw.state[p] = {
+            "step": torch.tensor(step, dtype=torch.float32, device=p.device),
+            **{kind: torch.zeros_like(p) for kind in _MOMENTS},
+        }
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ class Policy:
 
         def describe() -> None:
             directory.mkdir(parents=True, exist_ok=True)
-            config = self.model.config
+            config = copy.deepcopy(self.model.config)
             config.architectures = [type(self.model).__name__]
             config.dtype = str(model.dtype).removeprefix("torch.")
             config.save_pretrained(directory)

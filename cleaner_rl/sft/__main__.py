@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
@@ -24,7 +25,7 @@ from cleaner_env.tasks.load import first_tasks, load_tasks
 from cleaner_rl.errors import run_command
 from cleaner_rl.eval.evaluate import Evaluation, evaluate
 from cleaner_rl.models.policy import Policy, load_policy, resolve_device
-from cleaner_rl.runs.files import partial_path
+from cleaner_rl.runs.files import write_json
 from cleaner_rl.runs.progress import CountProgress
 from cleaner_rl.sft.config import SftArgs, SftError, parse_sft_arguments
 from cleaner_rl.sft.demonstrations.episodes import (
@@ -35,7 +36,7 @@ from cleaner_rl.sft.demonstrations.episodes import (
 from cleaner_rl.sft.demonstrations.examples import Example, encode_demonstration, length_batches
 from cleaner_rl.sft.demonstrations.gsm8k import Gsm8kPrograms
 from cleaner_rl.sft.demonstrations.programs import ProgramBook, program_book
-from cleaner_rl.sft.model import build_model, check_out, load_base, save_policy, write_build
+from cleaner_rl.sft.model import BUILD, build_model, check_out, load_base, save_policy
 from cleaner_rl.sft.tokenizer import train_tokenizer
 from cleaner_rl.sft.training import Partial, train_on_examples
 
@@ -69,21 +70,25 @@ def build_policy(args: SftArgs) -> dict[str, Any]:
         "build_seconds": round(time.monotonic() - started),
     }
     build = {"configuration": {**asdict(args), "out": args.out.name}, "figures": figures}
-    save_policy(policy.model, policy.tokenizer, build, args.out)
+    save_policy(policy, build, args.out)
     partial.remove()
     if args.eval_tasks:
         try:
             figures["held_out"] = evaluate_policy(args).summary()
         except KeyboardInterrupt:
             print("\nevaluation stopped; the policy is saved", file=sys.stderr)
-        write_build(build, args.out)
+        write_json(args.out / BUILD, build)
     return build
+
+
+def _training_path(args: SftArgs) -> Path:
+    return args.out.with_name(f".{args.out.name}.training")
 
 
 def _partial(args: SftArgs) -> Partial:
     """Where the training is kept while it is under way; what is there already is removed only on
     request, and resumed only on request."""
-    partial = Partial(partial_path(args.out), args.learned_by())
+    partial = Partial(_training_path(args), args.learned_by())
     if args.resume and not partial.exists:
         raise SftError(f"there is no interrupted training of --out {args.out}; leave out --resume")
     if partial.exists and not args.resume:
@@ -168,7 +173,7 @@ def _train(args: SftArgs, policy: Policy, pairs: Sequence[Pair], partial: Partia
         progress.show(step, f", loss {loss:.3f}, {rate:.0f} tokens/s")
 
     return train_on_examples(
-        policy.model,
+        policy,
         batches,
         learning_rate=args.learning_rate,
         weight_decay=args.weight_decay,
@@ -240,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise SftError(str(error)) from error
     except KeyboardInterrupt:
         print(f"\nstopped before the end; --out {args.out} was not touched", file=sys.stderr)
-        if partial_path(args.out).is_dir():
+        if _training_path(args).is_dir():
             print("the training so far is kept: the same command with --resume", file=sys.stderr)
         return 130
     print("\n".join(summary_lines(build)))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -12,11 +11,11 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from cleaner_env.chat import ChatCodec
 from cleaner_rl.models.policy import KNOWS_TOOL, Policy, load_policy
-from cleaner_rl.runs.files import write_json
+from cleaner_rl.runs.files import read_json, whole_directory, write_json
 from cleaner_rl.sft.config import ModelArgs, SftError
 
-__all__ = ["build_model", "load_base"]
-
+BUILD = "build.json"
+"""What a policy was built with and from, beside its weights."""
 _CALL_FORM = (
     "{%- set form_of_tool_calls = '<tool_call>\\n"
     """{"name": <name>, "arguments": <object>}\\n</tool_call>' %}"""
@@ -61,38 +60,19 @@ def load_base(name: str, device: str) -> Policy:
     return policy
 
 
-__all__ = ["check_out", "save_policy", "write_build"]
-
-
-def save_policy(model: Any, tokenizer: Any, build: dict[str, Any], out: Path) -> None:
-    """Writes a Hugging Face directory and its ``build.json``, complete or not at all.
+def save_policy(policy: Policy, build: dict[str, Any], out: Path) -> None:
+    """Write a Hugging Face directory and its ``build.json``, completely or not at all.
 
     Weights are stored in half precision; the configuration says float32, so that they are loaded
     as such.
     """
-    scratch = out.with_name(f".{out.name}.writing")
-    replaced = out.with_name(f".{out.name}.replaced")
-    shutil.rmtree(scratch, ignore_errors=True)
-    shutil.rmtree(replaced, ignore_errors=True)
-    model.half().save_pretrained(scratch)
-    model.float()
-    config = json.loads((scratch / "config.json").read_text())
-    (scratch / "config.json").write_text(
-        json.dumps({**config, "dtype": "float32"}, indent=2) + "\n"
-    )
-    tokenizer.save_pretrained(scratch)
-    write_build(build, scratch)
-    for path in scratch.iterdir():
-        path.chmod(0o644)  # safetensors writes files that only their owner can read
-    if out.exists():
-        out.rename(replaced)
-    scratch.rename(out)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def write_build(build: dict[str, Any], directory: Path) -> None:
-    """Replaces ``build.json`` in one step."""
-    write_json(directory / "build.json", build)
+    with whole_directory(out) as directory:
+        policy.model.half()
+        policy.save(directory)
+        policy.model.float()
+        config = directory / "config.json"
+        write_json(config, {**read_json(config), "dtype": "float32"})
+        write_json(directory / BUILD, build)
 
 
 def check_out(out: Path, overwrite: bool) -> None:
@@ -116,10 +96,8 @@ def check_out(out: Path, overwrite: bool) -> None:
             )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        scratch = out.with_name(f".{out.name}.writing")
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir()
-        scratch.rmdir()
+        with TemporaryDirectory(dir=out.parent):
+            pass
     except OSError as error:
         raise SftError(
             f"cannot write to {out.parent} ({error.strerror}); name another --out"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import math
-import pickle
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cleaner_rl.distributed.interrupt import Interrupt
+from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.errors import CheckpointError
+from cleaner_rl.learner.optimizer import adam_moments, adam_steps, start_adam
 from cleaner_rl.models.backends import autocast
+from cleaner_rl.models.policy import Policy, load_policy
+from cleaner_rl.runs.checkpoint import load_state, load_tensors, save_checkpoint
 from cleaner_rl.settings import Precision
 from cleaner_rl.sft.demonstrations.examples import IGNORED, Example, collate
 
@@ -39,7 +43,7 @@ def assistant_loss(model: Any, ids_BT: Tensor, labels_BT: Tensor) -> Tensor:
 
 @dataclass
 class Partial:
-    """The state of a training under way, from which it can be resumed.
+    """A checkpoint of a training under way, from which it can be resumed.
 
     Attributes:
         directory: beside the output; removed when that is complete.
@@ -54,45 +58,35 @@ class Partial:
     @property
     def exists(self) -> bool:
         """True when there is something to resume."""
-        return self._file.exists()
+        return self.directory.is_dir()
 
-    @property
-    def _file(self) -> Path:
-        return self.directory / "state.pt"
-
-    def save(self, model: Any, optimizer: torch.optim.Optimizer, step: int, loss: float) -> None:
+    def save(self, policy: Policy, adamw: torch.optim.AdamW, step: int, loss: float) -> None:
         """Write the state after a step, completely or not at all."""
-        state = {"settings": dict(self.settings), "step": step, "loss": loss}
-        state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        scratch = self._file.with_suffix(".writing")
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            torch.save(state, scratch)
-            scratch.replace(self._file)
-        except (OSError, RuntimeError) as error:
-            raise CheckpointError(
-                f"cannot save the training in {self.directory}: {error}; make room there"
-            ) from error
+        named = dict(policy.model.named_parameters())
+        state = {"settings": self.settings, "step": step, "loss": loss}
+        state |= {"adam_steps": adam_steps(adamw, named)}
+        tensors = adam_moments(adamw, named)
+        save_checkpoint(self.directory, policy, policy.model, tensors, state, Ranks())
 
-    def load(self, model: Any, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-        """Put the state into model and optimizer; returns the steps done and the loss then."""
+    def load(self, policy: Policy, adamw: torch.optim.AdamW) -> tuple[int, float]:
+        """Put the state into policy and optimizer; returns the steps done and the loss then."""
         try:
-            state = torch.load(self._file, map_location=model.device, weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise CheckpointError(
-                f"cannot read {self._file}: {error}; begin anew with --overwrite, not --resume"
-            ) from error
-        changed = sorted(
-            name for name in self.settings if state["settings"].get(name) != self.settings[name]
-        )
+            state = load_state(self.directory)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; begin anew with --overwrite, not --resume") from error
+        known, mine = state["settings"], json.loads(json.dumps(self.settings))
+        changed = sorted(name for name in mine if known.get(name) != mine[name])
         if changed:
             flags = ", ".join("--" + name.replace("_", "-") for name in changed)
             raise CheckpointError(
                 f"the training in {self.directory} has other settings: {flags}; give the same, or "
                 "begin anew with --overwrite, not --resume"
             )
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        saved = load_policy(str(self.directory), str(policy.device))
+        policy.model.load_state_dict(saved.model.state_dict())
+        named = dict(policy.model.named_parameters())
+        start_adam(adamw, named, state["adam_steps"])
+        load_tensors(self.directory, adam_moments(adamw, named))
         return int(state["step"]), float(state["loss"])
 
     def remove(self) -> None:
@@ -101,7 +95,7 @@ class Partial:
 
 
 def train_on_examples(
-    model: Any,
+    policy: Policy,
     batches: Sequence[Sequence[Example]],
     *,
     learning_rate: float,
@@ -113,7 +107,7 @@ def train_on_examples(
     """One AdamW step per batch, with warm-up and cosine decay; returns the last smoothed loss.
 
     Args:
-        model: a causal language model, trained in place.
+        policy: whose model is trained in place.
         batches: of demonstrations.
         learning_rate: at its peak.
         weight_decay: of the matrices.
@@ -124,10 +118,11 @@ def train_on_examples(
     Raises:
         KeyboardInterrupt: after a signal; with ``partial`` the steps done are saved.
     """
+    model = policy.model
     optimizer = _adamw(model, learning_rate, weight_decay)
     done, smoothed = 0, math.nan
     if partial is not None and partial.exists:
-        done, smoothed = partial.load(model, optimizer)
+        done, smoothed = partial.load(policy, optimizer)
     saved = time.monotonic()
     model.train()
     with Interrupt() as interrupt:
@@ -148,12 +143,12 @@ def train_on_examples(
                     done = step + 1
                 report(done, smoothed)
                 if partial is not None and time.monotonic() - saved > partial.every:
-                    partial.save(model, optimizer, done, smoothed)
+                    partial.save(policy, optimizer, done, smoothed)
                     saved = time.monotonic()
         except KeyboardInterrupt:
             if partial is not None and done:
                 with interrupt.protected():
-                    partial.save(model, optimizer, done, smoothed)
+                    partial.save(policy, optimizer, done, smoothed)
             raise
     return smoothed
 

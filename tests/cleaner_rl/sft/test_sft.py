@@ -16,7 +16,7 @@ from cleaner_env.chat import ChatCodec
 from cleaner_env.formats import HermesFormat
 from cleaner_env.tasks.families import FAMILIES
 from cleaner_env.tasks.sources import ReasoningGymTasks
-from cleaner_rl.models.policy import bundled_directory
+from cleaner_rl.models.policy import Policy, bundled_directory
 from cleaner_rl.sft.__main__ import main
 from cleaner_rl.sft.config import ModelArgs, SftArgs, SftError
 from cleaner_rl.sft.demonstrations.episodes import Demonstration, Turn
@@ -185,10 +185,11 @@ def test_loss_is_that_of_transformers(fresh_tokenizer: Any) -> None:
 
 def test_training_learns_a_demonstration_and_saves_it(fresh_tokenizer: Any, tmp_path: Path) -> None:
     model = build_model(fresh_tokenizer, SMALL, seed=0)
+    policy = Policy(model, fresh_tokenizer, ChatCodec(fresh_tokenizer), "small")
     batch = [encode_demonstration(DEMONSTRATION, ChatCodec(fresh_tokenizer))]
     losses: list[float] = []
     train_on_examples(
-        model,
+        policy,
         [batch] * 40,
         learning_rate=1e-2,
         weight_decay=0.0,
@@ -196,7 +197,7 @@ def test_training_learns_a_demonstration_and_saves_it(fresh_tokenizer: Any, tmp_
     )
     assert losses[-1] < losses[0] / 2
     out = tmp_path / "policy"
-    save_policy(model, fresh_tokenizer, {"figures": {}}, out)
+    save_policy(policy, {"figures": {}}, out)
     loaded = AutoModelForCausalLM.from_pretrained(out)
     assert loaded.dtype == torch.float32
     assert math.isclose(

@@ -156,7 +156,7 @@ def test_an_interrupted_training_is_not_thrown_away_unasked(interrupted, tmp_pat
 def test_a_resumed_training_keeps_its_settings(interrupted, tmp_path):
     with pytest.raises(CheckpointError, match="other settings: --learning-rate;"):
         main([*interrupted, "--resume", "--learning-rate", "1e-3"])
-    (tmp_path / ".policy.partial" / "state.pt").write_bytes(b"PK damaged")
+    (tmp_path / ".policy.training" / "trainer" / "state.json").write_bytes(b"{")
     with pytest.raises(CheckpointError, match="begin anew with --overwrite"):
         main([*interrupted, "--resume"])
 
