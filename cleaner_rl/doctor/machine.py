@@ -135,7 +135,7 @@ def check_attention(subject: Subject) -> Finding:
         return Finding("ok", f"{chosen}, one call a pack")
     remedy = "use --dtype bfloat16, or float16"
     if dtype != torch.float32:
-        remedy = "install flash-attn, or torch 2.11 or newer"
+        remedy = "install flash-attn"
     return Finding(
         "warning", f"sdpa, one call a sample, slow for many short ones on {device}", remedy
     )

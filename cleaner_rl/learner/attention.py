@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
+from transformers.modeling_flash_attention_utils import _flash_attention_forward
 from transformers.utils import (
     is_flash_attn_2_available,
     is_flash_attn_3_available,
@@ -40,28 +41,26 @@ def packed(model: Any) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-Backend = Literal["flash_attn_4", "flash_attn_3", "flash_attn_2", "varlen_attn", "sdpa"]
+Backend = Literal[
+    "flash_attention_4", "flash_attention_3", "flash_attention_2", "varlen_attn", "sdpa"
+]
+"""The flash attentions by the names under which transformers dispatches to them."""
 
 
 def backend(device: torch.device, dtype: torch.dtype, head_dim: int) -> Backend:
-    """What computes the attention: on CUDA in half precision flash-attn when it is installed, else
-    torch's ``varlen_attn`` where this torch has it; one SDPA call a sample everywhere else."""
+    """What computes the attention: on CUDA in half precision the flash-attn that is installed and
+    fastest there, else torch's ``varlen_attn``; one SDPA call a sample everywhere else."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return "sdpa"
-    flash = _flash_version(torch.cuda.get_device_capability(device)[0])
-    if flash is not None:
-        return flash
-    return "varlen_attn" if has_varlen(device, dtype, head_dim) else "sdpa"
-
-
-def _flash_version(generation: int) -> Backend | None:
-    """The installed flash-attn that is fastest on a GPU of that generation (9 Hopper, 10 and more
-    Blackwell): version 3 is for Hopper alone, version 4 for Hopper and later."""
+    # Version 3 is for Hopper (generation 9) alone, version 4 for Hopper and Blackwell.
+    generation = torch.cuda.get_device_capability(device)[0]
     if generation == 9 and is_flash_attn_3_available():
-        return "flash_attn_3"
+        return "flash_attention_3"
     if generation >= 9 and is_flash_attn_4_available():
-        return "flash_attn_4"
-    return "flash_attn_2" if is_flash_attn_2_available() else None
+        return "flash_attention_4"
+    if is_flash_attn_2_available():
+        return "flash_attention_2"
+    return "varlen_attn" if has_varlen(device, dtype, head_dim) else "sdpa"
 
 
 def packed_attention(
@@ -107,54 +106,32 @@ def packed_attention(
     chosen = backend(query.device, query.dtype, query.shape[-1])
     if chosen == "sdpa":
         return _per_sample_sdpa(query, key, value, scaling, lengths, sliding_window), None
-    q_THD, k_THD, v_THD = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
-    ends = (boundaries_S1, boundaries_S1, max(lengths), max(lengths))
     if chosen == "varlen_attn":
-        longest = (max(lengths), max(lengths))
         out_THD = varlen(
-            q_THD, k_THD, v_THD, boundaries_S1, boundaries_S1, longest, scaling, sliding_window
+            query[0].transpose(0, 1).contiguous(),
+            key[0].transpose(0, 1).contiguous(),
+            value[0].transpose(0, 1).contiguous(),
+            boundaries_S1,
+            boundaries_S1,
+            (max(lengths), max(lengths)),
+            scaling,
+            sliding_window,
         )
-    else:
-        out_THD = _flash(chosen, q_THD, k_THD, v_THD, ends, scaling, sliding_window)
-    return out_THD[None], None
-
-
-Ends = tuple[Tensor, Tensor, int, int]
-"""Boundaries of queries and of keys, then the longest sample of each."""
-
-
-def _flash(
-    version: Backend,
-    q_THD: Tensor,
-    k_THD: Tensor,
-    v_THD: Tensor,
-    ends: Ends,
-    scaling: float | None,
-    sliding_window: int | None,
-) -> Tensor:
-    if version == "flash_attn_4":
-        from flash_attn.cute import flash_attn_varlen_func as attend
-    elif version == "flash_attn_3":
-        from flash_attn_interface import flash_attn_varlen_func as attend
-    else:
-        from flash_attn import flash_attn_varlen_func as attend
-    # No window is spelt differently in each version, and is the default of all.
-    window = {} if sliding_window is None else {"window_size": (sliding_window - 1, 0)}
-    output = attend(
-        q_THD,
-        k_THD,
-        v_THD,
-        cu_seqlens_q=ends[0],
-        cu_seqlens_k=ends[1],
-        max_seqlen_q=ends[2],
-        max_seqlen_k=ends[3],
+        return out_THD[None], None
+    out_1THD: Tensor = _flash_attention_forward(
+        *(x.transpose(1, 2) for x in (query, key, value)),
+        attention_mask=None,
+        query_length=query.shape[2],
+        is_causal=True,
         softmax_scale=scaling,
-        causal=True,
-        **window,
+        sliding_window=sliding_window,
+        cu_seq_lens_q=boundaries_S1,
+        cu_seq_lens_k=boundaries_S1,
+        max_length_q=max(lengths),
+        max_length_k=max(lengths),
+        attn_implementation=chosen,
     )
-    # Versions 3 and 4 may return the log-sum-exp as well.
-    out_THD: Tensor = output[0] if isinstance(output, tuple) else output
-    return out_THD
+    return out_1THD, None
 
 
 def _per_sample_sdpa(

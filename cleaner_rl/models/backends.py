@@ -7,12 +7,12 @@ import logging
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 
 from cleaner_rl.settings import Precision
 
@@ -65,21 +65,10 @@ def _by_device(on_gpu: Any, on_cpu: Any) -> Callable[..., Any]:
     return apply_rotary_pos_emb
 
 
-@cache
-def _parameters() -> frozenset[str]:
-    """Of torch's ``varlen_attn``; none when there is no such function."""
-    if find_spec("torch.nn.attention.varlen") is None:
-        return frozenset()
-    from torch.nn.attention.varlen import varlen_attn
-
-    return frozenset(inspect.signature(varlen_attn).parameters)
-
-
 def has_varlen(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
-    """``varlen`` works there: on CUDA in half precision, with torch 2.11 or newer."""
-    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
-        return False
-    return head_dim % 8 == 0 and head_dim <= 256 and "window_size" in _parameters()
+    """``varlen`` works there: on CUDA in half precision."""
+    half = dtype in (torch.bfloat16, torch.float16)
+    return device.type == "cuda" and half and head_dim % 8 == 0 and head_dim <= 256
 
 
 def varlen(
@@ -112,8 +101,8 @@ def varlen(
     # share a key head together, and reads the keys once.
     right = -1 if longest[0] == 1 and window is None else 0
     sides = (-1 if window is None else window - 1, right)
-    if k_used is not None and "seqused_k" not in _parameters():
-        # What varlen_attn calls in the versions that do not hand k_used through.
+    if k_used is not None:
+        # varlen_attn hands k_used through from torch 2.12 on; this is what it calls.
         out_THD: Tensor = torch.ops.aten._flash_attention_forward(
             q_THD,
             k_THD,
@@ -130,13 +119,10 @@ def varlen(
             seqused_k=k_used,
         )[0]
         return out_THD
-    from torch.nn.attention.varlen import varlen_attn
-
-    options: dict[str, Any] = {} if k_used is None else {"seqused_k": k_used}
-    if "enable_gqa" in _parameters():
-        options["enable_gqa"] = q_THD.shape[1] != k_THD.shape[1]
+    # Before torch 2.12 heads may share keys unasked.
+    shared: dict[str, Any] = {"enable_gqa": True} if torch.__version__ >= "2.12" else {}
     output = varlen_attn(
-        q_THD, k_THD, v_THD, q_ends, k_ends, *longest, scale=scaling, window_size=sides, **options
+        q_THD, k_THD, v_THD, q_ends, k_ends, *longest, scale=scaling, window_size=sides, **shared
     )
     assert isinstance(output, Tensor)
     return output

@@ -1,9 +1,16 @@
 """Attention over packed samples: the same numbers from every backend."""
 
+import sys
+from functools import wraps
+from itertools import pairwise
+from types import ModuleType
+
 import pytest
 import torch
 
-from cleaner_rl.learner.attention import _flash_version, backend, packed, packed_attention
+from cleaner_rl.learner.attention import backend, packed, packed_attention
+from cleaner_rl.learner.logprobs import token_logprobs
+from cleaner_rl.learner.packing import Pack
 
 LENGTHS = (3, 1, 9, 6)
 CPU = torch.device("cpu")
@@ -86,21 +93,190 @@ def test_a_cpu_and_float32_take_sdpa():
 @pytest.mark.parametrize(
     ("installed", "generation", "chosen"),
     [
-        ({2, 3, 4}, 9, "flash_attn_3"),
-        ({2, 4}, 9, "flash_attn_4"),
-        ({2, 3, 4}, 10, "flash_attn_4"),
-        ({2, 3, 4}, 8, "flash_attn_2"),
-        ({3, 4}, 8, None),
-        (set(), 9, None),
+        ({2, 3, 4}, 9, "flash_attention_3"),
+        ({2, 4}, 9, "flash_attention_4"),
+        ({2, 3, 4}, 10, "flash_attention_4"),
+        ({2, 3, 4}, 8, "flash_attention_2"),
+        ({3, 4}, 8, "varlen_attn"),
+        (set(), 9, "varlen_attn"),
     ],
 )
 def test_the_flash_attn_that_fits_the_gpu_is_taken(monkeypatch, installed, generation, chosen):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (generation, 0))
     for version in (2, 3, 4):
         monkeypatch.setattr(
             f"cleaner_rl.learner.attention.is_flash_attn_{version}_available",
             lambda version=version: version in installed,
         )
-    assert _flash_version(generation) == chosen
+    assert backend(torch.device("cuda"), torch.bfloat16, 64) == chosen
+
+
+def test_heads_that_varlen_attn_cannot_take_go_to_sdpa(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    assert backend(torch.device("cuda"), torch.bfloat16, 20) == "sdpa"
+    assert backend(torch.device("cuda"), torch.bfloat16, 512) == "sdpa"
+
+
+def flash_by_formula(q, k, v, ends, longest, scale, window):
+    """What every version's kernel computes when ``causal`` is set, a sample at a time."""
+    assert ends[0].dtype == ends[1].dtype == torch.int32 and torch.equal(*ends)
+    assert longest == (int(ends[0].diff().max()),) * 2
+    left = len(q) if window[0] in (-1, None) else window[0]
+    pieces = []
+    for begin, end in pairwise(ends[0].tolist()):
+        keys, values = (
+            x[begin:end].repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v)
+        )
+        at = torch.arange(end - begin)
+        seen = (at[:, None] >= at) & (at[:, None] - at <= left)
+        scores = torch.einsum("qhd,khd->hqk", q[begin:end], keys) * (scale or q.shape[-1] ** -0.5)
+        weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
+        pieces.append(torch.einsum("hqk,khd->qhd", weights, values))
+    return torch.cat(pieces)
+
+
+# Parameters, defaults and results of each package's function: transformers passes what it finds.
+
+
+def flash_2(
+    q,
+    k,
+    v,
+    cu_seqlens_q,
+    cu_seqlens_k,
+    max_seqlen_q,
+    max_seqlen_k,
+    dropout_p=0.0,
+    softmax_scale=None,
+    causal=False,
+    window_size=(-1, -1),
+    softcap=0.0,
+    alibi_slopes=None,
+    deterministic=False,
+    return_attn_probs=False,
+    block_table=None,
+):
+    assert causal and dropout_p == softcap == 0.0
+    ends, longest = (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k)
+    return flash_by_formula(q, k, v, ends, longest, softmax_scale, window_size)
+
+
+def flash_3(
+    q,
+    k,
+    v,
+    cu_seqlens_q,
+    cu_seqlens_k,
+    max_seqlen_q,
+    max_seqlen_k,
+    seqused_q=None,
+    seqused_k=None,
+    softmax_scale=None,
+    causal=False,
+    qv=None,
+    q_descale=None,
+    k_descale=None,
+    v_descale=None,
+    window_size=(-1, -1),
+    attention_chunk=0,
+    softcap=0.0,
+    num_splits=1,
+    pack_gqa=None,
+    deterministic=False,
+    sm_margin=0,
+):
+    assert causal and seqused_q is seqused_k is qv is None and softcap == 0.0
+    ends, longest = (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k)
+    out = flash_by_formula(q, k, v, ends, longest, softmax_scale, window_size)
+    return out, torch.zeros(q.shape[1], q.shape[0])
+
+
+def flash_4(
+    q,
+    k,
+    v,
+    cu_seqlens_q=None,
+    cu_seqlens_k=None,
+    max_seqlen_q=None,
+    max_seqlen_k=None,
+    seqused_q=None,
+    seqused_k=None,
+    page_table=None,
+    softmax_scale=None,
+    causal=False,
+    window_size=(None, None),
+    learnable_sink=None,
+    softcap=0.0,
+    num_splits=1,
+    pack_gqa=None,
+    deterministic=False,
+    return_lse=False,
+):
+    assert causal and page_table is learnable_sink is None and softcap == 0.0
+    ends, longest = (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k)
+    out = flash_by_formula(q, k, v, ends, longest, softmax_scale, window_size)
+    return out, torch.zeros(q.shape[1], q.shape[0])
+
+
+@pytest.fixture(params=[2, 3, 4])
+def flash(request, monkeypatch):
+    """One version of flash-attn is installed, with the formula in the place of its kernel, and is
+    what is chosen; gives the calls of it."""
+    version, calls = request.param, []
+    function = {2: flash_2, 3: flash_3, 4: flash_4}[version]
+
+    @wraps(function)
+    def attend(*arguments, **named):
+        calls.append(named)
+        return function(*arguments, **named)
+
+    names = {2: ["flash_attn"], 3: ["flash_attn_interface"], 4: ["flash_attn", "flash_attn.cute"]}
+    for name in [*names[version], "flash_attn.bert_padding"]:
+        module = ModuleType(name)
+        module.pad_input = module.unpad_input = None
+        module.flash_attn_func = module.flash_attn_with_kvcache = flash_2
+        module.flash_attn_varlen_func = attend
+        monkeypatch.setitem(sys.modules, name, module)
+    dispatch = "transformers.modeling_flash_attention_utils"
+    monkeypatch.setattr(f"{dispatch}._loaded_implementation", None)
+    monkeypatch.setattr(f"{dispatch}.is_flash_attn_2_available", lambda: version == 2)
+    monkeypatch.setattr(
+        "cleaner_rl.learner.attention.backend", lambda *_: f"flash_attention_{version}"
+    )
+    return calls
+
+
+@pytest.mark.parametrize("window", [None, 1, 4, 9, 100])
+def test_every_flash_attn_is_told_the_samples(flash, window):
+    torch.testing.assert_close(
+        attend(*random_heads(), window), by_formula(*random_heads(), window), atol=1e-5, rtol=1e-4
+    )
+    assert len(flash) == 1
+
+
+def test_gradients_through_the_dispatch_are_those_of_the_formula(flash):
+    gradients = []
+    for function in (attend, by_formula):
+        inputs = [x.requires_grad_() for x in random_heads()]
+        function(*inputs).square().sum().backward()
+        gradients.append([x.grad for x in inputs])
+    torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
+
+
+def test_a_models_logprobs_by_flash_attn_are_those_by_sdpa(flash, toy_policy, samples, monkeypatch):
+    row = Pack.of(samples)
+    got = token_logprobs(toy_policy.model, row)
+    assert len(flash) == toy_policy.model.config.num_hidden_layers
+    monkeypatch.setattr("cleaner_rl.learner.attention.backend", lambda *_: "sdpa")
+    torch.testing.assert_close(got, token_logprobs(toy_policy.model, row))
+    assert len(flash) == toy_policy.model.config.num_hidden_layers
+
+
+def test_autocast_gives_the_kernel_one_precision(flash, toy_policy, samples):
+    row = Pack.of(samples)
+    with torch.autocast("cpu", torch.bfloat16):
+        logprobs_T, _ = token_logprobs(toy_policy.model, row)
+    assert logprobs_T.isfinite().all()
 
 
 def test_the_models_own_attention_is_back_after_an_error(toy_policy):
