@@ -30,7 +30,7 @@ from update import model_of
 
 from cleaner_env.env import CodeToolEnv
 from cleaner_env.saar import SAARWrapper
-from cleaner_rl.config import preset
+from cleaner_rl.config import PRESETS
 from cleaner_rl.distributed.fsdp import whole_copy
 from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.inference.sampling import Request
@@ -93,14 +93,14 @@ def episodes(options: Episodes) -> None:
     """Print the sampler's speed over whole episodes, and where the time went."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    config = replace(preset("tiny"), workers=options.workers)
+    config = PRESETS["tiny"]
     policy = load_policy("bundled")
     source = load_source(config, "train")
     tasks = [source[i // 8] for i in range(options.episodes)]
     sampler = Sampler(policy, max_batch=options.batch)
     clocks = {"wrapper": Clock(SAARWrapper), "env": Clock(CodeToolEnv)}
     rows: list[dict[str, float]] = []
-    with Rollout(policy, sampler, config.rollout()) as rollout:
+    with Rollout(policy, sampler, replace(config.episode, workers=options.workers)) as rollout:
         for number in range(options.rounds + 1):
             waited, before = rollout.tool_wait_seconds, replace(sampler.stats)
             for clock in clocks.values():

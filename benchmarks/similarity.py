@@ -26,8 +26,8 @@ from cleaner_env import EmbeddingSimilarity, RollbackRecord, difflib_similarity
 from cleaner_env.tasks.load import load_tasks
 from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.models.policy import load_policy
-from cleaner_rl.rollout.environment import EpisodeConfig
 from cleaner_rl.rollout.rollout import Rollout
+from cleaner_rl.settings import EpisodeConfig
 
 Similarity = Callable[[str, str], float]
 CODE, CALL, EMBEDDING = "difflib on code", "difflib on call", "embedding of code"

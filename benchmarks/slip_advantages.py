@@ -81,7 +81,7 @@ def group_sums(episodes: list[Episode], config: TrainConfig) -> np.ndarray:
     first calls and what all first calls take in the loss."""
     sums = np.zeros((len(CLASSES) + 2, 2))
     rewards = [episode.reward for episode in episodes]
-    rule = config.credit if config.saar == "on" else "off"
+    rule = config.credit if config.episode.saar == "on" else "off"
     group = Group.of(episodes, rewards, comparison(config))
     branch = group.branch_advantage
     for episode, advantage in zip(episodes, group.advantages, strict=True):
@@ -109,7 +109,7 @@ def push(sums: np.ndarray) -> np.ndarray:
 def groups_of(run: Path, last: int) -> Iterator[np.ndarray]:
     """The sums of every logged group of a run that is whole."""
     config = TrainConfig.load(run / "config.json")
-    if config.saar not in ("on", "off"):
+    if config.episode.saar not in ("on", "off"):
         return
     for file in sorted((run / "episodes").glob("step-*.jsonl"))[-last:]:
         episodes = [e for e in read_episodes(file) if not e.faulted][: config.group_size]

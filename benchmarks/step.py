@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -24,14 +24,14 @@ from update import model_of
 
 from cleaner_env.chat import ChatCodec
 from cleaner_env.episode import Episode
-from cleaner_rl.config import TrainConfig, preset
+from cleaner_rl.config import PRESETS, TrainConfig
 from cleaner_rl.grpo.credit import episode_samples
 from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.inference.sampler import Sampler
-from cleaner_rl.learner.update import UpdateConfig, Updater
+from cleaner_rl.learner.update import Updater
 from cleaner_rl.models.policy import Policy, load_tokenizer, resolve_device
 from cleaner_rl.rollout.rollout import Rollout
-from cleaner_rl.settings import Precision
+from cleaner_rl.settings import Precision, change
 from cleaner_rl.trainer import load_source
 
 
@@ -64,8 +64,8 @@ class Step:
 def main(arguments: list[str]) -> None:
     """Run the benchmark and print its figures."""
     options = tyro.cli(Step, args=arguments)
-    config = replace(
-        preset("qwen3-4b"),
+    config = change(
+        PRESETS["qwen3-4b"],
         prompts=options.prompts,
         group_size=options.group_size,
         minibatch_prompts=max(1, options.prompts // options.updates),
@@ -81,13 +81,10 @@ def main(arguments: list[str]) -> None:
     policy = Policy(
         model_of(options.shape, device), tokenizer, ChatCodec(tokenizer, []), options.shape
     )
-    settings = asdict(config)
-    updater = Updater(
-        policy.model, UpdateConfig(**{name: settings[name] for name in UpdateConfig.__slots__})
-    )
-    sampler = Sampler(policy, max_batch=config.sample_batch, dtype=config.dtype)
-    with Rollout(policy, sampler, config.rollout()) as rollout:
-        short = replace(config.rollout(), max_response_tokens=max(16, options.response // 16))
+    updater = Updater(policy.model, config.update, dtype=config.dtype, budget=options.response)
+    sampler = Sampler(policy, max_batch=config.episode.sample_batch, dtype=config.dtype)
+    with Rollout(policy, sampler, config.episode) as rollout:
+        short = replace(config.episode, max_response_tokens=max(16, options.response // 16))
         with Rollout(policy, sampler, short) as warm:
             step(warm, updater, config)
         report(options, policy, *step(rollout, updater, config))

@@ -29,12 +29,12 @@ from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.learner.attention import backend, packed
 from cleaner_rl.learner.logprobs import token_logprobs
 from cleaner_rl.learner.packing import Pack, pack
-from cleaner_rl.learner.update import UpdateConfig, Updater
+from cleaner_rl.learner.update import Updater
 from cleaner_rl.models.backends import apply_liger, autocast
 from cleaner_rl.models.lora import add_lora
 from cleaner_rl.models.memory import head_size
 from cleaner_rl.models.policy import load_policy, resolve_device
-from cleaner_rl.settings import LossName, Precision
+from cleaner_rl.settings import LossName, Precision, UpdateConfig
 
 Kind = Literal["update", "two", "checkpointed"]
 
@@ -121,9 +121,9 @@ def speed(options: Speed) -> None:
                 learning_rate=1e-6,
                 loss=options.loss,
                 pack_tokens=options.pack_tokens,
-                dtype=options.dtype,
                 **settings,
             ),
+            dtype=options.dtype,
         )
 
     one = updater()

@@ -19,7 +19,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from io import StringIO
@@ -75,13 +74,14 @@ def _train(args: Args, parent: Connection, saar: Literal["on", "off"]) -> None:
 
     from cleaner_rl.config import PRESETS
     from cleaner_rl.runs.progress import TrainingProgress
+    from cleaner_rl.settings import change
     from cleaner_rl.train import train
     from cleaner_rl.trainer import Trainer
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     with tempfile.TemporaryDirectory() as directory:
-        config = replace(
+        config = change(
             PRESETS["tiny"],
             run_dir=str(Path(directory) / "run"),
             device="cpu",

@@ -11,11 +11,11 @@ from typing import Any
 import tyro
 from transformers import Qwen2Config, Qwen3Config
 
-from cleaner_rl.config import TrainConfig, preset
+from cleaner_rl.config import PRESETS, choose
 from cleaner_rl.errors import UserError, run_command
 from cleaner_rl.models.memory import ModelShape, activation_bytes, estimate_memory
 from cleaner_rl.models.policy import load_model_config
-from cleaner_rl.settings import Precision
+from cleaner_rl.settings import EpisodeConfig, Precision
 
 _GIB = 2**30
 _COLUMNS = (
@@ -92,10 +92,10 @@ def table(config: ScalingConfig) -> list[str]:
     Raises:
         UserError: there is no such model or preset.
     """
-    training = preset(config.preset)
-    context = training.max_prompt_tokens + training.max_response_tokens
+    training = choose(PRESETS, config.preset)
+    context = training.max_prompt_tokens + training.episode.max_response_tokens
     episodes = training.prompts * training.group_size
-    pack = config.pack_tokens or training.pack_tokens
+    pack = config.pack_tokens or training.update.pack_tokens
     lines = [
         f"Steps of {episodes} episodes with {config.tokens} tokens on average and {context} at the "
         f"most, {training.prompts // training.minibatch_prompts} updates, rows of {pack} tokens, "
@@ -116,7 +116,7 @@ def table(config: ScalingConfig) -> list[str]:
             )
             costs = rank_costs(shape, step, config.dtype, ranks)
             lines.append(_line(name, ranks, costs, config.gpu_gib))
-    bounds = episode_bounds(training)
+    bounds = episode_bounds(training.episode)
     lines += [
         "",
         f"An episode samples at most {bounds.turns} turns and {bounds.tokens} tokens and runs at "
@@ -243,7 +243,7 @@ class EpisodeBounds:
     program_seconds: float
 
 
-def episode_bounds(config: TrainConfig) -> EpisodeBounds:
+def episode_bounds(config: EpisodeConfig) -> EpisodeBounds:
     """What ends every episode: turns, retries at each of them, tokens a turn, seconds a program.
 
     A lookahead takes no place in the history, so each of the ``max_turns`` positions may see

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -29,6 +28,7 @@ from cleaner_rl.runs.loggers import MetricLogger, open_logger
 from cleaner_rl.runs.metrics import episode_metrics
 from cleaner_rl.runs.progress import TrainingProgress
 from cleaner_rl.runs.report import write_report
+from cleaner_rl.settings import flat
 from cleaner_rl.trainer import Trainer
 
 _REFILL_START = 500_000_003
@@ -115,7 +115,9 @@ def play_step(
             rewards = [_reward(episode, rollout, config) for episode in episodes]
             group = Group.of(episodes, rewards, comparison(config))
             played.append(group)
-            kept.append(group.resampled(config.group_size) if config.saar == "roc" else group)
+            kept.append(
+                group.resampled(config.group_size) if config.episode.saar == "roc" else group
+            )
     if config.dynamic_sampling:
         kept = [group for group in kept if group.has_signal]
     return played, kept, skipped
@@ -161,7 +163,7 @@ def play_groups(
     has all of them afterwards.
     """
     config, ranks = trainer.config, trainer.ranks
-    size = config.group_size * (config.oversample if config.saar == "roc" else 1)
+    size = config.group_size * (config.oversample if config.episode.saar == "roc" else 1)
     mine = ranks.share(len(tasks))
     # Seeds of different steps, and of their episodes, do not overlap.
     first = config.seed * 1_000_003_000 + step * 100_003
@@ -205,14 +207,15 @@ def collect_episodes(
 
 def comparison(config: TrainConfig) -> Comparison:
     """How a run compares the episodes of a group."""
-    failure = config.wrong_reward - config.failure_penalty
-    return Comparison(LOSSES[config.loss].scaled, failure if config.credit == "branched" else None)
+    failure = config.episode.wrong_reward - config.episode.failure_penalty
+    scaled = LOSSES[config.update.loss].scaled
+    return Comparison(scaled, failure if config.credit == "branched" else None)
 
 
 def _reward(episode: Episode, rollout: Rollout, config: TrainConfig) -> float:
-    length = rollout.response_length(episode)
+    rules, length = config.episode, rollout.response_length(episode)
     return episode.reward - overlong_penalty(
-        length, config.max_response_tokens, config.overlong_buffer, config.overlong_factor
+        length, rules.max_response_tokens, rules.overlong_buffer, rules.overlong_factor
     )
 
 
@@ -260,7 +263,7 @@ def run(config: TrainConfig, ranks: Ranks) -> int:
     with (
         trainer.rollout,
         open_logger(
-            config.logger if ranks.first else "none", path, asdict(config), trainer.step
+            config.logger if ranks.first else "none", path, flat(config), trainer.step
         ) as logger,
         TrainingProgress(trainer.step, config.steps, ranks.console()) as progress,
     ):

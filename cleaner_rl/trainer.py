@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from cleaner_rl.errors import CheckpointError, PolicyError, UserError
 from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.inference.sampler import SPARE_CELLS, Sampler
 from cleaner_rl.learner.logprobs import packing_error
-from cleaner_rl.learner.update import UpdateConfig, Updater
+from cleaner_rl.learner.update import Updater
 from cleaner_rl.models.lora import add_lora
 from cleaner_rl.models.memory import exhaustion_said
 from cleaner_rl.models.policy import Policy, load_policy
@@ -161,15 +161,16 @@ def check_context(policy: Policy, config: TrainConfig) -> None:
     Raises:
         PolicyError: it does not.
     """
-    wanted = config.max_prompt_tokens + config.max_response_tokens
+    cells = config.episode.cache_tokens
+    wanted = config.max_prompt_tokens + config.episode.max_response_tokens
     if wanted > policy.context_length:
         raise PolicyError(
             f"{policy.name} attends to {policy.context_length} tokens, and prompt and response may "
             f"have {wanted}; lower --max-response-tokens or --max-prompt-tokens"
         )
-    if 0 < config.cache_tokens < wanted + SPARE_CELLS:
+    if 0 < cells < wanted + SPARE_CELLS:
         raise PolicyError(
-            f"--cache-tokens {config.cache_tokens} holds no whole episode: prompt and response may "
+            f"--cache-tokens {cells} holds no whole episode: prompt and response may "
             f"have {wanted}; give {wanted + SPARE_CELLS} or more, or 0 for a quarter of the memory"
         )
 
@@ -221,9 +222,15 @@ def _models(config: TrainConfig, saved: _Saved | None, ranks: Ranks) -> tuple[Po
         shard(model, ranks.mesh, config.dtype)
         if reference is not None:
             shard(reference, ranks.mesh, config.dtype)
-    settings = asdict(config)
-    update = UpdateConfig(**{name: settings[name] for name in UpdateConfig.__slots__})
-    updater = Updater(model, update, reference, ranks)
+    updater = Updater(
+        model,
+        config.update,
+        reference,
+        ranks,
+        temperature=config.episode.temperature,
+        budget=config.episode.max_response_tokens,
+        dtype=config.dtype,
+    )
     if saved:
         updater.load_state(saved.state["updater"])
         load_tensors(saved.directory, updater.tensors())
@@ -238,7 +245,7 @@ def _load(name: str, config: TrainConfig, ranks: Ranks) -> tuple[Policy, Any, st
     check_policy(policy, config)
     if config.lora_rank:
         base = weights_fingerprint(policy.model)
-    elif config.kl_coefficient > 0:
+    elif config.update.kl_coefficient > 0:
         reference = load_policy(config.model, ranks.device).model.requires_grad_(False)
         base = weights_fingerprint(reference)
     return policy, reference, base
@@ -250,7 +257,7 @@ def _sandbox(config: TrainConfig, ranks: Ranks) -> Iterator[Sandbox]:
 
     def start() -> Sandbox:
         check_logger(config.logger)
-        return open_sandbox(config.rollout())
+        return open_sandbox(config.episode)
 
     sandbox = ranks.together(start)
     try:
@@ -263,9 +270,9 @@ def _sandbox(config: TrainConfig, ranks: Ranks) -> Iterator[Sandbox]:
 def _rollout(policy: Policy, config: TrainConfig, sandbox: Sandbox) -> Rollout:
     sampler = Sampler(
         policy,
-        config.temperature,
-        max_batch=config.sample_batch,
+        config.episode.temperature,
+        max_batch=config.episode.sample_batch,
         dtype=config.dtype,
-        cache_tokens=config.cache_tokens,
+        cache_tokens=config.episode.cache_tokens,
     )
-    return Rollout(policy, sampler, config.rollout(), sandbox)
+    return Rollout(policy, sampler, config.episode, sandbox)

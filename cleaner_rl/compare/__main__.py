@@ -6,7 +6,6 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -24,6 +23,7 @@ from cleaner_rl.distributed.interrupt import Interrupt
 from cleaner_rl.errors import CheckpointError, run_command
 from cleaner_rl.models.policy import resolve_device
 from cleaner_rl.runs.provenance import made_with
+from cleaner_rl.settings import change, flat
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 """Exit statuses besides 2, which ``run_command`` gives for a ``UserError``."""
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "command": shlex.join(["python", "-m", "cleaner_rl.compare", *given]),
                 "arms": [arm.name for arm in arms],
                 "seeds": config.seed_list,
-                "config": asdict(config.train),
+                "config": flat(config.train),
                 "made_with": made_with(),
             }
         )
@@ -122,7 +122,7 @@ def write_report(directory: ComparisonDirectory) -> Path:
         CheckpointError: there is no comparison, no arm is finished, or a file is damaged.
     """
     plan = directory.read_plan()
-    config = CompareConfig(seeds=len(plan["seeds"]), train=TrainConfig(**plan["config"]))
+    config = CompareConfig(seeds=len(plan["seeds"]), train=change(TrainConfig(), **plan["config"]))
     arms = [ARMS[name] for name in plan["arms"]]
     complete, missing = _complete(directory, config, arms)
     results = {**compare(complete), "missing": missing, "made_with": plan["made_with"]}

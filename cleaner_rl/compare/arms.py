@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
-from cleaner_rl.config import TrainConfig, option
+from cleaner_rl.config import TrainConfig, given
 from cleaner_rl.errors import UserError
-from cleaner_rl.settings import CreditRule
+from cleaner_rl.settings import CreditRule, change, flag
 
 BASELINE = "off"
 """The arm that others are compared with, where it takes part."""
@@ -43,8 +43,8 @@ class Arm:
         Raises:
             UserError: they cannot be that for this size of a group.
         """
-        config = replace(base, **self.changes)
-        if config.saar == "roc":
+        config = change(base, **self.changes)
+        if config.episode.saar == "roc":
             kept, left = divmod(config.group_size, config.oversample)
             if left or kept < 2:
                 raise UserError(
@@ -146,13 +146,11 @@ def require_unset(arms: Sequence[Arm], arguments: Sequence[str]) -> None:
         UserError: one was.
     """
     for arm in arms:
-        for name in arm.changes:
-            flag = f"--{name.replace('_', '-')}"
-            if option(arguments, flag) is not None or option(arguments, f"--{name}") is not None:
-                raise UserError(
-                    f"{flag} is what the arm {arm.name} chooses itself; leave the option out, or "
-                    "choose the arms with --arms"
-                )
+        for name in given(arguments, *arm.changes):
+            raise UserError(
+                f"{flag(name)} is what the arm {arm.name} chooses itself; leave the option out, or "
+                "choose the arms with --arms"
+            )
 
 
 def _choices() -> str:

@@ -6,13 +6,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import tyro
 
 from cleaner_rl.compare.arms import Arm, parse_arms, require_unset
-from cleaner_rl.config import TrainConfig, option, preset
+from cleaner_rl.config import PRESETS, TrainConfig, choose, given
 from cleaner_rl.errors import UserError
+from cleaner_rl.settings import Count, CountOrNone, check_bounds
 
 _EVALUATIONS = 10
 """Evaluations of a run after its start, unless --eval-every says otherwise."""
@@ -31,13 +31,13 @@ class CompareConfig:
     short), positive, contrastive, shallow-only, deep-only, mask-failed, roc, rho-0.7, gamma-0.3,
     retries-1, ... Several at once: default (off, purified and the best rule), rules, modes,
     ablations."""
-    seeds: int = 3
+    seeds: Count = 3
     """Runs of each arm, with the seeds --seed, --seed + 1, ..."""
     out: str = ""
     """Directory of the comparison; empty means runs/compare-PRESET."""
     devices: str = ""
     """Devices to run on side by side, such as cuda:0,cuda:1; empty means --device."""
-    jobs: int = 0
+    jobs: CountOrNone = 0
     """Runs at the same time on each device; 0 means 1 on a CUDA device and one for each core on a
     CPU, with one thread each."""
     report_only: str = ""
@@ -46,10 +46,7 @@ class CompareConfig:
     """Settings of every run, as of python -m cleaner_rl.train."""
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise UserError("--seeds must be at least 1")
-        if self.jobs < 0:
-            raise UserError("--jobs must not be negative")
+        check_bounds(self)
         if self.train.run_dir or self.train.resume:
             raise UserError(
                 "a comparison has many runs: leave out --run-dir and --resume. --out names its "
@@ -81,16 +78,17 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[CompareConfig, list[Arm]]
     Raises:
         UserError: unknown preset or arm, a bad value, or settings that contradict each other.
     """
-    default = _default(option(arguments, "--preset"))
+    early = given(arguments, "preset", "eval_every")
+    default = choose(PRESETS, early.get("preset", "tiny"))
+    default = replace(default, keep_checkpoints=1, eval_every=_every(default))
     config = tyro.cli(
         CompareConfig,
         args=arguments,
         default=CompareConfig(train=default),
         prog="python -m cleaner_rl.compare",
     )
-    if option(arguments, "--eval-every") is None:
-        every = max(1, config.train.steps // _EVALUATIONS)
-        config = replace(config, train=replace(config.train, eval_every=every))
+    if "eval_every" not in early:
+        config = replace(config, train=replace(config.train, eval_every=_every(config.train)))
     arms = parse_arms(config.arms)
     require_unset(arms, arguments)
     return config, arms
@@ -106,7 +104,5 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _default(name: str | None) -> TrainConfig:
-    chosen = preset("tiny" if name is None else name)
-    changes: dict[str, Any] = {"eval_every": max(1, chosen.steps // _EVALUATIONS)}
-    return replace(chosen, keep_checkpoints=1, **changes)
+def _every(train: TrainConfig) -> int:
+    return max(1, train.steps // _EVALUATIONS)

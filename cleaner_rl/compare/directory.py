@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from cleaner_rl.config import MAY_CHANGE, TrainConfig
 from cleaner_rl.errors import CheckpointError, UserError
 from cleaner_rl.runs.checkpoint import list_checkpoints
 from cleaner_rl.runs.evaluations import evaluated_steps
+from cleaner_rl.settings import changed, flag, flat
 
 _PLAN = "comparison.json"
 _PARTS = {"arms", "seeds", "config", "command", "made_with"}
@@ -88,15 +89,15 @@ class PlannedRun:
         """
         if not (self.path / "config.json").exists():
             return
-        then, now = asdict(TrainConfig.load(self.path / "config.json")), asdict(self.config)
-        changed = [
-            f"--{name.replace('_', '-')} ({then[name]} then, {value} now)"
-            for name, value in now.items()
-            if name not in _FREE and then[name] != value
+        stored = TrainConfig.load(self.path / "config.json")
+        then, now = flat(stored), flat(self.config)
+        other = [
+            f"{flag(name)} ({then[name]} then, {now[name]} now)"
+            for name in changed(stored, self.config, _FREE)
         ]
-        if changed:
+        if other:
             raise UserError(
-                f"the run {self.path} was begun with other settings: {', '.join(changed)}. Give "
+                f"the run {self.path} was begun with other settings: {', '.join(other)}. Give "
                 "the same ones, or begin another comparison with another --out"
             )
 
@@ -186,7 +187,7 @@ class ComparisonDirectory:
         if not isinstance(plan, dict) or not set(plan) >= _PARTS:
             raise CheckpointError(f"{path} is damaged: it wants {sorted(_PARTS)}")
         unknown = set(plan["arms"]) - set(ARMS)
-        settings = set(plan["config"]) - {field.name for field in fields(TrainConfig)}
+        settings = set(plan["config"]) - flat(TrainConfig()).keys()
         if unknown or settings:
             raise CheckpointError(
                 f"{path} has arms that do not exist, {sorted(unknown)}, or settings, "

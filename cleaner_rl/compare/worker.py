@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import threading
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -29,6 +29,7 @@ from cleaner_rl.runs.evaluations import (
 from cleaner_rl.runs.loggers import open_logger
 from cleaner_rl.runs.progress import TrainingProgress
 from cleaner_rl.runs.provenance import tasks_digest, weights_fingerprint
+from cleaner_rl.settings import flat
 from cleaner_rl.train import train
 from cleaner_rl.trainer import Trainer
 
@@ -82,7 +83,7 @@ def _evaluate_start(run: PlannedRun, config: TrainConfig) -> int:
     policy = load_policy(config.model, config.device)
     try:
         run.path.mkdir(parents=True)
-        (run.path / "config.json").write_text(json.dumps(asdict(config)), encoding="utf-8")
+        (run.path / "config.json").write_text(json.dumps(flat(config)), encoding="utf-8")
         with TrainingProgress(0, config.steps) as progress:
             evaluate_step(policy, config, run.path, 0, progress)
         (run.path / IDENTITY).write_text(json.dumps(_identity(policy, config)), encoding="utf-8")
@@ -97,7 +98,7 @@ def _train(config: TrainConfig, start: Path) -> int:
     path = trainer.run.path
     with (
         trainer.rollout,
-        open_logger(config.logger, path, asdict(config), trainer.step) as logger,
+        open_logger(config.logger, path, flat(config), trainer.step) as logger,
         TrainingProgress(trainer.step, config.steps) as progress,
     ):
         if trainer.step == 0:

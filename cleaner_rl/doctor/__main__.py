@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import tyro
 from rich.console import Console
 from rich.text import Text
 
-from cleaner_rl.config import TrainConfig, option, preset
+from cleaner_rl.config import PRESETS, TrainConfig, choose, given
 from cleaner_rl.doctor.machine import check_attention, check_memory, check_model, check_sandbox
 from cleaner_rl.doctor.subject import Check, Finding, Subject, run_checks
 from cleaner_rl.doctor.tasks import check_grader, check_prompts, check_tasks
@@ -22,9 +22,9 @@ from cleaner_rl.doctor.text import (
     check_template,
     check_trained_tokens,
 )
-from cleaner_rl.errors import UserError, run_command
+from cleaner_rl.errors import run_command
 from cleaner_rl.runs.provenance import made_with
-from cleaner_rl.settings import Precision, SystemPrompt
+from cleaner_rl.settings import Count, Positive, Precision, SystemPrompt, change, check_bounds, flat
 
 CHECKS: dict[str, Check[Subject]] = {
     "model": check_model,
@@ -58,7 +58,7 @@ class DoctorConfig:
     """Problems, as in training."""
     preset: str = "tiny"
     """Where the limits below come from: a preset of training."""
-    num_tasks: int = 64
+    num_tasks: Count = 64
     """Problems to look at."""
     weights: bool = True
     """Load the weights; without, tokenizer and configuration are looked at alone."""
@@ -80,7 +80,7 @@ class DoctorConfig:
     """As in training."""
     allow_weak: bool = False
     """As in training."""
-    grader_seconds: float = 10.0
+    grader_seconds: Positive = 10.0
     """Longest time that grading one answer may take."""
     seed: int = 0
     """Of the problems."""
@@ -88,19 +88,12 @@ class DoctorConfig:
     """Print one JSON object and nothing else."""
 
     def __post_init__(self) -> None:
-        if self.num_tasks < 1:
-            raise UserError("--num-tasks must be at least 1")
-        if not self.grader_seconds > 0:
-            raise UserError("--grader-seconds must be above 0")
+        check_bounds(self)
 
     def training(self) -> TrainConfig:
-        """The training that is looked forward to.
-
-        Raises:
-            UserError: a setting is out of range.
-        """
-        base = preset(self.preset)
-        return replace(base, **{name: getattr(self, name) for name in _OF_TRAINING})
+        """The training that is looked forward to."""
+        settings = {name: getattr(self, name) for name in _OF_TRAINING}
+        return change(choose(PRESETS, self.preset), **settings)
 
 
 _OF_TRAINING = (
@@ -111,14 +104,10 @@ _OF_PRESET = tuple(name for name in _OF_TRAINING if name not in ("tasks", "seed"
 
 
 def parse_arguments(arguments: Sequence[str]) -> DoctorConfig:
-    """The configuration behind command-line arguments; the preset gives the limits.
-
-    Raises:
-        UserError: unknown preset, or bad value.
-    """
-    name = option(arguments, "--preset") or "tiny"
-    limits = preset(name)
-    default = DoctorConfig(preset=name, **{key: getattr(limits, key) for key in _OF_PRESET})
+    """The configuration behind command-line arguments; the preset gives the limits."""
+    name = given(arguments, "preset").get("preset", "tiny")
+    limits = flat(choose(PRESETS, name))
+    default = DoctorConfig(preset=name, **{key: limits[key] for key in _OF_PRESET})
     return tyro.cli(
         DoctorConfig, args=arguments, default=default, prog="python -m cleaner_rl.doctor"
     )

@@ -51,7 +51,7 @@ def check_model(subject: Subject) -> Finding:
 def check_sandbox(subject: Subject) -> Finding:
     """Programs must be isolated, and fast enough not to hold the sampling up."""
     try:
-        sandbox = open_sandbox(replace(subject.config.rollout(), workers=1))
+        sandbox = open_sandbox(replace(subject.config.episode, workers=1))
     except OutageError as error:
         return Finding("failed", str(error), "python -m sandbox doctor says what is missing")
     with sandbox:
@@ -72,7 +72,7 @@ def check_sandbox(subject: Subject) -> Finding:
     details = {"tier": tier, "median_ms": round(median, 2), "not_reached": tried}
     if tier == "rlimits":
         return Finding(
-            "failed" if not subject.config.allow_weak else "warning",
+            "failed" if not subject.config.episode.allow_weak else "warning",
             f"{text}: programs are not isolated and can read your files",
             "python -m sandbox doctor says how to get isolation",
             details,
@@ -88,10 +88,10 @@ def check_memory(subject: Subject) -> Finding:
     """Training should fit into the device's memory. An estimate."""
     config, device = subject.config, subject.device
     shape = ModelShape.of(subject.model_config)
-    context = config.max_prompt_tokens + config.max_response_tokens
-    batch = min(config.sample_batch, config.prompts * config.group_size)
+    context = config.max_prompt_tokens + config.episode.max_response_tokens
+    batch = min(config.episode.sample_batch, config.prompts * config.group_size)
     estimate = estimate_memory(
-        shape, config.dtype, config.pack_tokens, batch, context, in_place=has_triton(device)
+        shape, config.dtype, config.update.pack_tokens, batch, context, in_place=has_triton(device)
     )
     available = available_memory(device)
     text = (

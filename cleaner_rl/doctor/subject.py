@@ -61,7 +61,7 @@ class Subject:
     @cached_property
     def format(self) -> TextFormat:
         """How its calls would be read."""
-        config = self.config
+        config = self.config.episode
         with template_errors():
             return self.codec.make_format(
                 config.tool_format, max_calls=config.max_calls, strict=config.strict_calls

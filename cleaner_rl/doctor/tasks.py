@@ -133,14 +133,15 @@ def _too_slow(answer: str, task: Task, seconds: float) -> Finding:
 def check_prompts(subject: Subject) -> Finding:
     """Prompts must fit beside the response."""
     config, codec = subject.config, subject.codec
-    bare = config.system_prompt == "none" or (config.system_prompt == "auto" and subject.knows_tool)
+    prompt = config.episode.system_prompt
+    bare = prompt == "none" or (prompt == "auto" and subject.knows_tool)
     system = [] if bare else [{"role": "system", "content": system_prompt(subject.format)}]
     lengths = [
         len(codec.prompt_ids([*system, {"role": "user", "content": task.prompt}]))
         for task in subject.tasks
     ]
     limit, context = config.max_prompt_tokens, subject.context_length
-    wanted = limit + config.max_response_tokens
+    wanted = limit + config.episode.max_response_tokens
     over = sum(length > limit for length in lengths)
     text = (
         f"prompts of {min(lengths)} to {max(lengths)} tokens, median {median(lengths):.0f}; "

@@ -15,7 +15,8 @@ from cleaner_env.interpreter import Limits, Sandbox
 from cleaner_rl.doctor.preview import Preview, preview, scripted_episode
 from cleaner_rl.doctor.subject import Finding, Subject
 from cleaner_rl.models.policy import decoder
-from cleaner_rl.rollout.environment import EpisodeConfig, make_env
+from cleaner_rl.rollout.environment import make_env
+from cleaner_rl.settings import EpisodeConfig
 
 _PROGRAM = 'import math\n\tprint(math.gcd(12, 18), "é", {"a": [1, 2]})  # ok\n'
 _ONE_CALL = "print(6 * 7)"
@@ -246,7 +247,7 @@ def episode_preview(subject: Subject) -> Preview:
     """The scripted episode in this model's tokens, with the run's credit rule."""
     config, codec = subject.config, subject.codec
     decode = decoder(subject.tokenizer)
-    rollout = EpisodeConfig(system_prompt=config.system_prompt)
+    rollout = EpisodeConfig(system_prompt=config.episode.system_prompt)
     # The scripted programs are ours: they may run wherever programs can be run at all.
     with Sandbox(limits=Limits(), allow_weak=True) as sandbox:
         env = make_env(rollout, sandbox, subject.format, knows_tool=subject.knows_tool)

@@ -123,17 +123,17 @@ def _player(config: EvalConfig, journal: EvalJournal) -> _Player:
     journal.identify("model", weights_fingerprint(policy.model))
 
     def play(jobs: Sequence[Job], recorder: _Recorder) -> None:
-        mode, at_once = recorder.mode, min(config.sample_batch, len(jobs))
+        mode, at_once = recorder.mode, min(config.episode.sample_batch, len(jobs))
         jobs = [replace(job, turns=journal.turns(mode, job.index, policy.decode)) for job in jobs]
         with exhaustion_said("sampling", policy.device):
             sampler = Sampler(
                 policy,
-                config.temperature,
+                config.episode.temperature,
                 config.top_p,
                 at_once,
                 dtype=config.dtype,
                 top_k=config.top_k,
-                cache_tokens=config.cache_tokens,
+                cache_tokens=config.episode.cache_tokens,
             )
             with Rollout(policy, sampler, config.rollout(mode)) as rollout:
                 for played in rollout.stream(jobs, at_once, recorder.turn):
@@ -148,7 +148,7 @@ def _endpoint_player(config: EvalConfig, journal: EvalJournal) -> _Player:
         url=config.endpoint,
         model=config.model,
         api_key=os.environ.get(config.api_key_env) or None,
-        temperature=config.temperature,
+        temperature=config.episode.temperature,
         top_p=config.top_p,
         timeout_s=config.request_seconds,
         retries=config.request_retries,
@@ -169,10 +169,11 @@ def _finish(config: EvalConfig, journal: EvalJournal, tasks: int) -> int:
     """Print and write what came out."""
     summary = summarize(config, {mode: journal.of_mode(mode) for mode in config.modes}, tasks)
     journal.write_summary(summary)
+    rules = config.episode
     print(
         f"{config.model} on {config.tasks}: {tasks} tasks x {config.samples}, temperature "
-        f"{config.temperature:g}, top_p {config.top_p:g}; at most {config.max_turns} turns, "
-        f"{config.max_response_tokens} tokens, {config.max_turn_tokens} a turn"
+        f"{rules.temperature:g}, top_p {config.top_p:g}; at most {rules.max_turns} turns, "
+        f"{rules.max_response_tokens} tokens, {rules.max_turn_tokens} a turn"
     )
     if summary["results"]:
         print(table(summary))

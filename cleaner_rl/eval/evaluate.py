@@ -24,11 +24,10 @@ from cleaner_rl.eval.statistics import (
 from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.models.memory import exhaustion_said
 from cleaner_rl.models.policy import Policy
-from cleaner_rl.rollout.environment import EpisodeConfig
 from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.rollout.runner import FinishedEpisode, Job
 from cleaner_rl.runs.metrics import METRICS, EpisodeSummary, Metric
-from cleaner_rl.settings import Precision
+from cleaner_rl.settings import EpisodeConfig, Precision
 
 Problems = Sequence[Sequence[EpisodeSummary]]
 """The episodes of each problem; those that faults spoilt are missing."""
@@ -189,12 +188,8 @@ def evaluate(
     config: EpisodeConfig,
     *,
     samples: int = 1,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    max_batch: int = 128,
     seed: int = 0,
     dtype: Precision = "float32",
-    cache_tokens: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
     ranks: Ranks | None = None,
 ) -> Evaluation:
@@ -205,14 +200,10 @@ def evaluate(
     Args:
         policy: to be evaluated.
         tasks: held-out ones.
-        config: what an episode is like; evaluate with ``rollback=False`` to see the policy itself.
+        config: what an episode is like; evaluate with ``saar="off"`` to see the policy itself.
         samples: episodes for each task.
-        temperature: of sampling.
-        top_p: of sampling.
-        max_batch: conversations decoded together.
         seed: of sampling.
         dtype: precision of the forward passes.
-        cache_tokens: see ``Sampler``.
         on_progress: called with the numbers of finished and of all episodes of this process.
         ranks: each plays a share of the episodes and gets the evaluation of all.
     """
@@ -224,7 +215,12 @@ def evaluate(
         rows = []
         with exhaustion_said("sampling", policy.device):
             sampler = Sampler(
-                policy, temperature, top_p, max_batch, seed, dtype, cache_tokens=cache_tokens
+                policy,
+                config.temperature,
+                max_batch=config.sample_batch,
+                seed=seed,
+                dtype=dtype,
+                cache_tokens=config.cache_tokens,
             )
             with Rollout(policy, sampler, config) as rollout:
                 for done, played in enumerate(rollout.stream(mine, len(mine)), start=1):

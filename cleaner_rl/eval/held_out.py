@@ -15,7 +15,6 @@ from cleaner_rl.config import TrainConfig
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.eval.evaluate import Evaluation, evaluate
 from cleaner_rl.models.policy import Policy
-from cleaner_rl.rollout.environment import EpisodeConfig
 from cleaner_rl.runs.evaluations import (
     MODES,
     evaluated_steps,
@@ -23,6 +22,7 @@ from cleaner_rl.runs.evaluations import (
     write_evaluation,
 )
 from cleaner_rl.runs.progress import TrainingProgress
+from cleaner_rl.settings import EpisodeConfig
 from cleaner_rl.trainer import Trainer, load_source
 
 
@@ -55,7 +55,7 @@ def evaluate_once(trainer: Trainer, progress: TrainingProgress, when: str) -> No
         return
     played = None
     if not is_due(config, step):
-        settings = replace(config.rollout(), rollback=False)
+        settings = replace(config.episode, saar="off")
         played = _play(trainer.policy, config, settings, progress, f"evaluating {when}", ranks)
 
     def record() -> None:
@@ -118,9 +118,8 @@ def _episodes(config: TrainConfig, mode: str) -> EpisodeConfig:
     """
     published = EpisodeConfig()
     return replace(
-        config.rollout(),
-        rollback=mode == "on",
-        mode="saar",
+        config.episode,
+        saar="on" if mode == "on" else "off",
         gamma=published.gamma,
         max_retries=published.max_retries,
         rollback_probability=published.rollback_probability,
@@ -141,11 +140,8 @@ def _play(
         ranks.together(lambda: held_out_tasks(config)),
         episodes,
         samples=config.eval_samples,
-        temperature=config.temperature,
-        max_batch=config.sample_batch,
         seed=config.seed,
         dtype=config.dtype,
-        cache_tokens=config.cache_tokens,
         on_progress=partial(progress.phase, label),
         ranks=ranks,
     )

@@ -22,31 +22,10 @@ from cleaner_rl.learner.optimizer import Optimizer, layers_recomputed
 from cleaner_rl.learner.packing import Pack, pack
 from cleaner_rl.models.backends import autocast
 from cleaner_rl.models.lora import adapter_state, adapters_off, has_lora
-from cleaner_rl.settings import LossName, Precision
+from cleaner_rl.settings import Precision, UpdateConfig
 
 _MAX_SKIPPED = 5
 """Updates in a row that may be skipped (float16 finds its scale that way)."""
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateConfig:
-    """Settings of the optimiser and the loss; each is explained in ``TrainConfig``."""
-
-    learning_rate: float = 2e-4
-    warmup_steps: int = 3
-    weight_decay: float = 0.0
-    grad_clip: float = 1.0
-    loss: LossName = "dapo"
-    clip_low: float | None = None
-    clip_high: float | None = None
-    dual_clip: float = 10.0
-    kl_coefficient: float = 0.0
-    tis_cap: float = 0.0
-    max_response_tokens: int = 512
-    pack_tokens: int = 8192
-    gradient_checkpointing: bool = False
-    temperature: float = 1.0
-    dtype: Precision = "float32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +57,9 @@ class Updater:
         reference: the policy that ``kl_coefficient`` holds on to; None for a model with LoRA, which
             is its own reference with the adapters off.
         ranks: that hold a part of the model and of the samples each; a single process by default.
+        temperature: of the sampling.
+        budget: most tokens of an episode after its prompt, for ``dr_grpo``.
+        dtype: precision of the passes.
 
     Attributes:
         between_steps: False from the first to the last update of a step, while the weights are
@@ -93,11 +75,18 @@ class Updater:
         config: UpdateConfig,
         reference: Any = None,
         ranks: Ranks | None = None,
+        *,
+        temperature: float = 1.0,
+        budget: int = 512,
+        dtype: Precision = "float32",
     ) -> None:
         if config.kl_coefficient > 0 and reference is None and not has_lora(model):
             raise ValueError("kl_coefficient above 0 needs a reference model")
         self.model = model
         self.config = config
+        self.temperature = temperature
+        self.budget = budget
+        self.dtype = dtype
         self.reference = reference
         self.ranks = ranks or Ranks()
         self.steps = 0
@@ -108,7 +97,7 @@ class Updater:
             config.learning_rate,
             config.weight_decay,
             config.grad_clip,
-            scaled=config.dtype == "float16",
+            scaled=dtype == "float16",
         )
 
     def state(self) -> dict[str, Any]:
@@ -163,9 +152,7 @@ class Updater:
     def _prepare(self, samples: Sequence[Sample], alone: bool) -> _Minibatch:
         """Packs of the samples that have a gradient; the others count in the denominator only."""
         config = self.config
-        weights, denominator = sample_weights(
-            samples, LOSSES[config.loss].weighting, config.max_response_tokens
-        )
+        weights, denominator = sample_weights(samples, LOSSES[config.loss].weighting, self.budget)
         held = config.kl_coefficient > 0
         used = [i for i, s in enumerate(samples) if s.has_signal or (held and s.counted > 0)]
         packs = pack(
@@ -190,7 +177,7 @@ class Updater:
     def _logprobs(self, row: Pack, model: Any = None) -> Tensor:
         with self._autocast():
             model = self.model if model is None else model
-            return token_logprobs(model, row, self.config.temperature, wanted_T=row.mask_T)[0]
+            return token_logprobs(model, row, self.temperature, wanted_T=row.mask_T)[0]
 
     def _reference_logprobs(self, row: Pack) -> Tensor:
         if self.reference is not None:
@@ -233,7 +220,7 @@ class Updater:
         config, rule = self.config, LOSSES[self.config.loss]
         with self._autocast():
             logprobs_T, entropies_T = token_logprobs(
-                self.model, row, config.temperature, wanted_T=row.mask_T
+                self.model, row, self.temperature, wanted_T=row.mask_T
             )
         old_T = logprobs_T.detach() if old_T is None else old_T
         advantages_T, sums = row.advantages_T, {}
@@ -260,4 +247,4 @@ class Updater:
         return self.config.learning_rate * warmup
 
     def _autocast(self) -> AbstractContextManager[object]:
-        return autocast(self.model.device, self.config.dtype)
+        return autocast(self.model.device, self.dtype)

@@ -14,8 +14,9 @@ from cleaner_env.completion import Completion
 from cleaner_env.formats import make_format
 from cleaner_env.interpreter import Sandbox
 from cleaner_rl.errors import EndpointError
-from cleaner_rl.rollout.environment import EpisodeConfig, check_faults, make_env, open_sandbox
+from cleaner_rl.rollout.environment import check_faults, make_env, open_sandbox
 from cleaner_rl.rollout.runner import EpisodeRunner, FinishedEpisode, Job
+from cleaner_rl.settings import EpisodeConfig
 
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 """Statuses after which the same request may succeed."""

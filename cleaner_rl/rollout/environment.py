@@ -3,66 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 from cleaner_env.env import CodeToolEnv
 from cleaner_env.formats import TextFormat
 from cleaner_env.interpreter import LIGHT_PRELOAD, Limits, Sandbox, SandboxError
-from cleaner_env.rewards import Reward
+from cleaner_env.rewards import FormatTerm, Reward, ToolTerm
 from cleaner_env.saar import Mode, SAARWrapper
 from cleaner_env.task import Task
 from cleaner_rl.errors import OutageError
-from cleaner_rl.settings import Preload, Schedule, SystemPrompt, ToolFormat
+from cleaner_rl.settings import EpisodeConfig, SaarMode
 
 _MAX_FAULTED = 0.05
 """Share of episodes that faults of the sandbox may spoil before the rollout is stopped."""
-
-
-@dataclass(frozen=True, slots=True)
-class EpisodeConfig:
-    """What an episode is like.
-
-    Attributes:
-        rollback: whether ``mode`` is on at all.
-        mode, gamma, max_retries, rollback_probability, similarity_on: see ``SAARWrapper``.
-        max_turns: turns of an episode.
-        max_response_tokens: tokens of an episode after the prompt.
-        max_turn_tokens: tokens of one turn.
-        system_prompt: the first message explains the tool (``default``) or is left out (``none``);
-            ``auto`` leaves it out for policies that know the tool from their cold start.
-        tool_format: how turns call the tool; ``auto`` goes by the tokenizer's chat template.
-        max_calls: calls of one turn.
-        strict_calls: False repairs malformed calls.
-        stateful: an episode's programs share their variables.
-        preload: what programs find imported already: the standard library (``light``), or numpy
-            and sympy as well (``full``).
-        code_seconds: wall time of one program.
-        workers: programs that run at the same time.
-        schedule: when an episode goes on whose program has run, see ``ToolQueue``.
-        allow_weak: run programs without isolation where there is none.
-        reward: what an episode earns.
-    """
-
-    rollback: bool = True
-    mode: Mode = "saar"
-    gamma: float = 0.5
-    max_retries: int = 3
-    rollback_probability: float = 1.0
-    similarity_on: str = "code"
-    max_turns: int = 3
-    max_response_tokens: int = 512
-    max_turn_tokens: int = 128
-    system_prompt: SystemPrompt = "auto"
-    tool_format: ToolFormat = "auto"
-    max_calls: int = 1
-    strict_calls: bool = True
-    stateful: bool = False
-    preload: Preload = "full"
-    code_seconds: float = 4.0
-    workers: int = 2
-    schedule: Schedule = "reproducible"
-    allow_weak: bool = False
-    reward: Reward = field(default_factory=Reward)
+WRAPPER_MODES: dict[SaarMode, Mode] = {
+    "on": "saar",
+    "off": "off",
+    "shallow-only": "shallow-only",
+    "deep-only": "deep-only",
+    "mask-failed": "mask-failed",
+    "roc": "off",
+}
+"""What the wrapper is told for each ``--saar``."""
 
 
 def open_sandbox(config: EpisodeConfig) -> Sandbox:
@@ -104,7 +65,7 @@ def make_env(
     bare = config.system_prompt == "none" or (config.system_prompt == "auto" and knows_tool)
     env = CodeToolEnv(
         [Task("unused", "unused")],
-        reward=config.reward,
+        reward=reward_of(config),
         max_turns=config.max_turns,
         max_length=max_length,
         measure=measure,
@@ -118,9 +79,15 @@ def make_env(
         gamma=config.gamma,
         max_retries=config.max_retries,
         rollback_probability=config.rollback_probability,
-        similarity_on=config.similarity_on,  # type: ignore[arg-type]
-        mode=config.mode if config.rollback else "off",
+        similarity_on=config.similarity_on,
+        mode=WRAPPER_MODES[config.saar],
     )
+
+
+def reward_of(config: EpisodeConfig) -> Reward:
+    """What an episode earns, overlong shaping aside, which is the trainer's: it counts tokens."""
+    terms = (FormatTerm(penalty=config.format_penalty), ToolTerm(failure=config.failure_penalty))
+    return Reward(wrong=config.wrong_reward, partial=config.partial_reward, terms=terms)
 
 
 def check_faults(faults: Sequence[Exception | None], episodes: int) -> None:

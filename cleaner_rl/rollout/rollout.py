@@ -20,9 +20,10 @@ from cleaner_rl.errors import ToolFormatWarning
 from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.inference.sampling import Request
 from cleaner_rl.models.policy import Policy, template_errors
-from cleaner_rl.rollout.environment import EpisodeConfig, check_faults, make_env, open_sandbox
+from cleaner_rl.rollout.environment import check_faults, make_env, open_sandbox
 from cleaner_rl.rollout.runner import EpisodeRunner, FinishedEpisode, Job
 from cleaner_rl.rollout.tool_queue import ToolQueue
+from cleaner_rl.settings import EpisodeConfig
 
 
 class Rollout:

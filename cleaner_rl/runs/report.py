@@ -69,14 +69,15 @@ def write_report(directory: Path, config: TrainConfig) -> Path:
 
 def _summary(metrics: list[dict[str, Any]], config: TrainConfig) -> str:
     seconds = sum(m["step_seconds"] for m in metrics)
+    rules = config.episode
     saar = {
         "off": "off (plain GRPO baseline)",
-        "mask-failed": f"mask-failed, with probability {config.rollback_probability}",
+        "mask-failed": f"mask-failed, with probability {rules.rollback_probability}",
         "roc": f"roc, {config.oversample} episodes played for each that is kept",
     }.get(
-        config.saar,
-        f"{config.saar}, gamma {config.gamma}, {config.max_retries} retries, "
-        f"rollback probability {config.rollback_probability}",
+        rules.saar,
+        f"{rules.saar}, gamma {rules.gamma}, {rules.max_retries} retries, "
+        f"rollback probability {rules.rollback_probability}",
     )
     return (
         f"- policy: {config.model}; tasks: {config.tasks}; seed {config.seed}\n"

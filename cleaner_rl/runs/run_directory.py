@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from cleaner_rl.runs.checkpoint import (
 )
 from cleaner_rl.runs.evaluations import MODES, evaluated_steps, forget_evaluations, summary_path
 from cleaner_rl.runs.files import append_row, read_json, read_rows, write_json, write_whole
+from cleaner_rl.settings import flat
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -51,7 +52,7 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
             (path / "episodes").mkdir()
             (path / "checkpoints").mkdir()
-            write_json(path / CONFIG, asdict(config))
+            write_json(path / CONFIG, flat(config))
         except OSError as error:
             raise CheckpointError(
                 f"cannot write the run directory {path}: {error}; choose another with --run-dir"
@@ -130,7 +131,7 @@ class RunDirectory:
 
     def rewind(self, config: TrainConfig, step: int) -> None:
         """Go on from a checkpoint with these settings."""
-        self.write_json(CONFIG, asdict(config))
+        self.write_json(CONFIG, flat(config))
         self.forget_after(step)
 
     def forget_after(self, step: int) -> None:

@@ -191,7 +191,6 @@ def evaluate_policy(args: SftArgs) -> Evaluation:
         load_policy(str(args.out), device=args.device),
         tasks,
         args.rollout(),
-        max_batch=args.eval_batch,
         seed=args.seed,
         dtype=args.dtype,
         on_progress=lambda done, _: progress.show(done),

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 
-from cleaner_rl.config import option
+from cleaner_rl.config import choose, given
 from cleaner_rl.errors import UserError
-from cleaner_rl.rollout.environment import EpisodeConfig
+from cleaner_rl.settings import (
+    Count,
+    CountOrNone,
+    EpisodeConfig,
+    NotNegative,
+    Positive,
+    check_bounds,
+)
 from cleaner_rl.sft.demonstrations.episodes import DemonstrationMix
 
 __all__ = ["SFT_PRESETS", "ModelArgs", "SftArgs", "SftError", "parse_sft_arguments"]
@@ -74,30 +81,30 @@ class SftArgs:
     """auto (CUDA when there is one), cpu, cuda, ..."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of all forward passes; weights and optimiser stay in float32."""
-    demonstrations: int = 16_000
+    demonstrations: Count = 16_000
     """Number of training episodes that are generated."""
-    max_tokens: int = 1024
+    max_tokens: Count = 1024
     """Episodes that are longer are left out, and counted."""
     learn_slips: bool = True
     """Train on the turns whose program fails as well; off only reads them, and trains on what
     corrects them."""
-    clean_epochs: float = 2.0
+    clean_epochs: NotNegative = 2.0
     """Passes over the episodes without bugs that come first: short ones, to learn copying from."""
-    epochs: float = 1.0
+    epochs: NotNegative = 1.0
     """Passes over all episodes. More leave the policy more certain, and RL less choice."""
-    batch_tokens: int = 2048
+    batch_tokens: Count = 2048
     """Tokens per optimiser step, padding included."""
-    learning_rate: float = 2e-3
+    learning_rate: Positive = 2e-3
     """Peak learning rate of AdamW; a short warm-up, then a cosine down to a tenth."""
     weight_decay: float = 0.05
     """Weight decay of the matrices."""
-    workers: int = 2
+    workers: Count = 2
     """Sandbox workers that execute programs."""
     allow_weak: bool = False
     """Run programs without isolation where bubblewrap does not work."""
-    eval_tasks: int = 480
+    eval_tasks: CountOrNone = 480
     """Held-out tasks of the evaluation at the end; 0 skips it."""
-    eval_batch: int = 128
+    eval_batch: Count = 128
     """Episodes of the evaluation that are decoded together."""
     max_turn_tokens: int = 128
     """Tokens of one turn in the evaluation."""
@@ -109,16 +116,9 @@ class SftArgs:
     """Shape of the model from scratch."""
 
     def __post_init__(self) -> None:
-        for name in ("demonstrations", "max_tokens", "batch_tokens", "workers", "eval_batch"):
-            if getattr(self, name) < 1:
-                raise SftError(f"--{name.replace('_', '-')} must be at least 1")
-        for name in ("clean_epochs", "epochs", "eval_tasks"):
-            if not getattr(self, name) >= 0:
-                raise SftError(f"--{name.replace('_', '-')} must not be negative")
+        check_bounds(self)
         if self.clean_epochs + self.epochs == 0:
             raise SftError("nothing would be learned: give --epochs above 0")
-        if not self.learning_rate > 0:
-            raise SftError("--learning-rate must be above 0")
         if not self.from_scratch and self.model != ModelArgs():
             raise SftError("--model.* shapes a model from scratch; leave it out with --base")
 
@@ -134,9 +134,10 @@ class SftArgs:
     def rollout(self) -> EpisodeConfig:
         """What an episode of the evaluation is like."""
         return EpisodeConfig(
-            rollback=False,
+            saar="off",
             max_turn_tokens=self.max_turn_tokens,
             max_response_tokens=self.max_response_tokens,
+            sample_batch=self.eval_batch,
             workers=self.workers,
             allow_weak=self.allow_weak,
         )
@@ -169,13 +170,6 @@ SFT_PRESETS: dict[str, SftArgs] = {
 
 
 def parse_sft_arguments(arguments: Sequence[str]) -> SftArgs:
-    """The settings behind command-line arguments.
-
-    Raises:
-        SftError: unknown preset, or a value that cannot be.
-    """
-    name = option(arguments, "--preset") or "tiny"
-    if name not in SFT_PRESETS:
-        raise SftError(f"unknown preset {name!r}; use one of: {', '.join(SFT_PRESETS)}")
-    default = replace(SFT_PRESETS[name])
+    """The settings behind command-line arguments."""
+    default = choose(SFT_PRESETS, given(arguments, "preset").get("preset", "tiny"))
     return tyro.cli(SftArgs, args=arguments, default=default, prog="python -m cleaner_rl.sft")

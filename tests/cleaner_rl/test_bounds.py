@@ -9,7 +9,7 @@ from cleaner_env import CodeToolEnv, SAARWrapper, Task
 from cleaner_rl.config import PRESETS
 from cleaner_rl.scaling import episode_bounds
 
-CONFIG = replace(PRESETS["tiny"], max_turns=2, max_retries=2, code_seconds=0.5)
+CONFIG = replace(PRESETS["tiny"].episode, max_turns=2, max_retries=2, code_seconds=0.5)
 
 
 def play(sandbox, config, programs):

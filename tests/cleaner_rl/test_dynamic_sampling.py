@@ -11,6 +11,7 @@ from cleaner_env import Episode, Task
 from cleaner_rl import train
 from cleaner_rl.config import PRESETS
 from cleaner_rl.distributed.ranks import Ranks
+from cleaner_rl.settings import change
 
 PROMPTS = 4
 
@@ -44,7 +45,7 @@ def play(monkeypatch):
             return [[scripted_episode(reward) for reward in rewards] for rewards in rounds[refill]]
 
         monkeypatch.setattr(train, "play_groups", scripted)
-        config = replace(
+        config = change(
             PRESETS["tiny"],
             prompts=PROMPTS,
             minibatch_prompts=PROMPTS,

@@ -9,8 +9,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 
 from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.inference.sampling import Request
-from cleaner_rl.learner.update import UpdateConfig, Updater
+from cleaner_rl.learner.update import Updater
 from cleaner_rl.models.backends import apply_liger, varlen
+from cleaner_rl.settings import UpdateConfig
 
 pytestmark = [
     pytest.mark.gpu,
@@ -142,7 +143,7 @@ def test_an_update_learns_as_on_a_cpu(toy_policy, gpu_policy, dtype, samples):
     models = (toy_policy.model, gpu_policy.model)
     before = [p.detach().clone() for p in toy_policy.model.parameters()]
     for model in models:
-        Updater(model, UpdateConfig(learning_rate=1e-3, warmup_steps=0, dtype=dtype)).update(
+        Updater(model, UpdateConfig(learning_rate=1e-3, warmup_steps=0), dtype=dtype).update(
             [samples]
         )
     moved = []

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +16,9 @@ from cleaner_env import Episode, SandboxError, Task
 from cleaner_rl.config import PRESETS, parse_arguments
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.errors import CheckpointError, OutageError, PolicyError, UserError
+from cleaner_rl.rollout.environment import WRAPPER_MODES, reward_of
 from cleaner_rl.runs.run_directory import RunDirectory
+from cleaner_rl.settings import change, flat
 from cleaner_rl.train import main, play_groups, play_step
 
 SMALL = [
@@ -219,8 +220,8 @@ def test_roc_keeps_groups_of_the_usual_size(monkeypatch, saar, rewards):
     ],
 )
 def test_saar_chooses_the_mode_of_the_episodes(saar, rollback, mode):
-    rollout = parse_arguments(["--saar", saar]).rollout()
-    assert (rollout.rollback, rollout.mode) == (rollback, mode)
+    chosen = WRAPPER_MODES[parse_arguments(["--saar", saar]).episode.saar]
+    assert (chosen != "off", chosen) == (rollback, mode)
 
 
 def test_unknown_preset_lists_the_presets():
@@ -228,26 +229,32 @@ def test_unknown_preset_lists_the_presets():
         parse_arguments(["--preset", "small"])
 
 
+@pytest.mark.parametrize("arguments", [["--preset=qwen3-4b"], ["--preset", "qwen3-4b"]])
+def test_a_preset_gives_the_other_defaults(arguments):
+    assert parse_arguments(["--max_turns", "5", *arguments]) == change(
+        PRESETS["qwen3-4b"], max_turns=5
+    )
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_parse_and_take_overrides(name):
     config = parse_arguments(["--preset", name, "--learning-rate", "0.5"])
-    assert (config.preset, config.learning_rate) == (name, 0.5)
+    assert (config.preset, config.update.learning_rate) == (name, 0.5)
 
 
 def test_qwen3_preset_has_the_papers_values():
-    c = PRESETS["qwen3-4b"]
+    c = SimpleNamespace(**flat(PRESETS["qwen3-4b"]))
     assert (c.learning_rate, c.warmup_steps, c.prompts, c.group_size) == (2e-6, 20, 128, 16)
     assert (c.minibatch_prompts, c.max_prompt_tokens, c.max_response_tokens) == (32, 2560, 20480)
     assert (c.max_turns, c.temperature, c.gamma, c.max_retries) == (16, 1.0, 0.5, 3)
     assert (c.rollback_probability, c.code_seconds, c.dtype) == (1.0, 4.0, "float16")
     assert (c.clip_low, c.clip_high, c.dual_clip, c.credit) == (0.2, 0.28, 10.0, "purified")
-    assert (c.overlong_buffer, c.overlong_factor) == (4096, 1.0)
-    assert c.reward().wrong == -1.0
+    assert (c.overlong_buffer, c.overlong_factor, c.wrong_reward) == (4096, 1.0, -1.0)
 
 
 def test_reward_arguments_reach_the_environments():
     config = parse_arguments(["--wrong-reward", "-0.5", "--failure-penalty", "0.1"])
-    reward = config.rollout().reward
+    reward = reward_of(config.episode)
     assert (reward.wrong, [term.name for term in reward.terms]) == (-0.5, ["format", "tool"])
     with pytest.raises(UserError, match="--wrong-reward must be below 1"):
         parse_arguments(["--wrong-reward", "1"])
@@ -295,7 +302,7 @@ def test_resume_without_a_run(tmp_path):
 
 
 def test_resume_with_another_setting_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(asdict(PRESETS["tiny"])))
+    (tmp_path / "config.json").write_text(json.dumps(flat(PRESETS["tiny"])))
     with pytest.raises(UserError, match="leave out: --learning-rate"):
         main(["--resume", str(tmp_path), "--learning-rate", "1"])
 

@@ -1,7 +1,7 @@
 """What the comparison's command and its arms accept, and what they say to the rest."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +11,7 @@ from cleaner_rl.compare.config import parse_arguments
 from cleaner_rl.compare.directory import ComparisonDirectory
 from cleaner_rl.config import PRESETS
 from cleaner_rl.errors import CheckpointError, UserError
+from cleaner_rl.settings import flat
 
 
 def names(text):
@@ -26,7 +27,8 @@ def test_the_default_is_the_baseline_the_paper_and_the_best_rule():
 def test_saar_is_the_published_rule():
     assert names("off, saar,purified") == ["off", "purified"]
     config = ARMS["purified"].config(PRESETS["tiny"])
-    assert (config.saar, config.credit, config.gamma, config.max_retries) == (
+    rules = config.episode
+    assert (rules.saar, config.credit, rules.gamma, rules.max_retries) == (
         *("on", "purified"),
         *(0.5, 3),
     )
@@ -34,14 +36,14 @@ def test_saar_is_the_published_rule():
 
 @pytest.mark.parametrize("alias", ALIASES)
 def test_no_two_arms_of_a_named_set_are_the_same(alias):
-    configs = [asdict(arm.config(PRESETS["tiny"])) for arm in named(ALIASES[alias])]
+    configs = [flat(arm.config(PRESETS["tiny"])) for arm in named(ALIASES[alias])]
     assert all(a != b for i, a in enumerate(configs) for b in configs[:i])
 
 
 @pytest.mark.parametrize("name", ARMS)
 def test_all_arms_play_the_same_number_of_episodes(name):
     base, config = PRESETS["tiny"], ARMS[name].config(PRESETS["tiny"])
-    played = config.group_size * (config.oversample if config.saar == "roc" else 1)
+    played = config.group_size * (config.oversample if config.episode.saar == "roc" else 1)
     assert (config.prompts, played) == (base.prompts, base.group_size)
 
 
@@ -54,7 +56,11 @@ def test_groups_that_roc_cannot_halve_are_refused(size):
 def test_settings_of_training_are_those_of_all_arms():
     config, arms = parse_arguments(["--steps", "20", "--learning-rate", "0.5", "--arms", "off"])
     (run,) = ComparisonDirectory(config.directory).runs(config, arms)[:1]
-    assert (run.config.steps, run.config.learning_rate, run.config.saar) == (20, 0.5, "off")
+    assert (run.config.steps, run.config.update.learning_rate, run.config.episode.saar) == (
+        20,
+        0.5,
+        "off",
+    )
     assert run.config.eval_every == 2
 
 
@@ -66,6 +72,7 @@ def test_settings_of_training_are_those_of_all_arms():
         (["--saar", "off"], "--saar is what the arm"),
         (["--gamma", "0.4", "--arms", "off,gamma-0"], "--gamma is what the arm gamma-0 chooses"),
         (["--saar", "on", "--arms", "off"], "--saar is what the arm off chooses"),
+        (["--rollback_probability", "1", "--arms", "rho-0.7"], "--rollback-probability is what"),
         (["--max_retries=3", "--arms", "retries-3"], "--max-retries is what the arm retries-3"),
         (["--seeds", "0"], "--seeds must be at least 1"),
         (["--jobs", "-1"], "--jobs must not be negative"),
@@ -109,7 +116,7 @@ def test_a_report_needs_a_comparison(tmp_path):
 
 def test_a_report_needs_a_finished_seed(tmp_path):
     plan = {"arms": ["off"], "seeds": [0], "command": "", "made_with": {}}
-    config = asdict(parse_arguments([])[0].train)
+    config = flat(parse_arguments([])[0].train)
     (tmp_path / "comparison.json").write_text(json.dumps({**plan, "config": config}))
     with pytest.raises(CheckpointError, match=r"no seed of the comparison .* is finished"):
         main(["--report-only", str(tmp_path)])

@@ -25,6 +25,7 @@ from cleaner_rl.doctor.text import (
     episode_preview,
 )
 from cleaner_rl.errors import UserError
+from cleaner_rl.settings import change
 
 TASK = Task("What is 6*7?", "42")
 
@@ -34,7 +35,7 @@ def subject(toy_policy):
     """Makes an subject of the toy policy, with another chat template or other settings."""
 
     def make(template=None, tasks=(TASK,), **config):
-        made = Subject(replace(PRESETS["tiny"], system_prompt="none", **config))
+        made = Subject(change(PRESETS["tiny"], system_prompt="none", **config))
         made.tokenizer = copy.deepcopy(toy_policy.tokenizer)
         if template is not None:
             made.tokenizer.chat_template = template

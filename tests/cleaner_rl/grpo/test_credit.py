@@ -6,8 +6,6 @@ Ids are characters. Rows of a sample are written under each other:
      ++++++++++++   +++     sign of the advantage; blank where a token is not trained
 """
 
-from dataclasses import replace
-
 import pytest
 from scripted import STOP, sampled
 
@@ -19,6 +17,7 @@ from cleaner_rl.config import PRESETS
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.grpo.credit import episode_samples, splices
 from cleaner_rl.grpo.groups import Group, minibatch_samples
+from cleaner_rl.settings import change
 from cleaner_rl.train import comparison
 
 PROMPT = list(map(ord, "Q"))
@@ -219,7 +218,7 @@ def test_a_failed_correction_stays_where_the_next_lookahead_gave_up(play):
 @pytest.mark.parametrize(("penalty", "blame"), [(0.0, -1.0), (0.5, -1.5)])
 def test_branches_join_the_group_that_a_run_compares(play, penalty, blame):
     group = [play("a[b]", "c[print(3)]", "ok", gamma=0.0), play("a[print(3)]", "ok")]
-    config = replace(PRESETS["tiny"], credit="branched", loss="dr_grpo", failure_penalty=penalty)
+    config = change(PRESETS["tiny"], credit="branched", loss="dr_grpo", failure_penalty=penalty)
     compared = Group.of(group, [1.0, 1.0], comparison(config))
     [samples] = minibatch_samples(
         [compared], 1, "branched", "recompute", lambda _: PROMPT, observation_ids, Ranks()

@@ -12,12 +12,13 @@ from cleaner_rl.grpo.loss import LOSSES
 from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.learner.logprobs import token_logprobs
 from cleaner_rl.learner.packing import Pack
-from cleaner_rl.learner.update import UpdateConfig, Updater
+from cleaner_rl.learner.update import Updater
+from cleaner_rl.settings import UpdateConfig
 
 
-def weights_after(policy, minibatches, reference=None, **settings):
+def weights_after(policy, minibatches, reference=None, budget=512, dtype="float32", **settings):
     config = UpdateConfig(learning_rate=1e-2, warmup_steps=0, **settings)
-    updater = Updater(policy.model, config, reference)
+    updater = Updater(policy.model, config, reference, budget=budget, dtype=dtype)
     metrics = updater.update(minibatches)
     return [p.detach().clone() for p in policy.model.parameters()], metrics
 
@@ -219,9 +220,7 @@ def test_every_loss_is_the_same_however_the_batch_is_cut(fresh, samples, loss):
 
 
 def test_each_loss_learns_something_else(fresh, samples):
-    learnt = [
-        weights_after(fresh(), [samples], loss=loss, max_response_tokens=25) for loss in LOSSES
-    ]
+    learnt = [weights_after(fresh(), [samples], loss=loss, budget=25) for loss in LOSSES]
     losses = {round(metrics["grad_norm"], 6) for _, metrics in learnt}
     # gspo is grpo, and cispo is dapo, as long as ratios are 1.
     assert len(losses) == 3
@@ -287,7 +286,7 @@ def test_gradient_checkpointing_recomputes_layers_and_is_over_afterwards(fresh, 
 
 def test_float16_overflow_is_left_out_and_the_scale_falls(fresh, samples):
     policy = fresh()
-    updater = Updater(policy.model, UpdateConfig(dtype="float16", warmup_steps=0))
+    updater = Updater(policy.model, UpdateConfig(warmup_steps=0), dtype="float16")
     large = [with_advantages(s, 1e3) for s in samples]
     scales, skipped = [], []
     for _ in range(12):

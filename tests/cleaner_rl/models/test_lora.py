@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from cleaner_rl.errors import CheckpointError, PolicyError
 from cleaner_rl.learner.logprobs import token_logprobs
 from cleaner_rl.learner.packing import Pack
-from cleaner_rl.learner.update import UpdateConfig, Updater
+from cleaner_rl.learner.update import Updater
 from cleaner_rl.models.lora import (
     adapter_state,
     adapters_off,
@@ -21,6 +21,7 @@ from cleaner_rl.models.lora import (
 from cleaner_rl.models.policy import load_policy
 from cleaner_rl.models.weights import plain_weights
 from cleaner_rl.runs.checkpoint import load_tensors, save_checkpoint
+from cleaner_rl.settings import UpdateConfig
 from cleaner_rl.train import main
 
 pytest.importorskip("peft", reason="the extra cleaner-rl[lora] is not installed")

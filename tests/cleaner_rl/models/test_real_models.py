@@ -17,9 +17,10 @@ from cleaner_rl.config import TrainConfig
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.grpo.groups import Group, minibatch_samples
 from cleaner_rl.inference.sampler import Sampler
-from cleaner_rl.learner.update import UpdateConfig, Updater
+from cleaner_rl.learner.update import Updater
 from cleaner_rl.models.policy import load_policy
 from cleaner_rl.rollout.rollout import Rollout
+from cleaner_rl.settings import EpisodeConfig, UpdateConfig
 from cleaner_rl.sft.tokenizer import train_tokenizer
 from cleaner_rl.train import comparison
 from cleaner_rl.trainer import check_policy
@@ -75,9 +76,11 @@ def directory(family, tmp_path):
 def test_load_sample_learn_save_load(family, directory, tmp_path, sandbox):
     policy = load_policy(str(directory), "cpu")
     assert policy.codec.tool_format == FAMILIES[family][-1]
-    config = TrainConfig(max_prompt_tokens=512, max_turns=2, max_turn_tokens=12)
+    config = TrainConfig(
+        max_prompt_tokens=512, episode=EpisodeConfig(max_turns=2, max_turn_tokens=12)
+    )
     check_policy(policy, config)
-    with Rollout(policy, Sampler(policy, 1.0), config.rollout()) as rollout:
+    with Rollout(policy, Sampler(policy, 1.0), config.episode) as rollout:
         group = rollout.play([Task("What is 3 + 4?", "7")] * 2, seed=0)
         minibatches = minibatch_samples(
             [Group.of(group, [1.0, 0.0], comparison(config))],

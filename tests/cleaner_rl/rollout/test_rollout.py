@@ -14,12 +14,11 @@ from scripted import call
 
 from cleaner_env import FORMATS, Completion, SandboxError, Task, make_format
 from cleaner_env.chat import ChatCodec
-from cleaner_env.rewards import GRADER, Reward
+from cleaner_env.rewards import GRADER
 from cleaner_rl.errors import OutageError, ToolFormatWarning, UserError
-from cleaner_rl.rollout.environment import EpisodeConfig
 from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.rollout.runner import Job
-from cleaner_rl.settings import ToolFormat
+from cleaner_rl.settings import EpisodeConfig, ToolFormat
 
 TASK = Task("What is 6*7?", "42")
 ANSWER = r"The answer is \boxed{42}."
@@ -114,7 +113,7 @@ def test_lookahead_shows_the_error_and_what_follows_does_not(toy_policy):
 
 
 def test_rollback_off_keeps_failure_and_error(toy_policy):
-    (episode,), sampler = play(toy_policy, [BUG, FIX, ANSWER], rollback=False)
+    (episode,), sampler = play(toy_policy, [BUG, FIX, ANSWER], saar="off")
     assert "NameError" in sampler.shown[2][0]
     assert [turn.text for turn in episode.turns] == [BUG, FIX, ANSWER]
 
@@ -154,7 +153,7 @@ def test_response_length_leaves_out_what_was_never_trained(toy_policy):
 
 def test_a_wrong_answer_earns_what_the_reward_says(toy_policy):
     sampler = ScriptedSampler(toy_policy, [r"\boxed{41}"])
-    config = EpisodeConfig(system_prompt="none", reward=Reward(wrong=-1.0))
+    config = EpisodeConfig(system_prompt="none", wrong_reward=-1.0)
     with Rollout(toy_policy, sampler, config) as rollout:
         (episode,) = rollout.play([TASK], seed=0)
     assert episode.reward == -1.0

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import cleaner_rl.sft.training as sft_training
 from cleaner_env.chat import ChatCodec
-from cleaner_rl.errors import CheckpointError, PolicyError
+from cleaner_rl.errors import CheckpointError, PolicyError, UserError
 from cleaner_rl.models.policy import load_policy
 from cleaner_rl.sft.__main__ import main
 from cleaner_rl.sft.config import SFT_PRESETS, SftError
@@ -171,7 +171,7 @@ def test_a_resumed_training_keeps_its_settings(interrupted, tmp_path):
         (["--max-tokens", "20"], SftError, "longer than 20 tokens; raise --max-tokens"),
         (["--model.layers", "2"], SftError, r"--model\.\* shapes a model from scratch"),
         (["--epochs", "0"], SftError, "give --epochs above 0"),
-        (["--demonstrations", "0"], SftError, "--demonstrations must be at least 1"),
+        (["--demonstrations", "0"], UserError, "--demonstrations must be at least 1"),
     ],
 )
 def test_what_cannot_be_is_said(arguments, tmp_path, more, error, why):
@@ -181,5 +181,5 @@ def test_what_cannot_be_is_said(arguments, tmp_path, more, error, why):
 
 
 def test_an_unknown_preset_names_those_that_there_are():
-    with pytest.raises(SftError, match="unknown preset 'small'; use one of: tiny, smollm2"):
+    with pytest.raises(UserError, match="unknown preset 'small'; use one of: tiny, smollm2"):
         main(["--preset", "small"])
