@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from cleaner_env.rewards import check_reward
 from cleaner_env.task import Task
@@ -57,15 +56,6 @@ def load_tasks(spec: str | Sequence[str], split: Split = "train", seed: int = 0)
         return present[0][1]
     weights = [one.number("weight", 1.0, 1e-6, 1e6) for one, _ in present]
     return TaskMixture([source for _, source in present], weights, seed)
-
-
-def read_jsonl(path: Path) -> list[Task]:
-    """Tasks from a file of JSON objects with ``prompt`` and ``answer``, one a line."""
-    spec = SourceSpec(str(path), "", str(path))
-    tasks = [task for _, task in _read_tasks(spec, KINDS[""], str(path), 0)]
-    if not tasks:
-        raise ValueError(f"{path} holds no tasks")
-    return tasks
 
 
 def first_tasks(source: TaskSource, count: int) -> list[Task]:

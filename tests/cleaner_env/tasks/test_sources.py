@@ -6,7 +6,7 @@ import pytest
 
 from cleaner_env import ReasoningGymTasks, Task, TaskList
 from cleaner_env.tasks.families import FAMILIES
-from cleaner_env.tasks.load import load_tasks, read_jsonl
+from cleaner_env.tasks.load import load_tasks
 from cleaner_env.tasks.sources import split_of
 
 
@@ -64,7 +64,8 @@ def test_jsonl_rows_become_tasks_of_one_split_or_the_other(tmp_path):
 def test_line_separators_inside_text_do_not_end_a_row(tmp_path):
     path = tmp_path / "tasks.jsonl"
     path.write_text('\ufeff{"prompt": "a\u2028b", "answer": "1"}\n\n', encoding="utf-8")
-    assert [task.prompt for task in read_jsonl(path)] == ["a\u2028b"]
+    source = load_tasks(f"{path}@holdout=0")
+    assert [source[i].prompt for i in range(len(source))] == ["a\u2028b"]
 
 
 @pytest.mark.parametrize(
