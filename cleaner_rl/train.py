@@ -24,7 +24,7 @@ from cleaner_rl.grpo.groups import Comparison, Group, minibatch_samples
 from cleaner_rl.grpo.loss import LOSSES
 from cleaner_rl.models.memory import exhaustion_said
 from cleaner_rl.rollout.rollout import Rollout
-from cleaner_rl.runs.loggers import MetricLogger, open_logger
+from cleaner_rl.runs.loggers import LogStep, open_logger
 from cleaner_rl.runs.metrics import episode_metrics
 from cleaner_rl.runs.progress import TrainingProgress
 from cleaner_rl.runs.report import write_report
@@ -35,7 +35,7 @@ _REFILL_START = 500_000_003
 """Index of the first problem that replaces another one."""
 
 
-def train(trainer: Trainer, progress: TrainingProgress, logger: MetricLogger) -> None:
+def train(trainer: Trainer, progress: TrainingProgress, log: LogStep) -> None:
     """Train on from the trainer's step to ``config.steps``.
 
     Every step draws its tasks and its random numbers from the seed and its own number, so a resumed
@@ -77,7 +77,7 @@ def train(trainer: Trainer, progress: TrainingProgress, logger: MetricLogger) ->
                         "sample_seconds": sampled - began,
                         "step_seconds": ended - began,
                     }
-                    ranks.on_first(partial(_write, trainer, logger, metrics, episodes))
+                    ranks.on_first(partial(_write, trainer, log, metrics, episodes))
                     ranks.together(trainer.updater.require_finite)
                     if step % config.save_every == 0 or step == config.steps:
                         trainer.save()
@@ -235,11 +235,11 @@ def _tokens(episodes: Sequence[Episode]) -> int:
 
 
 def _write(
-    trainer: Trainer, logger: MetricLogger, metrics: dict[str, Any], episodes: Sequence[Episode]
+    trainer: Trainer, log: LogStep, metrics: dict[str, Any], episodes: Sequence[Episode]
 ) -> None:
     """What is kept of a step besides its checkpoint."""
     trainer.run.log_metrics(metrics)
-    logger.log(trainer.step, metrics)
+    log(trainer.step, metrics)
     trainer.run.log_episodes(trainer.step, episodes[: trainer.config.log_episodes])
 
 
@@ -264,12 +264,12 @@ def run(config: TrainConfig, ranks: Ranks) -> int:
         trainer.rollout,
         open_logger(
             config.logger if ranks.first else "none", path, flat(config), trainer.step
-        ) as logger,
+        ) as log,
         TrainingProgress(trainer.step, config.steps, ranks.console()) as progress,
     ):
         progress.say(f"run directory: {path}")
         try:
-            train(trainer, progress, logger)
+            train(trainer, progress, log)
         except KeyboardInterrupt:
             progress.say(f"stopped after step {trainer.step}. {_saved(trainer)}")
             return 130

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from rich.console import Console
-from rich.table import Table
+from rich.progress import TaskID
 
 from cleaner_rl.compare.directory import PlannedRun
 from cleaner_rl.eval.held_out import is_due
@@ -20,7 +20,7 @@ _INTERVAL = 60.0
 
 
 class ComparisonProgress(Display):
-    """A live table on a terminal; a line when a run begins or ends, and now and then, elsewhere.
+    """A bar for each run on a terminal; elsewhere a line when one begins or ends, and now and then.
 
     What it shows is read from the files of the runs, those of earlier sessions included.
 
@@ -36,6 +36,9 @@ class ComparisonProgress(Display):
         super().__init__(console)
         self._runs, self._lanes = list(runs), pool
         self._under_way: list[PlannedRun] = []
+        self._bars: dict[str, TaskID] = {}
+        count = sum(not run.is_start for run in runs)
+        self._all = self.bars.add_task("all", total=count, note="")
         self._last = time.monotonic()
 
     def tick(self, under_way: Sequence[PlannedRun]) -> None:
@@ -43,25 +46,23 @@ class ComparisonProgress(Display):
         for run in self._under_way:
             if run not in under_way:
                 self.say(f"{run.name}: {'done' if run.finished else 'stopped'}{self._total()}")
+                self.bars.remove_task(self._bars.pop(run.name))
         for run in under_way:
             if run not in self._under_way:
                 self.say(f"{run.name}: begins at step {run.steps_done}")
+                self._bars[run.name] = self.bars.add_task(
+                    run.name, total=run.config.steps, note=_state(run)
+                )
         self._under_way = list(under_way)
         if self.console.is_terminal:
-            self._live.update(self._table())
+            for run in under_way:
+                self.bars.update(self._bars[run.name], completed=run.steps_done, note=_state(run))
+            done = sum(run.finished for run in self._runs if not run.is_start)
+            self.bars.update(self._all, completed=done, note=self._total().removeprefix("; "))
         elif time.monotonic() - self._last >= _INTERVAL:
             self._last = time.monotonic()
             states = ", ".join(f"{run.name} {_state(run)}" for run in under_way)
             self.say(f"{states}{self._total()}")
-
-    def _table(self) -> Table:
-        table = Table.grid(padding=(0, 2))
-        for run in self._under_way:
-            share = 0.0 if run.is_start else run.steps_done / run.config.steps
-            bar = "█" * int(share * 30) + "░" * (30 - int(share * 30))
-            table.add_row(run.name, bar, _state(run))
-        table.add_row("all", "", self._total().removeprefix("; "))
-        return table
 
     def _total(self) -> str:
         done = sum(run.finished for run in self._runs if not run.is_start)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from rich.console import Console
+
 from cleaner_env.completion import Completion
 from cleaner_env.task import Task
 from cleaner_env.tasks.load import first_tasks, load_tasks
@@ -80,10 +82,12 @@ def _play(
     for mode in config.modes:
         left = [job for job in jobs if (mode, job.index) not in journal.rows]
         if left:
-            progress = CountProgress(f"episodes, rollback {mode}", len(jobs), sys.stderr)
             done = len(jobs) - len(left)
             journal.start_clock()
-            play(left, _Recorder(mode, config.samples, journal, interrupt, progress, done))
+            with CountProgress(
+                f"episodes, rollback {mode}", len(jobs), Console(stderr=True)
+            ) as bar:
+                play(left, _Recorder(mode, config.samples, journal, interrupt, bar, done))
 
 
 @dataclass(slots=True)

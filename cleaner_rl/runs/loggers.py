@@ -2,51 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
 from cleaner_rl.errors import UserError
 from cleaner_rl.settings import LoggerName
 
-
-class MetricLogger(Protocol):
-    """Takes one step's metrics."""
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
-
-
-class _Silent:
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        pass
-
-
-class _TensorBoard:
-    def __init__(self, writer: Any) -> None:
-        self.writer = writer
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        for name, value in metrics.items():
-            self.writer.add_scalar(name, value, step)
-
-
-class _WandB:
-    def __init__(self, run: Any) -> None:
-        self.run = run
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.run.log(dict(metrics), step=step)
+LogStep = Callable[[int, Mapping[str, float]], None]
+"""Takes a step and its metrics."""
 
 
 def check_logger(name: LoggerName) -> None:
-    """Check that the logger's package is there, before any work is done.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """Check that the logger's package is there, before any work is done."""
     if name != "none":
         _import(name)
 
@@ -54,7 +25,7 @@ def check_logger(name: LoggerName) -> None:
 @contextmanager
 def open_logger(
     name: LoggerName, directory: Path, config: Mapping[str, Any], step: int
-) -> Iterator[MetricLogger]:
+) -> Iterator[LogStep]:
     """The logger of that name, closed at the end of the block.
 
     Args:
@@ -62,23 +33,22 @@ def open_logger(
         directory: of the run; its name is the run's name.
         config: the run's settings.
         step: the last step done; what was sent of later ones is replaced where that is possible.
-
-    Raises:
-        UserError: the package is not installed, or the service refuses the run.
     """
     if name == "none":
-        yield _Silent()
+        yield lambda step, metrics: None
     elif name == "tensorboard":
-        module = _import(name)
-        writer = module.SummaryWriter(directory / "tensorboard", purge_step=step + 1)
-        try:
-            yield _TensorBoard(writer)
-        finally:
-            writer.close()
+        writer = _import(name).SummaryWriter(directory / "tensorboard", purge_step=step + 1)
+
+        def log(step: int, metrics: Mapping[str, float]) -> None:
+            for key, value in metrics.items():
+                writer.add_scalar(key, value, step)
+
+        with closing(writer):
+            yield log
     else:
         run = _wandb_run(directory, config)
         try:
-            yield _WandB(run)
+            yield lambda step, metrics: run.log(dict(metrics), step=step)
         finally:
             run.finish()
 

@@ -2,41 +2,45 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Self, TextIO
+from typing import Self
 
 from rich.console import Console
-from rich.live import Live
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 
 class Display:
-    """A live display on a terminal, and lines that stay, there as where the output is none.
+    """Bars on a terminal, and lines that stay: there, and where the output is no terminal.
+
+    Use as a context manager.
 
     Args:
         console: where to write; standard output by default.
+
+    Attributes:
+        bars: rich's; a task has a field ``note``, which is shown after the bar.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()
-        self._live = Live(console=self.console, refresh_per_second=4, transient=True)
+        self.bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=self.console,
+            refresh_per_second=4,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
 
     def __enter__(self) -> Self:
-        if self.console.is_terminal:
-            self._live.start()
+        self.bars.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self.console.is_terminal:
-            self._live.stop()
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
 
     def say(self, text: str) -> None:
         """A line that stays."""
@@ -44,7 +48,7 @@ class Display:
 
 
 class TrainingProgress(Display):
-    """A live display on a terminal; one plain line a step where the output is no terminal.
+    """One bar for all steps, and a line per step.
 
     Args:
         first: steps done before this session.
@@ -56,77 +60,58 @@ class TrainingProgress(Display):
         super().__init__(console)
         self._first, self._steps = first, steps
         self._seconds = 0.0
-        self._done = first
-        self._phase = ""
-        self._metrics: Mapping[str, float] = {}
+        self._left = ""
+        self._bar = self.bars.add_task("steps", total=steps, completed=first, note="")
 
     def phase(self, name: str, done: int = 0, total: int = 0) -> None:
         """What is going on within a step."""
-        self._phase = f"{name} {done}/{total}" if total else name
-        self._refresh()
+        phase = f"{name} {done}/{total}" if total else name
+        self.bars.update(self._bar, note=f"{phase}  {self._left}")
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """A step is done."""
-        self._done, self._metrics = step, metrics
         self._seconds += metrics["step_seconds"]
-        self.say(self._line())
-        self._refresh()
-
-    def _line(self) -> str:
-        m = self._metrics
-        return (
-            f"step {self._done:>{len(str(self._steps))}}/{self._steps}  "
-            f"reward {m['reward']:.3f}  failed calls {m['failed_calls']:.2f}  "
-            f"first failed {m['first_call_failed']:.2f}  rollbacks {m['triggered']:.2f}  "
-            f"{m['tokens_per_second']:.0f} tok/s  {m['step_seconds']:.1f} s/step  "
-            f"left {format_seconds(self._left())}"
+        per_step = self._seconds / (step - self._first)
+        self._left = f"left {format_seconds(per_step * (self._steps - step))}"
+        self.say(
+            f"step {step:>{len(str(self._steps))}}/{self._steps}  "
+            f"reward {metrics['reward']:.3f}  failed calls {metrics['failed_calls']:.2f}  "
+            f"first failed {metrics['first_call_failed']:.2f}  "
+            f"rollbacks {metrics['triggered']:.2f}  {metrics['tokens_per_second']:.0f} tok/s  "
+            f"{metrics['step_seconds']:.1f} s/step  {self._left}"
         )
-
-    def _left(self) -> float:
-        done = self._done - self._first
-        return self._seconds / done * (self._steps - self._done) if done else 0.0
-
-    def _refresh(self) -> None:
-        if not self.console.is_terminal:
-            return
-        table = Table.grid(padding=(0, 2))
-        share = self._done / self._steps
-        bar = "█" * int(share * 30) + "░" * (30 - int(share * 30))
-        left = f"left {format_seconds(self._left())}" if self._done > self._first else ""
-        table.add_row(bar, f"{self._done}/{self._steps}", self._phase, left)
-        self._live.update(table)
+        self.bars.update(self._bar, completed=step)
 
 
-class CountProgress:
-    """A line that is rewritten on a terminal, and a plain line now and then elsewhere.
+class CountProgress(Display):
+    """One bar on a terminal, a line now and then elsewhere, and a last line in both.
 
     Args:
         label: what is counted.
         total: how many there are.
-        stream: where to write; standard output by default.
+        console: where to write; standard output by default.
     """
 
     INTERVAL = 10.0
     """Seconds between two lines where the output is no terminal."""
 
-    def __init__(self, label: str, total: int, stream: TextIO | None = None) -> None:
+    def __init__(self, label: str, total: int, console: Console | None = None) -> None:
+        super().__init__(console)
         self._label, self._total = label, total
-        self._stream = stream or sys.stdout
         self._start = self._last = time.monotonic()
-        self._live = self._stream.isatty()
+        self._bar = self.bars.add_task(label, total=total, note="")
 
     def show(self, done: int, note: str = "") -> None:
         """``done`` of the total are done."""
         now = time.monotonic()
-        finished = done >= self._total
-        if not finished and now - self._last < (0.2 if self._live else self.INTERVAL):
-            return
-        self._last = now
         elapsed = now - self._start
         left = format_seconds(elapsed / max(1, done) * (self._total - done))
-        line = f"{self._label}: {done}/{self._total}{note}, {format_seconds(elapsed)}, left {left}"
-        end = "\n" if finished or not self._live else ""
-        print(f"\r\x1b[2K{line}" if self._live else line, end=end, file=self._stream, flush=True)
+        times = f"{format_seconds(elapsed)}, left {left}"
+        self.bars.update(self._bar, completed=done, note=f"{note.removeprefix(', ')}  {times}")
+        overdue = not self.console.is_terminal and now - self._last >= self.INTERVAL
+        if done >= self._total or overdue:
+            self._last = now
+            self.say(f"{self._label}: {done}/{self._total}{note}, {times}")
 
 
 def format_seconds(seconds: float) -> str:

@@ -109,10 +109,12 @@ def make_demonstrations(args: SftArgs, format: TextFormat | None) -> list[Demons
         raise SftError(str(error)) from error
     if not args.from_scratch:
         print(_gsm8k_line(book))
-    progress = CountProgress("demonstrations", args.demonstrations)
     demonstrations = []
     limits = Limits(wall_s=2.0)
-    with Sandbox(workers=args.workers, limits=limits, allow_weak=args.allow_weak) as sandbox:
+    with (
+        CountProgress("demonstrations", args.demonstrations) as progress,
+        Sandbox(workers=args.workers, limits=limits, allow_weak=args.allow_weak) as sandbox,
+    ):
         for demonstration in generate_demonstrations(
             args.demonstrations,
             sandbox.run,
@@ -172,29 +174,31 @@ def _train(args: SftArgs, policy: Policy, pairs: Sequence[Pair], partial: Partia
         rate = sum(tokens[first - 1 : step]) / (time.monotonic() - began)
         progress.show(step, f", loss {loss:.3f}, {rate:.0f} tokens/s")
 
-    return train_on_examples(
-        policy,
-        batches,
-        learning_rate=args.learning_rate,
-        weight_decay=args.weight_decay,
-        dtype=args.dtype,
-        report=report,
-        partial=partial,
-    )
+    with progress:
+        return train_on_examples(
+            policy,
+            batches,
+            learning_rate=args.learning_rate,
+            weight_decay=args.weight_decay,
+            dtype=args.dtype,
+            report=report,
+            partial=partial,
+        )
 
 
 def evaluate_policy(args: SftArgs) -> Evaluation:
     """The saved policy on held-out tasks: temperature 1, no rollback, one episode per task."""
     tasks = first_tasks(load_tasks(args.tasks, "test", args.seed), args.eval_tasks)
-    progress = CountProgress("held-out tasks", len(tasks))
-    return evaluate(
-        load_policy(str(args.out), device=args.device),
-        tasks,
-        args.rollout(),
-        seed=args.seed,
-        dtype=args.dtype,
-        on_progress=lambda done, _: progress.show(done),
-    )
+    policy = load_policy(str(args.out), device=args.device)
+    with CountProgress("held-out tasks", len(tasks)) as progress:
+        return evaluate(
+            policy,
+            tasks,
+            args.rollout(),
+            seed=args.seed,
+            dtype=args.dtype,
+            on_progress=lambda done, _: progress.show(done),
+        )
 
 
 def describe(pairs: Sequence[Pair]) -> dict[str, float]:

@@ -10,8 +10,8 @@ from cleaner_rl.runs.loggers import check_logger, open_logger
 
 
 def test_none_takes_everything(tmp_path):
-    with open_logger("none", tmp_path, {}, 0) as logger:
-        logger.log(1, {"reward": 0.5})
+    with open_logger("none", tmp_path, {}, 0) as log:
+        log(1, {"reward": 0.5})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -41,8 +41,8 @@ def test_wandb_run_is_the_same_one_after_a_resumption(tmp_path, monkeypatch):
     wandb.init = init
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     for step in (0, 1):
-        with open_logger("wandb", tmp_path, {"seed": 3}, step) as logger:
-            logger.log(step + 1, {"reward": 0.5})
+        with open_logger("wandb", tmp_path, {"seed": 3}, step) as log:
+            log(step + 1, {"reward": 0.5})
     assert opened[0]["id"] == opened[1]["id"]
     assert opened[0]["config"] == {"seed": 3}
     assert logged == [(1, {"reward": 0.5}), (2, {"reward": 0.5})]

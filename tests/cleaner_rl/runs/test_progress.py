@@ -44,10 +44,18 @@ def test_time_left_counts_this_sessions_steps_only():
 
 def test_counter_writes_its_last_line_where_there_is_no_terminal():
     stream = io.StringIO()
-    progress = CountProgress("episodes", 3, stream)
-    for done in (1, 2, 3):
-        progress.show(done)
+    with CountProgress("episodes", 3, Console(file=stream)) as progress:
+        for done in (1, 2, 3):
+            progress.show(done)
     assert stream.getvalue() == "episodes: 3/3, 0:00, left 0:00\n"
+
+
+def test_counter_shows_what_it_counts_on_a_terminal():
+    stream = io.StringIO()
+    with CountProgress("episodes", 3, Console(file=stream, width=120, force_terminal=True)) as bar:
+        bar.show(2, ", loss 0.5")
+        bar.say("a line")
+    assert "2/3" in stream.getvalue() and "loss 0.5" in stream.getvalue()
 
 
 def test_seconds():
