@@ -28,8 +28,7 @@ from cleaner_env.episode import Episode
 from cleaner_env.episode_io import read_episodes
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.grpo.credit import splices
-from cleaner_rl.grpo.groups import Group
-from cleaner_rl.train import comparison
+from cleaner_rl.train import compared
 
 WORKED, MENDED, STAYED, BRANCH = "worked", "failed, mended", "failed, stayed", "their branches"
 CLASSES = (WORKED, MENDED, STAYED, BRANCH)
@@ -82,7 +81,7 @@ def group_sums(episodes: list[Episode], config: TrainConfig) -> np.ndarray:
     sums = np.zeros((len(CLASSES) + 2, 2))
     rewards = [episode.reward for episode in episodes]
     rule = config.credit if config.episode.saar == "on" else "off"
-    group = Group.of(episodes, rewards, comparison(config))
+    group = compared(episodes, rewards, config)
     branch = group.branch_advantage
     for episode, advantage in zip(episodes, group.advantages, strict=True):
         kind = kind_of(episode)

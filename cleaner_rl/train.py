@@ -20,7 +20,8 @@ from cleaner_rl.distributed.interrupt import Interrupt
 from cleaner_rl.distributed.ranks import Ranks, open_ranks
 from cleaner_rl.errors import RankError, UserError, run_command
 from cleaner_rl.eval.held_out import evaluate_if_due, evaluate_once
-from cleaner_rl.grpo.groups import Comparison, Group, minibatch_samples
+from cleaner_rl.grpo.advantages import error_ratio, resample_on_correct
+from cleaner_rl.grpo.groups import Group, minibatch_samples
 from cleaner_rl.grpo.loss import LOSSES
 from cleaner_rl.models.memory import exhaustion_said
 from cleaner_rl.rollout.rollout import Rollout
@@ -113,11 +114,9 @@ def play_step(
         skipped += too_long
         for episodes in play_groups(tasks, trainer, step, progress, refill):
             rewards = [_reward(episode, rollout, config) for episode in episodes]
-            group = Group.of(episodes, rewards, comparison(config))
+            group = compared(episodes, rewards, config)
             played.append(group)
-            kept.append(
-                group.resampled(config.group_size) if config.episode.saar == "roc" else group
-            )
+            kept.append(resampled(group, config) if config.episode.saar == "roc" else group)
     if config.dynamic_sampling:
         kept = [group for group in kept if group.has_signal]
     return played, kept, skipped
@@ -205,11 +204,22 @@ def collect_episodes(
     return episodes
 
 
-def comparison(config: TrainConfig) -> Comparison:
-    """How a run compares the episodes of a group."""
+def compared(episodes: list[Episode], rewards: list[float], config: TrainConfig) -> Group:
+    """The episodes of a problem with their advantages."""
     failure = config.episode.wrong_reward - config.episode.failure_penalty
-    scaled = LOSSES[config.update.loss].scaled
-    return Comparison(scaled, failure if config.credit == "branched" else None)
+    branch_reward = failure if config.credit == "branched" else None
+    return Group.of(episodes, rewards, LOSSES[config.update.loss].scaled, branch_reward)
+
+
+def resampled(group: Group, config: TrainConfig) -> Group:
+    """The group of the episodes that ``--saar roc`` chooses."""
+    chosen = resample_on_correct(
+        [episode.correct for episode in group.episodes],
+        [error_ratio(e.stats.failures, e.stats.calls) for e in group.episodes],
+        config.group_size,
+    )
+    rewards = [group.rewards[i] for i in chosen]
+    return compared([group.episodes[i] for i in chosen], rewards, config)
 
 
 def _reward(episode: Episode, rollout: Rollout, config: TrainConfig) -> float:

@@ -10,19 +10,15 @@ from statistics import fmean, pstdev
 def group_advantages(
     rewards_G: Sequence[float], epsilon: float = 1e-6, scaled: bool = True
 ) -> list[float]:
-    """Rewards less their mean, over their standard deviation; they sum to zero (GRPO, 2402.03300).
+    """[G] rewards less their mean, over their standard deviation (GRPO, 2402.03300).
+
+    They sum to zero; all are exactly zero when all rewards are the same, and not a number when a
+    reward is not finite.
 
     Args:
-        rewards_G: rewards of the episodes that share a prompt, at least two.
+        rewards_G: of the episodes that share a prompt, at least two.
         epsilon: added to the standard deviation.
         scaled: False leaves the division out (Dr. GRPO, 2503.20783).
-
-    Returns:
-        [G] advantages; exactly zero for all when all rewards are the same, not a number for all
-        when a reward is not finite.
-
-    Raises:
-        ValueError: the group has fewer than two episodes.
     """
     if len(rewards_G) < 2:
         raise ValueError("a group needs at least two episodes to compare; raise group_size")
@@ -40,21 +36,10 @@ def group_advantages(
 def branched_advantages(
     rewards_G: Sequence[float], branches: int, branch_reward: float, scaled: bool = True
 ) -> tuple[list[float], float]:
-    """Advantages in a group in which episodes left branches behind, see ``cleaner_rl.grpo.credit``.
+    """[G] advantages of episodes that left branches behind, and that of each branch.
 
-    Every branch is one more member of the group. Advantages of all members sum to zero.
-
-    Args:
-        rewards_G: rewards of the episodes that share a prompt, at least two.
-        branches: how many they left behind.
-        branch_reward: of each branch.
-        scaled: as in ``group_advantages``.
-
-    Returns:
-        [G] advantages of the episodes, and the one that all branches have (0 without branches).
-
-    Raises:
-        ValueError: the group has fewer than two episodes.
+    Every branch is one more member of the group (see ``cleaner_rl.grpo.credit``), so advantages sum
+    to zero over all members. Without branches theirs is 0.
     """
     if len(rewards_G) < 2:
         raise ValueError("a group needs at least two episodes to compare; raise group_size")
@@ -74,19 +59,11 @@ def error_ratio(failures: int, calls: int) -> float:
 def resample_on_correct(
     correct_G: Sequence[bool], error_ratios_G: Sequence[float], keep: int
 ) -> list[int]:
-    """Which episodes of a group to keep, in their order.
+    """Indices, in order, of the ``keep`` episodes of a group to learn from; all if it has no more.
 
     Correct and wrong episodes keep their shares of the group, and at least one each where both
     occur. Of the correct ones those with the lowest error ratio stay, of equal ones the earlier; of
     the wrong ones the earliest, which is a uniform choice, since they were sampled alike.
-
-    Args:
-        correct_G: for each episode, whether its answer is right.
-        error_ratios_G: for each episode, see ``error_ratio``.
-        keep: how many to keep; a group that is not larger is kept whole.
-
-    Raises:
-        ValueError: ``keep`` is below 1, or the two sequences differ in length.
 
     Source: GRPO-RoC of rStar2-Agent, arXiv 2508.20722; the shares and the choice of the lowest
     ratio as in its released code (where the paper samples), its penalty on repeated answer tags
@@ -95,9 +72,7 @@ def resample_on_correct(
     if keep < 1:
         raise ValueError(f"keep must be at least 1, not {keep}")
     if len(correct_G) != len(error_ratios_G):
-        raise ValueError(
-            f"one error ratio per episode; got {len(error_ratios_G)} for {len(correct_G)} episodes"
-        )
+        raise ValueError(f"error ratios: got {len(error_ratios_G)} for {len(correct_G)} episodes")
     size = len(correct_G)
     if size <= keep:
         return list(range(size))

@@ -28,7 +28,7 @@ in the denominator.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import get_args
 
 from cleaner_env.episode import Episode, RollbackRecord
@@ -66,9 +66,6 @@ def episode_samples(
             the purified context before the loss); ``mask`` leaves them out of loss and denominator.
         number: of the episode among those trained together; its samples carry it.
         branch_advantage: under ``branched``, of the calls that a splice took away.
-
-    Raises:
-        ValueError: the rule or the treatment is unknown, or a turn carries no tokens.
     """
     if rule not in get_args(CreditRule):
         raise ValueError(f"unknown credit rule {rule!r}; use one of {get_args(CreditRule)}")
@@ -80,14 +77,11 @@ def episode_samples(
     elif rule == "positive":
         grafted_advantage = max(advantage, 0.0)
     purified = purified_sample(episode, prompt_ids, observation_ids)
-    samples = [_credited(purified, advantage, grafted_advantage, number)]
-    if rule == "contrastive" and advantage < 0:
-        extra = _replaced_calls(episode, advantage, prompt_ids, observation_ids)
-    elif rule == "branched" and (advantage or branch_advantage):
-        extra = _branches(episode, advantage, branch_advantage, prompt_ids, observation_ids)
-    else:
-        extra = []
-    return samples + [_credited(tokens, value, None, number) for tokens, value in extra]
+    beside = _beside(episode, rule, advantage, branch_advantage, prompt_ids, observation_ids)
+    return [
+        _credited(purified, advantage, grafted_advantage, number),
+        *(_credited(tokens, value, None, number) for tokens, value in beside),
+    ]
 
 
 def splices(episode: Episode) -> list[RollbackRecord]:
@@ -95,48 +89,32 @@ def splices(episode: Episode) -> list[RollbackRecord]:
     return [record for record in episode.rollbacks if record.purified is not None]
 
 
-Credited = tuple[TokenSample, float]
-"""Tokens, and the advantage that they take."""
-
-
-def _replaced_calls(
+def _beside(
     episode: Episode,
-    advantage: float,
-    prompt_ids: Sequence[int],
-    observation_ids: ObservationIds,
-) -> list[Credited]:
-    """The first attempts that failed and were spliced away, each in its clean context."""
-    credited = []
-    for record in splices(episode):
-        if record.retry == 1:
-            history = episode.turns[: record.position]
-            clean = context_ids(prompt_ids, history, observation_ids)
-            credited.append((call_sample(record.failed, clean), advantage))
-    return credited
-
-
-def _branches(
-    episode: Episode,
+    rule: CreditRule,
     advantage: float,
     branch_advantage: float,
     prompt_ids: Sequence[int],
     observation_ids: ObservationIds,
-) -> list[Credited]:
-    """Calls that were spliced away and lookahead turns, each where it was sampled."""
-    credited = []
+) -> Iterator[tuple[TokenSample, float]]:
+    """What is trained beside the purified trajectory, where it was sampled, with its advantage:
+    calls that were spliced away and, under ``branched``, the turns of lookaheads that stayed."""
+    branched = rule == "branched" and (advantage or branch_advantage)
+    if not branched and not (rule == "contrastive" and advantage < 0):
+        return
     records = splices(episode)
     spliced_again = {(record.position, record.retry - 1) for record in records}
     for record in records:
         history = episode.turns[: record.position]
-        shown = context_ids(prompt_ids, [*history, record.failed], observation_ids)
         if record.retry == 1:
             clean = context_ids(prompt_ids, history, observation_ids)
-            credited.append((call_sample(record.failed, clean), branch_advantage))
-        if (record.position, record.retry) in spliced_again:
-            credited.append((call_sample(record.answer, shown), branch_advantage))
-        else:
-            credited.append((turn_sample(record.answer, shown), advantage))
-    return credited
+            yield call_sample(record.failed, clean), branch_advantage if branched else advantage
+        if branched:
+            shown = context_ids(prompt_ids, [*history, record.failed], observation_ids)
+            if (record.position, record.retry) in spliced_again:
+                yield call_sample(record.answer, shown), branch_advantage
+            else:
+                yield turn_sample(record.answer, shown), advantage
 
 
 def _credited(

@@ -9,29 +9,10 @@ from itertools import count
 from cleaner_env.episode import Episode
 from cleaner_env.token_samples import ObservationIds
 from cleaner_rl.distributed.ranks import Ranks, partition
-from cleaner_rl.grpo.advantages import (
-    branched_advantages,
-    error_ratio,
-    group_advantages,
-    resample_on_correct,
-)
+from cleaner_rl.grpo.advantages import branched_advantages, group_advantages
 from cleaner_rl.grpo.credit import episode_samples, splices
 from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.settings import CreditRule, GraftedTreatment
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """How the episodes of a group are compared.
-
-    Attributes:
-        scaled: whether advantages are divided by the group's standard deviation.
-        branch_reward: of each call that a splice took away, which joins the group; None when such
-            calls do not (all credit rules but ``branched``).
-    """
-
-    scaled: bool = True
-    branch_reward: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,44 +24,41 @@ class Group:
         rewards: [G] of the episodes, shaping included.
         advantages: [G] of the episodes.
         branch_advantage: of every call that a splice took away; 0 where these do not join.
-        comparison: what made advantages of the rewards.
     """
 
     episodes: list[Episode]
     rewards: list[float]
     advantages: list[float]
-    branch_advantage: float
-    comparison: Comparison
+    branch_advantage: float = 0.0
 
     @classmethod
     def of(
-        cls, episodes: Sequence[Episode], rewards: Sequence[float], comparison: Comparison
+        cls,
+        episodes: list[Episode],
+        rewards: list[float],
+        scaled: bool = True,
+        branch_reward: float | None = None,
     ) -> Group:
-        """The episodes with their advantages."""
-        scaled, branch_reward, branch_advantage = comparison.scaled, comparison.branch_reward, 0.0
+        """The episodes with their advantages.
+
+        Args:
+            episodes: at least two.
+            rewards: of the episodes.
+            scaled: whether advantages are divided by the group's standard deviation.
+            branch_reward: of each call that a splice took away, which joins the group; None when
+                such calls do not (all credit rules but ``branched``).
+        """
         if branch_reward is None:
-            advantages = group_advantages(rewards, scaled=scaled)
-        else:
-            branches = sum(len(splices(episode)) for episode in episodes)
-            advantages, branch_advantage = branched_advantages(
-                rewards, branches, branch_reward, scaled
-            )
-        return cls(list(episodes), list(rewards), advantages, branch_advantage, comparison)
+            return cls(episodes, rewards, group_advantages(rewards, scaled=scaled))
+        branches = sum(len(splices(episode)) for episode in episodes)
+        return cls(
+            episodes, rewards, *branched_advantages(rewards, branches, branch_reward, scaled)
+        )
 
     @property
     def has_signal(self) -> bool:
         """Whether any advantage, that of branches included, is not zero."""
         return any(self.advantages) or self.branch_advantage != 0.0
-
-    def resampled(self, keep: int) -> Group:
-        """The group of the ``keep`` episodes that ``resample_on_correct`` chooses."""
-        chosen = resample_on_correct(
-            [episode.correct for episode in self.episodes],
-            [error_ratio(e.stats.failures, e.stats.calls) for e in self.episodes],
-            keep,
-        )
-        episodes = [self.episodes[i] for i in chosen]
-        return Group.of(episodes, [self.rewards[i] for i in chosen], self.comparison)
 
 
 def minibatch_samples(

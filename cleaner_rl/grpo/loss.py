@@ -24,9 +24,9 @@ class LossInputs:
     Attributes:
         logprobs_T: under the policy, with gradient.
         old_logprobs_T: of the same tokens in the same context, before the update.
-        advantages_T: of each token.
+        advantages_T: one for each token.
         mask_T: True where a token counts.
-        weights_T: of each token in the sum over tokens, see ``sample_weights``.
+        weights_T: in the sum over tokens, see ``sample_weights``.
         sample_T: number of the token's sample in the pack.
     """
 
@@ -72,14 +72,8 @@ def clipped_loss(tokens: LossInputs, denominator: float, clip: Clip) -> tuple[Te
     are not divided by the standard deviation, and DAPO (2503.14476) the mean over all tokens of the
     minibatch, with a higher upper clip.
 
-    Args:
-        tokens: of a pack.
-        denominator: sum of the weights of the whole minibatch, not of this pack alone, so that the
-            gradients of packs add up to that of one batch.
-        clip: bounds of the ratio.
-
-    Returns:
-        The loss, and ``clipped``: tokens whose ratio was cut.
+    The denominator is that of the whole minibatch, so that the gradients of packs add up to those
+    of one batch. The metric is ``clipped``, the number of tokens whose ratio was cut.
     """
     return _clipped(tokens, tokens.log_ratio_T.exp(), denominator, clip)
 
@@ -175,13 +169,9 @@ def sample_weights(
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A loss by name, and what goes with it.
+    """A loss by name, with the weighting, the clips and the advantages of its paper.
 
     Attributes:
-        function: tokens, denominator and clip in; loss and metrics out.
-        weighting: of tokens, see ``sample_weights``.
-        low: its own lower clip.
-        high: its own upper clip.
         dual: whether ``--dual-clip`` applies.
         scaled: whether advantages are divided by their group's standard deviation.
     """
@@ -210,4 +200,3 @@ LOSSES: dict[LossName, Loss] = {
     # CISPO's paper leaves the lower bound open and names no upper one; ours cuts ratios at 5.
     "cispo": Loss(cispo_loss, "tokens", 1.0, 4.0, dual=False),
 }
-"""The losses with the clips of their papers."""

@@ -32,13 +32,8 @@ class Sample:
     episode: int | None = None
 
     def __post_init__(self) -> None:
-        lengths = {
-            len(self.ids),
-            len(self.mask),
-            len(self.advantages),
-            len(self.sampled_logprobs),
-            len(self.grafted),
-        }
+        fields = (self.ids, self.mask, self.advantages, self.sampled_logprobs, self.grafted)
+        lengths = set(map(len, fields))
         assert len(lengths) == 1, f"one entry per token in every field, got lengths {lengths}"
         assert not self.mask[0], "nothing predicts the first token of a sample"
 

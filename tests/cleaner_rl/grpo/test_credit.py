@@ -16,9 +16,9 @@ from cleaner_env.token_samples import context_ids
 from cleaner_rl.config import PRESETS
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.grpo.credit import episode_samples, splices
-from cleaner_rl.grpo.groups import Group, minibatch_samples
+from cleaner_rl.grpo.groups import minibatch_samples
 from cleaner_rl.settings import change
-from cleaner_rl.train import comparison
+from cleaner_rl.train import compared
 
 PROMPT = list(map(ord, "Q"))
 
@@ -219,9 +219,14 @@ def test_a_failed_correction_stays_where_the_next_lookahead_gave_up(play):
 def test_branches_join_the_group_that_a_run_compares(play, penalty, blame):
     group = [play("a[b]", "c[print(3)]", "ok", gamma=0.0), play("a[print(3)]", "ok")]
     config = change(PRESETS["tiny"], credit="branched", loss="dr_grpo", failure_penalty=penalty)
-    compared = Group.of(group, [1.0, 1.0], comparison(config))
     [samples] = minibatch_samples(
-        [compared], 1, "branched", "recompute", lambda _: PROMPT, observation_ids, Ranks()
+        [compared(group, [1.0, 1.0], config)],
+        1,
+        "branched",
+        "recompute",
+        lambda _: PROMPT,
+        observation_ids,
+        Ranks(),
     )
     purified, failed, answer, other = samples
     # Right, right and a branch that failed: the mean is a third of the way down.

@@ -15,14 +15,14 @@ from transformers import (
 from cleaner_env import Task
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.distributed.ranks import Ranks
-from cleaner_rl.grpo.groups import Group, minibatch_samples
+from cleaner_rl.grpo.groups import minibatch_samples
 from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.learner.update import Updater
 from cleaner_rl.models.policy import load_policy
 from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.settings import EpisodeConfig, UpdateConfig
 from cleaner_rl.sft.tokenizer import train_tokenizer
-from cleaner_rl.train import comparison
+from cleaner_rl.train import compared
 from cleaner_rl.trainer import check_policy
 
 CORPUS = ["What is 3 + 4? The answer is \\boxed{7}.", "import math\nprint(math.gcd(6, 4))"] * 4
@@ -83,7 +83,7 @@ def test_load_sample_learn_save_load(family, directory, tmp_path, sandbox):
     with Rollout(policy, Sampler(policy, 1.0), config.episode) as rollout:
         group = rollout.play([Task("What is 3 + 4?", "7")] * 2, seed=0)
         minibatches = minibatch_samples(
-            [Group.of(group, [1.0, 0.0], comparison(config))],
+            [compared(group, [1.0, 0.0], config)],
             1,
             config.credit,
             config.grafted,
