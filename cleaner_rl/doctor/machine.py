@@ -13,39 +13,37 @@ from cleaner_rl.errors import OutageError
 from cleaner_rl.learner.attention import backend
 from cleaner_rl.models.backends import has_triton
 from cleaner_rl.models.memory import (
-    MemoryEstimate,
     ModelShape,
     available_memory,
     estimate_memory,
     head_size,
 )
+from cleaner_rl.models.policy import resolve_device
 from cleaner_rl.rollout.environment import open_sandbox
 from cleaner_rl.trainer import check_policy
 
 _PROGRAMS = 20
-"""Empty programs that are timed."""
+"""Empty programs to time."""
 _SLOW_MS = 50.0
-"""A median above it will be felt in training."""
+"""A median above this slows training down noticeably."""
 _GIB = 2**30
 
 
 def check_model(subject: Subject) -> Finding:
     """Model and tokenizer must load, and packed samples give the model's own numbers."""
     context = subject.context_length
-    if not subject.weights:
+    if not subject.doctor.weights:
         size = len(subject.tokenizer)
-        return Finding(
-            "ok", f"tokenizer of {size} tokens, context of {context} tokens; weights not loaded"
-        )
+        text = f"tokenizer of {size} tokens, context of {context} tokens; weights not loaded"
+        return Finding("ok", text)
     policy = subject.policy
     check_policy(policy, subject.config)
     parameters = sum(parameter.numel() for parameter in policy.model.parameters())
-    return Finding(
-        "ok",
+    text = (
         f"{parameters / 1e6:.1f} million parameters on {policy.device}, context of {context} "
-        "tokens; packed samples give the model's own log-probabilities",
-        details={"parameters": parameters, "context_length": context},
+        "tokens; packed samples give the model's own log-probabilities"
     )
+    return Finding("ok", text, details={"parameters": parameters, "context_length": context})
 
 
 def check_sandbox(subject: Subject) -> Finding:
@@ -71,12 +69,11 @@ def check_sandbox(subject: Subject) -> Finding:
     text = f"tier {tier}, an empty program takes {median:.1f} ms (median of {_PROGRAMS})"
     details = {"tier": tier, "median_ms": round(median, 2), "not_reached": tried}
     if tier == "rlimits":
-        return Finding(
-            "failed" if not subject.config.episode.allow_weak else "warning",
-            f"{text}: programs are not isolated and can read your files",
-            "python -m sandbox doctor says how to get isolation",
-            details,
-        )
+        text += ": programs are not isolated and can read your files"
+        remedy = "python -m sandbox doctor says how to get isolation"
+        if subject.config.episode.allow_weak:
+            return Finding("warning", text, remedy, details)
+        return Finding("failed", text, remedy, details)
     if tier != "full":
         return Finding("warning", text, "python -m sandbox doctor says what that costs", details)
     if median > _SLOW_MS:
@@ -86,7 +83,7 @@ def check_sandbox(subject: Subject) -> Finding:
 
 def check_memory(subject: Subject) -> Finding:
     """Training should fit into the device's memory. An estimate."""
-    config, device = subject.config, subject.device
+    config, device = subject.config, resolve_device(subject.config.device)
     shape = ModelShape.of(subject.model_config)
     context = config.max_prompt_tokens + config.episode.max_response_tokens
     batch = min(config.episode.sample_batch, config.prompts * config.group_size)
@@ -94,15 +91,18 @@ def check_memory(subject: Subject) -> Finding:
         shape, config.dtype, config.update.pack_tokens, batch, context, in_place=has_triton(device)
     )
     available = available_memory(device)
+    sizes = {name: _size(size) for name, size in asdict(estimate).items()}
+    cache = sizes.pop("cache")
+    learning = ", ".join(f"{name} {size}" for name, size in sizes.items())
     text = (
-        f"estimate {_size(estimate.total)} ({_parts(estimate)}); {_size(available)} are free on "
-        f"{device}"
+        f"estimate {_size(estimate.total)} ({learning}; when sampling instead of the last two: "
+        f"cache {cache}); {_size(available)} are free on {device}"
     )
     details = {**asdict(estimate), "total": estimate.total, "available": available}
     if estimate.total <= available:
         return Finding("ok", text, details=details)
     fixed = estimate.weights + estimate.gradients + estimate.optimiser
-    remedy = "use a smaller model or a larger device: weights, gradients and optimiser alone exceed"
+    remedy = "use a smaller model or a larger device: weights, gradients, optimiser alone exceed it"
     if fixed < available:
         remedy = (
             f"lower --pack-tokens (activations) or --sample-batch (cache): {_size(fixed)} are "
@@ -111,31 +111,20 @@ def check_memory(subject: Subject) -> Finding:
     return Finding("warning", text, remedy, details)
 
 
-def _parts(estimate: MemoryEstimate) -> str:
-    parts = asdict(estimate)
-    learning = ", ".join(
-        f"{name} {_size(parts[name])}"
-        for name in ("weights", "gradients", "optimiser", "activations", "logits")
-    )
-    return f"{learning}; when sampling instead of the last two: cache {_size(estimate.cache)}"
-
-
 def _size(count: int) -> str:
     return f"{count / _GIB:.1f} GiB" if count >= _GIB / 10 else f"{count / 2**20:.0f} MiB"
 
 
 def check_attention(subject: Subject) -> Finding:
     """What computes the attention of packed samples."""
-    config, device = subject.config, subject.device
+    config, device = subject.config, resolve_device(subject.config.device)
     dtype = getattr(torch, config.dtype)
-    chosen = backend(device, dtype, head_size(subject.policy.model.config))
+    chosen = backend(device, dtype, head_size(subject.model_config))
     if device.type == "cpu":
         return Finding("ok", f"{chosen}, one call a sample, as always on a CPU")
     if chosen != "sdpa":
         return Finding("ok", f"{chosen}, one call a pack")
-    remedy = "use --dtype bfloat16, or float16"
-    if dtype != torch.float32:
-        remedy = "install flash-attn"
-    return Finding(
-        "warning", f"sdpa, one call a sample, slow for many short ones on {device}", remedy
-    )
+    text = f"sdpa, one call a sample, slow for many short ones on {device}"
+    if dtype == torch.float32:
+        return Finding("warning", text, "use --dtype bfloat16, or float16")
+    return Finding("warning", text, "install flash-attn")

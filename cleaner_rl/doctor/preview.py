@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal
+from typing import Literal
 
-from cleaner_env.chat import ChatCodec
-from cleaner_env.completion import Completion, Decode
+from rich.console import Console
+from rich.text import Text
+
+from cleaner_env.completion import Completion
 from cleaner_env.episode import Episode
-from cleaner_env.formats.protocol import ToolCallFormat
-from cleaner_env.saar import SAARWrapper
+from cleaner_env.interpreter import Sandbox
 from cleaner_env.task import Task
+from cleaner_rl.doctor.subject import Finding, Subject
 from cleaner_rl.grpo.credit import episode_samples
-from cleaner_rl.settings import CreditRule, GraftedTreatment
+from cleaner_rl.rollout.environment import make_env
+from cleaner_rl.settings import EpisodeConfig
 
 Kind = Literal["environment", "sampled", "grafted"]
 
+_STYLES: dict[Kind, str] = {"environment": "bright_black", "sampled": "green", "grafted": "magenta"}
 TASK = Task("What is 6 * 7?", "42")
 BUG = "print(6 * seven)"
 FIX = "seven = 7\nprint(6 * seven)"
@@ -25,15 +30,8 @@ ANSWER = r"The answer is \boxed{42}."
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Neighbouring tokens of the same kind.
-
-    Attributes:
-        kind: ``environment`` (never trained), ``sampled`` where it stands, or ``grafted`` by the
-            splice.
-        trained: whether the loss counts them.
-        text: what they decode to.
-        tokens: how many they are.
-    """
+    """Neighbouring tokens that were sampled where they stand, grafted by the splice, or written by
+    the environment; ``trained`` when the loss counts them."""
 
     kind: Kind
     trained: bool
@@ -41,49 +39,62 @@ class Segment:
     tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Preview:
-    """The scripted episode as training would see it.
+def check_trained_tokens(subject: Subject) -> Finding:
+    """The loss must count what the policy wrote, all of it and nothing else."""
+    episode = scripted_episode(subject)
+    segments = episode_segments(subject, episode)
+    trained = "".join(segment.text for segment in segments if segment.trained)
+    tokens = [turn.completion.tokens for turn in episode.turns]
+    written = "".join(subject.decode(of_turn.ids) for of_turn in tokens if of_turn is not None)
+    counts = {
+        str(kind): sum(segment.tokens for segment in segments if segment.kind == kind)
+        for kind in _STYLES
+    }
+    details = {**counts, "segments": segments}
+    told = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+    if subject.config.grafted == "recompute" and trained != written:
+        return Finding(
+            "failed",
+            f"the loss would count {trained!r}, but the policy wrote {written!r}",
+            "report this, with the output of --json",
+            details,
+        )
+    (record,) = episode.rollbacks
+    if record.decision != "shallow":
+        return Finding(
+            "warning",
+            f"{told}; the splice could not keep the reasoning: no token boundary where the call "
+            "begins",
+            "every splice will be deep with this tokenizer",
+            details,
+        )
+    return Finding("ok", f"{told} tokens of the scripted episode below", details=details)
 
-    Attributes:
-        episode: as it was played.
-        ids: of the whole sample.
-        segments: of the sample, in order.
-    """
 
-    episode: Episode
-    ids: tuple[int, ...]
-    segments: list[Segment]
-
-    def count(self, kind: Kind) -> int:
-        """Tokens of that kind."""
-        return sum(segment.tokens for segment in self.segments if segment.kind == kind)
-
-
-def scripted_episode(
-    env: SAARWrapper, tokenizer: Any, stop_id: int, decode: Decode, format: ToolCallFormat
-) -> Episode:
-    """A call that fails, its correction, and the answer, as a policy would have sampled them."""
-    turns = [
-        f"I multiply.\n{format.render(BUG)}",
-        f"The name is missing.\n{format.render(FIX)}",
-        ANSWER,
-    ]
-    env.reset(seed=0, options={"task": TASK})
-    for text in turns:
-        ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], stop_id]
-        turn = Completion.from_tokens(ids, [-1.0] * len(ids), decode, stop_length=1)
-        env.step(turn)
+def scripted_episode(subject: Subject) -> Episode:
+    """A call that fails, its correction, and the answer, as the policy would have sampled them."""
+    calls = {"I multiply.": BUG, "The name is missing.": FIX}
+    texts = [f"{reasoning}\n{subject.format.render(code)}" for reasoning, code in calls.items()]
+    config = EpisodeConfig(system_prompt=subject.config.episode.system_prompt)
+    # The scripted programs are ours: they may run wherever programs can be run at all.
+    with Sandbox(allow_weak=True) as sandbox:
+        env = make_env(config, sandbox, subject.format, knows_tool=subject.knows_tool)
+        env.reset(seed=0, options={"task": TASK})
+        for text in [*texts, ANSWER]:
+            ids = subject.tokenizer(text, add_special_tokens=False)["input_ids"]
+            ids = [*ids, subject.codec.stop_ids[0]]
+            logprobs = [-1.0] * len(ids)
+            env.step(Completion.from_tokens(ids, logprobs, subject.decode, stop_length=1))
     return env.episode
 
 
-def preview(
-    episode: Episode, codec: ChatCodec, decode: Decode, rule: CreditRule, grafted: GraftedTreatment
-) -> Preview:
-    """The purified trajectory of an episode with a positive advantage; what a rule trains beside it
-    is not shown."""
+def episode_segments(subject: Subject, episode: Episode) -> list[Segment]:
+    """The purified trajectory of an episode with a positive advantage; what a credit rule trains
+    beside it is not shown."""
+    config, codec = subject.config, subject.codec
+    prompt_ids = codec.prompt_ids(episode.prompt)
     sample = episode_samples(
-        episode, 1.0, codec.prompt_ids(episode.prompt), codec.observation_ids, rule, grafted
+        episode, 1.0, prompt_ids, codec.observation_ids, config.credit, config.grafted
     )[0]
     kinds: list[tuple[Kind, bool]] = [
         ("grafted" if is_grafted else "sampled" if counts else "environment", counts)
@@ -92,7 +103,21 @@ def preview(
     segments, start = [], 0
     for (kind, trained), group in groupby(kinds):
         end = start + len(list(group))
-        text = decode(sample.ids[start:end])
-        segments.append(Segment(kind, trained, text, end - start))
+        segments.append(Segment(kind, trained, subject.decode(sample.ids[start:end]), end - start))
         start = end
-    return Preview(episode, sample.ids, segments)
+    return segments
+
+
+def show_segments(segments: Sequence[Segment], console: Console) -> None:
+    """The scripted episode in colour, each run of tokens with where it came from."""
+    environment, sampled, grafted = _STYLES.items()
+    trained = ("\nTokens of a scripted episode with one splice: ", sampled, " and ", grafted)
+    legend = Text.assemble(*trained, " are trained, ", environment, " never\n")
+    console.print(legend, soft_wrap=True)
+    for segment in segments:
+        left_out = not segment.trained and segment.kind != "environment"
+        head = f"{segment.kind + ' (left out)' * left_out:<12} {segment.tokens:>5} "
+        for line in segment.text.splitlines(keepends=True):
+            text = (line.replace("\n", "⏎"), _STYLES[segment.kind])
+            console.print(Text.assemble(f"{head}| ", text), soft_wrap=True)
+            head = " " * 19

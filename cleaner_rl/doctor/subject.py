@@ -5,53 +5,66 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, TypeVar
-
-import torch
+from typing import Any, Literal
 
 from cleaner_env.chat import ChatCodec, TemplateError
+from cleaner_env.completion import Decode
 from cleaner_env.formats import TextFormat
 from cleaner_env.task import Task
-from cleaner_env.tasks.load import first_tasks, load_tasks
+from cleaner_env.tasks.load import first_tasks
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.errors import UserError
 from cleaner_rl.models.policy import (
     KNOWS_TOOL,
     Policy,
+    decoder,
     load_codec,
     load_model_config,
     load_policy,
     load_tokenizer,
-    resolve_device,
     template_errors,
 )
+from cleaner_rl.settings import Count, Positive, check_bounds
+from cleaner_rl.trainer import load_source
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorConfig:
+    """Look at a model, tasks and this machine before a training, and say what would go wrong.
+
+    Takes every setting of the training (python -m cleaner_rl.train --help) besides those below.
+    Exit status: 0 no check failed (there may be warnings), 1 one did, 2 wrong arguments.
+    """
+
+    num_tasks: Count = 64
+    """Problems to look at."""
+    weights: bool = True
+    """Load the weights; without, only tokenizer and configuration are looked at."""
+    grader_seconds: Positive = 10.0
+    """Longest time that grading one answer may take."""
+    json: bool = False
+    """Print one JSON object and nothing else."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 @dataclass
 class Subject:
-    """What the checks share. Reading a property may raise what its loader raises.
-
-    Attributes:
-        config: as training would have it.
-        num_tasks: tasks to look at.
-        weights: whether the weights may be loaded.
-        grader_seconds: longest time that grading one answer may take.
-    """
+    """What the checks share. Reading a property may raise what its loader raises."""
 
     config: TrainConfig
-    num_tasks: int = 64
-    weights: bool = True
-    grader_seconds: float = 10.0
-
-    @property
-    def device(self) -> torch.device:
-        """Where training would run."""
-        return resolve_device(self.config.device)
+    doctor: DoctorConfig = DoctorConfig()
 
     @cached_property
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
         return load_tokenizer(self.config.model)
+
+    @cached_property
+    def decode(self) -> Decode:
+        """Turns its token ids into text, special tokens included."""
+        return decoder(self.tokenizer)
 
     @cached_property
     def codec(self) -> ChatCodec:
@@ -89,43 +102,25 @@ class Subject:
 
     @cached_property
     def tasks(self) -> list[Task]:
-        """The first tasks of the training split.
-
-        Raises:
-            UserError: there is no such source, or it cannot be read.
-        """
-        try:
-            source = load_tasks(self.config.tasks, "train", self.config.seed)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        return first_tasks(source, self.num_tasks)
-
-
-Status = Literal["ok", "warning", "failed"]
-Checked = TypeVar("Checked")
+        """The first tasks of the training split."""
+        return first_tasks(load_source(self.config, "train"), self.doctor.num_tasks)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found.
+    """What a check found, what to do about it, and more of it for ``--json``."""
 
-    Attributes:
-        status: ``ok``; ``warning``: works, but look at it; ``failed``: will not work.
-        text: what was found.
-        remedy: what to do about it; "" where there is nothing to do.
-        details: more of it, for ``--json``.
-    """
-
-    status: Status
+    status: Literal["ok", "warning", "failed"]
+    """``warning``: works, but look at it; ``failed``: will not work."""
     text: str
     remedy: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-Check = Callable[[Checked], Finding]
+Check = Callable[[Subject], Finding]
 
 
-def run_checks(checks: Mapping[str, Check[Checked]], subject: Checked) -> dict[str, Finding]:
+def run_checks(checks: Mapping[str, Check], subject: Subject) -> dict[str, Finding]:
     """Every check's finding, in their order. A check that raises has failed; the others run on.
 
     What several checks fail at for the same reason, such as a model that cannot be loaded, is told
@@ -133,22 +128,15 @@ def run_checks(checks: Mapping[str, Check[Checked]], subject: Checked) -> dict[s
     """
     findings: dict[str, Finding] = {}
     for name, check in checks.items():
-        finding = _run(check, subject)
+        try:
+            finding = check(subject)
+        except (UserError, TemplateError) as error:
+            finding = Finding("failed", str(error))
+        except Exception as error:  # whatever it is, it belongs in the report
+            text = f"the check itself broke: {type(error).__name__}: {error}"
+            finding = Finding("failed", text, "report this, with the output of --json")
         same = [n for n, f in findings.items() if f.status == "failed" and f.text == finding.text]
         if same and finding.status == "failed":
             finding = Finding("failed", f"not checked, for the reason given under '{same[0]}'")
         findings[name] = finding
     return findings
-
-
-def _run(check: Check[Checked], subject: Checked) -> Finding:
-    try:
-        return check(subject)
-    except (UserError, TemplateError) as error:
-        return Finding("failed", str(error))
-    except Exception as error:  # whatever it is, it belongs into the report
-        return Finding(
-            "failed",
-            f"the check itself broke: {type(error).__name__}: {error}",
-            "report this, with the output of --json",
-        )

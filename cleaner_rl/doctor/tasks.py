@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from concurrent.futures import Future
 from statistics import median
 
 from cleaner_env.formats.protocol import system_prompt
@@ -21,7 +22,7 @@ _HOSTILE = (
     "x" * 100_000,
     "\\sqrt{" + "+".join(f"x_{i}" for i in range(500)) + "}",
 )
-"""Answers that have kept graders busy for hours, or killed them."""
+"""Answers that have kept graders busy for hours, or killed them; none is right."""
 _NONSENSE = "no such answer"
 
 
@@ -40,41 +41,38 @@ def check_tasks(subject: Subject) -> Finding:
 
 def check_grader(subject: Subject) -> Finding:
     """Reference answers must be right, nonsense wrong, and every answer graded in time."""
-    rewards = Counter(task.reward for task in subject.tasks)
-    if not any(SCORERS[name].runs_programs for name in rewards):
-        return _grade_all(subject, rewards, None)
+    if not any(SCORERS[task.reward].runs_programs for task in subject.tasks):
+        return _grade_all(subject, None)
     # The reference programs are the data set's own: they may run wherever programs can run at all.
     with Sandbox(allow_weak=True) as sandbox:
-        return _grade_all(subject, rewards, sandbox)
+        return _grade_all(subject, sandbox)
 
 
-def _grade_all(subject: Subject, rewards: Counter[str], sandbox: Sandbox | None) -> Finding:
-    slowest, wrong, fooled = 0.0, [], []
+def _grade_all(subject: Subject, sandbox: Sandbox | None) -> Finding:
+    limit = subject.doctor.grader_seconds
     one_of_each = {(task.reward, task.family): task for task in subject.tasks}
-    for task in subject.tasks:
-        verdict, seconds = _graded(task.answer, task, sandbox, subject.grader_seconds)
-        slowest = max(slowest, seconds)
+    references = [(task.answer, task) for task in subject.tasks]
+    bad = [(bad, task) for task in one_of_each.values() for bad in (_NONSENSE, *_HOSTILE)]
+    slowest, wrong = 0.0, []
+    for number, (answer, task) in enumerate([*references, *bad]):
+        began = time.perf_counter()
+        verdict = _verdict(answer, task, sandbox, limit)
+        slowest = max(slowest, time.perf_counter() - began)
+        shown = repr(answer if len(answer) <= 40 else answer[:30])
         if verdict is None:
-            return _too_slow(task.answer, task, subject.grader_seconds)
-        if verdict < 1.0:
+            return Finding(
+                "failed",
+                f"the reward {task.reward!r} had not graded {shown} ({len(answer)} characters) "
+                f"after {limit:g} s",
+                "training would stand still at such an answer: name another reward for these tasks",
+            )
+        if number >= len(references) and verdict >= 1.0:
+            text = f"the reward {task.reward!r} takes {shown} for the answer {task.answer!r}"
+            return Finding("failed", text, "name another reward for these tasks")
+        if number < len(references) and verdict < 1.0:
             wrong.append(task)
-    for task in one_of_each.values():
-        for answer in (_NONSENSE, *_HOSTILE):
-            verdict, seconds = _graded(answer, task, sandbox, subject.grader_seconds)
-            slowest = max(slowest, seconds)
-            if verdict is None:
-                return _too_slow(answer, task, subject.grader_seconds)
-            if verdict >= 1.0:
-                fooled.append((answer, task))
-    details = {"rewards": dict(rewards), "slowest_seconds": round(slowest, 3)}
-    if fooled:
-        answer, task = fooled[0]
-        return Finding(
-            "failed",
-            f"the reward {task.reward!r} takes {answer[:30]!r} for the answer {task.answer!r}",
-            "name another reward for these tasks",
-            details,
-        )
+    rewards = dict(Counter(task.reward for task in subject.tasks))
+    details = {"rewards": rewards, "slowest_seconds": round(slowest, 3)}
     if wrong:
         task = wrong[0]
         return Finding(
@@ -93,41 +91,21 @@ def _grade_all(subject: Subject, rewards: Counter[str], sandbox: Sandbox | None)
     )
 
 
-def _graded(
-    answer: str, task: Task, sandbox: Sandbox | None, seconds: float
-) -> tuple[float | None, float]:
-    """The verdict and how long it took, asked from a thread as in training; None out of time.
-
-    Raises:
-        Exception: what the grader raised.
-    """
-    verdicts: list[float | Exception] = []
+def _verdict(answer: str, task: Task, sandbox: Sandbox | None, seconds: float) -> float | None:
+    """The grader's, asked from a thread as in training; None out of time, or what it raised."""
+    verdict: Future[float] = Future()
 
     def grade() -> None:
         try:
-            verdicts.append(score(answer, task, sandbox))
+            verdict.set_result(score(answer, task, sandbox))
         except Exception as error:
-            verdicts.append(error)
+            verdict.set_exception(error)
 
-    began = time.perf_counter()
+    # A daemon, so that a grader which never ends does not keep the doctor from ending.
     thread = threading.Thread(target=grade, daemon=True)
     thread.start()
     thread.join(seconds)
-    took = time.perf_counter() - began
-    if not verdicts:
-        return None, took
-    if isinstance(verdicts[0], Exception):
-        raise verdicts[0]
-    return verdicts[0], took
-
-
-def _too_slow(answer: str, task: Task, seconds: float) -> Finding:
-    shown = answer if len(answer) <= 40 else f"{answer[:30]}... ({len(answer)} characters)"
-    return Finding(
-        "failed",
-        f"the reward {task.reward!r} had not graded {shown!r} after {seconds:g} s",
-        "training would stand still at such an answer: name another reward for these tasks",
-    )
+    return verdict.result() if verdict.done() else None
 
 
 def check_prompts(subject: Subject) -> Finding:
@@ -142,27 +120,20 @@ def check_prompts(subject: Subject) -> Finding:
     ]
     limit, context = config.max_prompt_tokens, subject.context_length
     wanted = limit + config.episode.max_response_tokens
+    longest, middle = max(lengths), median(lengths)
     over = sum(length > limit for length in lengths)
     text = (
-        f"prompts of {min(lengths)} to {max(lengths)} tokens, median {median(lengths):.0f}; "
+        f"prompts of {min(lengths)} to {longest} tokens, median {middle:.0f}; "
         f"{over} of {len(lengths)} exceed --max-prompt-tokens {limit}"
     )
-    details = {"longest": max(lengths), "median": median(lengths), "over": over, "limit": limit}
+    details = {"longest": longest, "median": middle, "over": over, "limit": limit}
     if wanted > context:
-        return Finding(
-            "failed",
-            f"{text}; prompt and response may have {wanted} tokens, and the model attends to "
-            f"{context}",
-            "lower --max-response-tokens or --max-prompt-tokens",
-            details,
-        )
+        text += f"; prompt and response may have {wanted} tokens, the model attends to {context}"
+        remedy = "lower --max-response-tokens or --max-prompt-tokens"
+        return Finding("failed", text, remedy, details)
     if over == len(lengths):
-        return Finding("failed", text, f"raise it to {max(lengths)} at least", details)
+        return Finding("failed", text, f"raise it to {longest} at least", details)
     if over:
-        return Finding(
-            "warning",
-            f"{text}; training skips and counts them, nothing is cut",
-            f"raise it to {max(lengths)} if the context has room",
-            details,
-        )
+        text += "; training skips and counts them, nothing is cut"
+        return Finding("warning", text, f"raise it to {longest} if the context has room", details)
     return Finding("ok", text, details=details)

@@ -11,19 +11,20 @@ from scripted import call
 
 from cleaner_env import Sandbox, SandboxError, Task
 from cleaner_env.chat import ChatCodec
+from cleaner_env.token_samples import purified_sample
 from cleaner_rl.config import PRESETS
 from cleaner_rl.doctor import tasks as task_checks
-from cleaner_rl.doctor.__main__ import CHECKS, main, parse_arguments, show_segments
+from cleaner_rl.doctor.__main__ import CHECKS, main, parse_arguments
 from cleaner_rl.doctor.machine import check_attention, check_memory, check_model, check_sandbox
-from cleaner_rl.doctor.subject import Finding, Subject, run_checks
-from cleaner_rl.doctor.tasks import check_grader, check_prompts, check_tasks
-from cleaner_rl.doctor.text import (
-    check_format,
-    check_round_trip,
-    check_template,
+from cleaner_rl.doctor.preview import (
     check_trained_tokens,
-    episode_preview,
+    episode_segments,
+    scripted_episode,
+    show_segments,
 )
+from cleaner_rl.doctor.subject import DoctorConfig, Finding, Subject, run_checks
+from cleaner_rl.doctor.tasks import check_grader, check_prompts, check_tasks
+from cleaner_rl.doctor.text import check_format, check_round_trip, check_template
 from cleaner_rl.errors import UserError
 from cleaner_rl.settings import change
 
@@ -32,7 +33,7 @@ TASK = Task("What is 6*7?", "42")
 
 @pytest.fixture
 def subject(toy_policy):
-    """Makes an subject of the toy policy, with another chat template or other settings."""
+    """Makes a subject of the toy policy, with another chat template or other settings."""
 
     def make(template=None, tasks=(TASK,), **config):
         made = Subject(change(PRESETS["tiny"], system_prompt="none", **config))
@@ -105,11 +106,19 @@ def test_a_check_that_crashes_has_failed_and_stops_no_other():
     assert findings["two"].status == "ok"
 
 
-def test_limits_come_from_the_preset():
-    assert parse_arguments(["--preset", "qwen3-4b"]).max_response_tokens == 20480
-    assert parse_arguments(["--preset", "qwen3-4b", "--pack-tokens", "9"]).pack_tokens == 9
+def test_settings_are_those_of_training():
+    assert parse_arguments(["--preset", "qwen3-4b"]).config == PRESETS["qwen3-4b"]
+    subject = parse_arguments(["--preset", "qwen3-4b", "--pack-tokens", "9", "--num-tasks", "3"])
+    assert subject.config == change(PRESETS["qwen3-4b"], pack_tokens=9)
+    assert subject.doctor == DoctorConfig(num_tasks=3)
     with pytest.raises(UserError, match="unknown preset"):
         parse_arguments(["--preset", "huge"])
+
+
+def test_a_setting_that_neither_doctor_nor_training_has_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(["--num-taks", "3"])
+    assert "--num-taks" in capsys.readouterr().err
 
 
 # Chat template
@@ -189,24 +198,28 @@ def test_a_template_of_another_format_is_refused(subject):
 
 
 def test_the_preview_says_where_every_token_comes_from(subject):
-    shown = episode_preview(subject())
-    assert [segment.kind for segment in shown.segments] == [
+    subject = subject()
+    episode = scripted_episode(subject)
+    segments = episode_segments(subject, episode)
+    assert [segment.kind for segment in segments] == [
         *("environment", "sampled", "grafted", "environment", "sampled"),
     ]
-    prompt, reasoning, fixed, answered, answer = (segment.text for segment in shown.segments)
+    prompt, reasoning, fixed, answered, answer = (segment.text for segment in segments)
     assert prompt.endswith("<|im_start|>assistant\n")
     assert reasoning == "I multiply.\n"
     assert fixed == call("seven = 7\nprint(6 * seven)", "") + "<|im_end|>"
     assert "\n42\n" in answered
     assert answer == r"The answer is \boxed{42}.<|im_end|>"
-    assert sum(segment.tokens for segment in shown.segments) == len(shown.ids)
+    prompt_ids = subject.codec.prompt_ids(episode.prompt)
+    sample = purified_sample(episode, prompt_ids, subject.codec.observation_ids)
+    assert sum(segment.tokens for segment in segments) == len(sample.ids)
 
 
 def test_grafted_tokens_that_are_left_out_are_shown_so(subject, capsys):
     finding = check_trained_tokens(subject(grafted="mask"))
     assert finding.status == "ok"
-    (grafted,) = (s for s in finding.details["segments"] if s["kind"] == "grafted")
-    assert not grafted["trained"]
+    (grafted,) = (s for s in finding.details["segments"] if s.kind == "grafted")
+    assert not grafted.trained
     show_segments(finding.details["segments"], Console())
     assert "grafted (left out)" in capsys.readouterr().out
 
@@ -268,7 +281,7 @@ def test_a_grader_that_hangs_is_refused(subject, monkeypatch):
 
     verdicts(monkeypatch, slow)
     subject = subject(tasks=[TASK])
-    subject.grader_seconds = 0.1
+    subject.doctor = DoctorConfig(grader_seconds=0.1)
     began = time.monotonic()
     finding = check_grader(subject)
     assert finding.status == "failed" and "after 0.1 s" in finding.text
