@@ -99,11 +99,7 @@ class Trainer:
             raise
 
     def learn(self, minibatches: Sequence[Sequence[Sample]]) -> dict[str, float]:
-        """Update the model on this rank's samples, and what plays the episodes with it.
-
-        Raises:
-            MemoryLimitError: the device has no memory left.
-        """
+        """Update the model on this rank's samples, and what plays the episodes with it."""
         with exhaustion_said("learning", self.policy.device):
             learned = self.updater.update(minibatches)
             if self.policy.model is not self.updater.model:
@@ -128,11 +124,7 @@ class _Saved:
 
 
 def load_source(config: TrainConfig, split: Split) -> TaskSource:
-    """The problems of a split.
-
-    Raises:
-        UserError: there is no such source, or it cannot be read.
-    """
+    """The problems of a split."""
     try:
         return load_tasks(config.tasks, split, config.seed)
     except ValueError as error:
@@ -140,11 +132,7 @@ def load_source(config: TrainConfig, split: Split) -> TaskSource:
 
 
 def check_policy(policy: Policy, config: TrainConfig) -> None:
-    """Check that the model can be trained with these settings.
-
-    Raises:
-        PolicyError: its context is too short, or packed samples do not give its own numbers.
-    """
+    """Check that the model can be trained with these settings."""
     check_context(policy, config)
     error = packing_error(policy.model)
     if not error < _MAX_PACKING_ERROR:
@@ -156,11 +144,7 @@ def check_policy(policy: Policy, config: TrainConfig) -> None:
 
 
 def check_context(policy: Policy, config: TrainConfig) -> None:
-    """Check that a whole episode fits into the model's context.
-
-    Raises:
-        PolicyError: it does not.
-    """
+    """Check that a whole episode fits into the model's context."""
     cells = config.episode.cache_tokens
     wanted = config.max_prompt_tokens + config.episode.max_response_tokens
     if wanted > policy.context_length:

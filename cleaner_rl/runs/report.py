@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +11,22 @@ from matplotlib.figure import Figure
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.models.policy import resolve_device
 from cleaner_rl.runs.files import read_json
-from cleaner_rl.runs.provenance import package_version
+from cleaner_rl.runs.markdown import table
+from cleaner_rl.runs.metrics import LABELS
+from cleaner_rl.runs.provenance import made_with
 from cleaner_rl.runs.run_directory import read_metrics
 from cleaner_rl.settings import CreditRule
 
 matplotlib.use("Agg")
 
 _CURVES = (
-    ("reward", "reward"),
-    ("failed_calls", "failed calls per episode"),
-    ("first_call_failed", "share of first calls that fail"),
-    ("entropy", "entropy (nats per token)"),
-    ("triggered", "rollbacks per episode"),
-    ("tokens_sampled", "sampled tokens per episode"),
+    *("reward", "failed_calls", "first_call_failed"),
+    *("entropy", "triggered", "tokens_sampled"),
 )
-
 _ROWS = (
-    ("accuracy", "accuracy", "{:.1%}"),
-    ("failed_calls", "failed calls per episode", "{:.2f}"),
-    ("first_call_failed", "episodes whose first call fails", "{:.1%}"),
-    ("recovery", "failed calls corrected by the next call", "{:.1%}"),
-    ("calls", "calls per episode", "{:.2f}"),
-    ("answered", "episodes that end with an answer", "{:.1%}"),
-    ("tokens_sampled", "tokens per episode", "{:.0f}"),
+    *("accuracy", "failed_calls", "first_call_failed", "recovery"),
+    *("calls", "answered", "tokens_sampled"),
 )
-
 _CREDIT: dict[CreditRule, str] = {
     "purified": "the purified trajectory takes the advantage (CLEANER as published)",
     "positive": "grafted tokens take only positive advantages",
@@ -47,11 +36,7 @@ _CREDIT: dict[CreditRule, str] = {
 
 
 def write_report(directory: Path, config: TrainConfig) -> Path:
-    """Write ``report.md`` and its curves into a run directory, from the files there.
-
-    Returns:
-        The report's path.
-    """
+    """Write ``report.md`` and its curves into a run directory, from the files there."""
     metrics = read_metrics(directory)
     parts = [f"# Run {directory.name}\n", _summary(metrics, config)]
     before, after = (read_json(directory / f"evaluation-{w}.json") for w in ("before", "after"))
@@ -89,29 +74,26 @@ def _summary(metrics: list[dict[str, Any]], config: TrainConfig) -> str:
 
 
 def _evaluation_table(before: dict[str, Any], after: dict[str, Any]) -> str:
-    head = f"| {before['tasks']} tasks x {before['samples']} | before | after |\n|---|---|---|\n"
-    rows = ""
-    for key, label, form in _ROWS:
-        cells = []
-        for evaluation in (before, after):
-            cell = form.format(evaluation["metrics"][key])
-            if key in evaluation["standard_errors"]:
-                cell += f" ± {form.format(evaluation['standard_errors'][key])}"
-            cells.append(cell)
-        rows += f"| {label} | {cells[0]} | {cells[1]} |\n"
-    return f"{head}{rows}\n± is one standard error over tasks.\n"
+    def cell(evaluation: dict[str, Any], name: str) -> str:
+        form = LABELS[name][1]
+        value = form.format(evaluation["metrics"][name])
+        error = evaluation["standard_errors"].get(name)
+        return value if error is None else f"{value} ± {form.format(error)}"
+
+    heads = (f"{before['tasks']} tasks x {before['samples']}", "before", "after")
+    rows = [(LABELS[name][0], cell(before, name), cell(after, name)) for name in _ROWS]
+    return f"{table(heads, rows)}\n± is one standard error over tasks.\n"
 
 
 def _family_table(before: dict[str, Any], after: dict[str, Any]) -> str:
-    text = "| family | accuracy before | after | failed calls before | after |\n"
-    text += "|---|---|---|---|---|\n"
+    heads = ("family", "accuracy before", "after", "failed calls before", "after")
+    rows = []
     for family, old in before["families"].items():
         new = after["families"].get(family, old)
-        text += (
-            f"| {family} | {old['accuracy']:.0%} | {new['accuracy']:.0%} | "
-            f"{old['failed_calls']:.2f} | {new['failed_calls']:.2f} |\n"
-        )
-    return text
+        accuracy = (f"{both['accuracy']:.0%}" for both in (old, new))
+        failed = (f"{both['failed_calls']:.2f}" for both in (old, new))
+        rows.append((family, *accuracy, *failed))
+    return table(heads, rows)
 
 
 def _rollback_line(metrics: list[dict[str, Any]]) -> str:
@@ -126,13 +108,9 @@ def _rollback_line(metrics: list[dict[str, Any]]) -> str:
 
 
 def _environment(config: TrainConfig) -> str:
-    packages = ("torch", "transformers", "gymnasium", "reasoning-gym", "cleaner-rl")
-    versions = ", ".join(f"{name} {package_version(name)}" for name in packages)
-    machine = (
-        f"{os.cpu_count()} CPU cores, {platform.machine()}, Python {platform.python_version()}"
-    )
+    versions = "; ".join(f"{name} {version}" for name, version in made_with().items())
     return (
-        f"{machine}; {versions}; device {resolve_device(config.device)}.\n\n"
+        f"{versions}; device {resolve_device(config.device)}.\n\n"
         f"`python -m cleaner_rl.train --preset {config.preset}` with the settings in "
         "`config.json`.\n"
     )
@@ -143,11 +121,11 @@ def _plot(metrics: list[dict[str, Any]], path: Path) -> None:
     # Set by hand: matplotlib's own layouts draw everything twice.
     figure.subplots_adjust(0.05, 0.09, 0.99, 0.95, wspace=0.17, hspace=0.36)
     steps = [m["step"] for m in metrics]
-    for axes, (key, label) in zip(figure.subplots(2, 3).flat, _CURVES, strict=True):
-        values = [m[key] for m in metrics]
+    for axes, name in zip(figure.subplots(2, 3).flat, _CURVES, strict=True):
+        values = [m[name] for m in metrics]
         axes.plot(steps, values, color="tab:blue", alpha=0.3)
         axes.plot(steps, _smooth(values), color="tab:blue")
-        axes.set_title(label, fontsize=10)
+        axes.set_title(LABELS[name][0], fontsize=10)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
