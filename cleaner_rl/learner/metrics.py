@@ -15,18 +15,11 @@ _SUMS = (
 )
 
 
-def pack_sums(
+def row_sums(
     row: Pack, loss: Tensor, tokens: LossInputs, entropies_T: Tensor, more: dict[str, Tensor]
 ) -> Tensor:
-    """What ``UpdateMetrics.add`` wants of a pack: a float64 number for each of ``_SUMS``.
-
-    Args:
-        row: the pack.
-        loss: of the pack.
-        tokens: what the loss saw.
-        entropies_T: of each token.
-        more: ``clipped``, and ``reference_kl``, ``importance`` and ``capped`` where there are such.
-    """
+    """``_SUMS`` of a row in float64; ``more`` are ``clipped`` and, where there are such,
+    ``reference_kl``, ``importance`` and ``capped``."""
     mask_T = row.mask_T
     gap_T = (tokens.old_logprobs_T - row.sampled_logprobs_T).abs()
     grafted_T, sampled_T = mask_T & row.grafted_T, mask_T & ~row.grafted_T
@@ -48,34 +41,30 @@ def pack_sums(
 class UpdateMetrics:
     """Sums over the updates of a step; those that were skipped are counted and nothing else.
 
-    Args:
-        learning_rate: of the step.
-
     Attributes:
         counted: tokens in the denominators.
-        updates: that were done.
-        skipped: that were not, since a number was not finite.
+        skipped: updates that were not done, since a number was not finite.
     """
 
     def __init__(self, learning_rate: float) -> None:
         self.learning_rate = learning_rate
         self.counted = 0
-        self.updates = 0
+        self._updates = 0
         self.skipped = 0
         self._grad_norm = 0.0
         self._sums: Tensor | None = None
 
     def add(self, sums: Tensor, grad_norm: float) -> None:
-        """Add an update: the sums over its packs, and its gradients' norm."""
+        """Add an update: the sums over its rows, and its gradients' norm."""
         self._sums = sums if self._sums is None else self._sums + sums
         self._grad_norm += grad_norm
-        self.updates += 1
+        self._updates += 1
 
     def means(self, ranks: Ranks) -> dict[str, float]:
         """The metrics over all ranks, each explained in docs/training.md."""
         sums = ranks.sum([0.0] * len(_SUMS) if self._sums is None else self._sums.tolist())
         total = dict(zip(_SUMS, sums, strict=True))
-        updates, trained = max(1, self.updates), max(1.0, total["trained"])
+        updates, trained = max(1, self._updates), max(1.0, total["trained"])
         return {
             "loss": total["loss"] / updates,
             "grad_norm": self._grad_norm / updates,

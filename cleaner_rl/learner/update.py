@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from cleaner_rl.grpo.loss import LOSSES, LossInputs, importance_weights, kl_esti
 from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.learner.attention import packed
 from cleaner_rl.learner.logprobs import token_logprobs
-from cleaner_rl.learner.metrics import UpdateMetrics, pack_sums
+from cleaner_rl.learner.metrics import UpdateMetrics, row_sums
 from cleaner_rl.learner.optimizer import Optimizer, layers_recomputed
 from cleaner_rl.learner.packing import Pack, pack
 from cleaner_rl.models.backends import autocast
@@ -28,21 +27,22 @@ _MAX_SKIPPED = 5
 """Updates in a row that may be skipped (float16 finds its scale that way)."""
 
 
+Row = tuple[Pack, Tensor | None, Tensor | None]
+"""A pack; its log-probabilities before the step, None where they are those of the pass itself; and
+those under the policy that a KL term holds on to, None without."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Minibatch:
-    """This rank's packs of one update, with the log-probabilities that are fixed before the first.
+    """What one update is made from.
 
     Attributes:
-        packs: as many on every rank.
-        old: of each pack, before the step; None where they are those of the pass itself.
-        reference: of each pack, under the policy that a KL term holds on to.
-        denominator: of the whole minibatch, over all ranks.
-        counted: tokens of the whole minibatch that count.
+        rows: of this rank, as many as the others have.
+        denominator: of the loss, over all ranks.
+        counted: tokens that count, over all ranks.
     """
 
-    packs: list[Pack]
-    old: list[Tensor | None]
-    reference: list[Tensor | None]
+    rows: list[Row]
     denominator: float
     counted: int
 
@@ -64,9 +64,6 @@ class Updater:
     Attributes:
         between_steps: False from the first to the last update of a step, while the weights are
             those of no step.
-
-    Raises:
-        ValueError: there is a KL term and no reference.
     """
 
     def __init__(
@@ -120,9 +117,7 @@ class Updater:
 
         The old log-probabilities are those of the model before the first update, on the purified
         tokens in their purified context. With a single minibatch they are the current ones, so no
-        pass is spent on them.
-
-        An update in which a number is not finite is skipped, on all ranks, and counted.
+        pass is spent on them. An update in which a number is not finite is skipped on all ranks.
 
         Args:
             minibatches: this rank's samples of each; every rank has as many minibatches.
@@ -132,10 +127,11 @@ class Updater:
         """
         alone = len(minibatches) == 1
         prepared = [self._prepare(samples, alone) for samples in minibatches]
-        metrics = UpdateMetrics(self._learning_rate())
+        warmup = min(1.0, (self.steps + 1) / max(1, self.config.warmup_steps))
+        metrics = UpdateMetrics(self.config.learning_rate * warmup)
         for minibatch in prepared:
             metrics.counted += minibatch.counted
-            if minibatch.packs:
+            if minibatch.rows:
                 self._step(minibatch, metrics)
         self.steps += 1
         self.between_steps = True
@@ -165,63 +161,52 @@ class Updater:
         packs += [Pack.idle(self.model.device) for _ in range(idle)]
         counted = sum(sample.counted for sample in samples)
         denominator, counted_by_all = self.ranks.sum([denominator, counted])
-        return _Minibatch(
-            packs,
-            [None if alone else self._logprobs(p) for p in packs],
-            [self._reference_logprobs(p) if held else None for p in packs],
-            denominator,
-            int(counted_by_all),
-        )
+        rows: list[Row] = []
+        with torch.no_grad():
+            for row in packs:
+                old_T = None if alone else self._logprobs(row)[0]
+                rows.append((row, old_T, self._reference_logprobs(row) if held else None))
+        return _Minibatch(rows, denominator, int(counted_by_all))
 
-    @torch.no_grad()
-    def _logprobs(self, row: Pack, model: Any = None) -> Tensor:
-        with self._autocast():
-            model = self.model if model is None else model
-            return token_logprobs(model, row, self.temperature, wanted_T=row.mask_T)[0]
+    def _logprobs(self, row: Pack, model: Any = None) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies of the tokens that count; 0 for the others."""
+        with autocast(self.model.device, self.dtype):
+            return token_logprobs(model or self.model, row, self.temperature, wanted_T=row.mask_T)
 
     def _reference_logprobs(self, row: Pack) -> Tensor:
         if self.reference is not None:
-            return self._logprobs(row, self.reference)
+            return self._logprobs(row, self.reference)[0]
         with adapters_off(self.model):
-            return self._logprobs(row)
+            return self._logprobs(row)[0]
 
     def _step(self, minibatch: _Minibatch, metrics: UpdateMetrics) -> None:
-        """Gradients of all packs added up, then one update, or none if a number is not finite."""
+        """Gradients of all rows added up, then one update, or none if a number is not finite."""
         self.optimizer.zero()
-        of_packs: list[Tensor] = []
+        of_rows: list[Tensor] = []
         recomputed = layers_recomputed(self.model, self.config.gradient_checkpointing)
         with packed(self.model), recomputed:
-            for row, old_T, reference_T in zip(
-                minibatch.packs, minibatch.old, minibatch.reference, strict=True
-            ):
-                loss, sums = self._loss(row, old_T, reference_T, minibatch.denominator)
+            for row in minibatch.rows:
+                loss, sums = self._loss(*row, minibatch.denominator)
                 self.optimizer.backward(loss)
-                of_packs.append(sums)
-        sums = torch.stack(of_packs).sum(0)
+                of_rows.append(sums)
+        total = torch.stack(of_rows).sum(0)
         self.between_steps = False
         # Gradients are summed over ranks, and so is their norm: only the sums are this rank's own.
-        finite = self.ranks.max(int(not sums.isfinite().all())) == 0
+        finite = self.ranks.max(int(not total.isfinite().all())) == 0
         norm = self.optimizer.step(metrics.learning_rate) if finite else math.nan
         if math.isfinite(norm):
             self._skipped_in_a_row = 0
-            metrics.add(sums, norm)
+            metrics.add(total, norm)
         else:
             self._skipped_in_a_row += 1
             metrics.skipped += 1
 
     def _loss(
-        self,
-        row: Pack,
-        old_T: Tensor | None,
-        reference_T: Tensor | None,
-        denominator: float,
+        self, row: Pack, old_T: Tensor | None, reference_T: Tensor | None, denominator: float
     ) -> tuple[Tensor, Tensor]:
-        """The loss of a pack, and its sums for the metrics."""
+        """The loss of a row, and its sums for the metrics."""
         config, rule = self.config, LOSSES[self.config.loss]
-        with self._autocast():
-            logprobs_T, entropies_T = token_logprobs(
-                self.model, row, self.temperature, wanted_T=row.mask_T
-            )
+        logprobs_T, entropies_T = self._logprobs(row)
         old_T = logprobs_T.detach() if old_T is None else old_T
         advantages_T, sums = row.advantages_T, {}
         if config.tis_cap > 0:
@@ -240,11 +225,4 @@ class Updater:
             kl_T = kl_estimate(logprobs_T, reference_T)
             loss = loss + config.kl_coefficient * tokens.mean(kl_T, denominator)
             sums["reference_kl"] = kl_T.detach().sum()
-        return loss, pack_sums(row, loss, tokens, entropies_T, {**counts, **sums})
-
-    def _learning_rate(self) -> float:
-        warmup = min(1.0, (self.steps + 1) / max(1, self.config.warmup_steps))
-        return self.config.learning_rate * warmup
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        return autocast(self.model.device, self.dtype)
+        return loss, row_sums(row, loss, tokens, entropies_T, {**counts, **sums})
