@@ -259,17 +259,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.manual_seed(config.seed)
     with open_ranks(config.device, config.rank_timeout) as ranks:
         try:
-            return run(config, ranks)
+            return run(Trainer.open(config, ranks))
         except UserError:
             if ranks.united and not ranks.first:
                 return 2  # the first rank prints the message of all
             raise
 
 
-def run(config: TrainConfig, ranks: Ranks) -> int:
-    """Train as configured, on one of the ranks; the status that ``main`` gives."""
-    trainer = Trainer.open(config, ranks)
-    path = trainer.run.path
+def run(trainer: Trainer) -> int:
+    """Train to the end, on one of the ranks; the status that ``main`` gives."""
+    config, ranks, path = trainer.config, trainer.ranks, trainer.run.path
     with (
         trainer.rollout,
         open_logger(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-from rich.console import Console
 
 from cleaner_rl.compare.analysis import compare
 from cleaner_rl.compare.arms import ARMS, Arm
@@ -22,6 +19,7 @@ from cleaner_rl.config import TrainConfig
 from cleaner_rl.distributed.interrupt import Interrupt
 from cleaner_rl.errors import CheckpointError, run_command
 from cleaner_rl.models.policy import resolve_device
+from cleaner_rl.runs.files import write_json, write_whole
 from cleaner_rl.runs.provenance import made_with
 from cleaner_rl.settings import change, flat
 
@@ -80,16 +78,14 @@ def _work_off(
     starts = [directory.start(config, seed) for seed in sorted(begun)]
     for start in starts:
         start.require_same_settings()
-    pool = lanes_of(config, len(runs))
-    cuda = any(resolve_device(lane.device).type == "cuda" for lane in pool)
-    console = Console()
-    with Interrupt(), ComparisonProgress([*starts, *runs], len(pool), console) as progress:
+    lanes = lanes_of(config, len(runs))
+    cuda = any(resolve_device(lane.device).type == "cuda" for lane in lanes)
+    with Interrupt(), ComparisonProgress([*starts, *runs], len(lanes)) as progress:
         progress.say(
-            f"{len(runs)} runs in {directory.path}, {len(pool)} at a time; each prints to a log "
+            f"{len(runs)} runs in {directory.path}, {len(lanes)} at a time; each prints to a log "
             "beside its directory"
         )
-        work = WorkerPool(pool, "spawn" if cuda else "forkserver", progress.tick)
-        return work.work_off(starts, runs)
+        return WorkerPool(lanes, cuda, progress.tick).work_off(starts, runs)
 
 
 def lanes_of(config: CompareConfig, runs: int) -> list[Lane]:
@@ -97,9 +93,6 @@ def lanes_of(config: CompareConfig, runs: int) -> list[Lane]:
 
     On a CPU runs with one thread each are quickest: threads of one run wait for each other, which
     small models feel.
-
-    Raises:
-        PolicyError: a device is not there.
     """
     devices = config.device_list
     on_cpu = [resolve_device(device).type == "cpu" for device in devices]
@@ -113,33 +106,23 @@ def lanes_of(config: CompareConfig, runs: int) -> list[Lane]:
 
 
 def write_report(directory: ComparisonDirectory) -> Path:
-    """Compute everything from the files of the runs, and write it.
-
-    Returns:
-        The report's path.
-
-    Raises:
-        CheckpointError: there is no comparison, no arm is finished, or a file is damaged.
-    """
+    """Compute everything from the files of the runs and write it; returns the report's path."""
     plan = directory.read_plan()
     config = CompareConfig(seeds=len(plan["seeds"]), train=change(TrainConfig(), **plan["config"]))
     arms = [ARMS[name] for name in plan["arms"]]
     complete, missing = _complete(directory, config, arms)
     results = {**compare(complete), "missing": missing, "made_with": plan["made_with"]}
-    directory.write("results.json", json.dumps(results, indent=1) + "\n")
+    write_json(directory.path / "results.json", results)
     write_plots(results, directory.path)
-    directory.write("report.md", report(results, plan, f"Comparison {directory.path.name}"))
-    return directory.path / "report.md"
+    path = directory.path / "report.md"
+    write_whole(path, report(results, plan, f"Comparison {directory.path.name}"))
+    return path
 
 
 def _complete(
     directory: ComparisonDirectory, config: CompareConfig, arms: Sequence[Arm]
 ) -> tuple[dict[str, list[PlannedRun]], list[str]]:
-    """The finished runs of each arm, for the seeds that all these arms have, and what is left out.
-
-    Raises:
-        CheckpointError: there is no such seed.
-    """
+    """The finished runs of each arm, for the seeds that all arms have, and what is left out."""
     runs = {arm.name: [directory.run(config, arm, s) for s in config.seed_list] for arm in arms}
     finished = {name: [r for r in of_arm if r.finished] for name, of_arm in runs.items()}
     seen = {name: {r.seed for r in of_arm} for name, of_arm in finished.items() if of_arm}

@@ -26,6 +26,7 @@ from cleaner_rl.config import MAY_CHANGE, TrainConfig
 from cleaner_rl.errors import CheckpointError, UserError
 from cleaner_rl.runs.checkpoint import list_checkpoints
 from cleaner_rl.runs.evaluations import evaluated_steps
+from cleaner_rl.runs.files import write_json
 from cleaner_rl.settings import changed, flag, flat
 
 _PLAN = "comparison.json"
@@ -82,11 +83,7 @@ class PlannedRun:
         return last and (self.path / "report.md").exists()
 
     def require_same_settings(self) -> None:
-        """Check that the run, where it was begun, was begun with the same settings.
-
-        Raises:
-            UserError: it was not.
-        """
+        """Check that the run, where it was begun, was begun with the same settings."""
         if not (self.path / "config.json").exists():
             return
         stored = TrainConfig.load(self.path / "config.json")
@@ -109,11 +106,7 @@ class PlannedRun:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonDirectory:
-    """One comparison's directory.
-
-    Attributes:
-        path: of the directory.
-    """
+    """One comparison's directory."""
 
     path: Path
 
@@ -138,11 +131,7 @@ class ComparisonDirectory:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Make the directory, and keep it to this process and its children.
-
-        Raises:
-            CheckpointError: it cannot be written, holds something else, or is in use.
-        """
+        """Make the directory, and keep it to this process and its children."""
         if self.path.is_dir() and any(self.path.iterdir()) and not self._is_known:
             raise CheckpointError(
                 f"{self.path} is not empty and holds no comparison; choose another --out"
@@ -165,15 +154,11 @@ class ComparisonDirectory:
             os.close(lock)
 
     def write_plan(self, plan: dict[str, Any]) -> None:
-        """Note what is compared."""
-        self.write(_PLAN, json.dumps(plan, indent=2) + "\n")
+        """Record what is compared."""
+        write_json(self.path / _PLAN, plan)
 
     def read_plan(self) -> dict[str, Any]:
-        """What is compared: ``arms``, ``seeds``, ``config``, ``command``, ``made_with``.
-
-        Raises:
-            CheckpointError: there is no comparison, or it is damaged.
-        """
+        """What is compared: ``arms``, ``seeds``, ``config``, ``command``, ``made_with``."""
         path = self.path / _PLAN
         try:
             plan = json.loads(path.read_text(encoding="utf-8"))
@@ -195,12 +180,6 @@ class ComparisonDirectory:
                 "is named there as made_with"
             )
         return plan
-
-    def write(self, name: str, text: str) -> None:
-        """Write a file, whole or not at all."""
-        partial = self.path / f".{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, self.path / name)
 
     @property
     def _is_known(self) -> bool:

@@ -7,113 +7,98 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
+
+from cleaner_rl.runs.metrics import LABELS
 
 matplotlib.use("Agg")
 
 HELD_OUT, TRAINING, TOKENS = "held-out.png", "training.png", "tokens.png"
 
 _HELD_OUT = (
-    ("off", "accuracy", "accuracy, rollback off"),
-    ("on", "accuracy", "accuracy, rollback on"),
-    ("off", "failed_calls", "failed calls per episode, rollback off"),
-    ("off", "first_attempt_success", "first attempts that work, rollback off"),
-    ("off", "tokens_sampled", "sampled tokens per episode, rollback off"),
-    ("off", "turns", "turns per episode, rollback off"),
+    *(("off", "accuracy"), ("on", "accuracy"), ("off", "failed_calls")),
+    *(("off", "first_attempt_success"), ("off", "tokens_sampled"), ("off", "turns")),
 )
 _TRAINING = (
-    ("reward", "reward"),
-    ("failed_calls", "failed calls per episode"),
-    ("entropy", "entropy (nats per token)"),
-    ("shallow", "shallow splices per episode"),
-    ("deep", "deep splices per episode"),
-    ("grafted_gap", "log-prob gap of grafted tokens (nats)"),
-    ("tokens_sampled", "sampled tokens per episode"),
-    ("turns", "turns per episode"),
-    ("grad_norm", "norm of the gradient"),
+    *("reward", "failed_calls", "entropy", "shallow", "deep"),
+    *("grafted_gap", "tokens_sampled", "turns", "grad_norm"),
 )
 _SMOOTHING = 5
 """Training steps that a point of a curve is the mean of."""
 _STYLES = ("-", "--", "-.", ":")
 
+Curve = tuple[Sequence[float], Sequence[float], Sequence[Sequence[float]]]
+"""Where an arm's points lie, their values, and what they are in each seed, or in the extremes."""
+Data = Mapping[str, Any]
 
-def write_plots(results: Mapping[str, Any], directory: Path) -> None:
+
+def write_plots(results: Data, directory: Path) -> None:
     """Write the three pictures."""
-    _held_out(results, directory / HELD_OUT)
-    _training(results, directory / TRAINING)
-    _tokens(results, directory / TOKENS)
-
-
-def _held_out(results: Mapping[str, Any], path: Path) -> None:
-    figure = Figure(figsize=(12, 6.5), layout="constrained")
-    for axes, (mode, key, label) in zip(figure.subplots(2, 3).flat, _HELD_OUT, strict=True):
-        for name, style in _styles(results):
-            points = [of_step[key] for of_step in results["held_out"][name][mode].values()]
-            kept = [
-                (step, point)
-                for step, point in zip(results["evaluated_steps"], points, strict=True)
-                if point["value"] is not None
-            ]
-            steps = [step for step, _ in kept]
-            axes.plot(steps, [p["value"] for _, p in kept], marker="o", ms=3, **style)
-            ranges = [[v for v in p["by_seed"] if v is not None] for _, p in kept]
-            axes.fill_between(
-                steps,
-                list(map(min, ranges)),
-                list(map(max, ranges)),
-                color=style["color"],
-                alpha=0.15,
-            )
-        _finish(axes, label, "step")
-    _save(figure, path)
-
-
-def _training(results: Mapping[str, Any], path: Path) -> None:
-    figure = Figure(figsize=(12, 9.5), layout="constrained")
-    for axes, (key, label) in zip(figure.subplots(3, 3).flat, _TRAINING, strict=True):
-        for name, style in _styles(results):
-            curve = results["training"][name]["metrics"].get(key)
-            if curve is None:
-                continue
-            steps = range(1, len(curve["mean"]) + 1)
-            axes.plot(steps, _smooth(curve["mean"]), **style)
-            low, high = _smooth(curve["lowest"]), _smooth(curve["highest"])
-            axes.fill_between(steps, low, high, color=style["color"], alpha=0.15)
-        _finish(axes, label, "step")
-    _save(figure, path)
-
-
-def _tokens(results: Mapping[str, Any], path: Path) -> None:
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    steps = results["evaluated_steps"]
-    for name, style in _styles(results):
-        tokens = [results["training"][name]["tokens"][step] / 1e6 for step in steps]
-        points = [of["accuracy"]["value"] for of in results["held_out"][name]["off"].values()]
-        axes.plot(tokens, points, marker="o", ms=3, **style)
-    axes.axhline(results["reaching"]["target"], color="grey", lw=0.8, ls=":")
+    held_out = {
+        f"{LABELS[key][0]}, rollback {mode}": _evaluated(results, mode, key)
+        for mode, key in _HELD_OUT
+    }
+    _draw(held_out, (2, 3), "step", "o").savefig(directory / HELD_OUT, dpi=110)
+    training = {LABELS[key][0]: _trained(results, key) for key in _TRAINING}
+    _draw(training, (3, 3), "step").savefig(directory / TRAINING, dpi=110)
     title = "held-out accuracy, rollback off; dotted: the baseline's final accuracy"
-    _finish(axes, title, "million sampled tokens, those thrown away by rollback included")
-    _save(figure, path)
+    label = "million sampled tokens, those thrown away by rollback included"
+    figure = _draw({title: _by_tokens(results)}, (1, 1), label, "o")
+    figure.axes[0].axhline(results["reaching"]["target"], color="grey", lw=0.8, ls=":")
+    figure.savefig(directory / TOKENS, dpi=110)
 
 
-def _styles(results: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    return [
-        (name, {"color": f"C{i % 10}", "ls": _STYLES[i // 10 % len(_STYLES)], "label": name})
-        for i, name in enumerate(results["arms"])
-    ]
+def _evaluated(results: Data, mode: str, key: str) -> dict[str, Curve]:
+    curves: dict[str, Curve] = {}
+    for arm, modes in results["held_out"].items():
+        points = {int(step): of_step[key] for step, of_step in modes[mode].items()}
+        known = {step: p for step, p in points.items() if p["value"] is not None}
+        seeds = [[v for v in p["by_seed"] if v is not None] for p in known.values()]
+        curves[arm] = list(known), [p["value"] for p in known.values()], seeds
+    return curves
 
 
-def _finish(axes: Any, title: str, xlabel: str) -> None:
-    axes.set_title(title, fontsize=10)
-    axes.set_xlabel(xlabel)
-    axes.grid(alpha=0.3)
+def _trained(results: Data, key: str) -> dict[str, Curve]:
+    curves: dict[str, Curve] = {}
+    for arm, training in results["training"].items():
+        if key in training["metrics"]:
+            curve = training["metrics"][key]
+            mean, *extremes = (_smooth(curve[name]) for name in ("mean", "lowest", "highest"))
+            curves[arm] = range(1, len(mean) + 1), mean, list(zip(*extremes, strict=True))
+    return curves
 
 
-def _save(figure: Figure, path: Path) -> None:
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6)
-    figure.savefig(path, dpi=110)
+def _by_tokens(results: Data) -> dict[str, Curve]:
+    curves: dict[str, Curve] = {}
+    for arm, training in results["training"].items():
+        tokens = [training["tokens"][step] / 1e6 for step in results["evaluated_steps"]]
+        values = [of["accuracy"]["value"] for of in results["held_out"][arm]["off"].values()]
+        curves[arm] = tokens, values, [[value] for value in values]
+    return curves
+
+
+def _draw(
+    panels: Mapping[str, Mapping[str, Curve]], shape: tuple[int, int], label: str, marker: str = ""
+) -> Figure:
+    """Pictures side by side; the first has a curve of every arm."""
+    arms = list(next(iter(panels.values())))
+    rows, columns = shape
+    figure = Figure(figsize=(max(7.0, 4.0 * columns), 1.0 + 3.0 * rows), layout="constrained")
+    grid = np.ravel(figure.subplots(rows, columns))
+    for axes, (title, curves) in zip(grid, panels.items(), strict=True):
+        for arm, (x, values, ranges) in curves.items():
+            i = arms.index(arm)
+            color, style = f"C{i % 10}", _STYLES[i // 10 % len(_STYLES)]
+            axes.plot(x, values, marker=marker, ms=3, color=color, ls=style, label=arm)
+            lowest, highest = list(map(min, ranges)), list(map(max, ranges))
+            axes.fill_between(x, lowest, highest, color=color, alpha=0.15)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel(label)
+        axes.grid(alpha=0.3)
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=6)
+    return figure
 
 
 def _smooth(values: Sequence[float]) -> list[float]:

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing import get_context
 from multiprocessing.connection import wait
-from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Literal
 
 from cleaner_rl.compare.directory import PlannedRun
-from cleaner_rl.compare.worker import Assignment, work
+from cleaner_rl.compare.worker import work
 
-_CONTEXTS: dict[str, type[ForkServerContext] | type[SpawnContext]] = {
-    "forkserver": ForkServerContext,
-    "spawn": SpawnContext,
-}
 _TICK = 1.0
 """Seconds between two looks at the runs."""
+_USER_ERROR = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,47 +32,39 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A run that did not reach its end.
-
-    Attributes:
-        run: which.
-        reason: why, in a line.
-    """
+    """A run that did not reach its end, and why, in a line."""
 
     run: PlannedRun
     reason: str
 
 
 class WorkerPool:
-    """Does runs, as many at a time as there are pool.
+    """Does runs, as many at a time as there are lanes.
+
+    A process each and no executor: a run that dies, or is killed, takes no other one with it.
 
     Args:
-        pool: where.
-        method: how processes begin: ``forkserver`` saves each the imports; ``spawn`` for CUDA,
-            which does not survive a fork.
+        lanes: where.
+        cuda: whether runs use CUDA, which does not survive a fork; otherwise a fork server saves
+            each process the imports.
         on_tick: called about once a second with the runs that are under way.
     """
 
     def __init__(
         self,
-        pool: Sequence[Lane],
-        method: Literal["forkserver", "spawn"],
+        lanes: Sequence[Lane],
+        cuda: bool,
         on_tick: Callable[[Sequence[PlannedRun]], None],
     ) -> None:
-        self._free = list(pool)
-        self._context = _CONTEXTS[method]()
+        self._free = list(lanes)
+        self._context = get_context("spawn") if cuda else get_context("forkserver")
         self._context.set_forkserver_preload(["cleaner_rl.compare.worker"])
         self._on_tick = on_tick
         self._active: dict[BaseProcess, tuple[PlannedRun, Lane]] = {}
         self._failures: list[Failure] = []
 
     def work_off(self, starts: Sequence[PlannedRun], runs: Sequence[PlannedRun]) -> list[Failure]:
-        """Do all that are not finished; a run waits for its seed's start.
-
-        A run that fails takes no other one with it, but those that wait for it.
-
-        Returns:
-            The runs that failed.
+        """Do all that are not finished; a run waits for its seed's start. Returns the failures.
 
         Raises:
             KeyboardInterrupt: after a signal; the runs under way have saved their state.
@@ -85,11 +73,7 @@ class WorkerPool:
         waiting = [run for run in (*starts, *runs) if not run.finished]
         try:
             while waiting or self._active:
-                waiting = self._without_hopeless(waiting, start_of)
-                for run in [run for run in waiting if run.is_start or start_of[run.seed].finished]:
-                    if self._free:
-                        waiting.remove(run)
-                        self._begin(run, start_of[run.seed].path)
+                waiting = [run for run in waiting if not self._settle(run, start_of[run.seed])]
                 wait([process.sentinel for process in self._active], timeout=_TICK)
                 self._collect()
                 self._on_tick([run for run, _ in self._active.values()])
@@ -97,10 +81,21 @@ class WorkerPool:
             self._stop()
         return self._failures
 
+    def _settle(self, run: PlannedRun, start: PlannedRun) -> bool:
+        """Begin a run where it can begin, or give it up; whether it waits no more."""
+        if not run.is_start and any(failure.run == start for failure in self._failures):
+            reason = f"its seed's first evaluation failed; see {start.log}"
+            self._failures.append(Failure(run, reason))
+            return True
+        if not self._free or not (run.is_start or start.finished):
+            return False
+        self._begin(run, start.path)
+        return True
+
     def _begin(self, run: PlannedRun, start: Path) -> None:
         lane = self._free.pop(0)
-        assignment = Assignment(run, start, lane.device, lane.threads)
-        process = self._context.Process(target=work, args=(assignment,), name=run.name)
+        arguments = (run, start, lane.device, lane.threads)
+        process = self._context.Process(target=work, args=arguments, name=run.name)
         process.start()
         self._active[process] = run, lane
 
@@ -110,18 +105,8 @@ class WorkerPool:
             process.join()
             self._free.append(lane)
             if not run.finished:
-                reason = f"exit status {process.exitcode}: {_last_line(run.log)}"
+                reason = f"exit status {process.exitcode}: {_last_words(run.log, process.exitcode)}"
                 self._failures.append(Failure(run, reason))
-
-    def _without_hopeless(
-        self, waiting: Sequence[PlannedRun], start_of: dict[int, PlannedRun]
-    ) -> list[PlannedRun]:
-        failed = {failure.run.seed for failure in self._failures if failure.run.is_start}
-        for run in waiting:
-            if run.seed in failed:
-                reason = f"its seed's first evaluation failed; see {start_of[run.seed].log}"
-                self._failures.append(Failure(run, reason))
-        return [run for run in waiting if run.seed not in failed]
 
     def _stop(self) -> None:
         """End what is under way, each after its update in progress."""
@@ -132,6 +117,10 @@ class WorkerPool:
         self._active.clear()
 
 
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
+def _last_words(log: Path, status: int | None) -> str:
+    """The last line of a log that says why its run ended."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if status == _USER_ERROR:  # how to resume may follow the message
+        lines = [line for line in lines if line.startswith("error: ")] or lines
+    return lines[-1] if lines else "it printed nothing"

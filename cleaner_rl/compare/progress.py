@@ -26,15 +26,15 @@ class ComparisonProgress(Display):
 
     Args:
         runs: all of them, starts included.
-        pool: how many are done at a time.
+        lanes: how many are done at a time.
         console: where to write; standard output by default.
     """
 
     def __init__(
-        self, runs: Sequence[PlannedRun], pool: int, console: Console | None = None
+        self, runs: Sequence[PlannedRun], lanes: int, console: Console | None = None
     ) -> None:
         super().__init__(console)
-        self._runs, self._lanes = list(runs), pool
+        self._runs, self._lanes = runs, lanes
         self._under_way: list[PlannedRun] = []
         self._bars: dict[str, TaskID] = {}
         count = sum(not run.is_start for run in runs)
@@ -45,7 +45,7 @@ class ComparisonProgress(Display):
         """Look at the runs again."""
         for run in self._under_way:
             if run not in under_way:
-                self.say(f"{run.name}: {'done' if run.finished else 'stopped'}{self._total()}")
+                self.say(f"{run.name}: {'done' if run.finished else 'stopped'}; {self._total()}")
                 self.bars.remove_task(self._bars.pop(run.name))
         for run in under_way:
             if run not in self._under_way:
@@ -58,26 +58,22 @@ class ComparisonProgress(Display):
             for run in under_way:
                 self.bars.update(self._bars[run.name], completed=run.steps_done, note=_state(run))
             done = sum(run.finished for run in self._runs if not run.is_start)
-            self.bars.update(self._all, completed=done, note=self._total().removeprefix("; "))
+            self.bars.update(self._all, completed=done, note=self._total())
         elif time.monotonic() - self._last >= _INTERVAL:
             self._last = time.monotonic()
             states = ", ".join(f"{run.name} {_state(run)}" for run in under_way)
-            self.say(f"{states}{self._total()}")
+            self.say(f"{states}; {self._total()}")
 
     def _total(self) -> str:
-        done = sum(run.finished for run in self._runs if not run.is_start)
-        count = sum(not run.is_start for run in self._runs)
+        finished = [run.finished for run in self._runs if not run.is_start]
         left = seconds_left(self._runs, self._lanes)
         hint = "" if left is None else f", left {format_seconds(left)}"
-        return f"; {done} of {count} runs done{hint}"
+        return f"{sum(finished)} of {len(finished)} runs done{hint}"
 
 
-def seconds_left(runs: Sequence[PlannedRun], pool: int) -> float | None:
-    """Time that the runs will still take, from what their steps and evaluations took so far.
-
-    Returns:
-        Seconds; None as long as there is nothing to go by.
-    """
+def seconds_left(runs: Sequence[PlannedRun], lanes: int) -> float | None:
+    """Time that the runs will still take, from what their steps and evaluations took so far; None
+    as long as there is nothing to go by."""
     steps: list[float] = []
     evaluations: list[float] = []
     for run in runs:
@@ -91,7 +87,7 @@ def seconds_left(runs: Sequence[PlannedRun], pool: int) -> float | None:
     work = steps_left * (fmean(steps) if steps else 0.0)
     work += evaluations_left * (fmean(evaluations) if evaluations else 0.0)
     unfinished = sum(not run.finished for run in runs)
-    return work / max(1, min(pool, unfinished))
+    return work / max(1, min(lanes, unfinished))
 
 
 def _evaluations_left(run: PlannedRun) -> int:

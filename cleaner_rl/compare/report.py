@@ -2,60 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
 from cleaner_rl.compare.analysis import DEFINITION
 from cleaner_rl.compare.plots import HELD_OUT, TOKENS, TRAINING
+from cleaner_rl.runs.markdown import table
+from cleaner_rl.runs.metrics import LABELS
 
 _FINAL = (
-    ("accuracy", "accuracy", "{:.1%}"),
-    ("failed_calls", "failed calls per episode", "{:.2f}"),
-    ("first_attempt_success", "first attempts that work", "{:.1%}"),
-    ("first_call_failed", "episodes whose first call fails", "{:.1%}"),
-    ("recovery", "failed calls that the next call mends", "{:.1%}"),
-    ("answered", "episodes that end with an answer", "{:.1%}"),
-    ("turns", "turns per episode", "{:.2f}"),
-    ("tokens_sampled", "sampled tokens per episode", "{:.1f}"),
+    *("accuracy", "failed_calls", "first_attempt_success", "first_call_failed", "recovery"),
+    *("answered", "turns", "tokens_sampled"),
 )
-_OF_ROLLBACK = (
-    ("triggered", "rollbacks per episode", "{:.2f}"),
-    ("shallow", "shallow splices per episode", "{:.2f}"),
-    ("deep", "deep splices per episode", "{:.2f}"),
-    ("tokens_discarded", "tokens thrown away per episode", "{:.1f}"),
-)
+_OF_ROLLBACK = ("triggered", "shallow", "deep", "tokens_discarded")
 _TRAINED = (
-    ("reward", "reward", "{:.3f}"),
-    ("accuracy", "accuracy", "{:.1%}"),
-    ("failed_calls", "failed calls per episode", "{:.2f}"),
-    ("first_call_failed", "episodes whose first call fails", "{:.1%}"),
-    ("entropy", "entropy (nats per token)", "{:.3f}"),
-    ("turns", "turns per episode", "{:.2f}"),
-    ("tokens_sampled", "sampled tokens per episode", "{:.1f}"),
-    ("tokens_discarded", "of them thrown away by rollback", "{:.1f}"),
-    ("shallow", "shallow splices per episode", "{:.3f}"),
-    ("deep", "deep splices per episode", "{:.3f}"),
-    ("grafted_share", "trained tokens that are grafted", "{:.2%}"),
-    ("grafted_gap", "log-prob gap of grafted tokens (nats)", "{:.2f}"),
-    ("sampled_gap", "log-prob gap of sampled tokens (nats)", "{:.1e}"),
-    ("groups_with_signal", "groups that teach something", "{:.1%}"),
+    *("reward", "accuracy", "failed_calls", "first_call_failed", "entropy", "turns"),
+    *("tokens_sampled", "tokens_discarded", "shallow", "deep"),
+    *("grafted_share", "grafted_gap", "sampled_gap", "groups_with_signal"),
 )
-_SIGNED = {"accuracy": 100.0, "failed_calls": 1.0}
+_DIFFERENCES = {"accuracy": (100.0, "{:+.1f}"), "failed_calls": (1.0, "{:+.2f}")}
+"""Factor and format of what is compared with the baseline."""
 _NEVER = "not reached"
 _MODE = {"off": "rollback off", "on": "rollback on"}
 
+Data = Mapping[str, Any]
 
-def report(results: Mapping[str, Any], plan: Mapping[str, Any], title: str) -> str:
+
+def report(results: Data, plan: Data, title: str) -> str:
     """The page.
 
     Args:
-        results: from ``comparison.compare``, with ``missing``: names of runs that are left out.
+        results: from ``compare``, with ``missing``: names of runs that are left out.
         plan: from ``ComparisonDirectory.read_plan``.
         title: of the page.
     """
     last = str(results["evaluated_steps"][-1])
-    parts = [f"# {title}\n", _setting(results, plan), _missing(results), _arms(results)]
+    parts = [f"# {title}\n", _setting(results, plan), _arms(results)]
     for mode in ("off", "on"):
         parts += [f"## After {last} steps, {_MODE[mode]}\n", _final(results, mode, last)]
     parts += ["## Against the baseline, at equal steps\n", _differences(results)]
@@ -63,100 +46,97 @@ def report(results: Mapping[str, Any], plan: Mapping[str, Any], title: str) -> s
     parts += [f"![held-out curves]({HELD_OUT})\n", f"![accuracy by tokens]({TOKENS})\n"]
     parts += ["## Training\n", _training(results), f"![training curves]({TRAINING})\n"]
     parts += ["## Time\n", _time(results), "## Made with\n", _made_with(plan)]
-    return "\n".join(part for part in parts if part)
+    return "\n".join(parts)
 
 
-def _setting(results: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
+def _setting(results: Data, plan: Data) -> str:
     config, seeds = plan["config"], results["seeds"]
-    return (
+    drawn = "seeds and problems" if len(seeds) > 1 else "problems (one seed says nothing of others)"
+    text = (
         f"- policy: {config['model']}; tasks: {config['tasks']}; preset {config['preset']}\n"
-        f"- {len(seeds)} runs of each arm, seeds {', '.join(map(str, seeds))}: "
+        f"- {len(seeds)} runs of each arm, seeds {_listed(seeds)}: "
         f"{results['steps']} steps of {config['prompts']} problems x {config['group_size']} "
         "episodes, the same problems for all arms of a seed\n"
         f"- held out: {results['tasks']} problems x {results['samples']}, the same for all arms of "
-        f"a seed, after steps {', '.join(map(str, results['evaluated_steps']))}, with rollback off "
+        f"a seed, after steps {_listed(results['evaluated_steps'])}, with rollback off "
         "and on (on is SAAR as published for every arm: gamma 0.5, 3 retries)\n"
-        f"- in brackets: 95% intervals by resampling {_resampled(seeds)}, the same resamples for "
-        "all arms\n"
+        f"- in brackets: 95% intervals by resampling {drawn}, the same resamples for all arms\n"
     )
+    if results["missing"]:
+        names = "; ".join(results["missing"])
+        text += f"\n**Left out, because not finished or without their counterparts: {names}.**\n"
+    return text
 
 
-def _resampled(seeds: Sequence[int]) -> str:
-    return "seeds and problems" if len(seeds) > 1 else "problems (one seed says nothing of others)"
-
-
-def _missing(results: Mapping[str, Any]) -> str:
-    if not results["missing"]:
-        return ""
-    return (
-        f"**Left out, because not finished or without their counterparts: "
-        f"{'; '.join(results['missing'])}.**\n"
-    )
-
-
-def _arms(results: Mapping[str, Any]) -> str:
+def _arms(results: Data) -> str:
     rows = []
     for name, arm in results["arms"].items():
         changes = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in arm["changes"].items())
         mark = " (baseline)" if name == results["baseline"] else ""
         rows.append([f"{name}{mark}", arm["text"], f"`{changes}`"])
-    return _table(["arm", "what it is", "settings of its own"], rows)
+    return table(["arm", "what it is", "settings of its own"], rows)
 
 
-def _final(results: Mapping[str, Any], mode: str, last: str) -> str:
-    names = list(results["arms"])
+def _final(results: Data, mode: str, last: str) -> str:
+    found = [of_mode[mode][last] for of_mode in results["held_out"].values()]
     rows = []
-    for key, label, form in _FINAL + (_OF_ROLLBACK if mode == "on" else ()):
-        cells = [results["held_out"][name][mode][last][key] for name in names]
-        rows.append([label, *(_estimate(cell, form) for cell in cells)])
-    for key, form in (("accuracy", "{:.1%}"), ("failed_calls", "{:.2f}")):
-        label = f"{key.replace('_', ' ')} of each seed"
-        cells = [results["held_out"][name][mode][last][key]["by_seed"] for name in names]
-        rows.append([label, *(", ".join(_form(v, form) for v in cell) for cell in cells)])
-    return _table(["", *names], rows)
+    for key in _FINAL + (_OF_ROLLBACK if mode == "on" else ()):
+        label, form = LABELS[key]
+        rows.append(
+            [label, *(_cell(of[key]["value"], of[key]["interval_95"], form) for of in found)]
+        )
+    for key in _DIFFERENCES:
+        label, form = LABELS[key]
+        seeds = ([_number(value, form) for value in of[key]["by_seed"]] for of in found)
+        rows.append([f"{label}, each seed", *map(_listed, seeds)])
+    return table(["", *results["arms"]], rows)
 
 
-def _differences(results: Mapping[str, Any]) -> str:
+def _differences(results: Data) -> str:
     if not results["differences"]:
         return "There is one arm only.\n"
-    text = "Arm less baseline; accuracy in points. Paired by seed and problem.\n\n"
-    rows = []
-    for name, modes in results["differences"].items():
-        for mode, of_step in modes.items():
-            for key, scale in _SIGNED.items():
-                cells = [_difference(values.get(key), scale) for values in of_step.values()]
-                rows.append([name, _MODE[mode], key.replace("_", " "), *cells])
+    rows = [
+        [
+            name,
+            _MODE[mode],
+            LABELS[key][0],
+            *(_difference(at.get(key), key) for at in steps.values()),
+        ]
+        for name, modes in results["differences"].items()
+        for mode, steps in modes.items()
+        for key in _DIFFERENCES
+    ]
     heads = [f"step {step}" for step in results["evaluated_steps"]]
-    return f"{text}{_table(['arm', '', '', *heads], rows)}\n{_by_seed(results)}"
+    return (
+        "Arm less baseline; accuracy in points. Paired by seed and problem.\n\n"
+        f"{table(['arm', '', '', *heads], rows)}\n{_by_seed(results)}"
+    )
 
 
-def _by_seed(results: Mapping[str, Any]) -> str:
+def _by_seed(results: Data) -> str:
     """The differences after the last step, seed by seed."""
     last = str(results["evaluated_steps"][-1])
     rows = []
     for name, modes in results["differences"].items():
-        for key, scale in _SIGNED.items():
+        for key, (scale, form) in _DIFFERENCES.items():
             cell = modes["off"][last].get(key)
-            if cell is None or cell["by_seed"] is None:
-                continue
-            form = "{:+.1f}" if scale == 100 else "{:+.2f}"
-            seeds = ", ".join(form.format(value * scale) for value in cell["by_seed"])
-            by_seeds = {**cell, "interval_95": cell["seeds_interval_95"]}
-            both = [_difference(values, scale) for values in (cell, by_seeds)]
-            rows.append([name, key.replace("_", " "), seeds, *both])
+            if cell is not None and cell["by_seed"] is not None:
+                seeds = _listed(form.format(value * scale) for value in cell["by_seed"])
+                both = [_difference(cell, key, of) for of in ("interval_95", "seeds_interval_95")]
+                rows.append([name, LABELS[key][0], seeds, *both])
     heads = ["arm", "", "by seed", "95% interval, seeds and problems", "95% interval, seeds alone"]
     return (
         f"After step {last}, rollback off. The last column is Student's t over seeds: wide where "
-        "they are few, and free of assumptions about problems.\n\n" + _table(heads, rows)
+        "they are few, and free of assumptions about problems.\n\n" + table(heads, rows)
     )
 
 
-def _reached(results: Mapping[str, Any]) -> str:
+def _reached(results: Data) -> str:
     reaching = results["reaching"]
     rows = [
         [
             name,
-            _within(arm["steps"], arm["steps_interval_95"], "{:.1f}", _NEVER),
+            _cell(arm["steps"], arm["steps_interval_95"], "{:.1f}", _NEVER),
             _ratio(arm, "steps"),
             _NEVER if arm["tokens"] is None else _millions(arm["tokens"]),
             _ratio(arm, "tokens"),
@@ -168,41 +148,38 @@ def _reached(results: Mapping[str, Any]) -> str:
     return (
         f"Target: {reaching['target']:.1%}. Sampled tokens include those that rollback threw away. "
         "The last column says in how many of the resamples the target is reached.\n\n"
-        + _table(heads, rows)
+        + table(heads, rows)
     )
 
 
-def _training(results: Mapping[str, Any]) -> str:
-    names = list(results["arms"])
-    training = results["training"]
+def _training(results: Data) -> str:
+    arms = list(results["training"].values())
     rows = []
-    for key, label, form in _TRAINED:
-        curves = [training[name]["metrics"].get(key) for name in names]
+    for key in _TRAINED:
+        label, form = LABELS[key]
+        curves = [arm["metrics"].get(key) for arm in arms]
         if any(curve is not None for curve in curves):
             cells = ["-" if c is None else _spread(c["last_by_seed"], form) for c in curves]
             rows.append([label, *cells])
-    shares = [training[name]["shallow_share"] for name in names]
-    rows.append(
-        ["share of splices that are shallow, all steps", *(_form(s, "{:.0%}") for s in shares)]
-    )
-    totals = [_millions(fmean(training[name]["tokens_by_seed"])) for name in names]
+    shares = [_number(arm["shallow_share"], "{:.0%}") for arm in arms]
+    rows.append(["share of splices that are shallow, all steps", *shares])
+    totals = [_millions(fmean(arm["tokens_by_seed"])) for arm in arms]
     rows.append(["million sampled tokens, all steps", *totals])
-    last = training[names[0]]["last_steps"]
     return (
-        f"Means over the last {last} steps, with the arm's own rollback; ± is the standard "
-        "deviation between seeds.\n\n" + _table(["", *names], rows)
+        f"Means over the last {arms[0]['last_steps']} steps, with the arm's own rollback; "
+        "± is the standard deviation between seeds.\n\n" + table(["", *results["arms"]], rows)
     )
 
 
-def _time(results: Mapping[str, Any]) -> str:
+def _time(results: Data) -> str:
     rows = [
         [name, *(f"{fmean(run[kind] for run in runs):.0f}" for kind in ("training", "evaluation"))]
         for name, runs in results["seconds"].items()
     ]
-    return _table(["arm", "seconds of a run's steps", "of its evaluations"], rows)
+    return table(["arm", "seconds of a run's steps", "of its evaluations"], rows)
 
 
-def _made_with(plan: Mapping[str, Any]) -> str:
+def _made_with(plan: Data) -> str:
     versions = ", ".join(f"{name} {value}" for name, value in plan["made_with"].items())
     return (
         f"{versions}.\n\n`{plan['command']}`\n\nEvery figure is computed from the files of the "
@@ -210,52 +187,46 @@ def _made_with(plan: Mapping[str, Any]) -> str:
     )
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def _listed(items: Iterable[object]) -> str:
+    return ", ".join(map(str, items))
 
 
-def _estimate(cell: Mapping[str, Any], form: str) -> str:
-    return _within(cell["value"], cell["interval_95"], form)
+def _number(value: float | None, form: str, nothing: str = "-") -> str:
+    return nothing if value is None else form.format(value)
 
 
-def _ratio(arm: Mapping[str, Any], of: str) -> str:
-    """To the baseline's; a dash where the baseline was at its target from the start."""
-    value, ends = arm[f"{of}_ratio"], arm[f"{of}_ratio_interval_95"]
-    if value is None and arm[of] is not None:
-        return "-"
-    return _within(value, ends, "{:.2f}", _NEVER)
-
-
-def _within(
+def _cell(
     value: float | None,
     interval: Sequence[float | None] | None,
     form: str,
     nothing: str = "-",
 ) -> str:
-    text = nothing if value is None else form.format(value)
+    text = _number(value, form, nothing)
     if interval is None:
         return text
-    low, high = (nothing if end is None else form.format(end) for end in interval)
+    low, high = (_number(end, form, nothing) for end in interval)
     return text if low == high == text else f"{text} [{low}, {high}]"
 
 
-def _difference(cell: Mapping[str, Any] | None, scale: float) -> str:
+def _ratio(arm: Data, of: str) -> str:
+    """To the baseline's; a dash where the baseline was at its target from the start."""
+    value, ends = arm[f"{of}_ratio"], arm[f"{of}_ratio_interval_95"]
+    if value is None and arm[of] is not None:
+        return "-"
+    return _cell(value, ends, "{:.2f}", _NEVER)
+
+
+def _difference(cell: Data | None, key: str, interval: str = "interval_95") -> str:
     if cell is None:
         return "-"
-    form = "{:+.1f}" if scale == 100 else "{:+.2f}"
-    ends = cell["interval_95"]
-    scaled = None if ends is None else [end * scale for end in ends]
-    return _within(cell["value"] * scale, scaled, form)
+    scale, form = _DIFFERENCES[key]
+    ends = cell[interval] and [end * scale for end in cell[interval]]
+    return _cell(cell["value"] * scale, ends, form)
 
 
 def _spread(values: Sequence[float], form: str) -> str:
     mean = form.format(fmean(values))
     return mean if len(values) < 2 else f"{mean} ± {form.format(stdev(values))}"
-
-
-def _form(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)
 
 
 def _millions(tokens: float) -> str:

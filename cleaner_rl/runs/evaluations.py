@@ -46,32 +46,20 @@ def evaluated_steps(run: Path) -> list[int]:
 def write_evaluation(
     run: Path, step: int, rows: Mapping[str, Sequence[Row]], summary: Mapping[str, Any]
 ) -> None:
-    """Write the episodes of every mode, then the figures.
-
-    Args:
-        run: a run directory.
-        step: of the policy.
-        rows: of each mode, see ``evaluation.episode_row``.
-        summary: the figures.
-
-    Raises:
-        CheckpointError: they cannot be written.
-    """
+    """Write the episodes of every mode, rows as ``episode_row`` makes them, then the figures."""
     try:
         (run / FOLDER).mkdir(exist_ok=True)
         for mode, of_mode in rows.items():
-            _write_rows(episodes_path(run, step, mode), of_mode)
+            lines = map(_line, sorted(of_mode, key=_place))
+            data = "".join(lines).encode("utf-8", "surrogatepass")
+            write_whole(episodes_path(run, step, mode), gzip.compress(data, mtime=0))
         write_json(summary_path(run, step), summary)
     except OSError as error:
         raise CheckpointError(f"cannot write an evaluation into {run}: {error}") from error
 
 
 def read_evaluation(run: Path, step: int, mode: str) -> list[Row]:
-    """The rows of a step and a mode, in the order of their problems.
-
-    Raises:
-        CheckpointError: the file is missing or damaged.
-    """
+    """The rows of a step and a mode, in the order of their problems."""
     path = episodes_path(run, step, mode)
     try:
         with gzip.open(path, "rb") as stream:
@@ -95,10 +83,6 @@ def _place(row: Row) -> tuple[int, int]:
     return row["problem"], row["sample"]
 
 
-def _write_rows(path: Path, rows: Sequence[Row]) -> None:
-    lines = []
-    for row in sorted(rows, key=_place):
-        facts = {name: row[name] for name in ("problem", "sample", "seconds")}
-        lines.append(json_line({**row["episode"], "evaluation": facts}) + "\n")
-    data = "".join(lines).encode("utf-8", "surrogatepass")
-    write_whole(path, gzip.compress(data, mtime=0))
+def _line(row: Row) -> str:
+    facts = {name: row[name] for name in ("problem", "sample", "seconds")}
+    return json_line({**row["episode"], "evaluation": facts}) + "\n"
