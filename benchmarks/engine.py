@@ -36,6 +36,7 @@ from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.inference.sampling import Request
 from cleaner_rl.models.policy import load_policy, resolve_device
 from cleaner_rl.rollout.rollout import Rollout
+from cleaner_rl.runs.markdown import table
 from cleaner_rl.settings import Precision
 from cleaner_rl.trainer import load_source
 
@@ -151,7 +152,7 @@ def episodes(options: Episodes) -> None:
                 }
             )
     print(f"{options.episodes} episodes, batch {options.batch}, {torch.get_num_threads()} threads")
-    table(rows[1:])
+    print_figures(rows[1:])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"peak memory {peak:.0f} MiB")
 
@@ -193,7 +194,7 @@ def decode(options: Decode) -> None:
             row["share of the memory's bandwidth"] = ours / tokens_at(bandwidth, model, options)
         rows.append(row)
     print(f"{options.shape}, {options.dtype}, {device}, batch {options.batch}")
-    table(rows[1:])
+    print_figures(rows[1:])
     if device.type == "cuda":
         print(f"peak memory {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB")
 
@@ -284,16 +285,17 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def table(rows: list[dict[str, float]]) -> None:
+def print_figures(rows: list[dict[str, float]]) -> None:
     """Print the median of each figure, with its lowest and highest value."""
-    print("| | median | lowest - highest |\n|---|---|---|")
+    lines = []
     for name in rows[0]:
         values = sorted(row[name] for row in rows)
         low, middle, high = (
             f"{value:.0f}" if value >= 100 else f"{value:.3g}"
             for value in (values[0], statistics.median(values), values[-1])
         )
-        print(f"| {name} | {middle} | {low} - {high} |")
+        lines.append([name, middle, f"{low} - {high}"])
+    print(table(["", "median", "lowest - highest"], lines), end="")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from cleaner_env.tasks.load import load_tasks
 from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.models.policy import load_policy
 from cleaner_rl.rollout.rollout import Rollout
+from cleaner_rl.runs.markdown import table
 from cleaner_rl.settings import EpisodeConfig
 
 Similarity = Callable[[str, str], float]
@@ -120,28 +121,27 @@ def print_costs(pairs: list[Pair], model: str) -> None:
     rows.append(("difflib on call, standard library", milliseconds(plain_difflib, call)))
     rows.append(("embedding, texts not seen before", milliseconds(fresh, list(set(code)))))
     rows.append(("embedding, texts remembered", milliseconds(fresh, code)))
-    print("| similarity | ms a pair |\n|---|---|")
-    for name, cost in sorted(rows, key=lambda row: row[1]):
-        print(f"| {name} | {cost:.3f} |")
-    print()
+    cells = [(name, f"{cost:.3f}") for name, cost in sorted(rows, key=lambda row: row[1])]
+    print(table(["similarity", "ms a pair"], cells))
 
 
 def print_decisions(found: dict[str, list[float]], gamma: float) -> None:
     """Tables of the decisions at gamma and of how often two agree."""
-    print("| similarity | mean | lowest | shallow |\n|---|---|---|---|")
+    rows = []
     for name, values in found.items():
         shallow = fmean(value >= gamma for value in values)
-        print(f"| {name} | {fmean(values):.3f} | {min(values):.3f} | {shallow:.1%} |")
-    print("\n| both | decide alike | only the first shallow | only the second shallow |")
-    print("|---|---|---|---|")
+        rows.append([name, f"{fmean(values):.3f}", f"{min(values):.3f}", f"{shallow:.1%}"])
+    print(table(["similarity", "mean", "lowest", "shallow"], rows))
+    rows = []
     for first, second in combinations(found, 2):
         decisions = [
             (a >= gamma, b >= gamma) for a, b in zip(found[first], found[second], strict=True)
         ]
         shares = [fmean(d == case for d in decisions) for case in ((True, False), (False, True))]
-        cells = [1 - sum(shares), *shares]
-        print(f"| {first}, {second} | " + " | ".join(f"{cell:.1%}" for cell in cells) + " |")
-    print()
+        cells = [f"{share:.1%}" for share in (1 - sum(shares), *shares)]
+        rows.append([f"{first}, {second}", *cells])
+    heads = ["both", "decide alike", "only the first shallow", "only the second shallow"]
+    print(table(heads, rows))
 
 
 def print_examples(pairs: list[Pair], found: dict[str, list[float]], args: Args) -> None:

@@ -28,6 +28,7 @@ from cleaner_env.episode import Episode
 from cleaner_env.episode_io import read_episodes
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.grpo.credit import splices
+from cleaner_rl.runs.markdown import table
 from cleaner_rl.train import compared
 
 WORKED, MENDED, STAYED, BRANCH = "worked", "failed, mended", "failed, stayed", "their branches"
@@ -121,8 +122,7 @@ def main(args: Args) -> None:
     arms = sorted(path for path in (args.comparison / "runs").glob("*") if path.is_dir())
     if not arms:
         raise SystemExit(f"{args.comparison} holds no runs; name the directory of a comparison")
-    print(f"| arm | groups | first calls | that fail | {' | '.join(CLASSES)} | push |")
-    print("|---" * (5 + len(CLASSES)) + "|")
+    rows = []
     for arm in arms:
         runs = sorted(path.parent for path in arm.glob("seed-*/config.json"))
         groups = np.array([sums for run in runs for sums in groups_of(run, args.last)])
@@ -141,7 +141,8 @@ def main(args: Args) -> None:
         ]
         cells.append(f"{push(sums):+.3f} ± {np.std(push(spread)):.3f}")
         failing = sums[1:3, 1].sum() / calls
-        print(f"| {arm.name} | {len(groups)} | {calls:.0f} | {failing:.1%} | {' | '.join(cells)} |")
+        rows.append([arm.name, len(groups), f"{calls:.0f}", f"{failing:.1%}", *cells])
+    print(table(["arm", "groups", "first calls", "that fail", *CLASSES, "push"], rows), end="")
 
 
 if __name__ == "__main__":

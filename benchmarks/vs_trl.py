@@ -32,6 +32,8 @@ import tyro
 from measured_steps import Args, Arm, Step, Usage, wait
 from trl_arm import trl
 
+from cleaner_rl.runs.markdown import table
+
 TRL, OFF, ON = "TRL", "SAAR off", "SAAR on"
 
 
@@ -149,9 +151,11 @@ def print_speed(args: Args, taken: Mapping[str, list[Step]]) -> None:
     counted = {name: steps[args.discard :] for name, steps in taken.items()}
     theirs = counted[TRL]
 
+    rows: list[list[str]] = []
+
     def row(title: str, value: Callable[[Step], float], digits: int) -> None:
         cells = [spread([value(step) for step in steps], digits) for steps in counted.values()]
-        print(f"| {title} | {' | '.join(cells)} |")
+        rows.append([title, *cells])
 
     def ratios(title: str, value: Callable[[Step], float]) -> None:
         cells = ["1"] + [
@@ -159,10 +163,8 @@ def print_speed(args: Args, taken: Mapping[str, list[Step]]) -> None:
             for name, steps in counted.items()
             if name != TRL
         ]
-        print(f"| {title} | {' | '.join(cells)} |")
+        rows.append([title, *cells])
 
-    print(f"| median (lowest - highest) | {' | '.join(counted)} |")
-    print("|---|" + "---|" * len(counted))
     row("trajectories/s, sampling", lambda s: args.episodes / s.sampling, 1)
     ratios("times TRL's", lambda s: s.sampling)
     row("trajectories/s, whole step", lambda s: args.episodes / s.seconds, 1)
@@ -178,8 +180,9 @@ def print_speed(args: Args, taken: Mapping[str, list[Step]]) -> None:
     row("failed calls an episode", lambda s: s.failed, 2)
     row("episodes answered", lambda s: s.answered, 2)
     last = [steps[-1] for steps in counted.values()]
-    print(f"| peak memory, MiB | {' | '.join(f'{s.memory:.0f}' for s in last)} |")
-    print(f"| its sandbox, MiB | {' | '.join(f'{s.others:.0f}' for s in last)} |")
+    rows.append(["peak memory, MiB", *(f"{s.memory:.0f}" for s in last)])
+    rows.append(["its sandbox, MiB", *(f"{s.others:.0f}" for s in last)])
+    print(table(["median (lowest - highest)", *counted], rows))
     parts = [
         ("generating", fmean(s.generating / s.seconds for s in theirs)),
         ("programs", fmean(s.tools / s.seconds for s in theirs)),
@@ -189,15 +192,16 @@ def print_speed(args: Args, taken: Mapping[str, list[Step]]) -> None:
         ),
         ("the update", fmean(1 - s.sampling / s.seconds for s in theirs)),
     ]
-    print(f"\nTRL's time: {', '.join(f'{name} {share:.0%}' for name, share in parts)}.\n")
+    print(f"TRL's time: {', '.join(f'{name} {share:.0%}' for name, share in parts)}.\n")
 
 
 def print_rewards(taken: Mapping[str, list[Step]]) -> None:
     """The reward of every step."""
-    print(f"| step | {' | '.join(f'reward, {name}' for name in taken)} |")
-    print("|---|" + "---|" * len(taken))
-    for number, steps in enumerate(zip(*taken.values(), strict=True), 1):
-        print(f"| {number} | {' | '.join(f'{step.reward:.3f}' for step in steps)} |")
+    rows = [
+        [number, *(f"{step.reward:.3f}" for step in steps)]
+        for number, steps in enumerate(zip(*taken.values(), strict=True), 1)
+    ]
+    print(table(["step", *(f"reward, {name}" for name in taken)], rows), end="")
 
 
 def describe(args: Args) -> str:

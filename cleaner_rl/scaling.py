@@ -15,6 +15,7 @@ from cleaner_rl.config import PRESETS, choose
 from cleaner_rl.errors import UserError, run_command
 from cleaner_rl.models.memory import ModelShape, activation_bytes, estimate_memory
 from cleaner_rl.models.policy import load_model_config
+from cleaner_rl.runs.markdown import table
 from cleaner_rl.settings import EpisodeConfig, Precision
 
 _GIB = 2**30
@@ -82,58 +83,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError("--ranks must be at least 1")
     if config.tokens < 1:
         raise UserError("--tokens must be at least 1")
-    print("\n".join(table(config)))
+    print(report(config))
     return 0
 
 
-def table(config: ScalingConfig) -> list[str]:
-    """The table's lines.
-
-    Raises:
-        UserError: there is no such model or preset.
-    """
+def report(config: ScalingConfig) -> str:
+    """What the table assumes, the table, and how long an episode can get."""
     training = choose(PRESETS, config.preset)
-    context = training.max_prompt_tokens + training.episode.max_response_tokens
-    episodes = training.prompts * training.group_size
-    pack = config.pack_tokens or training.update.pack_tokens
-    lines = [
-        f"Steps of {episodes} episodes with {config.tokens} tokens on average and {context} at the "
-        f"most, {training.prompts // training.minibatch_prompts} updates, rows of {pack} tokens, "
-        f"passes in {config.dtype}; GiB a GPU of {config.gpu_gib:g}.",
-        "",
-        f"| {' | '.join(_COLUMNS)} |",
-        "|" + "---|" * len(_COLUMNS),
-    ]
+    step = StepShape(
+        episodes=training.prompts * training.group_size,
+        tokens=config.tokens,
+        pack_tokens=config.pack_tokens or training.update.pack_tokens,
+        updates=training.prompts // training.minibatch_prompts,
+        context=training.max_prompt_tokens + training.episode.max_response_tokens,
+    )
+    rows = []
     for name in config.models:
         shape = ModelShape.of(ARCHITECTURES.get(name) or load_model_config(name))
         for ranks in config.ranks:
-            step = StepShape(
-                episodes=episodes,
-                tokens=config.tokens,
-                pack_tokens=pack,
-                updates=training.prompts // training.minibatch_prompts,
-                context=context,
-            )
             costs = rank_costs(shape, step, config.dtype, ranks)
-            lines.append(_line(name, ranks, costs, config.gpu_gib))
+            rows.append([name, ranks, *_cells(costs, int(config.gpu_gib * _GIB))])
     bounds = episode_bounds(training.episode)
-    lines += [
-        "",
-        f"An episode samples at most {bounds.turns} turns and {bounds.tokens} tokens and runs at "
-        f"most {bounds.programs} programs for {bounds.program_seconds:.0f} s.",
-    ]
-    return lines
-
-
-def _line(name: str, ranks: int, costs: RankCosts, gpu_gib: float) -> str:
-    parts = (costs.state, costs.copy, costs.gathered, costs.activations, costs.learning)
-    sizes = " | ".join(f"{size / _GIB:.1f}" for size in parts)
-    fits = "yes" if costs.learning <= gpu_gib * _GIB else "no"
-    episodes = costs.episodes(int(gpu_gib * _GIB))
     return (
-        f"| {name} | {ranks} | {sizes} | {fits} | {costs.cache / _GIB:.1f} | {episodes} | "
-        f"{costs.rows} | {costs.traffic / _GIB:.0f} |"
+        f"Steps of {step.episodes} episodes with {step.tokens} tokens on average and "
+        f"{step.context} at the most, {step.updates} updates, rows of {step.pack_tokens} tokens, "
+        f"passes in {config.dtype}; GiB a GPU of {config.gpu_gib:g}.\n\n"
+        f"{table(_COLUMNS, rows)}\n"
+        f"An episode samples at most {bounds.turns} turns and {bounds.tokens} tokens and runs at "
+        f"most {bounds.programs} programs for {bounds.program_seconds:.0f} s."
     )
+
+
+def _cells(costs: RankCosts, memory: int) -> list[object]:
+    parts = (costs.state, costs.copy, costs.gathered, costs.activations, costs.learning)
+    return [
+        *(f"{size / _GIB:.1f}" for size in parts),
+        "yes" if costs.learning <= memory else "no",
+        f"{costs.cache / _GIB:.1f}",
+        costs.episodes(memory),
+        costs.rows,
+        f"{costs.traffic / _GIB:.0f}",
+    ]
 
 
 @dataclass(frozen=True, slots=True)
