@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -16,7 +17,7 @@ from cleaner_rl.compare.arms import ARMS, BASELINE
 from cleaner_rl.compare.directory import PlannedRun
 from cleaner_rl.errors import CheckpointError
 from cleaner_rl.eval.evaluate import by_problem, measure
-from cleaner_rl.eval.statistics import CrossedBootstrap, Floats, Interval, Measure, seeds_interval
+from cleaner_rl.eval.statistics import CrossedBootstrap, Floats, Measure, seeds_interval
 from cleaner_rl.runs.evaluations import MODES, evaluated_steps, read_evaluation
 from cleaner_rl.runs.metrics import METRICS, EpisodeSummary
 from cleaner_rl.runs.run_directory import read_metrics, wall_seconds
@@ -41,33 +42,28 @@ class ArmRecord:
     """What the runs of an arm left behind.
 
     Attributes:
-        evaluations: step -> mode -> measures.
+        evaluations: mode -> step -> measures.
         metrics: of each seed, a row a step.
-        seconds: wall time of each seed's run, by what it was spent on.
     """
 
-    evaluations: Mapping[int, Mapping[str, Measures]]
+    evaluations: Mapping[str, Mapping[int, Measures]]
     metrics: Sequence[Sequence[Mapping[str, float]]]
-    seconds: Sequence[Mapping[str, float]]
 
     @classmethod
     def read(cls, runs: Sequence[PlannedRun], steps: Sequence[int]) -> ArmRecord:
         """The record of an arm's finished runs, one for each seed."""
-        return cls(
-            evaluations={
-                step: {mode: _measures(runs, step, mode) for mode in MODES} for step in steps
-            },
-            metrics=[read_metrics(run.path) for run in runs],
-            seconds=[wall_seconds(run.path) for run in runs],
-        )
+        evaluations = {
+            mode: {step: _measures(runs, step, mode) for step in steps} for mode in MODES
+        }
+        return cls(evaluations, [read_metrics(run.path) for run in runs])
 
     @property
     def tasks(self) -> int:
         """Problems up to the last one that was not spoilt everywhere."""
         return max(
             int(measures["accuracy"].total_SP.shape[1])
-            for of_step in self.evaluations.values()
-            for measures in of_step.values()
+            for steps in self.evaluations.values()
+            for measures in steps.values()
         )
 
     @property
@@ -78,14 +74,14 @@ class ArmRecord:
         ]
         return np.concatenate([np.zeros((len(sampled), 1)), np.cumsum(sampled, axis=1)], axis=1)
 
-    def by_step(self, figures: Callable[[int, str, Measures], dict[str, Any]]) -> dict[str, Any]:
-        """mode -> step (a string, as JSON has it) -> ``figures`` of its measures."""
+    def figures(self, other: ArmRecord, of: Callable[[Measures, Measures], Any]) -> dict[str, Any]:
+        """mode -> step (a string, as JSON has it) -> figures of both records' measures there."""
         return {
             mode: {
-                str(step): figures(step, mode, of_step[mode])
-                for step, of_step in self.evaluations.items()
+                str(step): of(measures, other.evaluations[mode][step])
+                for step, measures in steps.items()
             }
-            for mode in MODES
+            for mode, steps in self.evaluations.items()
         }
 
 
@@ -104,9 +100,9 @@ def compare(runs: Mapping[str, Sequence[PlannedRun]]) -> dict[str, Any]:
     steps = _common_steps([run for of_arm in runs.values() for run in of_arm])
     records = {name: ArmRecord.read(of_arm, steps) for name, of_arm in runs.items()}
     tasks = max(record.tasks for record in records.values())
-    config = runs[baseline][0].config
+    first, config = records[baseline], runs[baseline][0].config
     bootstrap = CrossedBootstrap(len(runs[baseline]), tasks, config.seed)
-    against = _against(records[baseline], bootstrap)
+    estimates, differences = partial(_estimates, bootstrap), partial(_differences, bootstrap)
     return {
         "baseline": baseline,
         "seeds": [run.seed for run in runs[baseline]],
@@ -117,16 +113,15 @@ def compare(runs: Mapping[str, Sequence[PlannedRun]]) -> dict[str, Any]:
         "arms": {
             name: {"text": ARMS[name].text, "changes": dict(ARMS[name].changes)} for name in runs
         },
-        "held_out": {
-            name: record.by_step(lambda _, __, measures: _estimates(measures, bootstrap))
-            for name, record in records.items()
-        },
+        "held_out": {name: record.figures(first, estimates) for name, record in records.items()},
         "differences": {
-            name: record.by_step(against) for name, record in records.items() if name != baseline
+            name: record.figures(first, differences)
+            for name, record in records.items()
+            if name != baseline
         },
         "reaching": _reaching(records, baseline, bootstrap),
         "training": {name: _training(record) for name, record in records.items()},
-        "seconds": {name: list(record.seconds) for name, record in records.items()},
+        "seconds": {name: [wall_seconds(r.path) for r in of_arm] for name, of_arm in runs.items()},
     }
 
 
@@ -152,47 +147,36 @@ def _measures(runs: Sequence[PlannedRun], step: int, mode: str) -> Measures:
     return {name: measure(METRICS[name], grouped) for name in _HELD_OUT}
 
 
-def _estimates(measures: Measures, bootstrap: CrossedBootstrap) -> dict[str, Any]:
+def _estimates(bootstrap: CrossedBootstrap, measures: Measures, _: Measures) -> dict[str, Any]:
     intervals = bootstrap.intervals(measures)
     return {
         name: {
             "value": measure.value,
-            "interval_95": _ends(intervals.get(name)),
+            "interval_95": intervals.get(name),
             "by_seed": measure.by_seed,
         }
         for name, measure in measures.items()
     }
 
 
-def _against(
-    baseline: ArmRecord, bootstrap: CrossedBootstrap
-) -> Callable[[int, str, Measures], dict[str, Any]]:
-    def difference(step: int, mode: str, measures: Measures) -> dict[str, Any]:
-        others = baseline.evaluations[step][mode]
-        intervals = bootstrap.differences(others, measures)
-        return {
-            name: {
-                "value": measure.value - other,
-                "interval_95": _ends(intervals.get(name)),
-                "by_seed": (by_seed := _less(measure.by_seed, others[name].by_seed)),
-                "seeds_interval_95": _ends(None if by_seed is None else seeds_interval(by_seed)),
+def _differences(
+    bootstrap: CrossedBootstrap, measures: Measures, baseline: Measures
+) -> dict[str, Any]:
+    intervals = bootstrap.differences(baseline, measures)
+    found = {}
+    for name, ours in measures.items():
+        theirs = baseline[name]
+        if ours.value is not None and theirs.value is not None:
+            pairs = zip(ours.by_seed, theirs.by_seed, strict=True)
+            by_seed = [a - b for a, b in pairs if a is not None and b is not None]
+            whole = len(by_seed) == len(ours.by_seed)
+            found[name] = {
+                "value": ours.value - theirs.value,
+                "interval_95": intervals.get(name),
+                "by_seed": by_seed if whole else None,
+                "seeds_interval_95": seeds_interval(by_seed) if whole else None,
             }
-            for name, measure in measures.items()
-            if measure.value is not None and (other := others[name].value) is not None
-        }
-
-    return difference
-
-
-def _less(ours: Sequence[float | None], theirs: Sequence[float | None]) -> list[float] | None:
-    """Differences by seed; None where a seed has none."""
-    pairs = list(zip(ours, theirs, strict=True))
-    known = [a - b for a, b in pairs if a is not None and b is not None]
-    return known if len(known) == len(pairs) else None
-
-
-def _ends(interval: Interval | None) -> list[float] | None:
-    return None if interval is None else list(interval)
+    return found
 
 
 def _reaching(
@@ -204,34 +188,32 @@ def _reaching(
     """
     curves = {name: isotonic(_accuracy_RE(record, bootstrap)) for name, record in records.items()}
     target_R = curves[baseline][:, -1]
-    steps = list(records[baseline].evaluations)
+    steps = list(records[baseline].evaluations["off"])
     reached = {name: first_reached(steps, fit_RE, target_R) for name, fit_RE in curves.items()}
     tokens = {
         name: _tokens_at(record, reached[name], bootstrap) for name, record in records.items()
     }
     arms = {}
     for name in records:
-        steps_ratio_R = _over(reached[name], reached[baseline])
-        tokens_ratio_R = _over(tokens[name], tokens[baseline])
+        figures = {
+            "steps": reached[name],
+            "steps_ratio": _over(reached[name], reached[baseline]),
+            "tokens_ratio": _over(tokens[name], tokens[baseline]),
+        }
         arms[name] = {
-            "steps": _number(reached[name][0]),
-            "steps_interval_95": _quantiles(reached[name][1:]),
             "tokens": _number(tokens[name][0]),
-            "steps_ratio": _number(steps_ratio_R[0]),
-            "steps_ratio_interval_95": _quantiles(steps_ratio_R[1:]),
-            "tokens_ratio": _number(tokens_ratio_R[0]),
-            "tokens_ratio_interval_95": _quantiles(tokens_ratio_R[1:]),
             "reached_in_resamples": float(np.isfinite(reached[name][1:]).mean()),
+            **{key: _number(values_R[0]) for key, values_R in figures.items()},
+            **{f"{key}_interval_95": _quantiles(v_R[1:]) for key, v_R in figures.items()},
         }
     return {"target": float(target_R[0]), "arms": arms}
 
 
 def _accuracy_RE(record: ArmRecord, bootstrap: CrossedBootstrap) -> Floats:
     columns = []
-    for of_step in record.evaluations.values():
-        accuracy = {"accuracy": of_step["off"]["accuracy"]}
-        resampled_R = bootstrap.values(accuracy)["accuracy"]
-        columns.append(np.concatenate([[accuracy["accuracy"].value], resampled_R]))
+    for measures in record.evaluations["off"].values():
+        resampled = bootstrap.values({"accuracy": measures["accuracy"]})
+        columns.append(np.concatenate([[measures["accuracy"].value], resampled["accuracy"]]))
     return np.stack(columns, axis=1)
 
 
