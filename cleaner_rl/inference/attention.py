@@ -152,25 +152,27 @@ def row_attention(
         layout: which rows the queries belong to.
         sliding_window: of the layer, in tokens.
         softcap: soft bound of the scores, as in Gemma 2.
-        s_aux: attention sinks; not supported.
+        s_aux: attention sinks, which are refused with a ValueError.
         _unused: what transformers passes to every attention function.
 
     Returns:
         [1, N, heads, head_dim], and None for the attention weights.
-
-    Raises:
-        ValueError: the layer has attention sinks.
     """
     assert layout is not None, "the sampler's own attention"
     assert attention_mask is None and dropout == 0.0
     if s_aux is not None:
         raise ValueError("models with attention sinks (gpt-oss) cannot be sampled from here")
     query = query.to(key.dtype)
-    if softcap is None:
-        if not layout.segments and has_decode_kernel(query.device, query.dtype):
-            return _of_lone_queries(query, key, value, layout, scaling, sliding_window), None
-        if has_varlen(query.device, query.dtype, query.shape[-1]):
-            return _in_one_call(query, key, value, layout, scaling, sliding_window), None
+    if softcap is None and not layout.segments and has_decode_kernel(query.device, query.dtype):
+        from cleaner_rl.inference.triton_attention import decode_attention
+
+        query_BHD, used_B = query[0].transpose(0, 1), layout.ends[1]
+        out_BHD = decode_attention(
+            query_BHD, key, value, used_B, layout.reach, scaling, sliding_window
+        )
+        return out_BHD[None], None
+    if softcap is None and has_varlen(query.device, query.dtype, query.shape[-1]):
+        return _in_one_call(query, key, value, layout, scaling, sliding_window), None
     pieces, begin = [], len(layout.decoded_B)
     if begin:
         of_rows = _attend(
@@ -200,21 +202,6 @@ def row_attention(
 def has_decode_kernel(device: torch.device, dtype: torch.dtype) -> bool:
     """Tokens that are decoded alone read only what their rows hold."""
     return dtype in (torch.bfloat16, torch.float16) and has_triton(device)
-
-
-def _of_lone_queries(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    layout: BatchLayout,
-    scaling: float | None,
-    window: int | None,
-) -> Tensor:
-    """[1, B, heads, head_dim]."""
-    from cleaner_rl.inference.triton_attention import decode_attention
-
-    query_BHD, used_B = query[0].transpose(0, 1), layout.ends[1]
-    return decode_attention(query_BHD, key, value, used_B, layout.reach, scaling, window)[None]
 
 
 def _in_one_call(

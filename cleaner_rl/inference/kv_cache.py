@@ -38,9 +38,8 @@ class RowCache(Cache):  # type: ignore[misc]
         if (rows, cells) == (self.rows, self.cells):
             return
         self.rows, self.cells = rows, cells
-        for layer in range(len(self._keys)):
-            self._keys[layer] = self._resized(self._keys[layer])
-            self._values[layer] = self._resized(self._values[layer])
+        self._keys = [self._resized(stored) for stored in self._keys]
+        self._values = [self._resized(stored) for stored in self._values]
 
     def clear(self) -> None:
         """Give all memory back."""
@@ -56,16 +55,8 @@ class RowCache(Cache):  # type: ignore[misc]
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write a layer's new keys and values.
-
-        Args:
-            key_states: [1, heads, N, head_dim].
-            value_states: as ``key_states``.
-            layer_idx: the layer.
-
-        Returns:
-            All its keys and values [rows, heads, cells, head_dim].
-        """
+        """Write a layer's new keys and values [1, heads, N, head_dim]; all that it has then, as
+        [rows, heads, cells, head_dim]."""
         if layer_idx == len(self._keys):
             self._keys.append(self._new(key_states, value_states.dtype))
             self._values.append(self._new(value_states, value_states.dtype))
@@ -121,12 +112,7 @@ class RowCache(Cache):  # type: ignore[misc]
 
 @dataclass(frozen=True, slots=True)
 class CachedPrefix:
-    """Keys and values of the first tokens of a conversation.
-
-    Attributes:
-        ids: the tokens.
-        kv: as many cells.
-    """
+    """The first tokens of a conversation, with their keys and values."""
 
     ids: Sequence[int]
     kv: KV
