@@ -13,6 +13,7 @@ import tyro
 
 from cleaner_rl.errors import CheckpointError, UserError
 from cleaner_rl.settings import (
+    Bound,
     Config,
     Count,
     CountOrNone,
@@ -23,7 +24,6 @@ from cleaner_rl.settings import (
     Positive,
     Precision,
     UpdateConfig,
-    at_least,
     change,
     changed,
     check_bounds,
@@ -60,7 +60,9 @@ class TrainConfig:
     """Training steps: each samples a batch of episodes and learns from it."""
     prompts: Count = 16
     """Problems in a step."""
-    group_size: Annotated[int, at_least(2, ": a group compares its episodes")] = 8
+    group_size: Annotated[
+        int, Bound(lambda value: value >= 2, "be at least 2: a group compares its episodes")
+    ] = 8
     """Episodes for each problem; they are compared with each other."""
     minibatch_prompts: Count = 16
     """Problems in one optimiser update; smaller than --prompts gives several updates a step."""

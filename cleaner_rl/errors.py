@@ -6,9 +6,9 @@ UserError
 +-- OutageError       the sandbox failed, not the policy; the run was stopped and saved
 +-- MemoryLimitError  a device or the machine ran out of memory
 +-- RankError         another process of the training failed
++-- EndpointError     the server with the model cannot be used, or stopped answering
 
 ToolFormatWarning     the model may write tool calls in a way that nobody reads
-+-- EndpointError     the server with the model cannot be used, or stopped answering
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 
 class UserError(Exception):
@@ -42,19 +43,16 @@ class RankError(UserError):
     """Another process of the training failed; the message is that process's."""
 
 
-class ToolFormatWarning(UserWarning):
-    """The model may write tool calls in a way that nobody reads."""
-
-
 class EndpointError(UserError):
     """The server that a model is asked on cannot be used, or stopped answering."""
 
 
-def run_command(main: Callable[[], int]) -> None:
-    """Run a command's ``main`` and exit with its status.
+class ToolFormatWarning(UserWarning):
+    """The model may write tool calls in a way that nobody reads."""
 
-    A ``UserError`` is printed without a traceback, status 2; Ctrl-C is status 130.
-    """
+
+def run_command(main: Callable[[], int]) -> None:
+    """Exit with the status of a command's ``main``; 2 after a ``UserError``, 130 after Ctrl-C."""
     warnings.formatwarning = _format_warning
     try:
         status = main()
@@ -70,14 +68,8 @@ def run_command(main: Callable[[], int]) -> None:
 _PLAIN_FORMAT = warnings.formatwarning
 
 
-def _format_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    line: str | None = None,
-) -> str:
+def _format_warning(message: Warning | str, category: type[Warning], *at: Any, **named: Any) -> str:
     """A warning for the user without the place in our code that it comes from."""
     if issubclass(category, ToolFormatWarning):
         return f"warning: {message}\n"
-    return _PLAIN_FORMAT(message, category, filename, lineno, line)
+    return _PLAIN_FORMAT(message, category, *at, **named)

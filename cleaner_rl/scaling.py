@@ -9,48 +9,34 @@ from math import ceil
 from typing import Any
 
 import tyro
-from transformers import Qwen2Config, Qwen3Config
+from transformers import AutoConfig
 
 from cleaner_rl.config import PRESETS, choose
 from cleaner_rl.errors import UserError, run_command
 from cleaner_rl.models.memory import ModelShape, activation_bytes, estimate_memory
 from cleaner_rl.models.policy import load_model_config
 from cleaner_rl.runs.markdown import table
-from cleaner_rl.settings import EpisodeConfig, Precision
+from cleaner_rl.settings import Count, EpisodeConfig, Precision, check_bounds
 
 _GIB = 2**30
 _COLUMNS = (
     *("model", "GPUs", "state", "copy", "gathered", "activations", "learning", "fits"),
     *("cache of one", "decoded together", "rows", "traffic"),
 )
+_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+_QWEN3 = {"model_type": "qwen3", "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}
+_QWEN2 = {"model_type": "qwen2", "num_key_value_heads": 4, "vocab_size": 152064}
 
 
-def _qwen3(hidden: int, intermediate: int, layers: int, heads: int) -> Qwen3Config:
-    return Qwen3Config(
-        hidden_size=hidden,
-        intermediate_size=intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=8,
-        head_dim=128,
-        vocab_size=151936,
-        tie_word_embeddings=True,
-    )
+def _shape(*sizes: int, **family: Any) -> dict[str, Any]:
+    return {**family, **dict(zip(_SIZES, sizes, strict=True))}
 
 
-ARCHITECTURES: dict[str, Any] = {
-    "qwen3-0.6b": _qwen3(1024, 3072, 28, 16),
-    "qwen3-1.7b": _qwen3(2048, 6144, 28, 16),
-    "qwen3-4b": _qwen3(2560, 9728, 36, 32),
-    "qwen2.5-7b": Qwen2Config(
-        hidden_size=3584,
-        intermediate_size=18944,
-        num_hidden_layers=28,
-        num_attention_heads=28,
-        num_key_value_heads=4,
-        vocab_size=152064,
-        tie_word_embeddings=False,
-    ),
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "qwen3-0.6b": _shape(1024, 3072, 28, 16, **_QWEN3, tie_word_embeddings=True),
+    "qwen3-1.7b": _shape(2048, 6144, 28, 16, **_QWEN3, tie_word_embeddings=True),
+    "qwen3-4b": _shape(2560, 9728, 36, 32, **_QWEN3, tie_word_embeddings=True),
+    "qwen2.5-7b": _shape(3584, 18944, 28, 28, **_QWEN2, tie_word_embeddings=False),
 }
 """Models by name whose shape is known here; nothing is downloaded."""
 
@@ -67,22 +53,23 @@ class ScalingConfig:
     """Where episodes in a step, tokens and packing come from."""
     dtype: Precision = "bfloat16"
     """Of the passes."""
-    tokens: int = 4096
+    tokens: Count = 4096
     """Of an episode, on average, prompt included."""
     pack_tokens: int = 0
     """Of a row; 0 takes the preset's."""
     gpu_gib: float = 80.0
     """Memory of a GPU."""
 
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if not self.ranks or min(self.ranks) < 1:
+            raise UserError("--ranks must be at least 1")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command: a table in Markdown."""
     arguments = sys.argv[1:] if arguments is None else arguments
     config = tyro.cli(ScalingConfig, args=arguments, prog="python -m cleaner_rl.scaling")
-    if not config.ranks or min(config.ranks) < 1:
-        raise UserError("--ranks must be at least 1")
-    if config.tokens < 1:
-        raise UserError("--tokens must be at least 1")
     print(report(config))
     return 0
 
@@ -99,7 +86,8 @@ def report(config: ScalingConfig) -> str:
     )
     rows = []
     for name in config.models:
-        shape = ModelShape.of(ARCHITECTURES.get(name) or load_model_config(name))
+        known = ARCHITECTURES.get(name)
+        shape = ModelShape.of(AutoConfig.for_model(**known) if known else load_model_config(name))
         for ranks in config.ranks:
             costs = rank_costs(shape, step, config.dtype, ranks)
             rows.append([name, ranks, *_cells(costs, int(config.gpu_gib * _GIB))])
@@ -128,21 +116,15 @@ def _cells(costs: RankCosts, memory: int) -> list[object]:
 
 @dataclass(frozen=True, slots=True)
 class StepShape:
-    """The sizes of a training step.
-
-    Attributes:
-        episodes: of all ranks.
-        tokens: of an episode, on average, prompt included.
-        pack_tokens: of a row.
-        updates: optimiser updates.
-        context: most tokens of an episode.
-    """
+    """The sizes of a training step, of all ranks together."""
 
     episodes: int
     tokens: int
+    """Of an episode, on average, prompt included."""
     pack_tokens: int
     updates: int
     context: int
+    """Most tokens of an episode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,14 +174,11 @@ def rank_costs(shape: ModelShape, step: StepShape, precision: Precision, ranks: 
     table = shape.vocabulary * shape.hidden
     layer = max(0, shape.parameters - 2 * table) // shape.layers
     alone = ranks == 1
-    rows = step.updates * ceil(
-        step.episodes * step.tokens / (step.updates * step.pack_tokens * ranks)
-    )
+    each = step.updates * step.pack_tokens * ranks
+    rows = step.updates * ceil(step.episodes * step.tokens / each)
     passes = 2 * bytes_each + 4 + (bytes_each if step.updates > 1 else 0)
     once = shape.parameters * (rows * passes + 4)
-    copy = shape.parameters * bytes_each
-    if alone and precision == "float32":
-        copy = 0
+    copy = 0 if alone and precision == "float32" else shape.parameters * bytes_each
     return RankCosts(
         state=shape.parameters * 16 // ranks,
         copy=copy,
@@ -218,19 +197,13 @@ _ROLLS_BACK = ("on", "shallow-only", "deep-only")
 
 @dataclass(frozen=True, slots=True)
 class EpisodeBounds:
-    """Upper bounds of an episode.
-
-    Attributes:
-        turns: sampled, lookaheads included.
-        tokens: sampled, discarded ones included.
-        programs: that are run.
-        program_seconds: wall time in which they run, one after the other.
-    """
+    """Upper bounds of an episode, lookaheads and discarded tokens included."""
 
     turns: int
     tokens: int
     programs: int
     program_seconds: float
+    """Wall time of the programs, one after the other."""
 
 
 def episode_bounds(config: EpisodeConfig) -> EpisodeBounds:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
 from cleaner_rl.errors import UserError
@@ -38,16 +37,11 @@ class Bound:
     """Ends the sentence "--setting must ..."."""
 
 
-def at_least(least: int, reason: str = "") -> Bound:
-    """The bound of a whole number."""
-    return Bound(lambda value: value >= least, f"be at least {least}{reason}")
-
-
 NOT_NEGATIVE = Bound(lambda value: value >= 0, "not be negative")
 BETWEEN_0_AND_1 = Bound(lambda value: 0 <= value <= 1, "lie between 0 and 1")
 ABOVE_0 = Bound(lambda value: value > 0, "be above 0")
 
-Count = Annotated[int, at_least(1)]
+Count = Annotated[int, Bound(lambda value: value >= 1, "be at least 1")]
 CountOrNone = Annotated[int, NOT_NEGATIVE]
 Share = Annotated[float, BETWEEN_0_AND_1]
 NotNegative = Annotated[float, NOT_NEGATIVE]
@@ -56,21 +50,11 @@ Positive = Annotated[float, ABOVE_0]
 
 def check_bounds(config: DataclassInstance) -> None:
     """Refuse values outside the bounds that the fields' types declare; None is never outside."""
-    for name, bound in _bounds(config.__class__):
+    for name, kind in get_type_hints(type(config), include_extras=True).items():
         value = getattr(config, name)
-        if value is not None and not bound.holds(value):
-            raise UserError(f"{flag(name)} must {bound.demand}")
-
-
-@cache
-def _bounds(kind: type) -> list[tuple[str, Bound]]:
-    hints = get_type_hints(kind, include_extras=True)
-    return [
-        (name, bound)
-        for name, hint in hints.items()
-        for bound in getattr(hint, "__metadata__", ())
-        if isinstance(bound, Bound)
-    ]
+        for bound in getattr(kind, "__metadata__", ()):
+            if isinstance(bound, Bound) and value is not None and not bound.holds(value):
+                raise UserError(f"{flag(name)} must {bound.demand}")
 
 
 def flag(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from cleaner_rl.compare.analysis import compare
 from cleaner_rl.compare.arms import ARMS, Arm
-from cleaner_rl.compare.config import CompareConfig, cores, parse_arguments, threads_per_job
+from cleaner_rl.compare.config import CompareConfig, parse_arguments
 from cleaner_rl.compare.directory import ComparisonDirectory, PlannedRun
 from cleaner_rl.compare.plots import write_plots
 from cleaner_rl.compare.pool import Failure, Lane, WorkerPool
@@ -94,10 +95,11 @@ def lanes_of(config: CompareConfig, runs: int) -> list[Lane]:
     On a CPU runs with one thread each are quickest: threads of one run wait for each other, which
     small models feel.
     """
-    devices = config.device_list
+    devices, cores = config.device_list, len(os.sched_getaffinity(0))
     on_cpu = [resolve_device(device).type == "cpu" for device in devices]
-    jobs = [config.jobs or (min(cores(), runs) if cpu else 1) for cpu in on_cpu]
-    threads = threads_per_job(sum(n for n, cpu in zip(jobs, on_cpu, strict=True) if cpu) or 1)
+    jobs = [config.jobs or (min(cores, runs) if cpu else 1) for cpu in on_cpu]
+    sharing = sum(n for n, cpu in zip(jobs, on_cpu, strict=True) if cpu)
+    threads = max(1, cores // max(1, sharing))
     return [
         Lane(device, threads if cpu else 0)
         for device, n, cpu in zip(devices, jobs, on_cpu, strict=True)

@@ -22,26 +22,19 @@ DEFAULT = (BASELINE, PUBLISHED, BEST_RULE)
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One way of training.
-
-    Attributes:
-        name: in commands, directories and reports.
-        text: what it is, for the report.
-        changes: settings that differ from those of the comparison.
-    """
+    """One way of training."""
 
     name: str
     text: str
+    """What it is, for the report."""
     changes: Mapping[str, Any]
+    """Settings that differ from those of the comparison, by name."""
 
     def config(self, base: TrainConfig) -> TrainConfig:
         """The arm's settings.
 
         Roc plays more episodes than it keeps; its groups are smaller in turn, so that all arms
         sample the same number of episodes.
-
-        Raises:
-            UserError: they cannot be that for this size of a group.
         """
         config = change(base, **self.changes)
         if config.episode.saar == "roc":
@@ -116,11 +109,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 
 
 def parse_arms(text: str) -> list[Arm]:
-    """The arms of a ``--arms`` value: names with commas between them, none twice.
-
-    Raises:
-        UserError: there is no such arm, or none is named.
-    """
+    """The arms of a ``--arms`` value: names with commas between them, none twice."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise UserError(f"--arms names no arm; {_choices()}")
@@ -136,15 +125,7 @@ def named(names: Iterable[str]) -> list[Arm]:
 
 
 def require_unset(arms: Sequence[Arm], arguments: Sequence[str]) -> None:
-    """Check that no setting was given for all arms that one of them chooses itself.
-
-    Args:
-        arms: of the comparison.
-        arguments: of the command.
-
-    Raises:
-        UserError: one was.
-    """
+    """Check that the command's arguments give no setting that one of the arms chooses itself."""
     for arm in arms:
         for name in given(arguments, *arm.changes):
             raise UserError(

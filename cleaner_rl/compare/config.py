@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -73,35 +72,17 @@ class CompareConfig:
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[CompareConfig, list[Arm]]:
-    """The configuration behind command-line arguments, and its arms.
-
-    Raises:
-        UserError: unknown preset or arm, a bad value, or settings that contradict each other.
-    """
+    """The configuration behind command-line arguments, and its arms."""
     early = given(arguments, "preset", "eval_every")
-    default = choose(PRESETS, early.get("preset", "tiny"))
-    default = replace(default, keep_checkpoints=1, eval_every=_every(default))
-    config = tyro.cli(
-        CompareConfig,
-        args=arguments,
-        default=CompareConfig(train=default),
-        prog="python -m cleaner_rl.compare",
-    )
+    train = choose(PRESETS, early.get("preset", "tiny"))
+    train = replace(train, keep_checkpoints=1, eval_every=_every(train))
+    default, prog = CompareConfig(train=train), "python -m cleaner_rl.compare"
+    config = tyro.cli(CompareConfig, args=arguments, default=default, prog=prog)
     if "eval_every" not in early:
         config = replace(config, train=replace(config.train, eval_every=_every(config.train)))
     arms = parse_arms(config.arms)
     require_unset(arms, arguments)
     return config, arms
-
-
-def threads_per_job(jobs: int) -> int:
-    """Threads of each of the runs that share this machine's cores."""
-    return max(1, cores() // jobs)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def _every(train: TrainConfig) -> int:

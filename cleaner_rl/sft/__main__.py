@@ -16,18 +16,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from transformers.utils.logging import disable_progress_bar
-
 from cleaner_env.chat import ChatCodec
 from cleaner_env.formats import TextFormat
 from cleaner_env.interpreter import Limits, Sandbox, SandboxError
 from cleaner_env.tasks.load import first_tasks, load_tasks
-from cleaner_rl.errors import run_command
+from cleaner_rl.errors import UserError, run_command
 from cleaner_rl.eval.evaluate import Evaluation, evaluate
 from cleaner_rl.models.policy import Policy, load_policy, resolve_device
 from cleaner_rl.runs.files import write_json
 from cleaner_rl.runs.progress import CountProgress
-from cleaner_rl.sft.config import SftArgs, SftError, parse_sft_arguments
+from cleaner_rl.sft.config import SftArgs, parse_sft_arguments
 from cleaner_rl.sft.demonstrations.episodes import (
     Demonstration,
     DemonstrationError,
@@ -50,7 +48,6 @@ def build_policy(args: SftArgs) -> dict[str, Any]:
     """The whole build; returns what ``build.json`` records."""
     check_out(args.out, args.overwrite)
     partial = _partial(args)
-    disable_progress_bar()
     started = time.monotonic()
     base = None if args.from_scratch else load_base(args.base, args.device)
     demonstrations = make_demonstrations(args, base.codec.make_format() if base else None)
@@ -60,7 +57,7 @@ def build_policy(args: SftArgs) -> dict[str, Any]:
     pairs = zip(demonstrations, examples, strict=True)
     fitting = [(d, example) for d, example in pairs if len(example.ids) <= limit]
     if not fitting:
-        raise SftError(f"every demonstration is longer than {limit} tokens; raise --max-tokens")
+        raise UserError(f"every demonstration is longer than {limit} tokens; raise --max-tokens")
     loss = _train(args, policy, fitting, partial)
     figures: dict[str, Any] = {
         **describe(fitting),
@@ -90,10 +87,10 @@ def _partial(args: SftArgs) -> Partial:
     request, and resumed only on request."""
     partial = Partial(_training_path(args), args.learned_by())
     if args.resume and not partial.exists:
-        raise SftError(f"there is no interrupted training of --out {args.out}; leave out --resume")
+        raise UserError(f"there is no interrupted training of --out {args.out}; leave out --resume")
     if partial.exists and not args.resume:
         if not args.overwrite:
-            raise SftError(
+            raise UserError(
                 f"there is an interrupted training of --out {args.out}; add --resume to go on with "
                 "it, or --overwrite to begin anew"
             )
@@ -106,7 +103,7 @@ def make_demonstrations(args: SftArgs, format: TextFormat | None) -> list[Demons
     try:
         tasks, book = load_tasks(args.tasks, "train", args.seed), program_book(args.tasks)
     except ValueError as error:
-        raise SftError(str(error)) from error
+        raise UserError(str(error)) from error
     if not args.from_scratch:
         print(_gsm8k_line(book))
     demonstrations = []
@@ -245,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         build = build_policy(args)
     except (DemonstrationError, SandboxError) as error:
-        raise SftError(str(error)) from error
+        raise UserError(str(error)) from error
     except KeyboardInterrupt:
         print(f"\nstopped before the end; --out {args.out} was not touched", file=sys.stderr)
         if _training_path(args).is_dir():

@@ -21,8 +21,6 @@ from cleaner_rl.settings import (
 )
 from cleaner_rl.sft.demonstrations.episodes import DemonstrationMix
 
-__all__ = ["SFT_PRESETS", "ModelArgs", "SftArgs", "SftError", "parse_sft_arguments"]
-
 SCRATCH = "scratch"
 """Value of ``--base`` that builds a small model instead of going on from one."""
 
@@ -31,10 +29,6 @@ _MAY_CHANGE = (
     *("eval_tasks", "eval_batch", "max_turn_tokens", "max_response_tokens"),
 )
 """Settings that may differ when a training is resumed: those that do not say what is learned."""
-
-
-class SftError(UserError):
-    """A cold start that cannot go on."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +69,7 @@ class SftArgs:
     """Replace --out where it exists already."""
     resume: bool = False
     """Go on with the training that was interrupted for the same --out, with the same settings."""
-    seed: int = 0
+    seed: CountOrNone = 0
     """Seed of demonstrations, initial weights and batches."""
     device: str = "cpu"
     """auto (CUDA when there is one), cpu, cuda, ..."""
@@ -96,7 +90,7 @@ class SftArgs:
     """Tokens per optimiser step, padding included."""
     learning_rate: Positive = 2e-3
     """Peak learning rate of AdamW; a short warm-up, then a cosine down to a tenth."""
-    weight_decay: float = 0.05
+    weight_decay: NotNegative = 0.05
     """Weight decay of the matrices."""
     workers: Count = 2
     """Sandbox workers that execute programs."""
@@ -106,9 +100,9 @@ class SftArgs:
     """Held-out tasks of the evaluation at the end; 0 skips it."""
     eval_batch: Count = 128
     """Episodes of the evaluation that are decoded together."""
-    max_turn_tokens: int = 128
+    max_turn_tokens: Count = 128
     """Tokens of one turn in the evaluation."""
-    max_response_tokens: int = 512
+    max_response_tokens: Count = 512
     """Tokens of an episode after its prompt in the evaluation."""
     mix: DemonstrationMix = field(default_factory=DemonstrationMix)
     """Shares of bugs and wrong programs in the demonstrations."""
@@ -118,9 +112,9 @@ class SftArgs:
     def __post_init__(self) -> None:
         check_bounds(self)
         if self.clean_epochs + self.epochs == 0:
-            raise SftError("nothing would be learned: give --epochs above 0")
+            raise UserError("nothing would be learned: give --epochs above 0")
         if not self.from_scratch and self.model != ModelArgs():
-            raise SftError("--model.* shapes a model from scratch; leave it out with --base")
+            raise UserError("--model.* shapes a model from scratch; leave it out with --base")
 
     @property
     def from_scratch(self) -> bool:

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from cleaner_env.chat import ChatCodec
+from cleaner_rl.errors import UserError
 from cleaner_rl.models.policy import KNOWS_TOOL, Policy, load_policy
 from cleaner_rl.runs.files import read_json, whole_directory, write_json
-from cleaner_rl.sft.config import ModelArgs, SftError
+from cleaner_rl.sft.config import ModelArgs
 
 BUILD = "build.json"
 """What a policy was built with and from, beside its weights."""
@@ -25,6 +27,7 @@ _CALL_FORM = (
 
 def build_model(tokenizer: Any, shape: ModelArgs, seed: int) -> Any:
     """A Qwen3-architecture model with random weights."""
+    disable_progress_bar()
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=len(tokenizer),
@@ -79,18 +82,18 @@ def check_out(out: Path, overwrite: bool) -> None:
     """Refuses, before any work, an output directory that cannot or must not be written.
 
     Raises:
-        SftError: it holds something and --overwrite was not given, or holds something that is no
+        UserError: it holds something and --overwrite was not given, or holds something that is no
             policy, or its parent cannot be written to.
     """
     if out.exists() and not out.is_dir():
-        raise SftError(f"--out {out} is a file; name a directory")
+        raise UserError(f"--out {out} is a file; name a directory")
     if out.is_dir() and any(out.iterdir()):
         if not overwrite:
-            raise SftError(
+            raise UserError(
                 f"--out {out} is not empty; add --overwrite to replace it, or name another"
             )
         if not (out / "tokenizer.json").exists() or (out / "checkpoints").exists():
-            raise SftError(
+            raise UserError(
                 f"--out {out} holds something else than a policy, which --overwrite would delete; "
                 "name another directory"
             )
@@ -99,6 +102,6 @@ def check_out(out: Path, overwrite: bool) -> None:
         with TemporaryDirectory(dir=out.parent):
             pass
     except OSError as error:
-        raise SftError(
+        raise UserError(
             f"cannot write to {out.parent} ({error.strerror}); name another --out"
         ) from error

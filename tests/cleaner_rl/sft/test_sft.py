@@ -16,9 +16,10 @@ from cleaner_env.chat import ChatCodec
 from cleaner_env.formats import HermesFormat
 from cleaner_env.tasks.families import FAMILIES
 from cleaner_env.tasks.sources import ReasoningGymTasks
+from cleaner_rl.errors import UserError
 from cleaner_rl.models.policy import Policy, bundled_directory
 from cleaner_rl.sft.__main__ import main
-from cleaner_rl.sft.config import ModelArgs, SftArgs, SftError
+from cleaner_rl.sft.config import ModelArgs, SftArgs
 from cleaner_rl.sft.demonstrations.episodes import Demonstration, Turn
 from cleaner_rl.sft.demonstrations.examples import (
     IGNORED,
@@ -210,18 +211,18 @@ def test_training_learns_a_demonstration_and_saves_it(fresh_tokenizer: Any, tmp_
 
 def test_full_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(SftError, match="--overwrite"):
+    with pytest.raises(UserError, match="--overwrite"):
         check_out(tmp_path, overwrite=False)
-    with pytest.raises(SftError, match="something else than a policy"):
+    with pytest.raises(UserError, match="something else than a policy"):
         check_out(tmp_path, overwrite=True)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_file_and_impossible_parent_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(SftError, match="is a file"):
+    with pytest.raises(UserError, match="is a file"):
         check_out(tmp_path / "file", overwrite=True)
-    with pytest.raises(SftError, match="cannot write"):
+    with pytest.raises(UserError, match="cannot write"):
         check_out(tmp_path / "file" / "policy", overwrite=False)
 
 

@@ -16,7 +16,7 @@ from cleaner_env.chat import ChatCodec
 from cleaner_rl.errors import CheckpointError, PolicyError, UserError
 from cleaner_rl.models.policy import load_policy
 from cleaner_rl.sft.__main__ import main
-from cleaner_rl.sft.config import SFT_PRESETS, SftError
+from cleaner_rl.sft.config import SFT_PRESETS
 from cleaner_rl.sft.demonstrations.episodes import Demonstration, Turn
 from cleaner_rl.sft.demonstrations.examples import encode_demonstration
 from cleaner_rl.sft.model import load_base
@@ -147,7 +147,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(interrupted, tmp_path)
 
 
 def test_an_interrupted_training_is_not_thrown_away_unasked(interrupted, tmp_path):
-    with pytest.raises(SftError, match="add --resume to go on with it, or --overwrite"):
+    with pytest.raises(UserError, match="add --resume to go on with it, or --overwrite"):
         main(interrupted)
     assert main([*interrupted, "--overwrite"]) == 0
     assert not list(tmp_path.glob(".*"))
@@ -164,13 +164,13 @@ def test_a_resumed_training_keeps_its_settings(interrupted, tmp_path):
 @pytest.mark.parametrize(
     ("more", "error", "why"),
     [
-        (["--resume"], SftError, "no interrupted training"),
+        (["--resume"], UserError, "no interrupted training"),
         (["--base", "./nowhere"], PolicyError, "no directory nowhere"),
-        (["--tasks", "gsm8k:nowhere.jsonl"], SftError, r"nowhere\.jsonl"),
-        (["--tasks", "reasoning-gym:maze"], SftError, "programs for 0 of"),
-        (["--max-tokens", "20"], SftError, "longer than 20 tokens; raise --max-tokens"),
-        (["--model.layers", "2"], SftError, r"--model\.\* shapes a model from scratch"),
-        (["--epochs", "0"], SftError, "give --epochs above 0"),
+        (["--tasks", "gsm8k:nowhere.jsonl"], UserError, r"nowhere\.jsonl"),
+        (["--tasks", "reasoning-gym:maze"], UserError, "programs for 0 of"),
+        (["--max-tokens", "20"], UserError, "longer than 20 tokens; raise --max-tokens"),
+        (["--model.layers", "2"], UserError, r"--model\.\* shapes a model from scratch"),
+        (["--epochs", "0"], UserError, "give --epochs above 0"),
         (["--demonstrations", "0"], UserError, "--demonstrations must be at least 1"),
     ],
 )

@@ -1,0 +1,101 @@
+"""Settings: bounds, parts, and what is known before all arguments are parsed."""
+
+import json
+from dataclasses import dataclass, fields, is_dataclass
+
+import pytest
+
+from cleaner_rl.config import PRESETS, TrainConfig, given, restore
+from cleaner_rl.errors import CheckpointError, UserError
+from cleaner_rl.eval.config import EvalConfig
+from cleaner_rl.settings import (
+    Count,
+    CountOrNone,
+    EpisodeConfig,
+    NotNegative,
+    Positive,
+    Share,
+    change,
+    changed,
+    check_bounds,
+    flat,
+)
+
+
+@dataclass
+class Bounded:
+    some_number: Count = 1
+    rest: CountOrNone = 0
+    part: Share = 0.5
+    weight: NotNegative = 0.0
+    some_seconds: Positive = 1.0
+
+    def __post_init__(self):
+        check_bounds(self)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"some_number": 0}, "--some-number must be at least 1"),
+        ({"rest": -1}, "--rest must not be negative"),
+        ({"part": 1.5}, "--part must lie between 0 and 1"),
+        ({"part": float("nan")}, "--part must lie between 0 and 1"),
+        ({"weight": float("nan")}, "--weight must not be negative"),
+        ({"some_seconds": 0.0}, "--some-seconds must be above 0"),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_by_its_flag(values, message):
+    Bounded()
+    with pytest.raises(UserError, match=f"^{message}$"):
+        Bounded(**values)
+
+
+@pytest.mark.parametrize("config", [TrainConfig(), EvalConfig()])
+def test_each_setting_stands_in_one_part(config):
+    parts = [getattr(config, field.name) for field in fields(config)]
+    names = [field.name for field in fields(config)]
+    names += [field.name for part in parts if is_dataclass(part) for field in fields(part)]
+    assert len(names) == len(set(names)) == len(flat(config)) + sum(map(is_dataclass, parts))
+
+
+def test_a_change_reaches_the_part_that_the_setting_stands_in():
+    config = change(TrainConfig(), steps=3, gamma=0.1, learning_rate=1.0)
+    assert (config.steps, config.episode.gamma, config.update.learning_rate) == (3, 0.1, 1.0)
+    assert sorted(changed(TrainConfig(), config)) == ["gamma", "learning_rate", "steps"]
+    with pytest.raises(TypeError, match="gama"):
+        change(config, gama=0.1)
+
+
+def test_parts_are_checked_as_a_whole():
+    with pytest.raises(UserError, match="--overlong-buffer must not exceed"):
+        EpisodeConfig(max_response_tokens=8, overlong_buffer=9)
+    config = change(TrainConfig(), max_response_tokens=9000, overlong_buffer=8000)
+    assert config.episode.overlong_buffer == 8000
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_written_config_is_flat_and_read_back(tmp_path, name):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(flat(PRESETS[name])))
+    assert not any(isinstance(value, dict) for value in json.loads(path.read_text()).values())
+    assert TrainConfig.load(path) == PRESETS[name]
+
+
+def test_settings_that_do_not_exist_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"config\.json has settings .* \['episode'"):
+        restore(TrainConfig(), {"episode": {}, "gamma": 0.5}, tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--eval_every", "3"], ["--eval-every", "3"], ["--eval_every=3"], ["--eval-every=3"]],
+)
+def test_what_is_given_is_seen_in_any_spelling(arguments):
+    others = ["--steps", "9", "--no-stateful", "--seed=-1", "--preset"]
+    assert given([*others, *arguments], "eval_every", "resume", "preset") == {"eval_every": "3"}
+
+
+def test_the_last_of_several_values_is_given_and_no_abbreviation():
+    assert given(["--preset", "a", "--preset=b"], "preset") == {"preset": "b"}
+    assert given(["--pre", "a"], "preset") == {}
