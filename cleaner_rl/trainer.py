@@ -132,19 +132,8 @@ def load_source(config: TrainConfig, split: Split) -> TaskSource:
 
 
 def check_policy(policy: Policy, config: TrainConfig) -> None:
-    """Check that the model can be trained with these settings."""
-    check_context(policy, config)
-    error = packing_error(policy.model)
-    if not error < _MAX_PACKING_ERROR:
-        raise PolicyError(
-            f"{policy.name}: log-probabilities of packed samples are off by {error:.2g} nats; "
-            "architectures with scaled or capped logits or attention sinks cannot be trained; use "
-            "a Qwen2.5, Qwen3, Llama or similar model"
-        )
-
-
-def check_context(policy: Policy, config: TrainConfig) -> None:
-    """Check that a whole episode fits into the model's context."""
+    """Check that the model's context holds a whole episode, and that it can be trained on rows of
+    packed samples."""
     cells = config.episode.cache_tokens
     wanted = config.max_prompt_tokens + config.episode.max_response_tokens
     if wanted > policy.context_length:
@@ -156,6 +145,13 @@ def check_context(policy: Policy, config: TrainConfig) -> None:
         raise PolicyError(
             f"--cache-tokens {cells} holds no whole episode: prompt and response may "
             f"have {wanted}; give {wanted + SPARE_CELLS} or more, or 0 for a quarter of the memory"
+        )
+    error = packing_error(policy.model)
+    if not error < _MAX_PACKING_ERROR:
+        raise PolicyError(
+            f"{policy.name}: log-probabilities of packed samples are off by {error:.2g} nats; "
+            "architectures with scaled or capped logits or attention sinks cannot be trained; use "
+            "a Qwen2.5, Qwen3, Llama or similar model"
         )
 
 

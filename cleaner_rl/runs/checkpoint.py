@@ -16,7 +16,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +52,12 @@ def save_checkpoint(
     an interrupted write leaves no half checkpoint.
 
     Args:
-        directory: of the checkpoint, the same for all.
-        policy: whose configuration and tokenizer go with the weights.
+        directory: of the checkpoint.
+        policy: whose configuration and tokenizer are written.
         trained: the model whose weights are written.
-        tensors: what else a training continues from, sharded over the ranks, by name.
+        tensors: what else a training continues from, sharded as ``trained`` is.
         state: plain numbers and names, the same on all ranks.
-        ranks: that write.
+        ranks: that hold a part of each tensor.
     """
     partial = partial_path(directory)
 
@@ -119,10 +119,8 @@ def remove_checkpoint(directory: Path) -> None:
     """Remove a checkpoint. It is no checkpoint any more before its first file is gone."""
     gone = partial_path(directory)
     shutil.rmtree(gone, ignore_errors=True)
-    try:
+    with suppress(OSError):
         os.replace(directory, gone)
-    except OSError:
-        return
     shutil.rmtree(gone, ignore_errors=True)
 
 

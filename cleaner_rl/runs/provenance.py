@@ -1,4 +1,4 @@
-"""Fingerprint: a short name for a model's weights, to tell whether they are still the same."""
+"""Provenance: what results were made with, and whether that is still the same."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 
 from cleaner_env.task import Task
 
+_PACKAGES = ("cleaner-rl", "torch", "transformers", "gymnasium", "reasoning-gym", "numpy")
 _NUMBERS = 1024
 """That are looked at in each parameter, evenly spread. Training changes nearly all of them."""
 
@@ -41,20 +42,16 @@ def tasks_digest(tasks: Sequence[Task]) -> str:
     return digest.hexdigest()
 
 
-_PACKAGES = ("cleaner-rl", "torch", "transformers", "gymnasium", "reasoning-gym", "numpy")
-
-
 def made_with() -> dict[str, str]:
     """Versions of Python and the packages that results depend on, and the kind of machine."""
     return {
         "python": platform.python_version(),
-        **{package: package_version(package) for package in _PACKAGES},
+        **{package: _version(package) for package in _PACKAGES},
         "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}, {platform.system()}",
     }
 
 
-def package_version(package: str) -> str:
-    """The installed version of a package; says so when there is none."""
+def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.models.policy import resolve_device
-from cleaner_rl.runs.files import read_json
+from cleaner_rl.runs.files import read_json, write_whole
 from cleaner_rl.runs.markdown import table
 from cleaner_rl.runs.metrics import LABELS
 from cleaner_rl.runs.provenance import made_with
@@ -48,7 +48,7 @@ def write_report(directory: Path, config: TrainConfig) -> Path:
         parts += ["## Training\n", "![curves](curves.png)\n", _rollback_line(metrics)]
     parts += ["## Made with\n", _environment(config)]
     path = directory / "report.md"
-    path.write_text("\n".join(parts), encoding="utf-8")
+    write_whole(path, "\n".join(parts))
     return path
 
 

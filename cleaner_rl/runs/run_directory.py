@@ -3,7 +3,7 @@
 config.json          every setting
 metrics.jsonl        one object a step
 episodes/            some episodes of each step, raw and purified, one JSON object a line
-checkpoints/         step-000020/: a Hugging Face directory and the trainer's state, or shards
+checkpoints/         step-000020/: a Hugging Face directory and what training continues from
 evaluation-*.json    held-out evaluation before and after, and every --eval-every steps
 evaluations/         the episodes of the latter, one file for rollback off and one for on
 report.md, *.png     what came out
@@ -94,24 +94,11 @@ class RunDirectory:
         """Its checkpoints, oldest first."""
         return list_checkpoints(self.path / "checkpoints")
 
-    def save(
-        self,
-        step: int,
-        policy: Policy,
-        updater: Updater,
-        base: str,
-        keep: int,
-    ) -> None:
+    def save(self, step: int, policy: Policy, updater: Updater, base: str, keep: int) -> None:
         """Write the checkpoint of a step and remove the oldest ones beyond ``keep``.
 
-        All ranks take part.
-
-        Args:
-            step: the last one done.
-            policy: whose configuration and tokenizer are written.
-            updater: of the model that is written.
-            base: fingerprint of the weights that a KL term or LoRA adapters refer to.
-            keep: how many checkpoints, at least 1.
+        All ranks take part; ``base`` is the fingerprint of the weights that a KL term or LoRA
+        adapters refer to.
         """
         directory = self.path / "checkpoints" / f"step-{step:06d}"
         state = {"step": step, "base": base, "updater": updater.state()}
@@ -125,8 +112,7 @@ class RunDirectory:
 
     def log_metrics(self, metrics: dict[str, Any]) -> None:
         """Append one step's metrics."""
-        file = self.path / METRICS
-        with _writing(file):
+        with _writing(self.path / METRICS) as file:
             append_row(file, metrics)
 
     def rewind(self, config: TrainConfig, step: int) -> None:
@@ -149,14 +135,13 @@ class RunDirectory:
         """Write some episodes of a step."""
         logged = list(episodes)
         if logged:
-            file = self.path / "episodes" / f"step-{step:06d}.jsonl"
-            with _writing(file):
+            with _writing(self.path / "episodes" / f"step-{step:06d}.jsonl") as file:
                 write_episodes(file, logged)
 
     def write_json(self, name: str, data: Any) -> None:
         """Write a JSON file, whole or not at all."""
-        with _writing(self.path / name):
-            write_json(self.path / name, data)
+        with _writing(self.path / name) as file:
+            write_json(file, data)
 
     def read_json(self, name: str) -> Any:
         """Read a JSON file; None when it does not exist."""
@@ -164,10 +149,10 @@ class RunDirectory:
 
 
 @contextmanager
-def _writing(file: Path) -> Iterator[None]:
+def _writing(file: Path) -> Iterator[Path]:
     """A block that writes a file."""
     try:
-        yield
+        yield file
     except OSError as error:
         raise CheckpointError(f"cannot write {file}: {error}; free some space") from error
 
@@ -179,7 +164,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 def evaluation_seconds(run: Path, step: int) -> float:
     """Wall time of the evaluation of a step, both modes."""
-    figures = json.loads(summary_path(run, step).read_text(encoding="utf-8"))
+    figures = read_json(summary_path(run, step))
     return float(sum(figures[mode]["wall_seconds"] for mode in MODES))
 
 
