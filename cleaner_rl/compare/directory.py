@@ -39,14 +39,7 @@ _FREE = ("run_dir", "resume", *(name for name in MAY_CHANGE if name != "steps"))
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """One run of a comparison.
-
-    Attributes:
-        arm: its name; "start" for the evaluation that all runs of a seed begin with.
-        seed: of the run.
-        path: of its directory.
-        config: every setting.
-    """
+    """One run of a comparison; the arm "start" is the evaluation that a seed's runs begin with."""
 
     arm: str
     seed: int

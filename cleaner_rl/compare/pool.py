@@ -19,12 +19,7 @@ _USER_ERROR = 2
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A place for one run at a time.
-
-    Attributes:
-        device: that its runs get.
-        threads: of their computations on a CPU; 0 leaves them as they are.
-    """
+    """A place for one run at a time; ``threads`` of computations on a CPU, 0 for the default."""
 
     device: str
     threads: int

@@ -67,13 +67,7 @@ class Evaluation:
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, Any]], samples: int, seed: int = 0) -> Evaluation:
-        """The evaluation of saved episodes.
-
-        Args:
-            rows: rows of ``episodes.jsonl``, at least one, in any order.
-            samples: episodes asked for each task.
-            seed: of the bootstrap.
-        """
+        """The evaluation of saved episodes: at least one, in any order."""
         episodes = [EpisodeSummary.read(row) for row in rows]
         problems = by_problem(episodes, sorted({episode.problem for episode in episodes}))
         families: dict[str, list[EpisodeSummary]] = {}
@@ -202,7 +196,7 @@ def evaluate(
         tasks: held-out ones.
         config: what an episode is like; evaluate with ``saar="off"`` to see the policy itself.
         samples: episodes for each task.
-        seed: of sampling.
+        seed: of the episodes and of the bootstrap.
         dtype: precision of the forward passes.
         on_progress: called with the numbers of finished and of all episodes of this process.
         ranks: each plays a share of the episodes and gets the evaluation of all.

@@ -86,16 +86,7 @@ def evaluate_step(
     progress: TrainingProgress,
     ranks: Ranks | None = None,
 ) -> None:
-    """Evaluate the policy of a step with rollback off and on, and write episodes and figures.
-
-    Args:
-        policy: of that step.
-        config: of the run.
-        path: of the run's directory.
-        step: which the files are named after.
-        progress: told how far it is.
-        ranks: play together; the first one writes.
-    """
+    """Evaluate the policy of a step with rollback off and on; the first rank writes the files."""
     ranks = ranks or Ranks()
     rows: dict[str, Sequence[Mapping[str, Any]]] = {}
     summary: dict[str, Any] = {"step": step}

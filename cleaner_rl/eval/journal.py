@@ -27,12 +27,8 @@ class EvalJournal:
     again: episodes that were under way are continued and not drawn anew, so an interruption does
     not favour the short ones.
 
-    Args:
-        directory: where to write; None keeps everything in memory.
-        settings: of the evaluation.
-
-    Attributes:
-        rows: finished episodes, by mode and index.
+    Without a directory everything is kept in memory. ``rows`` are the finished episodes, by mode
+    and index.
     """
 
     def __init__(
@@ -65,11 +61,9 @@ class EvalJournal:
 
     @classmethod
     def resume(cls, directory: Path, settings: Mapping[str, Any] | None = None) -> EvalJournal:
-        """The evaluation that was begun there. What a kill cut short is dropped.
+        """The evaluation that was begun there; ``settings`` take the place of those that it had.
 
-        Args:
-            directory: of the evaluation.
-            settings: take the place of those that it had; None leaves them.
+        What a kill cut short is dropped.
         """
         journal = cls(directory)
         try:
@@ -132,10 +126,7 @@ class EvalJournal:
     def turns(self, mode: str, index: int, decode: Decode | None = None) -> list[Completion]:
         """What was sampled in earlier sessions for an episode that has not ended.
 
-        Args:
-            mode: of the episode.
-            index: of the episode.
-            decode: turns token ids into text; None where no tokens were sampled.
+        ``decode`` turns token ids into text; None where an endpoint sampled them.
         """
         return [_completion(row, decode) for row in self._turns.get((mode, index), [])]
 

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-
 Interval = tuple[float, float]
 
 _RESAMPLES = 2000
@@ -32,9 +31,6 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
     """Chance that at least one of ``k`` of the samples is right: ``1 - C(n-c, k) / C(n, k)``.
 
     The unbiased estimator, from ``n >= k`` samples of which ``c`` are right.
-
-    Raises:
-        ValueError: k is not between 1 and ``samples``, or ``correct`` not between 0 and it.
 
     Source: Chen et al. 2021, arXiv 2107.03374, section 2.1.
     """
@@ -126,7 +122,7 @@ class CrossedBootstrap:
 
     Args:
         seeds: how many.
-        problems: how many, of which measures may lack the last ones.
+        problems: how many; a measure may lack the last ones, where it has nothing to count.
         seed: of the resampling.
     """
 
@@ -147,7 +143,6 @@ class CrossedBootstrap:
 
     def _sums(self, parts: Sequence[Floats]) -> Floats:
         parts_SPM = np.stack(parts, axis=-1)
-        # Problems after the last of these arrays have nothing to count.
         sums_SRM = self._weights_RP[:, : parts_SPM.shape[1]] @ parts_SPM
         sums_RM: Floats = (self._weights_RS.T[:, :, None] * sums_SRM).sum(axis=0)
         return sums_RM

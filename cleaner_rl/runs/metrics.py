@@ -14,16 +14,14 @@ class EpisodeSummary:
     """One episode in numbers.
 
     Attributes:
-        correct: the scorer gave full marks.
-        answered: the episode ended with an answer.
+        answered: it ended with an answer.
         truncated: it ran into a budget.
         answer: the final answer; None when there is none.
         worked: whether each call worked, in order.
-        stats: the episode's counts, see ``EpisodeStats``.
+        stats: the counts of ``EpisodeStats``.
         sampled: tokens; None when neither a sampler nor an endpoint counted them.
         discarded: those of them that rollback took away; None when only an endpoint counted.
         problem: index of the task.
-        family: of the task.
         seconds: wall time, other episodes being played beside it.
     """
 
@@ -91,10 +89,10 @@ class Metric:
     """A sum over episodes, divided by how much they count.
 
     Attributes:
-        label: for people.
-        format: of its value, for people.
+        label: in reports.
+        format: of its value, in reports.
         part: of an episode.
-        share: whether the metric of every set of episodes lies between 0 and 1.
+        share: whether its value always lies between 0 and 1.
     """
 
     label: str
@@ -107,8 +105,12 @@ def _share(label: str, part: Part) -> Metric:
     return Metric(label, "{:.1%}", part, share=True)
 
 
+def _mean(label: str, part: Part, form: str = "{:.1f}") -> Metric:
+    return Metric(label, form, part, share=False)
+
+
 def _count(label: str, name: str, form: str = "{:.2f}") -> Metric:
-    return Metric(label, form, lambda e: (e.stats[name], 1), share=False)
+    return _mean(label, lambda e: (e.stats[name], 1), form)
 
 
 def _if_known(value: float | None) -> tuple[float, float]:
@@ -134,21 +136,16 @@ METRICS: dict[str, Metric] = {
     "failed_calls": _count("failed calls per episode", "failures"),
     "calls": _count("calls per episode", "calls"),
     "turns": _count("turns per episode", "turns"),
-    "tokens_sampled": Metric(
-        "sampled tokens per episode", "{:.1f}", lambda e: _if_known(e.sampled), share=False
-    ),
-    "tokens_discarded": Metric(
-        "tokens discarded by rollback per episode",
-        "{:.1f}",
-        lambda e: _if_known(e.discarded),
-        share=False,
+    "tokens_sampled": _mean("sampled tokens per episode", lambda e: _if_known(e.sampled)),
+    "tokens_discarded": _mean(
+        "tokens discarded by rollback per episode", lambda e: _if_known(e.discarded)
     ),
     "triggered": _count("rollbacks per episode", "triggered"),
     "recovered": _count("rollbacks that recover per episode", "recovered"),
     "exhausted": _count("rollbacks that exhaust their retries per episode", "exhausted"),
     "shallow": _count("shallow splices per episode", "shallow", "{:.3f}"),
     "deep": _count("deep splices per episode", "deep", "{:.3f}"),
-    "seconds": Metric("seconds per episode", "{:.1f}", lambda e: (e.seconds, 1), share=False),
+    "seconds": _mean("seconds per episode", lambda e: (e.seconds, 1)),
 }
 """By name. Every executed or refused call counts, those included that rollback took away."""
 _NOT_LOGGED = ("answer_found", "first_attempt_success", "seconds")
