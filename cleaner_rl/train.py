@@ -23,7 +23,7 @@ from cleaner_rl.eval.held_out import evaluate_if_due, evaluate_once
 from cleaner_rl.grpo.advantages import error_ratio, resample_on_correct
 from cleaner_rl.grpo.groups import Group, minibatch_samples
 from cleaner_rl.grpo.loss import LOSSES
-from cleaner_rl.models.memory import exhaustion_said
+from cleaner_rl.models.memory import memory_errors
 from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.runs.loggers import LogStep, open_logger
 from cleaner_rl.runs.metrics import episode_metrics
@@ -169,7 +169,7 @@ def play_groups(
     first += (refill * config.prompts + mine.start) * size
 
     def play() -> list[Episode]:
-        with exhaustion_said("sampling", trainer.policy.device):
+        with memory_errors("sampling", trainer.policy.device):
             return trainer.rollout.play(
                 [tasks[i] for i in mine for _ in range(size)],
                 seed=first,

@@ -22,7 +22,7 @@ from cleaner_rl.inference.sampler import SPARE_CELLS, Sampler
 from cleaner_rl.learner.logprobs import packing_error
 from cleaner_rl.learner.update import Updater
 from cleaner_rl.models.lora import add_lora
-from cleaner_rl.models.memory import exhaustion_said
+from cleaner_rl.models.memory import memory_errors
 from cleaner_rl.models.policy import Policy, load_policy
 from cleaner_rl.rollout.environment import open_sandbox
 from cleaner_rl.rollout.rollout import Rollout
@@ -100,7 +100,7 @@ class Trainer:
 
     def learn(self, minibatches: Sequence[Sequence[Sample]]) -> dict[str, float]:
         """Update the model on this rank's samples, and what plays the episodes with it."""
-        with exhaustion_said("learning", self.policy.device):
+        with memory_errors("learning", self.policy.device):
             learned = self.updater.update(minibatches)
             if self.policy.model is not self.updater.model:
                 copy_weights(self.policy.model, self.updater.model)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 from cleaner_env.chat import ChatCodec, TemplateError
-from cleaner_env.completion import Decode
 from cleaner_env.formats import TextFormat
 from cleaner_env.task import Task
 from cleaner_env.tasks.load import first_tasks
@@ -17,7 +16,7 @@ from cleaner_rl.errors import UserError
 from cleaner_rl.models.policy import (
     KNOWS_TOOL,
     Policy,
-    decoder,
+    decode,
     load_codec,
     load_model_config,
     load_policy,
@@ -61,10 +60,9 @@ class Subject:
         """The model's tokenizer."""
         return load_tokenizer(self.config.model)
 
-    @cached_property
-    def decode(self) -> Decode:
-        """Turns its token ids into text, special tokens included."""
-        return decoder(self.tokenizer)
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens included."""
+        return decode(self.tokenizer, ids)
 
     @cached_property
     def codec(self) -> ChatCodec:

@@ -20,7 +20,7 @@ from cleaner_rl.eval.evaluate import episode_row, evaluation_jobs
 from cleaner_rl.eval.journal import EvalJournal
 from cleaner_rl.eval.summary import summarize, table
 from cleaner_rl.inference.sampler import Sampler
-from cleaner_rl.models.memory import exhaustion_said
+from cleaner_rl.models.memory import memory_errors
 from cleaner_rl.models.policy import load_policy
 from cleaner_rl.rollout.endpoint import EndpointConfig, EndpointRollout, Usage
 from cleaner_rl.rollout.rollout import Rollout
@@ -129,7 +129,7 @@ def _player(config: EvalConfig, journal: EvalJournal) -> _Player:
     def play(jobs: Sequence[Job], recorder: _Recorder) -> None:
         mode, at_once = recorder.mode, min(config.episode.sample_batch, len(jobs))
         jobs = [replace(job, turns=journal.turns(mode, job.index, policy.decode)) for job in jobs]
-        with exhaustion_said("sampling", policy.device):
+        with memory_errors("sampling", policy.device):
             sampler = Sampler(
                 policy,
                 config.episode.temperature,

@@ -22,7 +22,7 @@ from cleaner_rl.eval.statistics import (
     standard_error,
 )
 from cleaner_rl.inference.sampler import Sampler
-from cleaner_rl.models.memory import exhaustion_said
+from cleaner_rl.models.memory import memory_errors
 from cleaner_rl.models.policy import Policy
 from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.rollout.runner import FinishedEpisode, Job
@@ -207,7 +207,7 @@ def evaluate(
 
     def play() -> list[dict[str, Any]]:
         rows = []
-        with exhaustion_said("sampling", policy.device):
+        with memory_errors("sampling", policy.device):
             sampler = Sampler(
                 policy,
                 config.temperature,

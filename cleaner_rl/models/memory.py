@@ -1,4 +1,4 @@
-"""Memory: an estimate of what training a model takes, by formula."""
+"""Memory: an estimate of what training a model takes, by formula, and errors where it runs out."""
 
 from __future__ import annotations
 
@@ -22,25 +22,20 @@ _CHUNK_TOKENS = 4096
 _CHUNK_NUMBERS = 2**26
 """Logits held at a time: 256 MiB in float32, of which the gradient needs a few."""
 _CHUNK_NUMBERS_IN_PLACE = 2**29
-"""Where it needs none besides the logits: 1 GiB in half precision."""
+"""The same where the gradient takes the logits' place: 1 GiB in half precision."""
 _LOGIT_COPIES = 3
-"""float32 arrays of that size where it does: logits, log-softmax, its exponential."""
+"""float32 arrays of that size where it does not: logits, log-softmax, its exponential."""
 _CACHE_SHARE = 0.25
 """Share of the device's memory that cached tokens may take when no budget is given."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """The sizes that memory depends on.
+    """The sizes that memory depends on; tied parameters are counted once.
 
     Attributes:
-        parameters: of the model, tied ones counted once.
-        layers: how many.
-        hidden: width of the residual stream.
         queries: query heads times head size.
         keys: key-value heads times head size.
-        intermediate: width inside the MLP.
-        vocabulary: tokens.
         normed_queries: whether queries and keys are normalised, as in Qwen3.
     """
 
@@ -59,18 +54,15 @@ class ModelShape:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
         text = config.get_text_config()
-        head = head_size(config)
-        keys = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-        names = {name for name, _ in model.named_parameters()}
         return cls(
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             layers=text.num_hidden_layers,
             hidden=text.hidden_size,
-            queries=text.num_attention_heads * head,
-            keys=keys * head,
+            queries=text.num_attention_heads * head_size(config),
+            keys=_key_numbers(config),
             intermediate=text.intermediate_size,
             vocabulary=text.vocab_size,
-            normed_queries=any("q_norm" in name for name in names),
+            normed_queries=any("q_norm" in name for name, _ in model.named_parameters()),
         )
 
 
@@ -81,8 +73,6 @@ class MemoryEstimate:
     Attributes:
         weights: float32; with passes in half precision also the sampler's copy in it and what
             autocast keeps for the backward pass.
-        gradients: float32.
-        optimiser: AdamW's moments.
         activations: of one pack, without gradient checkpointing.
         logits: of one chunk of it.
         cache: keys and values of the conversations that are decoded together, at their longest.
@@ -134,12 +124,7 @@ def estimate_memory(
 
 
 def logit_chunk(vocabulary: int, in_place: bool) -> int:
-    """Tokens whose logits are held at a time.
-
-    Args:
-        vocabulary: logits of each.
-        in_place: their gradient takes their place.
-    """
+    """Tokens whose logits are held at a time; ``in_place``: their gradient takes their place."""
     numbers = _CHUNK_NUMBERS_IN_PLACE if in_place else _CHUNK_NUMBERS
     return max(1, min(_CHUNK_TOKENS, numbers // vocabulary))
 
@@ -173,12 +158,15 @@ def head_size(config: Any) -> int:
     return size
 
 
-def available_memory(device: torch.device) -> int:
-    """Bytes that are free on the device; on a CPU those that Linux calls available.
+def _key_numbers(config: Any) -> int:
+    """Numbers of a token's key, or value, in one layer."""
+    text = config.get_text_config()
+    heads: int = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    return heads * head_size(config)
 
-    Raises:
-        OSError: the machine does not say.
-    """
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that are free on the device; on a CPU those that Linux calls available."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free)
@@ -190,22 +178,13 @@ def available_memory(device: torch.device) -> int:
 
 
 def tokens_in_memory(config: Any, device: torch.device, precision: Precision, least: int) -> int:
-    """Tokens whose keys and values fit in a quarter of all of the device's memory.
-
-    Args:
-        config: of the model.
-        device: where the cache is to lie.
-        precision: of its numbers.
-        least: what is given in any case.
-    """
-    text = config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    size = head_size(config)
+    """Tokens whose keys and values fit in a quarter of the device's memory, at least ``least``."""
     if device.type == "cuda":
         memory = torch.cuda.mem_get_info(device)[1]
     else:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    bytes_each: int = 2 * text.num_hidden_layers * heads * size * getattr(torch, precision).itemsize
+    layers = config.get_text_config().num_hidden_layers
+    bytes_each: int = 2 * layers * _key_numbers(config) * getattr(torch, precision).itemsize
     return max(int(_CACHE_SHARE * memory) // bytes_each, least)
 
 
@@ -219,30 +198,17 @@ _CPU_ALLOCATOR = ("can't allocate memory", "not enough memory", "Cannot allocate
 
 
 @contextmanager
-def exhaustion_said(phase: Phase, device: torch.device) -> Iterator[None]:
-    """A block whose failure for want of memory is told with its remedy.
-
-    Args:
-        phase: what the block does.
-        device: on which.
-
-    Raises:
-        MemoryLimitError: the device or the machine has no memory left.
-    """
+def memory_errors(phase: Phase, device: torch.device) -> Iterator[None]:
+    """A block whose failure for want of memory is a ``MemoryLimitError`` that names the remedy."""
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _memory(phase, device, error) from error
-    except RuntimeError as error:
+    except (MemoryError, RuntimeError) as error:
         # torch's CPU allocator has no type of error of its own.
-        if not any(part in str(error) for part in _CPU_ALLOCATOR):
+        of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not of_memory and not any(part in str(error) for part in _CPU_ALLOCATOR):
             raise
-        raise _memory(phase, device, error) from error
-
-
-def _memory(phase: Phase, device: torch.device, error: BaseException) -> MemoryLimitError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return MemoryLimitError(
-        f"out of memory on {device} while {phase}: {_REMEDIES[phase]} (these may change when the "
-        f"run is resumed). {reason}"
-    )
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise MemoryLimitError(
+            f"out of memory on {device} while {phase}: {_REMEDIES[phase]} (these may change when "
+            f"the run is resumed). {reason}"
+        ) from error

