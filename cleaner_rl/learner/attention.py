@@ -82,15 +82,13 @@ def packed_attention(
     Args:
         module: the attention layer (unused).
         query: [1, heads, T, head_dim].
-        key: [1, key_value_heads, T, head_dim].
-        value: as ``key``.
+        key, value: [1, key_value_heads, T, head_dim].
         attention_mask: must be None; the boundaries say it all.
         scaling: of the scores; ``head_dim ** -0.5`` when None.
         dropout: must be 0.
         boundaries_S1: [S + 1] int32 start of each sample and end of the row.
         lengths: of the samples.
         sliding_window: of the layer, in tokens.
-        _unused: what transformers passes to every attention function.
 
     Returns:
         [1, T, heads, head_dim], and None for the attention weights.

@@ -91,12 +91,7 @@ def pack(
 
     The samples of an episode share a prefix and lie side by side, unless they exceed the budget
     together. A single sample longer than the budget gets a row of its own: nothing is cut.
-
-    Args:
-        samples: to be packed.
-        max_tokens: budget of a row.
-        device: of the packs.
-        weights: of the tokens of each sample in the loss; 1 without.
+    ``weights`` are those of the tokens of each sample in the loss, 1 without.
     """
     rows: list[list[int]] = []
     free: list[int] = []

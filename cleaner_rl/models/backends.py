@@ -26,13 +26,8 @@ def apply_liger(model: Any) -> bool:
     """Let a model on a GPU compute norms, rotary embeddings and gated MLPs with liger-kernel.
 
     The functions, and their gradients, are those of the model's own modules but for rounding.
-    Models on a CPU, and those that are made later, are left as they are.
-
-    Args:
-        model: a transformers causal language model.
-
-    Returns:
-        Whether it does: liger-kernel is installed, knows the model, and that lies on a GPU.
+    Models on a CPU, and those that are made later, are left as they are. False where liger-kernel
+    is not installed or does not know the model.
     """
     if model.device.type != "cuda" or find_spec("liger_kernel") is None:
         return False

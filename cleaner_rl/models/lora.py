@@ -21,9 +21,6 @@ def add_lora(model: Any, rank: int, alpha: float) -> None:
         model: a transformers causal language model.
         rank: of the adapters.
         alpha: the adapters' output is multiplied by ``alpha / rank``.
-
-    Raises:
-        PolicyError: peft is not installed.
     """
     if find_spec("peft") is None:
         raise PolicyError(
