@@ -227,9 +227,12 @@ class EndpointRollout:
             EndpointError: the server cannot be used, or refused too many conversations.
             OutageError: faults of the sandbox spoilt too many episodes.
         """
-        with open_sandbox(self.config) as sandbox:
+        with open_sandbox(self.config) as sandbox, asyncio.Runner() as runner:
+            # Ctrl-C leaves exceptions in tasks, which asyncio would print much later, by chance in
+            # the middle of something else.
+            runner.get_loop().set_exception_handler(lambda *_: None)
             try:
-                asyncio.run(self._play(sandbox, jobs, spent, on_turn, on_episode))
+                runner.run(self._play(sandbox, jobs, spent, on_turn, on_episode))
             except BaseExceptionGroup as group:
                 raise _first(group) from None
 
