@@ -27,11 +27,7 @@ WRAPPER_MODES: dict[SaarMode, Mode] = {
 
 
 def open_sandbox(config: EpisodeConfig) -> Sandbox:
-    """The sandbox that a rollout of that kind needs.
-
-    Raises:
-        OutageError: there is no isolation to be had on this machine.
-    """
+    """The sandbox that a rollout of that kind needs."""
     try:
         return Sandbox(
             workers=config.workers,
@@ -59,7 +55,7 @@ def make_env(
         sandbox: runs the programs.
         format: how turns call the tool.
         knows_tool: the policy needs no system prompt.
-        max_length: length of an episode after its prompt; None for no limit.
+        max_length: of an episode after its prompt, in units of ``measure``; None for no limit.
         measure: the length of a text.
     """
     bare = config.system_prompt == "none" or (config.system_prompt == "auto" and knows_tool)
@@ -91,15 +87,7 @@ def reward_of(config: EpisodeConfig) -> Reward:
 
 
 def check_faults(faults: Sequence[Exception | None], episodes: int) -> None:
-    """Stop when so many episodes were spoilt that the sandbox and not a program is to blame.
-
-    Args:
-        faults: one for each spoilt episode.
-        episodes: how many are to be played.
-
-    Raises:
-        OutageError: they are too many.
-    """
+    """Stop the rollout when so many of its episodes were spoilt that the sandbox is to blame."""
     if len(faults) > max(1, _MAX_FAULTED * episodes):
         raise OutageError(
             f"the sandbox spoilt {len(faults)} of {episodes} episodes ({faults[0]}); none of "

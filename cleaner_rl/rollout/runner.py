@@ -27,7 +27,7 @@ class Job:
         index: its number among the episodes of a rollout.
         task: the problem.
         seed: of its rollback draw and of its sampling; no two jobs should share it.
-        turns: what was sampled for it in an earlier session, to be stepped through again first.
+        turns: sampled for it before an interruption, to be stepped through again first.
     """
 
     index: int

@@ -16,13 +16,7 @@ _TURNS_A_TICK = 2
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A turn being stepped.
-
-    Attributes:
-        runner: whose turn it is.
-        due: tick of the clock from which its episode may go on.
-        future: of the step.
-    """
+    """A turn being stepped, and the tick of the clock from which its episode may continue."""
 
     runner: EpisodeRunner
     due: int
@@ -32,16 +26,12 @@ class _Step:
 class ToolQueue:
     """Steps turns in threads while other turns are sampled.
 
-    The clock counts decoded tokens, not seconds. With the ``reproducible`` schedule the tick at
-    which an episode goes on follows from the tokens alone: from how many programs were running when
-    its turn ended. A program that is not done by then is waited for. So the same seeds give the
-    same batches and the same numbers to the bit, however long the tools take. With ``eager`` an
-    episode goes on as soon as its program has run: a slow program delays nobody, and the last bits
-    of log-probabilities differ from run to run, because other turns share a batch.
-
-    Args:
-        threads: run the steps.
-        schedule: as above.
+    The clock counts decoding steps, not seconds. With the ``reproducible`` schedule the tick at
+    which an episode continues follows from the tokens alone: from how many programs were running
+    when its turn ended. A program that is not done by then is waited for. So the same seeds give
+    the same batches and the same numbers to the bit, however long the tools take. With ``eager`` an
+    episode continues as soon as its program has run: a slow program delays nobody, and the last
+    bits of log-probabilities differ from run to run, because other turns share a batch.
 
     Attributes:
         waited: seconds in which nothing was sampled, because of programs that ran.
@@ -62,14 +52,11 @@ class ToolQueue:
         self._steps.append(_Step(runner, due, self._threads.submit(runner.step, turn)))
 
     def take(self, clock: int, idle: bool) -> list[EpisodeRunner]:
-        """The runners whose episodes go on or have ended, in the order of their turns.
+        """The runners whose episodes continue or have ended, in the order of their turns.
 
         Args:
             clock: now.
             idle: there is nothing to sample, so the clock stands still: wait for some.
-
-        Raises:
-            Exception: what a step raised.
         """
         if not self._steps:
             return []
