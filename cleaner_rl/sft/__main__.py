@@ -38,8 +38,6 @@ from cleaner_rl.sft.model import BUILD, build_model, check_out, load_base, save_
 from cleaner_rl.sft.tokenizer import train_tokenizer
 from cleaner_rl.sft.training import Partial, train_on_examples
 
-__all__ = ["build_policy", "main"]
-
 Pair = tuple[Demonstration, Example]
 """A demonstration and its tokens."""
 

@@ -25,8 +25,6 @@ from cleaner_rl.runs.checkpoint import load_state, load_tensors, save_checkpoint
 from cleaner_rl.settings import Precision
 from cleaner_rl.sft.demonstrations.examples import IGNORED, Example, collate
 
-__all__ = ["Partial", "assistant_loss", "train_on_examples"]
-
 
 def assistant_loss(model: Any, ids_BT: Tensor, labels_BT: Tensor) -> Tensor:
     """Mean cross-entropy of the assistant's tokens, each given what is before it.

@@ -11,8 +11,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["INJECTORS", "Injector", "propose_bug"]
-
 
 @dataclass(frozen=True)
 class Injector:

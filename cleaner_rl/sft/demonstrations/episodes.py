@@ -28,15 +28,6 @@ from cleaner_env.tasks.sources import ReasoningGymTasks, TaskSource
 from cleaner_rl.sft.demonstrations.bugs import propose_bug
 from cleaner_rl.sft.demonstrations.programs import PROGRAM_BOOK, ProgramBook, Programs
 
-__all__ = [
-    "Demonstration",
-    "DemonstrationError",
-    "DemonstrationMix",
-    "Turn",
-    "generate_demonstrations",
-    "write_demonstration",
-]
-
 MAX_ATTEMPTS = 40
 """Draws of a program or a bug before a task is given up."""
 

@@ -14,8 +14,6 @@ from torch.nn.utils.rnn import pad_sequence
 from cleaner_env.chat import ChatCodec
 from cleaner_rl.sft.demonstrations.episodes import Demonstration
 
-__all__ = ["IGNORED", "Example", "collate", "encode_demonstration", "length_batches"]
-
 IGNORED = -100
 """Label of a token that is not trained (torch's default ``ignore_index``)."""
 

@@ -15,8 +15,6 @@ from keyword import iskeyword
 from cleaner_env.tasks.rows import read_rows
 from cleaner_env.tasks.spec import split_specs
 
-__all__ = ["Gsm8kPrograms", "read_solutions"]
-
 _STEP = re.compile(r"<<([^<>=]+)=([^<>=]+)>>\s*\$?[\d.,]*%?([^.,;:!?()<\n]*)")
 _EXPRESSION = re.compile(r"[\d.+\-*/() ]+")
 _NUMBER = re.compile(r"(?<![\w.])(?:\d+\.?\d*|\.\d+)(?![\w.])")

@@ -19,8 +19,6 @@ from typing import Protocol
 
 from cleaner_rl.sft.demonstrations.gsm8k import Gsm8kPrograms, read_solutions
 
-__all__ = ["PROGRAM_BOOK", "FamilyPrograms", "ProgramBook", "Programs", "program_book"]
-
 Fields = dict[str, str]
 
 
