@@ -4,11 +4,29 @@ from __future__ import annotations
 
 import pytest
 import torch
+import trainings
+from matplotlib.figure import Figure
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from cleaner_env.chat import ChatCodec
 from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.models.policy import Policy
+
+_draw = Figure.savefig
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_drawing():
+    """Figures are saved as empty files: drawing one takes longer than a short training."""
+    trainings.draw_nothing()
+    yield
+    Figure.savefig = _draw
+
+
+@pytest.fixture
+def drawing(no_drawing, monkeypatch):
+    """Figures are drawn after all."""
+    monkeypatch.setattr(Figure, "savefig", _draw)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import trainings
 
 TIMED = {"tokens_per_second", "sample_seconds", "step_seconds"}
 STEPS = 4
+pytestmark = pytest.mark.xdist_group("trainings")
 
 
 @pytest.fixture
@@ -87,13 +88,13 @@ def between(step):
     return lambda run: (run / file).exists()
 
 
-def wait_for_a_checkpoint(run):
+def wait_for_a_checkpoint(process, run):
     """Until there is something to go on from."""
     while not list(run.glob("checkpoints/step-*")):
+        assert process.is_alive()
         time.sleep(0.001)
 
 
-@pytest.mark.slow
 def test_killed_runs_go_on_as_if_they_had_not_been(train, tmp_path):
     assert check_kills(train, tmp_path, [in_checkpoint(1), between(3)]) == 2
 
@@ -102,14 +103,14 @@ def test_killed_runs_go_on_as_if_they_had_not_been(train, tmp_path):
 def test_runs_killed_at_random_go_on_as_if_they_had_not_been(train, tmp_path):
     draw, kills = random.Random(0), 0
     whole = train("whole")
-    wait_for_a_checkpoint(tmp_path / "whole")
+    wait_for_a_checkpoint(whole, tmp_path / "whole")
     began = time.monotonic()
     assert end(whole) == 0
     seconds = time.monotonic() - began
     for number in range(8):
         run = tmp_path / f"killed-{number}"
         process = train(run.name)
-        wait_for_a_checkpoint(run)
+        wait_for_a_checkpoint(process, run)
         moment = time.monotonic() + draw.uniform(0, seconds)
         if kill_when(process, lambda moment=moment: time.monotonic() > moment):
             kills += 1
@@ -119,7 +120,6 @@ def test_runs_killed_at_random_go_on_as_if_they_had_not_been(train, tmp_path):
     assert kills > 3
 
 
-@pytest.mark.slow
 def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(train, tmp_path):
     run = tmp_path / "run"
     assert end(train("run", "the disk is full from step 2")) == 2
@@ -133,7 +133,6 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(train, tmp_pat
     assert [row["step"] for row in metrics(run)] == list(range(1, STEPS + 1))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "part"),
     [

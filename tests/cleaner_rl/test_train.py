@@ -3,13 +3,13 @@
 import itertools
 import json
 import os
+import shutil
 import signal
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+import trainings
 from safetensors.torch import load_file
 
 from cleaner_env import Episode, SandboxError, Task
@@ -17,14 +17,16 @@ from cleaner_rl.config import PRESETS, parse_arguments
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.errors import CheckpointError, OutageError, PolicyError, UserError
 from cleaner_rl.rollout.environment import WRAPPER_MODES, reward_of
+from cleaner_rl.runs.report import write_report
 from cleaner_rl.runs.run_directory import RunDirectory
 from cleaner_rl.settings import change, flat
 from cleaner_rl.train import main, play_groups, play_step
 
 SMALL = [
-    *("--prompts", "4", "--minibatch-prompts", "2", "--group-size", "4"),
-    *("--eval-tasks", "0", "--save-every", "1"),
+    *("--prompts", "2", "--minibatch-prompts", "1", "--group-size", "2", "--max-turns", "2"),
+    *("--max-turn-tokens", "64", "--eval-tasks", "0", "--save-every", "1"),
 ]
+pytestmark = pytest.mark.xdist_group("trainings")
 
 
 def train(run, *arguments):
@@ -59,7 +61,19 @@ def run(tmp_path_factory):
     return directory
 
 
-@pytest.mark.slow
+@pytest.fixture(scope="module")
+def one_step(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("runs") / "begun"
+    assert train(directory, "--steps", "1") == 0
+    return directory
+
+
+@pytest.fixture
+def begun(one_step, tmp_path):
+    """A run of one step, to be gone on with."""
+    return shutil.copytree(one_step, tmp_path / "begun")
+
+
 def test_a_run_leaves_everything_behind(run):
     names = {path.name for path in run.iterdir()}
     assert {"config.json", "metrics.jsonl", "episodes", "checkpoints", "report.md"} <= names
@@ -69,53 +83,45 @@ def test_a_run_leaves_everything_behind(run):
     assert {"turns", "raw_turns", "rollbacks", "stats"} <= set(episode)
 
 
-@pytest.mark.slow
+def test_the_curves_are_drawn(run, tmp_path, drawing):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    write_report(copy, parse_arguments(["--resume", str(copy)]))
+    assert (copy / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_training_changes_the_policy(run):
     first, last = weights(run, 1), weights(run, 3)
     assert any(not torch.equal(first[name], last[name]) for name in first)
 
 
-@pytest.mark.slow
 def test_sampler_and_trainer_agree_on_the_logprobs(run):
     assert all(row["sampled_gap"] < 1e-3 for row in metrics(run))
 
 
-@pytest.mark.slow
-def test_resuming_gives_the_same_next_steps(run, tmp_path):
-    resumed = tmp_path / "resumed"
-    assert train(resumed, "--steps", "1") == 0
-    assert main(["--resume", str(resumed), "--steps", "3"]) == 0
-    assert [untimed(row) for row in metrics(resumed)] == [untimed(row) for row in metrics(run)]
-    whole, again = weights(run, 3), weights(resumed, 3)
+def test_resuming_gives_the_same_next_steps(run, begun):
+    assert main(["--resume", str(begun), "--steps", "3"]) == 0
+    assert [untimed(row) for row in metrics(begun)] == [untimed(row) for row in metrics(run)]
+    whole, again = weights(run, 3), weights(begun, 3)
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
 
-@pytest.mark.slow
-def test_resuming_forgets_steps_after_the_checkpoint(run, tmp_path):
-    resumed = tmp_path / "resumed"
-    assert train(resumed, "--steps", "1") == 0
-    with (resumed / "metrics.jsonl").open("a") as stream:
-        stream.write(json.dumps({**metrics(resumed)[0], "step": 2, "reward": 99.0}) + "\n")
+def test_resuming_forgets_steps_after_the_checkpoint(run, begun):
+    with (begun / "metrics.jsonl").open("a") as stream:
+        stream.write(json.dumps({**metrics(begun)[0], "step": 2, "reward": 99.0}) + "\n")
         stream.write('{"step": 3, "rew')
-    assert main(["--resume", str(resumed), "--steps", "2"]) == 0
-    assert [row["reward"] for row in metrics(resumed)] == [
-        row["reward"] for row in metrics(run)[:2]
-    ]
+    assert main(["--resume", str(begun), "--steps", "2"]) == 0
+    assert [row["reward"] for row in metrics(begun)] == [row["reward"] for row in metrics(run)[:2]]
 
 
-@pytest.mark.slow
-def test_resuming_from_a_truncated_checkpoint_is_refused(tmp_path):
-    run = tmp_path / "run"
-    assert train(run, "--steps", "1") == 0
-    file = run / "checkpoints" / "step-000001" / "trainer" / "state.json"
+def test_resuming_from_a_truncated_checkpoint_is_refused(begun):
+    file = begun / "checkpoints" / "step-000001" / "trainer" / "state.json"
     file.write_bytes(file.read_bytes()[:20])
-    before = sorted(p.name for p in run.rglob("*"))
+    before = sorted(p.name for p in begun.rglob("*"))
     with pytest.raises(CheckpointError, match=r"state\.json is damaged"):
-        main(["--resume", str(run), "--steps", "2"])
-    assert sorted(p.name for p in run.rglob("*")) == before
+        main(["--resume", str(begun), "--steps", "2"])
+    assert sorted(p.name for p in begun.rglob("*")) == before
 
 
-@pytest.mark.slow
 def test_interrupt_saves_and_says_how_to_resume(tmp_path, capsys, monkeypatch):
     log = RunDirectory.log_metrics
 
@@ -136,7 +142,6 @@ def broken_rewards(monkeypatch):
     rewards = itertools.cycle([0.0, float("nan")])
 
 
-@pytest.mark.slow
 def test_numbers_that_are_not_finite_stop_the_run_with_its_state_saved(tmp_path, monkeypatch):
     broken_rewards(monkeypatch)
     run = tmp_path / "run"
@@ -162,12 +167,11 @@ def test_a_step_whose_groups_were_all_spoilt_is_logged_and_the_run_goes_on(
     assert list(spoilt) == list(played)
     untouched = {"step", "learning_rate", "sample_seconds", "step_seconds", "sandbox_faults"}
     assert not any(value for key, value in spoilt.items() if key not in untouched)
-    assert played["episodes"] == 16
+    assert played["episodes"] == 4
     before, after = weights(run, 0), weights(run, 1)
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.slow
 def test_saar_off_is_the_plain_baseline(tmp_path):
     run = tmp_path / "run"
     assert train(run, "--steps", "1", "--saar", "off") == 0
@@ -175,22 +179,21 @@ def test_saar_off_is_the_plain_baseline(tmp_path):
     assert row["triggered"] == row["tokens_discarded"] == row["grafted_share"] == 0
 
 
-@pytest.mark.slow
 def test_branched_trains_more_than_the_purified_trajectories(tmp_path):
     run = tmp_path / "run"
-    assert train(run, "--steps", "1", "--credit", "branched") == 0
+    many = ("--prompts", "4", "--group-size", "4", "--max-turns", "3", "--max-turn-tokens", "128")
+    assert train(run, "--steps", "1", "--credit", "branched", *many) == 0
     (row,) = metrics(run)
     purified = 16 * (row["tokens_sampled"] - row["tokens_discarded"])
     assert row["counted_tokens"] > purified + 0.5
     assert "join their group as failures" in (run / "report.md").read_text()
 
 
-@pytest.mark.slow
 def test_roc_plays_more_episodes_than_it_learns_from(tmp_path):
     run = tmp_path / "run"
-    few = ("--steps", "1", "--prompts", "2", "--log-episodes", "99")
+    few = ("--steps", "1", "--log-episodes", "99")
     assert train(run, *few, "--saar", "roc", "--oversample", "3") == 0
-    assert len(episodes(run)) == 2 * 4 * 3
+    assert len(episodes(run)) == 2 * 2 * 3
     assert metrics(run)[0]["triggered"] == 0
     assert "roc, 3 episodes played for each that is kept" in (run / "report.md").read_text()
 
@@ -201,7 +204,7 @@ def test_roc_keeps_groups_of_the_usual_size(monkeypatch, saar, rewards):
     monkeypatch.setattr("cleaner_rl.train.step_tasks", lambda *_: ([], 0))
     monkeypatch.setattr("cleaner_rl.train.play_groups", lambda *_: [[right, wrong] * 4])
     monkeypatch.setattr("cleaner_rl.train._reward", lambda episode, *_: episode.reward)
-    config = parse_arguments([*SMALL, "--saar", saar])
+    config = parse_arguments([*SMALL, "--group-size", "4", "--saar", saar])
     trainer = SimpleNamespace(config=config, rollout=None, ranks=Ranks("cpu"))
     (played,), (kept,), _ = play_step(trainer, 1, None)
     assert played.episodes == [right, wrong] * 4
@@ -336,14 +339,10 @@ def test_bad_values_are_refused(arguments, part):
         parse_arguments(arguments)
 
 
-def test_errors_are_one_line_on_the_command_line():
-    done = subprocess.run(
-        [sys.executable, "-m", "cleaner_rl.train", "--preset", "small"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: unknown preset")
+def test_errors_are_one_line_on_the_command_line(tmp_path):
+    assert trainings.finish(trainings.start(["--preset", "small"], tmp_path / "log")) == [2]
+    said = (tmp_path / "log0").read_text()
+    assert said.count("\n") == 1 and said.startswith("error: unknown preset")
 
 
 def test_context_shorter_than_the_budget_is_refused(tmp_path, toy_policy):

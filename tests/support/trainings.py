@@ -10,25 +10,38 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
+
+import pytest
 
 from cleaner_env import Completion, Episode
 from cleaner_env.episode import Turn
 from cleaner_env.formats.protocol import ParsedTurn
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["cleaner_rl.train"])
 
 FEW = [
-    *("--system-prompt", "none", "--prompts", "4", "--minibatch-prompts", "2"),
-    *("--group-size", "4", "--max-turn-tokens", "8", "--max-response-tokens", "24"),
+    *("--system-prompt", "none", "--prompts", "2", "--minibatch-prompts", "1"),
+    *("--group-size", "2", "--max-turn-tokens", "8", "--max-response-tokens", "24"),
     *("--eval-tasks", "0", "--save-every", "1", "--pack-tokens", "40", "--device", "cpu"),
 ]
 """Arguments of a training on random weights that takes moments."""
 
 
+@cache
+def warm_up() -> None:
+    """Start the server that processes are forked from, with everything imported."""
+    FORKS.set_forkserver_preload(["warm"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        forkserver.ensure_running()
+
+
 def start(arguments: Sequence[str], log: Path, *scripts: str, ranks: int = 1) -> list:
     """Begin a training in ``ranks`` processes, which write to ``log`` with their number added."""
+    warm_up()
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -65,6 +78,7 @@ def _train(
     os.environ.update({name: str(value) for name, value in environment.items()})
     os.environ["MASTER_ADDR"] = "localhost"
     torch.set_num_threads(1)
+    draw_nothing()
     with log.open("a") as stream:
         for number in (1, 2):
             os.dup2(stream.fileno(), number)
@@ -72,6 +86,13 @@ def _train(
         SCRIPTS[name]()
     with suppress(BrokenPipeError):
         run_command(lambda: main(arguments))
+
+
+def draw_nothing() -> None:
+    """Figures are saved as empty files from here on: drawing one takes longer than a training."""
+    from matplotlib.figure import Figure
+
+    Figure.savefig = lambda self, path, **_: Path(path).touch()
 
 
 def _reward_differs() -> None:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from cleaner_rl.distributed.ranks import Ranks, partition
 from cleaner_rl.runs.evaluations import MODES, read_evaluation
 
+pytestmark = pytest.mark.xdist_group("trainings")
 TIMED = {"tokens_per_second", "sample_seconds", "step_seconds", "sandbox_faults"}
 
 
@@ -57,7 +58,6 @@ def same(rows, others):
         assert row == pytest.approx(other, rel=1e-3, abs=1e-5)
 
 
-@pytest.mark.slow
 def test_two_processes_learn_what_one_learns_and_resume_each_others_runs(train, tmp_path):
     one, mixed = tmp_path / "one", tmp_path / "mixed"
     assert train("one", 1, 3) == [0]
@@ -117,7 +117,6 @@ def log(tmp_path, name, rank):
     return (tmp_path / f"{name}.log{rank}").read_text()
 
 
-@pytest.mark.slow
 def test_an_error_on_one_rank_ends_all_with_its_message_and_the_state_saved(train, tmp_path):
     assert train("run", 2, 3, "rank 1 fails in step 2", more=["--save-every", "9"]) == [2, 2]
     assert "error: rank 1: the sandbox is gone\nThe run is saved up to step 1. Resume: " in log(
@@ -133,7 +132,6 @@ def evaluations(run, step):
     return [[(r["problem"], [t["text"] for t in r["episode"]["turns"]]) for r in m] for m in rows]
 
 
-@pytest.mark.slow
 def test_ranks_play_the_episodes_of_evaluations_that_one_process_plays(train, tmp_path):
     more = ["--eval-tasks", "5", "--eval-every", "1"]
     assert train("one", 1, 1, more=more) == [0]
@@ -145,7 +143,6 @@ def test_ranks_play_the_episodes_of_evaluations_that_one_process_plays(train, tm
     assert [summary["episodes"] for summary in before] == [5, 5]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("script", ["rank 1 fails in evaluations", "rank 1 has no held-out tasks"])
 def test_an_error_in_one_ranks_share_of_an_evaluation_ends_all(train, tmp_path, script):
     more = ["--eval-tasks", "2"]
@@ -155,7 +152,6 @@ def test_an_error_in_one_ranks_share_of_an_evaluation_ends_all(train, tmp_path, 
     )
 
 
-@pytest.mark.slow
 def test_a_signal_to_one_rank_stops_all_at_the_same_step(train, tmp_path):
     stopped = train("run", 2, 3, "rank 1 is asked to stop in step 2", more=["--save-every", "9"])
     assert stopped == [130, 130]
@@ -163,7 +159,6 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(train, tmp_path):
     assert (tmp_path / "run" / "checkpoints" / "step-000001" / "manifest.json").is_file()
 
 
-@pytest.mark.slow
 def test_a_rank_that_dies_leaves_none_hanging(train, tmp_path):
     began = time.monotonic()
     status = train("run", 2, 3, "rank 1 dies in step 2")

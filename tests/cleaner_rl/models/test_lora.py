@@ -140,7 +140,6 @@ def test_without_peft_the_remedy_is_named(toy_policy, monkeypatch):
         add_lora(toy_policy.model, rank=4, alpha=8.0)
 
 
-@pytest.mark.slow
 def test_a_run_with_lora_resumes_to_the_bit(tmp_path, toy_policy, monkeypatch):
     toy_policy.save(tmp_path / "model")
     # A random policy never earns anything; this reward differs within groups.

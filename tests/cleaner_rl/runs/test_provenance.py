@@ -23,7 +23,6 @@ def test_a_changed_parameter_has_another(toy_policy, name):
     assert weights_fingerprint(other) != weights_fingerprint(toy_policy.model)
 
 
-@pytest.mark.slow
 def test_a_reference_that_has_changed_is_refused(tmp_path, toy_policy):
     toy_policy.save(tmp_path / "model")
     run = tmp_path / "run"
