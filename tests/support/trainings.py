@@ -78,7 +78,6 @@ def _train(
     os.environ.update({name: str(value) for name, value in environment.items()})
     os.environ["MASTER_ADDR"] = "localhost"
     torch.set_num_threads(1)
-    draw_nothing()
     with log.open("a") as stream:
         for number in (1, 2):
             os.dup2(stream.fileno(), number)

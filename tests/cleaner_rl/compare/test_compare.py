@@ -11,6 +11,7 @@ from statistics import fmean
 
 import pytest
 import torch
+import trainings
 
 from cleaner_env.episode_io import read_episodes
 from cleaner_rl.compare.__main__ import main
@@ -20,21 +21,11 @@ from cleaner_rl.train import main as train
 
 SMALL = [
     *("--steps", "2", "--prompts", "2", "--minibatch-prompts", "2", "--group-size", "2"),
-    *(
-        "--save-every",
-        "1",
-        "--eval-tasks",
-        "4",
-        "--workers",
-        "1",
-        "--max-turns",
-        "2",
-        "--max-turn-tokens",
-        "80",
-    ),
+    *("--save-every", "1", "--eval-tasks", "3", "--workers", "1"),
+    *("--max-turns", "2", "--max-turn-tokens", "64"),
 ]
 ARGUMENTS = ["--arms", "off,saar", "--seeds", "2", "--jobs", "2", "--eval-every", "2", *SMALL]
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.xdist_group("trainings")
 
 
 def compare(directory: Path, *more: str) -> int:
@@ -61,6 +52,7 @@ def saved(directory: Path, arm: str, seed: int, step: int, mode: str):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A comparison in one go."""
+    trainings.warm_up()
     directory = tmp_path_factory.mktemp("comparisons") / "whole"
     assert compare(directory) == 0
     return directory
@@ -153,7 +145,7 @@ def test_arms_that_a_command_leaves_out_are_told(whole, tmp_path, capsys):
     assert list(results(copy)["held_out"]) == ["off"]
 
 
-def test_the_report_alone_is_computed_again_from_the_files(whole, tmp_path):
+def test_the_report_alone_is_computed_again_from_the_files(whole, tmp_path, drawing):
     copy = tmp_path / whole.name
     shutil.copytree(whole, copy)
     for name in ("report.md", "results.json", "held-out.png"):
@@ -161,8 +153,10 @@ def test_the_report_alone_is_computed_again_from_the_files(whole, tmp_path):
     assert main(["--report-only", str(copy)]) == 0
     for name in ("report.md", "results.json"):
         assert (copy / name).read_bytes() == (whole / name).read_bytes()
+    assert (copy / "held-out.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_after_a_kill_the_same_command_gives_the_same_results(whole, tmp_path, monkeypatch, capsys):
     """One run is killed after its first step; the others do not suffer, and nothing is lost."""
     directory = tmp_path / "copy"
@@ -180,6 +174,7 @@ def test_after_a_kill_the_same_command_gives_the_same_results(whole, tmp_path, m
                     os.kill(child.pid, signal.SIGKILL)
 
     monkeypatch.setattr(ComparisonProgress, "tick", killing)
+    monkeypatch.setattr("cleaner_rl.compare.pool._TICK", 0.02)
     assert compare(directory) == 1
     assert "purified, seed 0 failed, exit status -9" in capsys.readouterr().err
     partly = results(directory)
