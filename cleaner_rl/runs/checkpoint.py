@@ -91,7 +91,7 @@ def load_state(directory: Path) -> dict[str, Any]:
     if (directory / _OLD_STATE).exists():
         raise CheckpointError(
             f"{directory} was written by an earlier version of cleaner-rl and cannot be resumed; "
-            f"start a new run from its weights with --model {directory}"
+            f"finish it with that version, or start a new run from its weights: --model {directory}"
         )
     verify_checkpoint(directory)
     state: dict[str, Any] = json.loads((directory / STATE).read_text(encoding="utf-8"))
