@@ -25,6 +25,14 @@ ToolRole = Literal["user", "tool"]
 Schedule = Literal["reproducible", "eager"]
 LoggerName = Literal["none", "tensorboard", "wandb"]
 
+CREDIT_RULES: dict[CreditRule, str] = {
+    "purified": "the purified trajectory takes the advantage, as published",
+    "positive": "grafted tokens take only positive advantages",
+    "contrastive": "negative advantages go to the failed calls that were really sampled",
+    "branched": "calls that splices took away join their group as failures",
+}
+"""What each rule does, for reports."""
+
 Config = TypeVar("Config", bound="DataclassInstance")
 
 

@@ -74,7 +74,7 @@ class Trainer:
         path = config.resume or ranks.on_first(lambda: _free_path(config))
         run = RunDirectory(Path(path))
         saved = ranks.together(lambda: _saved(config)) if config.resume else None
-        source = ranks.together(lambda: load_source(config, "train"))
+        source = ranks.together(lambda: load_source(config.tasks, "train", config.seed))
         with _sandbox(config, ranks) as sandbox:
             policy, updater, base = _models(config, saved, ranks)
             _require_agreement(policy, ranks)
@@ -123,10 +123,10 @@ class _Saved:
     state: dict[str, Any]
 
 
-def load_source(config: TrainConfig, split: Split) -> TaskSource:
+def load_source(tasks: str, split: Split, seed: int) -> TaskSource:
     """The problems of a split."""
     try:
-        return load_tasks(config.tasks, split, config.seed)
+        return load_tasks(tasks, split, seed)
     except ValueError as error:
         raise UserError(str(error)) from error
 

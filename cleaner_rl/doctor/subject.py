@@ -101,7 +101,8 @@ class Subject:
     @cached_property
     def tasks(self) -> list[Task]:
         """The first tasks of the training split."""
-        return first_tasks(load_source(self.config, "train"), self.doctor.num_tasks)
+        source = load_source(self.config.tasks, "train", self.config.seed)
+        return first_tasks(source, self.doctor.num_tasks)
 
 
 @dataclass(frozen=True, slots=True)

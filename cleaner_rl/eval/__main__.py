@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cleaner_env.completion import Completion
 from cleaner_env.task import Task
-from cleaner_env.tasks.load import first_tasks, load_tasks
+from cleaner_env.tasks.load import first_tasks
 from cleaner_rl.distributed.interrupt import Interrupt
 from cleaner_rl.errors import UserError, run_command
 from cleaner_rl.eval.config import EvalConfig, parse_arguments
@@ -27,6 +27,7 @@ from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.rollout.runner import FinishedEpisode, Job
 from cleaner_rl.runs.progress import CountProgress
 from cleaner_rl.runs.provenance import tasks_digest, weights_fingerprint
+from cleaner_rl.trainer import load_source
 
 COMPLETE, MISSING, INTERRUPTED = 0, 1, 130
 """Exit statuses besides 2, which ``run_command`` gives for a ``UserError``."""
@@ -35,7 +36,9 @@ COMPLETE, MISSING, INTERRUPTED = 0, 1, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; see ``EvalConfig`` for its exit statuses."""
     config = parse_arguments(sys.argv[1:] if arguments is None else arguments)
-    tasks = _tasks(config)
+    tasks = first_tasks(load_source(config.tasks, "test", config.seed), config.num_tasks)
+    if len(tasks) < config.num_tasks:
+        print(f"{config.tasks} has only {len(tasks)} held-out tasks", file=sys.stderr)
     journal = _open_journal(config)
     journal.identify("problems", len(tasks))
     journal.identify("tasks", tasks_digest(tasks))
@@ -49,20 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except UserError as error:
             raise type(error)(f"{error}\n{_saved(journal, total)}") from error
     return _finish(config, journal, len(tasks))
-
-
-def _tasks(config: EvalConfig) -> list[Task]:
-    """The held-out problems."""
-    try:
-        source = load_tasks(config.tasks, "test", config.seed)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    tasks = first_tasks(source, config.num_tasks)
-    if len(tasks) < config.num_tasks:
-        print(
-            f"{config.tasks} has {len(tasks)} held-out tasks; evaluating on these", file=sys.stderr
-        )
-    return tasks
 
 
 def _open_journal(config: EvalConfig) -> EvalJournal:
@@ -82,11 +71,9 @@ def _play(
     for mode in config.modes:
         left = [job for job in jobs if (mode, job.index) not in journal.rows]
         if left:
-            done = len(jobs) - len(left)
+            done, label = len(jobs) - len(left), f"episodes, rollback {mode}"
             journal.start_clock()
-            with CountProgress(
-                f"episodes, rollback {mode}", len(jobs), Console(stderr=True)
-            ) as bar:
+            with CountProgress(label, len(jobs), Console(stderr=True)) as bar:
                 play(left, _Recorder(mode, config.samples, journal, interrupt, bar, done))
 
 

@@ -143,20 +143,13 @@ def parse_arguments(arguments: Sequence[str]) -> EvalConfig:
     if "resume" in early:
         return _resumed(arguments, Path(early["resume"]))
     default = choose(PRESETS, early.get("preset", "default"))
-    run = _run_of(early.get("model"))
-    if run is not None:
+    checkpoints = Path(early.get("model", "")).resolve().parent
+    run = checkpoints.parent / "config.json"
+    if "model" in early and checkpoints.name == "checkpoints" and run.exists():
         kept = _FROM_THE_RUN - ({"temperature"} if default.preset == "paper" else set())
         trained = flat(TrainConfig.load(run))
         default = change(default, **{name: trained[name] for name in kept})
     return _parse(arguments, default)
-
-
-def _run_of(model: str | None) -> Path | None:
-    """The configuration of the run that a checkpoint belongs to; None for other models."""
-    if model is None or Path(model).resolve().parent.name != "checkpoints":
-        return None
-    run = Path(model).resolve().parent.parent / "config.json"
-    return run if run.exists() else None
 
 
 def _resumed(arguments: Sequence[str], directory: Path) -> EvalConfig:

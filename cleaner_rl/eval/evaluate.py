@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,6 @@ from cleaner_env.task import Task
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.eval.statistics import (
     CrossedBootstrap,
-    Interval,
     Measure,
     majority,
     pass_at_k,
@@ -39,29 +38,27 @@ _ZERO_WITHOUT_CALLS = ("first_call_failed", "recovery")
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What came out.
+    """What came out; episodes that faults spoilt are in none of it.
 
     Attributes:
+        samples: episodes asked for each task.
         metrics: ``accuracy`` (avg@n: mean over all episodes), ``pass@k``, ``majority@n``, and those
             of ``METRICS``. ``first_call_failed`` and ``recovery`` are 0 where there was no call;
             tokens are missing where nobody counted them.
-        intervals: 95% intervals over problems, for the metrics that have them.
-        errors: standard error over tasks of ``accuracy`` and ``failed_calls``.
+        intervals_95: both ends, over problems, for the metrics that have them.
+        standard_errors: over tasks, of ``accuracy`` and ``failed_calls``.
         families: metrics of each task family.
-        samples: episodes asked for each task.
-        tasks: how many there were. Episodes that faults spoilt are in none of this.
-        episodes: how many there were.
         measures: what the metrics are made of, for comparisons.
         rows: of the episodes, see ``episode_row``.
     """
 
-    metrics: dict[str, float]
-    intervals: dict[str, Interval]
-    errors: dict[str, float]
-    families: dict[str, dict[str, float]]
-    samples: int
     tasks: int
     episodes: int
+    samples: int
+    metrics: dict[str, float]
+    intervals_95: dict[str, list[float]]
+    standard_errors: dict[str, float]
+    families: dict[str, dict[str, float]]
     measures: Mapping[str, Measure]
     rows: Sequence[Mapping[str, Any]]
 
@@ -74,29 +71,23 @@ class Evaluation:
         for episode in episodes:
             families.setdefault(episode.family, []).append(episode)
         measures = _measures(problems, samples)
+        intervals = CrossedBootstrap(1, len(problems), seed).intervals(measures)
         return cls(
-            metrics=_values(measures),
-            intervals=CrossedBootstrap(1, len(problems), seed).intervals(measures),
-            errors={name: _error(measures[name]) for name in ("accuracy", "failed_calls")},
-            families={name: _family(families[name], samples) for name in sorted(families)},
-            samples=samples,
             tasks=len(problems),
             episodes=len(episodes),
+            samples=samples,
+            metrics=_values(measures),
+            intervals_95={name: list(ends) for name, ends in intervals.items()},
+            standard_errors={n: _error(measures[n]) for n in ("accuracy", "failed_calls")},
+            families={name: _family(families[name], samples) for name in sorted(families)},
             measures=measures,
             rows=rows,
         )
 
     def summary(self) -> dict[str, Any]:
         """The figures as plain data for JSON."""
-        return {
-            "tasks": self.tasks,
-            "episodes": self.episodes,
-            "samples": self.samples,
-            "metrics": self.metrics,
-            "intervals_95": {name: list(ends) for name, ends in self.intervals.items()},
-            "standard_errors": self.errors,
-            "families": self.families,
-        }
+        names = [field.name for field in fields(self) if field.name not in ("measures", "rows")]
+        return {name: getattr(self, name) for name in names}
 
 
 def difference(
@@ -106,13 +97,9 @@ def difference(
     both; empty when they do not have the same tasks left."""
     if first.tasks != second.tasks:
         return {}
-    bootstrap = CrossedBootstrap(1, first.tasks, seed)
-    before = {name: first.measures[name] for name in first.intervals if name in second.intervals}
-    after = {name: second.measures[name] for name in before}
-    return {
-        name: (second.metrics[name] - first.metrics[name], *ends)
-        for name, ends in bootstrap.differences(before, after).items()
-    }
+    before, after = ({n: of.measures[n] for n in of.intervals_95} for of in (first, second))
+    intervals = CrossedBootstrap(1, first.tasks, seed).differences(before, after)
+    return {n: (second.metrics[n] - first.metrics[n], *ends) for n, ends in intervals.items()}
 
 
 def by_problem(episodes: Iterable[EpisodeSummary], problems: Iterable[int]) -> Problems:
@@ -187,19 +174,11 @@ def evaluate(
     on_progress: Callable[[int, int], None] | None = None,
     ranks: Ranks | None = None,
 ) -> Evaluation:
-    """Play every task ``samples`` times and count.
+    """Play every task ``samples`` times and count; ``saar="off"`` shows the policy itself.
 
-    An episode's random numbers are its own, so what it is does not depend on who plays it.
-
-    Args:
-        policy: to be evaluated.
-        tasks: held-out ones.
-        config: what an episode is like; evaluate with ``saar="off"`` to see the policy itself.
-        samples: episodes for each task.
-        seed: of the episodes and of the bootstrap.
-        dtype: precision of the forward passes.
-        on_progress: called with the numbers of finished and of all episodes of this process.
-        ranks: each plays a share of the episodes and gets the evaluation of all.
+    Each rank plays a share of the episodes and gets the evaluation of all. An episode's random
+    numbers are its own, so what it is does not depend on who plays it. ``on_progress`` is called
+    with the numbers of finished and of all episodes of this process.
     """
     ranks = ranks or Ranks()
     jobs = evaluation_jobs(tasks, samples, seed)

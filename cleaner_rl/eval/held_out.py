@@ -15,12 +15,7 @@ from cleaner_rl.config import TrainConfig
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.eval.evaluate import Evaluation, evaluate
 from cleaner_rl.models.policy import Policy
-from cleaner_rl.runs.evaluations import (
-    MODES,
-    evaluated_steps,
-    read_evaluation,
-    write_evaluation,
-)
+from cleaner_rl.runs.evaluations import MODES, evaluated_steps, read_evaluation, write_evaluation
 from cleaner_rl.runs.progress import TrainingProgress
 from cleaner_rl.settings import EpisodeConfig
 from cleaner_rl.trainer import Trainer, load_source
@@ -75,7 +70,7 @@ def is_due(config: TrainConfig, step: int) -> bool:
 
 def held_out_tasks(config: TrainConfig) -> list[Task]:
     """The problems of a run's evaluations."""
-    return first_tasks(load_source(config, "test"), config.eval_tasks)
+    return first_tasks(load_source(config.tasks, "test", config.seed), config.eval_tasks)
 
 
 def evaluate_step(
@@ -102,11 +97,8 @@ def evaluate_step(
 
 
 def _episodes(config: TrainConfig, mode: str) -> EpisodeConfig:
-    """What an evaluation's episode is like.
-
-    With rollback on it is SAAR as published, whatever the run trains with, so that the figures of
-    different runs can be compared.
-    """
+    """What an evaluation's episode is like; with rollback on it is SAAR as published, whatever the
+    run trains with, so that the figures of different runs can be compared."""
     published = EpisodeConfig()
     return replace(
         config.episode,
@@ -139,7 +131,7 @@ def _play(
 
 
 def _line(what: str, result: Evaluation) -> str:
-    m, e = result.metrics, result.errors
+    m, e = result.metrics, result.standard_errors
     return (
         f"{what}: accuracy {m['accuracy']:.1%} ± {e['accuracy']:.1%}, "
         f"failed calls per episode {m['failed_calls']:.2f} ± {e['failed_calls']:.2f}, "

@@ -20,15 +20,12 @@ SUMMARY = "summary.json"
 
 
 class EvalJournal:
-    """Rows of finished episodes, and the turns of those that are being played.
+    """Rows of finished episodes, by mode and index, and the turns of those that are being played.
 
     With a directory every row is appended to ``episodes.jsonl`` when its episode ends, and every
     turn to ``turns.jsonl`` when it was sampled. A resumed evaluation steps through those turns
     again: episodes that were under way are continued and not drawn anew, so an interruption does
-    not favour the short ones.
-
-    Without a directory everything is kept in memory. ``rows`` are the finished episodes, by mode
-    and index.
+    not favour the short ones. Without a directory everything is kept in memory.
     """
 
     def __init__(
@@ -54,9 +51,8 @@ class EvalJournal:
             journal = cls(directory, settings)
             journal._write_header()
         except OSError as error:
-            raise CheckpointError(
-                f"cannot write {directory}: {error}; choose another --out"
-            ) from error
+            message = f"cannot write {directory}: {error}; choose another --out"
+            raise CheckpointError(message) from error
         return journal
 
     @classmethod
@@ -124,10 +120,8 @@ class EvalJournal:
         return [self.rows[key] for key in sorted(self.rows) if key[0] == mode]
 
     def turns(self, mode: str, index: int, decode: Decode | None = None) -> list[Completion]:
-        """What was sampled in earlier sessions for an episode that has not ended.
-
-        ``decode`` turns token ids into text; None where an endpoint sampled them.
-        """
+        """What was sampled in earlier sessions for an episode that has not ended; ``decode`` turns
+        token ids into text, and is None where an endpoint sampled them."""
         return [_completion(row, decode) for row in self._turns.get((mode, index), [])]
 
     def usage(self, mode: str, index: int) -> Usage:

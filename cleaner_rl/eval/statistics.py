@@ -28,10 +28,9 @@ _RIGHT = ("right",)
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
-    """Chance that at least one of ``k`` of the samples is right: ``1 - C(n-c, k) / C(n, k)``.
+    """Chance that at least one of ``k`` samples is right: ``1 - C(n-c, k) / C(n, k)``.
 
-    The unbiased estimator, from ``n >= k`` samples of which ``c`` are right.
-
+    The unbiased estimator from ``n >= k`` samples, ``c`` of them right.
     Source: Chen et al. 2021, arXiv 2107.03374, section 2.1.
     """
     if not 1 <= k <= samples or not 0 <= correct <= samples:
@@ -45,16 +44,11 @@ def powers_of_two(limit: int) -> list[int]:
 
 
 def majority(votes: Iterable[tuple[str | None, bool]]) -> float:
-    """Chance that the answer with most votes is right.
+    """Chance that the answer with most votes is right; 0 when nobody voted.
 
-    Args:
-        votes: an answer and the task's scorer's verdict on it, for every sample. The answers that
-            the scorer accepts are one candidate; of the others, those with the same ``answer_key``.
-            None is no vote.
-
-    Returns:
-        1 or 0; where several candidates lead, ``1 / leaders`` if the right one is among them, which
-        is what a draw between them gives on average; 0 when nobody voted.
+    A vote is an answer and the scorer's verdict on it; None is no vote. The answers that the scorer
+    accepts are one candidate; of the others, those with the same ``answer_key``. Where several
+    lead, it is ``1 / leaders`` if the right one is among them: a draw's chance.
     """
     ballots = Counter(
         _RIGHT if right else ("wrong", answer_key(answer))
@@ -81,16 +75,14 @@ def answer_key(answer: str) -> str:
 class Measure:
     """A metric's parts: its value is ``total_SP.sum() / count_SP.sum()``.
 
-    Attributes:
-        total_SP: what is added up for each seed and problem.
-        count_SP: how much counts; where that is 1 for an episode, the metric is a mean over
-            episodes, and a problem's episodes stay together in the bootstrap.
-        share: whether the metric of every set of episodes lies between 0 and 1.
+    Where an episode counts 1, the metric is a mean over episodes, and a problem's episodes stay
+    together in the bootstrap.
     """
 
     total_SP: Floats
     count_SP: Floats
     share: bool
+    """Whether the metric of every set of episodes lies between 0 and 1."""
 
     @property
     def value(self) -> float | None:
@@ -118,12 +110,9 @@ class CrossedBootstrap:
     are few (with S of them by a factor of (S - 1) / S in the variance, and without the wider tails
     that S - 1 degrees of freedom have). ``seeds_interval`` goes by the seeds alone.
 
-    Source: Owen 2007, The pigeonhole bootstrap, Annals of Applied Statistics 1(2), 386-411.
+    A measure may lack the last problems, where it has nothing to count.
 
-    Args:
-        seeds: how many.
-        problems: how many; a measure may lack the last ones, where it has nothing to count.
-        seed: of the resampling.
+    Source: Owen 2007, The pigeonhole bootstrap, Annals of Applied Statistics 1(2), 386-411.
     """
 
     def __init__(self, seeds: int, problems: int, seed: int = 0) -> None:
@@ -166,12 +155,12 @@ class CrossedBootstrap:
         self, first: Mapping[str, Measure], second: Mapping[str, Measure]
     ) -> dict[str, Interval]:
         """95% intervals of ``second - first``, where a resample has both of them."""
+        if self._weights_RP.shape[1] < 2:
+            return {}
         both = [name for name in second if name in first]
         before = self.values({name: first[name] for name in both})
         after = self.values({name: second[name] for name in both})
         gaps = {name: after[name] - before[name] for name in both}
-        if self._weights_RP.shape[1] < 2:
-            return {}
         return {name: _percentiles(g_R) for name, g_R in gaps.items() if not np.isnan(g_R).all()}
 
 
@@ -206,10 +195,10 @@ _STUDENT = (
 
 
 def seeds_interval(values_S: Sequence[float]) -> Interval | None:
-    """95% interval of the mean of what independent seeds gave, by Student's t; None for one seed.
+    """95% interval of the mean over independent seeds, by Student's t; None for one seed.
 
-    It makes no assumption about problems, which are a part of how seeds differ where each seed has
-    its own, and is wide where seeds are few.
+    Wide where seeds are few, and free of assumptions about problems, which are a part of how seeds
+    differ where each has its own.
     """
     if len(values_S) < 2:
         return None

@@ -18,24 +18,17 @@ _WIDTH = 25
 
 
 def summarize(config: EvalConfig, rows: Mapping[str, Sequence[Row]], tasks: int) -> dict[str, Any]:
-    """The summary of saved episodes.
+    """The summary of the episodes saved in each mode, of an evaluation on so many tasks.
 
-    Args:
-        config: of the evaluation.
-        rows: of each mode.
-        tasks: how many problems were to be played.
-
-    Returns:
-        ``config``, ``made_with``, ``tasks``, ``complete``, ``missing`` (episodes, by mode),
-        ``warnings``, ``results`` (by mode: ``Evaluation.summary()``, ``wall_seconds``, and for an
-        endpoint ``usage``), and with both modes ``difference``: for each metric ``on - off`` and
-        the ends of its 95% interval.
+    ``missing`` counts episodes. ``results`` has of each mode ``Evaluation.summary()``,
+    ``wall_seconds``, and for an endpoint ``usage``; with both modes ``difference`` is ``on - off``
+    of each metric and the ends of its 95% interval.
     """
     missing = {mode: tasks * config.samples - len(rows[mode]) for mode in config.modes}
     found = {
-        mode: Evaluation.of(rows[mode], config.samples, config.seed)
-        for mode in config.modes
-        if rows[mode]
+        mode: Evaluation.of(of_mode, config.samples, config.seed)
+        for mode, of_mode in rows.items()
+        if of_mode
     }
     summary: dict[str, Any] = {
         "config": config.settings(),
@@ -92,18 +85,16 @@ def table(summary: Mapping[str, Any]) -> str:
     results, samples = summary["results"], summary["config"]["samples"]
     compared = summary.get("difference", {})
     heads = [*results, _DIFFERENCE] if compared else list(results)
-    lines = [f"{'rollback':<20}" + "".join(f"{head:>{_WIDTH}}" for head in heads)]
+    rows = [["rollback", *heads]]
     for name in next(iter(results.values()))["metrics"]:
         if name == "pass@1" or (list(results) == ["off"] and name in _OF_ROLLBACK):
             continue  # the same number as accuracy; what cannot happen
-        cells = [_cell(result, name) for result in results.values()]
-        if name in compared:
-            cells.append(_interval(compared[name], "+"))
         label = f"accuracy (avg@{samples})" if name == "accuracy" else name
-        lines.append(f"{label:<20}" + "".join(f"{cell:>{_WIDTH}}" for cell in cells))
-    times = [f"{result['wall_seconds']:.1f}" for result in results.values()]
-    lines.append(f"{'wall_seconds':<20}" + "".join(f"{time:>{_WIDTH}}" for time in times))
-    return "\n".join(lines)
+        rows.append([label, *(_cell(result, name) for result in results.values())])
+        if name in compared:
+            rows[-1].append(_interval(compared[name], "+"))
+    rows.append(["wall_seconds", *(f"{of['wall_seconds']:.1f}" for of in results.values())])
+    return "\n".join(f"{row[0]:<20}" + "".join(f"{c:>{_WIDTH}}" for c in row[1:]) for row in rows)
 
 
 def _cell(result: Mapping[str, Any], name: str) -> str:

@@ -76,9 +76,6 @@ def read_rows(path: Path, mend: bool = False) -> Iterator[Row]:
 
     A last line without an end is one that a kill cut short, or that is being written: it is left
     out, and with ``mend`` cut off the file, so that more can be appended.
-
-    Raises:
-        CheckpointError: a line before the last one is no JSON object.
     """
     if not path.exists():
         return

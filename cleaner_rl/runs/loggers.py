@@ -28,11 +28,8 @@ def open_logger(
 ) -> Iterator[LogStep]:
     """The logger of that name, closed at the end of the block.
 
-    Args:
-        name: ``none``; ``tensorboard``, which writes into ``directory/tensorboard``; ``wandb``.
-        directory: of the run; its name is the run's name.
-        config: the run's settings.
-        step: the last step done; what was sent of later ones is replaced where that is possible.
+    TensorBoard's files lie in ``directory/tensorboard``; wandb's run has the directory's name.
+    ``step`` is the last one done: what was sent of later ones is replaced where that is possible.
     """
     if name == "none":
         yield lambda step, metrics: None

@@ -16,7 +16,6 @@ class EpisodeSummary:
     Attributes:
         answered: it ended with an answer.
         truncated: it ran into a budget.
-        answer: the final answer; None when there is none.
         worked: whether each call worked, in order.
         stats: the counts of ``EpisodeStats``.
         sampled: tokens; None when neither a sampler nor an endpoint counted them.
@@ -86,19 +85,13 @@ Part = Callable[[EpisodeSummary], tuple[float, float]]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A sum over episodes, divided by how much they count.
-
-    Attributes:
-        label: in reports.
-        format: of its value, in reports.
-        part: of an episode.
-        share: whether its value always lies between 0 and 1.
-    """
+    """A sum over episodes, divided by how much they count; label and format are for reports."""
 
     label: str
     format: str
     part: Part
     share: bool
+    """Whether its value always lies between 0 and 1."""
 
 
 def _share(label: str, part: Part) -> Metric:

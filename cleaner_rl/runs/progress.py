@@ -13,13 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 class Display:
     """Bars on a terminal, and lines that stay: there, and where the output is no terminal.
 
-    Use as a context manager.
-
-    Args:
-        console: where to write; standard output by default.
-
-    Attributes:
-        bars: rich's; a task has a field ``note``, which is shown after the bar.
+    A context manager. A task of ``bars`` has a field ``note``, which is shown after its bar.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -48,13 +42,7 @@ class Display:
 
 
 class TrainingProgress(Display):
-    """One bar for all steps, and a line per step.
-
-    Args:
-        first: steps done before this session.
-        steps: steps in all.
-        console: where to write; standard output by default.
-    """
+    """One bar for all steps, ``first`` of them done in earlier sessions, and a line per step."""
 
     def __init__(self, first: int, steps: int, console: Console | None = None) -> None:
         super().__init__(console)
@@ -84,13 +72,7 @@ class TrainingProgress(Display):
 
 
 class CountProgress(Display):
-    """One bar on a terminal, a line now and then elsewhere, and a last line in both.
-
-    Args:
-        label: what is counted.
-        total: how many there are.
-        console: where to write; standard output by default.
-    """
+    """One bar on a terminal, a line now and then elsewhere, and a last line in both."""
 
     INTERVAL = 10.0
     """Seconds between two lines where the output is no terminal."""

@@ -15,7 +15,7 @@ from cleaner_rl.runs.markdown import table
 from cleaner_rl.runs.metrics import LABELS
 from cleaner_rl.runs.provenance import made_with
 from cleaner_rl.runs.run_directory import read_metrics
-from cleaner_rl.settings import CreditRule
+from cleaner_rl.settings import CREDIT_RULES
 
 matplotlib.use("Agg")
 
@@ -27,12 +27,6 @@ _ROWS = (
     *("accuracy", "failed_calls", "first_call_failed", "recovery"),
     *("calls", "answered", "tokens_sampled"),
 )
-_CREDIT: dict[CreditRule, str] = {
-    "purified": "the purified trajectory takes the advantage (CLEANER as published)",
-    "positive": "grafted tokens take only positive advantages",
-    "contrastive": "negative advantages go to the failed calls that were really sampled",
-    "branched": "calls that splices took away join their group as failures",
-}
 
 
 def write_report(directory: Path, config: TrainConfig) -> Path:
@@ -46,7 +40,10 @@ def write_report(directory: Path, config: TrainConfig) -> Path:
     if metrics:
         _plot(metrics, directory / "curves.png")
         parts += ["## Training\n", "![curves](curves.png)\n", _rollback_line(metrics)]
-    parts += ["## Made with\n", _environment(config)]
+    versions = "; ".join(f"{name} {version}" for name, version in made_with().items())
+    parts += [f"## Made with\n\n{versions}; device {resolve_device(config.device)}.\n"]
+    command = f"python -m cleaner_rl.train --preset {config.preset}"
+    parts += [f"`{command}` with the settings in `config.json`.\n"]
     path = directory / "report.md"
     write_whole(path, "\n".join(parts))
     return path
@@ -69,7 +66,7 @@ def _summary(metrics: list[dict[str, Any]], config: TrainConfig) -> str:
         f"- {len(metrics)} steps of {config.prompts} problems x {config.group_size} episodes: "
         f"{seconds:.0f} s in all\n"
         f"- SAAR: {saar}\n"
-        f"- credit rule: `{config.credit}`: {_CREDIT[config.credit]}\n"
+        f"- credit rule: `{config.credit}`: {CREDIT_RULES[config.credit]}\n"
     )
 
 
@@ -89,10 +86,9 @@ def _family_table(before: dict[str, Any], after: dict[str, Any]) -> str:
     heads = ("family", "accuracy before", "after", "failed calls before", "after")
     rows = []
     for family, old in before["families"].items():
-        new = after["families"].get(family, old)
-        accuracy = (f"{both['accuracy']:.0%}" for both in (old, new))
-        failed = (f"{both['failed_calls']:.2f}" for both in (old, new))
-        rows.append((family, *accuracy, *failed))
+        both = (old, after["families"].get(family, old))
+        accuracy = (f"{of['accuracy']:.0%}" for of in both)
+        rows.append((family, *accuracy, *(f"{of['failed_calls']:.2f}" for of in both)))
     return table(heads, rows)
 
 
@@ -104,15 +100,6 @@ def _rollback_line(metrics: list[dict[str, Any]]) -> str:
     return (
         f"Rollback threw away {discarded / max(1.0, sampled):.1%} of the sampled tokens; "
         f"{shallow:.0%} of the splices were shallow.\n"
-    )
-
-
-def _environment(config: TrainConfig) -> str:
-    versions = "; ".join(f"{name} {version}" for name, version in made_with().items())
-    return (
-        f"{versions}; device {resolve_device(config.device)}.\n\n"
-        f"`python -m cleaner_rl.train --preset {config.preset}` with the settings in "
-        "`config.json`.\n"
     )
 
 
