@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any
 
 from cleaner_rl.config import TrainConfig, given
 from cleaner_rl.errors import UserError
-from cleaner_rl.settings import CreditRule, change, flag
+from cleaner_rl.settings import CREDIT_RULES, change, flag
 
 BASELINE = "off"
 """The arm that others are compared with, where it takes part."""
-PUBLISHED = "purified"
+_PUBLISHED = "purified"
 """SAAR as the paper has it."""
-BEST_RULE = "branched"
+_BEST_RULE = "branched"
 """The credit rule that has done best here."""
-DEFAULT = (BASELINE, PUBLISHED, BEST_RULE)
-"""Arms of the default comparison."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,59 +47,39 @@ class Arm:
         return config
 
 
-_SAAR: Mapping[str, Any] = {"saar": "on", "credit": PUBLISHED}
-_GAMMAS = ("0", "0.3", "0.5", "0.7", "1")
-_RETRIES = ("1", "3", "5")
-_TEXTS = {
-    "purified": "SAAR as published: the purified trajectory takes the advantage",
-    "positive": "SAAR; grafted tokens take positive advantages only",
-    "contrastive": "SAAR; negative advantages go to the failed calls that were really sampled",
-    "branched": "SAAR; calls that a splice took away join their group as failures",
+_GAMMAS = (0.0, 0.3, 0.5, 0.7, 1.0)
+_MODES = {
+    "shallow-only": "as published, but every splice keeps the failed turn's reasoning",
+    "deep-only": "as published, but every splice takes the new reasoning",
+    "mask-failed": "no rollback; failed calls leave the loss",
+    "roc": "no rollback; half of the episodes are kept, right ones by fewest failures",
 }
 
 
-def _arms() -> list[Arm]:
-    rules = [
-        Arm(rule, _TEXTS.get(rule, f"SAAR with --credit {rule}"), {"saar": "on", "credit": rule})
-        for rule in get_args(CreditRule)
-    ]
-    modes = {
-        "shallow-only": "as published, but every splice keeps the failed turn's reasoning",
-        "deep-only": "as published, but every splice takes the new reasoning",
-        "mask-failed": "no rollback; failed calls leave the loss",
-        "roc": "no rollback; half of the episodes are kept, right ones by fewest failures",
-    }
-    return [
-        Arm("off", "the baseline: DAPO without rollback", {"saar": "off"}),
-        *rules,
-        *(Arm(mode, text, {"saar": mode, "credit": PUBLISHED}) for mode, text in modes.items()),
-        Arm(
-            "rho-0.7",
-            "as published, with rollback in 70% of the episodes",
-            {**_SAAR, "rollback_probability": 0.7},
-        ),
-        *(
-            Arm(f"gamma-{g}", f"as published, gamma {g}", {**_SAAR, "gamma": float(g)})
-            for g in _GAMMAS
-        ),
-        *(
-            Arm(f"retries-{k}", f"as published, {k} retries", {**_SAAR, "max_retries": int(k)})
-            for k in _RETRIES
-        ),
-    ]
+def _published(name: str, text: str, **changes: Any) -> Arm:
+    """SAAR as published but for these changes."""
+    return Arm(name, text, {"saar": "on", "credit": _PUBLISHED, **changes})
 
 
-ARMS: dict[str, Arm] = {arm.name: arm for arm in _arms()}
+_ARMS = (
+    Arm(BASELINE, "the baseline: DAPO without rollback", {"saar": "off"}),
+    *(_published(rule, f"SAAR; {text}", credit=rule) for rule, text in CREDIT_RULES.items()),
+    *(_published(mode, text, saar=mode) for mode, text in _MODES.items()),
+    _published("rho-0.7", "as published, rollback in 70% of episodes", rollback_probability=0.7),
+    *(_published(f"gamma-{g:g}", f"as published, gamma {g:g}", gamma=g) for g in _GAMMAS),
+    *(_published(f"retries-{k}", f"as published, {k} retries", max_retries=k) for k in (1, 3, 5)),
+)
+ARMS: dict[str, Arm] = {arm.name: arm for arm in _ARMS}
 """Arms by name."""
 ALIASES: dict[str, tuple[str, ...]] = {
-    "default": DEFAULT,
-    "saar": (PUBLISHED,),
-    "best": (BEST_RULE,),
-    "rules": (BASELINE, *get_args(CreditRule)),
-    "modes": (BASELINE, PUBLISHED, "shallow-only", "deep-only", "mask-failed", "roc", "rho-0.7"),
+    "default": (BASELINE, _PUBLISHED, _BEST_RULE),
+    "saar": (_PUBLISHED,),
+    "best": (_BEST_RULE,),
+    "rules": (BASELINE, *CREDIT_RULES),
+    "modes": (BASELINE, _PUBLISHED, *_MODES, "rho-0.7"),
     # gamma-0.5 and retries-3 are what purified is: it stands for both.
     "ablations": (
-        *(BASELINE, PUBLISHED, "gamma-0", "gamma-0.3", "gamma-0.7", "gamma-1"),
+        *(BASELINE, _PUBLISHED, "gamma-0", "gamma-0.3", "gamma-0.7", "gamma-1"),
         *("retries-1", "retries-5"),
     ),
 }
@@ -116,12 +94,8 @@ def parse_arms(text: str) -> list[Arm]:
     for name in names:
         if name not in ARMS and name not in ALIASES:
             raise UserError(f"unknown arm {name!r}; {_choices()}")
-    return named(arm for name in names for arm in ALIASES.get(name, (name,)))
-
-
-def named(names: Iterable[str]) -> list[Arm]:
-    """The arms of these names, in their order, none twice."""
-    return [ARMS[name] for name in dict.fromkeys(names)]
+    each = dict.fromkeys(arm for name in names for arm in ALIASES.get(name, (name,)))
+    return [ARMS[name] for name in each]
 
 
 def require_unset(arms: Sequence[Arm], arguments: Sequence[str]) -> None:

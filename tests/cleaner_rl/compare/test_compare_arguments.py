@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from cleaner_rl.compare.__main__ import lanes_of, main
-from cleaner_rl.compare.arms import ALIASES, ARMS, named, parse_arms
+from cleaner_rl.compare.arms import ALIASES, ARMS, parse_arms
 from cleaner_rl.compare.config import parse_arguments
 from cleaner_rl.compare.directory import ComparisonDirectory
 from cleaner_rl.config import PRESETS
@@ -36,7 +36,7 @@ def test_saar_is_the_published_rule():
 
 @pytest.mark.parametrize("alias", ALIASES)
 def test_no_two_arms_of_a_named_set_are_the_same(alias):
-    configs = [flat(arm.config(PRESETS["tiny"])) for arm in named(ALIASES[alias])]
+    configs = [flat(arm.config(PRESETS["tiny"])) for arm in parse_arms(alias)]
     assert all(a != b for i, a in enumerate(configs) for b in configs[:i])
 
 
