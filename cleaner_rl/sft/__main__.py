@@ -33,7 +33,7 @@ from cleaner_rl.sft.demonstrations.episodes import (
 )
 from cleaner_rl.sft.demonstrations.examples import Example, encode_demonstration, length_batches
 from cleaner_rl.sft.demonstrations.gsm8k import Gsm8kPrograms
-from cleaner_rl.sft.demonstrations.programs import ProgramBook, program_book
+from cleaner_rl.sft.demonstrations.programs import program_book
 from cleaner_rl.sft.model import BUILD, build_model, check_out, load_base, save_policy
 from cleaner_rl.sft.tokenizer import train_tokenizer
 from cleaner_rl.sft.training import Partial, train_on_examples
@@ -81,8 +81,7 @@ def _training_path(args: SftArgs) -> Path:
 
 
 def _partial(args: SftArgs) -> Partial:
-    """Where the training is kept while it is under way; what is there already is removed only on
-    request, and resumed only on request."""
+    """Where the training under way is kept; what is there is removed or resumed on request only."""
     partial = Partial(_training_path(args), args.learned_by())
     if args.resume and not partial.exists:
         raise UserError(f"there is no interrupted training of --out {args.out}; leave out --resume")
@@ -102,8 +101,10 @@ def make_demonstrations(args: SftArgs, format: TextFormat | None) -> list[Demons
         tasks, book = load_tasks(args.tasks, "train", args.seed), program_book(args.tasks)
     except ValueError as error:
         raise UserError(str(error)) from error
-    if not args.from_scratch:
-        print(_gsm8k_line(book))
+    if isinstance(programs := book.get("gsm8k"), Gsm8kPrograms):
+        print(f"GSM8K: {len(programs.steps)} of {programs.solutions} solutions give a program")
+    elif not args.from_scratch:
+        print("no GSM8K among --tasks, reasoning-gym only; add it with 'gsm8k:FILE + ...'")
     demonstrations = []
     limits = Limits(wall_s=2.0)
     with (
@@ -125,14 +126,6 @@ def make_demonstrations(args: SftArgs, format: TextFormat | None) -> list[Demons
     return demonstrations
 
 
-def _gsm8k_line(book: ProgramBook) -> str:
-    """What became of GSM8K's solutions."""
-    programs = book.get("gsm8k")
-    if not isinstance(programs, Gsm8kPrograms):
-        return "no GSM8K among --tasks, reasoning-gym only; add it with 'gsm8k:FILE + ...'"
-    return f"GSM8K: {len(programs.steps)} of {programs.solutions} solutions give a program"
-
-
 def policy_from_scratch(args: SftArgs, demonstrations: Sequence[Demonstration]) -> Policy:
     """A small model with random weights, and a tokenizer learned from the demonstrations."""
     texts: list[str] = []
@@ -148,11 +141,10 @@ def policy_from_scratch(args: SftArgs, demonstrations: Sequence[Demonstration]) 
 def _train(args: SftArgs, policy: Policy, pairs: Sequence[Pair], partial: Partial) -> float:
     """The whole training; returns the last smoothed loss."""
     clean = [example for demonstration, example in pairs if not demonstration.bugs]
+    whole = [example for _, example in pairs]
     batches = [
         *length_batches(clean, args.batch_tokens, args.clean_epochs, args.seed),
-        *length_batches(
-            [example for _, example in pairs], args.batch_tokens, args.epochs, args.seed
-        ),
+        *length_batches(whole, args.batch_tokens, args.epochs, args.seed),
     ]
     # A resumed training must have the same tokens in the same order.
     digest = hashlib.blake2b(digest_size=16)

@@ -79,12 +79,7 @@ def save_policy(policy: Policy, build: dict[str, Any], out: Path) -> None:
 
 
 def check_out(out: Path, overwrite: bool) -> None:
-    """Refuses, before any work, an output directory that cannot or must not be written.
-
-    Raises:
-        UserError: it holds something and --overwrite was not given, or holds something that is no
-            policy, or its parent cannot be written to.
-    """
+    """Refuses, before any work, an output directory that cannot or must not be written."""
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a directory")
     if out.is_dir() and any(out.iterdir()):

@@ -39,19 +39,16 @@ def assistant_loss(model: Any, ids_BT: Tensor, labels_BT: Tensor) -> Tensor:
     return F.cross_entropy(logits_TV.float(), targets_BT[chosen_BT])
 
 
+_SAVE_SECONDS = 600.0
+"""Time after which the state of a training is written again."""
+
+
 @dataclass
 class Partial:
-    """A checkpoint of a training under way, from which it can be resumed.
-
-    Attributes:
-        directory: beside the output; removed when that is complete.
-        settings: of the training; a state of other settings is refused.
-        every: seconds after which the state is written again.
-    """
+    """A checkpoint of a training under way, beside its output; one of other settings is refused."""
 
     directory: Path
     settings: Mapping[str, Any]
-    every: float = 600.0
 
     @property
     def exists(self) -> bool:
@@ -104,20 +101,16 @@ def train_on_examples(
 ) -> float:
     """One AdamW step per batch, with warm-up and cosine decay; returns the last smoothed loss.
 
-    Args:
-        policy: whose model is trained in place.
-        batches: of demonstrations.
-        learning_rate: at its peak.
-        weight_decay: of the matrices.
-        dtype: precision of the forward passes.
-        report: called with each step done and the smoothed loss.
-        partial: where the training is kept while it is under way; resumed where it exists.
-
-    Raises:
-        KeyboardInterrupt: after a signal; with ``partial`` the steps done are saved.
+    ``report`` is called with each step done and the smoothed loss. ``partial`` is resumed where it
+    exists, and keeps the steps done, also when a signal raises KeyboardInterrupt.
     """
     model = policy.model
-    optimizer = _adamw(model, learning_rate, weight_decay)
+    # Matrices decay, vectors do not.
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), fused=True)
     done, smoothed = 0, math.nan
     if partial is not None and partial.exists:
         done, smoothed = partial.load(policy, optimizer)
@@ -140,7 +133,7 @@ def train_on_examples(
                     smoothed = value if math.isnan(smoothed) else 0.95 * smoothed + 0.05 * value
                     done = step + 1
                 report(done, smoothed)
-                if partial is not None and time.monotonic() - saved > partial.every:
+                if partial is not None and time.monotonic() - saved > _SAVE_SECONDS:
                     partial.save(policy, optimizer, done, smoothed)
                     saved = time.monotonic()
         except KeyboardInterrupt:
@@ -149,15 +142,6 @@ def train_on_examples(
                     partial.save(policy, optimizer, done, smoothed)
             raise
     return smoothed
-
-
-def _adamw(model: Any, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """Matrices decay, vectors do not."""
-    groups = [
-        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98), fused=True)
 
 
 def _schedule(step: int, steps: int) -> float:

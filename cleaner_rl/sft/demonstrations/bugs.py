@@ -1,28 +1,27 @@
 """Bug injectors: small edits that turn a program that runs into one that fails.
 
-The edits are the slips that language models make. Which of them really make a program fail is
-decided by executing it.
+The edits, listed in ``bugs.toml``, are the slips that language models make. Which of them really
+make a program fail is decided by executing it.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Mapping
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Injector:
-    """Yields every edit that it can make of a program, possibly none.
+    """Yields every edit that it can make of a program, possibly none."""
 
-    Attributes:
-        each: regular expressions, each with what may stand in the place of any of its matches.
-        last: words and pieces of code, each with what may stand in the place of its last mention.
-    """
-
-    each: tuple[tuple[str, ...], ...] = ()
+    each: Sequence[Sequence[str]] = ()
+    """Regular expressions, each with what may stand in the place of any of its matches."""
     last: Mapping[str, str] = field(default_factory=dict)
+    """Words and pieces of code, each with what may stand in the place of its last mention."""
 
     def __call__(self, code: str) -> Iterator[str]:
         for pattern, *replacements in self.each:
@@ -38,97 +37,13 @@ class Injector:
                 yield code[: mentions[-1].start()] + new + code[mentions[-1].end() :]
 
 
-_MISSPELT = {
-    "print": "pritn",
-    "range": "rnage",
-    "sum": "summ",
-    "round": "ruond",
-    "len": "lenght",
-    "reversed": "revesred",
-    "sorted": "sortd",
-    "format": "fromat",
-    "divmod": "divmdo",
-    "max": "maxx",
-    "min": "minn",
-    "math.gcd": "math.gdc",
-    "math.lcm": "math.lmc",
-    "math.prod": "math.prdo",
-    "math.fsum": "math.fsmu",
-    "operator.mul": "operator.mull",
-    "operator.add": "operator.ad",
-    ".count(": ".cuont(",
-    ".append(": ".apend(",
-    ".join(": ".jion(",
-    ".bit_count(": ".bitcount(",
-    ".bit_length(": ".bitlength(",
-    "import math": "import maths",
-    "from math": "from maths",
-    "from fractions": "from fraction",
-    "from decimal": "from decimals",
-    "from functools": "from functool",
-    "import operator": "import operators",
-    "factors": "factor",
-    "primes": "prime",
-    "is_prime": "isprime",
-}
-
-_WRONG_CALLS = {
-    "math.gcd(": "math.greatest_divisor(",
-    "math.lcm(": "math.least_multiple(",
-    "math.prod(": "math.product(",
-    "math.fsum(": "math.sum(",
-    "operator.mul(": "operator.multiply(",
-    "operator.add(": "operator.plus(",
-    ".append(": ".push(",
-    ".count(": ".count_all(",
-    ".bit_count()": ".count_bits()",
-    ".bit_length()": ".num_bits()",
-    ".join(": ".concat(",
-    "[::-1]": ".reverse()",
-    "reversed(": "reverse(",
-    "import gcd": "import GCD",
-    "import lcm": "import LCM",
-    "import Fraction": "import fraction",
-    "import Decimal": "import decimal",
-    "import reduce": "import reducer",
-    "str(": "string(",
-    "divmod(": "div_mod(",
-    "all(": "every(",
-    "any(": "some(",
-    "len(": "length(",
-    "print(": "println(",
-}
-
-_LOST_NAMES = {"total": "result", "count": "counter", "digits": "result", "primes": "numbers"}
+def _read_injectors() -> dict[str, Injector]:
+    tables = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+    return {name: Injector(**table) for name, table in tables.items()}
 
 
-_WRONG_TYPES = (
-    (r"print\((?!f?\")(.+)\)$", r'print("Answer: " + \1)'),
-    (r"(?<=[(\[=] )(\d+)(?=[,\n])|(?<=[(\[])(\d+)(?=,)", r'"\g<0>"'),
-    (r'int\("(\d+)", ', r"int(\1, "),
-    (r"append\(str\((\w)\)\)", r"append(\1)"),
-    (r"(?<=sum\()\[([^\]]+)\]", r"\1"),
-    (r"(?<=gcd\()\d+, [\d, ]+|(?<=lcm\()\d+, [\d, ]+", r"[\g<0>]"),
-)
-"""Text mixed with numbers, numbers in quotes or out of them, a list where numbers are wanted."""
-
-INJECTORS = {
-    "missing_import": Injector(each=((r"(?m)^(?:import|from) .*\n", ""),)),
-    # Of a builtin, module, attribute or variable.
-    "misspelt_name": Injector(last=_MISSPELT),
-    # Something that does not exist, as one would call it in another language or from memory.
-    "wrong_call": Injector(last=_WRONG_CALLS),
-    # The line that sets it is forgotten, or it is printed under another name.
-    "undefined_variable": Injector(each=((r'(?m)^\w+ = (?:0|\[\]|""|2)\n', ""),), last=_LOST_NAMES),
-    # The last one of a line is dropped or doubled.
-    "unbalanced_bracket": Injector(each=((r"(?m)\)$", "", "))"),)),
-    "missing_colon": Injector(each=((r":(?=\n)", ""),)),
-    # Of the first line of a block.
-    "lost_indentation": Injector(each=((r"(?<=:\n) +", ""),)),
-    "wrong_type": Injector(each=_WRONG_TYPES),
-    # A word is written as if it were a name.
-    "missing_quotes": Injector(each=((r'"([A-Za-z]+)"', r"\1"),)),
-}
+INJECTORS = _read_injectors()
+"""Bug -> the edits that make it."""
 
 
 def propose_bug(code: str, rng: random.Random) -> tuple[str, str] | None:

@@ -144,20 +144,8 @@ def generate_demonstrations(
 ) -> Iterator[Demonstration]:
     """Demonstrations of tasks in their order; the same ones for the same seed.
 
-    Args:
-        count: how many.
-        run: executes a program; called from several threads.
-        seed: of all draws.
-        mix: shares of bugs and wrong programs.
-        threads: programs executed at a time.
-        tasks: problems, of which those without programs in ``book`` are skipped; None takes the
-            training split of the bundled policy's families, all in turn.
-        book: programs by family.
-        format: of the calls; Hermes when None.
-
-    Raises:
-        DemonstrationError: there are programs for hardly any task, or most of them do not do what
-            they should.
+    ``run`` is called from several threads. Tasks without programs in ``book`` are skipped; None
+    takes the training split of the bundled policy's families, all in turn.
     """
     mix = mix or DemonstrationMix()
     source = ReasoningGymTasks(split="train", seed=seed) if tasks is None else tasks
@@ -240,15 +228,12 @@ def _break_program(
             failures.insert(0, _Executed(broken, run(broken), bug))
         if len(failures) < bug_count or any(failure.result.ok for failure in failures):
             continue
-        # The bug that is corrected first has to be the one that was reported first.
-        if len({_error_line(failure) for failure in failures}) == bug_count:
+        # The bug that is corrected first has to be the one that was reported first. An error is the
+        # last line, below its traceback.
+        errors = {failure.observation.rstrip().rpartition("\n")[2] for failure in failures}
+        if len(errors) == bug_count:
             return failures
     return None
-
-
-def _error_line(executed: _Executed) -> str:
-    """The error without the traceback above it."""
-    return executed.observation.rstrip().rpartition("\n")[2]
 
 
 def _call_turn(format: ToolCallFormat, remark: str, executed: _Executed) -> Turn:

@@ -19,7 +19,6 @@ _STEP = re.compile(r"<<([^<>=]+)=([^<>=]+)>>\s*\$?[\d.,]*%?([^.,;:!?()<\n]*)")
 _EXPRESSION = re.compile(r"[\d.+\-*/() ]+")
 _NUMBER = re.compile(r"(?<![\w.])(?:\d+\.?\d*|\.\d+)(?![\w.])")
 _IN_TEXT = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?|\.\d+")
-_NAME_WORDS = 3
 _SKIPPED = re.compile(
     r"(a|an|the|and|or|of|for|in|on|at|to|per|by|from|with|is|are|was|were|will|would|be|has|had|"
     r"have|that|this|these|his|her|their|its|each|so|then|than|there|it|he|she|they|which|who|when|"
@@ -33,16 +32,12 @@ _KNOWN_NUMBERS = frozenset(
 
 @dataclass(frozen=True)
 class Gsm8kPrograms:
-    """Programs for the questions of GSM8K files; a kind of ``Programs``.
-
-    Attributes:
-        steps: of the program for each question, variable -> expression; questions without a program
-            are left out.
-        solutions: how many solutions there were.
-    """
+    """Programs for the questions of GSM8K files."""
 
     steps: Mapping[str, Mapping[str, str]]
+    """Question -> its program, variable -> expression; questions without one are left out."""
     solutions: int
+    """How many there were, with a program or without."""
     sentences: tuple[str, ...] = ("I will compute it step by step.", "Let me calculate this.")
     longest_answer: int = 20
 
@@ -68,11 +63,7 @@ class Gsm8kPrograms:
 
 
 def read_solutions(tasks: str) -> dict[str, str]:
-    """Worked solutions by question, from every ``gsm8k:`` source of a ``--tasks`` value.
-
-    Raises:
-        ValueError: a file cannot be read.
-    """
+    """Worked solutions by question, from every ``gsm8k:`` source of a ``--tasks`` value."""
     solutions = {}
     for spec in split_specs(tasks):
         if spec.kind == "gsm8k":
@@ -139,7 +130,7 @@ def _expression(
 def _name(words: str, taken: Collection[str]) -> str:
     """A variable's name from the words behind a result."""
     kept = [word for word in re.findall(r"[a-z]+", words.lower()) if not _SKIPPED.fullmatch(word)]
-    name = "_".join(kept[:_NAME_WORDS])
+    name = "_".join(kept[:3])
     if not name or iskeyword(name) or name in ("print", "round") or len(name) > 30:
         name = "result"
     if name not in taken:

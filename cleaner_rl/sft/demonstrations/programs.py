@@ -11,41 +11,14 @@ from __future__ import annotations
 import random
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
-from typing import Protocol
 
 from cleaner_rl.sft.demonstrations.gsm8k import Gsm8kPrograms, read_solutions
 
 Fields = dict[str, str]
-
-
-class Programs(Protocol):
-    """Where the programs for a kind of question come from."""
-
-    @property
-    def sentences(self) -> Sequence[str]:
-        """Openings that go with every program, right or wrong: they give nothing away."""
-        ...
-
-    @property
-    def longest_answer(self) -> int:
-        """Characters that a program may print and still be taken for an answer."""
-        ...
-
-    def knows(self, question: str) -> bool:
-        """True for a question that there are programs for."""
-        ...
-
-    def draw(self, question: str, rng: random.Random, *, right: bool) -> str:
-        """A program for a question that is known."""
-        ...
-
-
-ProgramBook = Mapping[str, Programs]
-"""Family -> where its programs come from."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +27,12 @@ class FamilyPrograms:
 
     question: str
     sentences: tuple[str, ...]
+    """Openings that go with every program, right or wrong: they give nothing away."""
     right: tuple[str, ...]
     wrong: tuple[str, ...]
     derive: Callable[[Fields], Fields]
     longest_answer: int = 40
+    """Characters that a program may print and still be taken for an answer."""
 
     def knows(self, question: str) -> bool:
         """True for a question that there are programs for."""
@@ -86,6 +61,12 @@ class FamilyPrograms:
         programs = self.programs(question, right=right)
         weights = [1 / (2 + rank) for rank in range(len(programs))]
         return rng.choices(programs, weights)[0]
+
+
+Programs = FamilyPrograms | Gsm8kPrograms
+"""Where the programs for a kind of question come from."""
+ProgramBook = Mapping[str, Programs]
+"""Family -> its programs."""
 
 
 def _chain(fields: Fields) -> Fields:
@@ -234,10 +215,6 @@ PROGRAM_BOOK: Mapping[str, FamilyPrograms] = _read_book()
 
 
 def program_book(tasks: str) -> ProgramBook:
-    """The programs for a ``--tasks`` value: the families', and those of its ``gsm8k:`` sources.
-
-    Raises:
-        ValueError: a file of it cannot be read.
-    """
+    """The programs for a ``--tasks`` value: the families', and those of its ``gsm8k:`` sources."""
     solutions = read_solutions(tasks)
     return {**PROGRAM_BOOK, "gsm8k": Gsm8kPrograms.of(solutions)} if solutions else PROGRAM_BOOK
