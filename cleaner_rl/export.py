@@ -38,7 +38,14 @@ def export(config: ExportConfig) -> Path:
     """Write the model of a checkpoint, whole or not at all; the checkpoint is returned."""
     if config.out.exists():
         raise CheckpointError(f"{config.out} is there already; give --out a new directory")
-    checkpoint = _checkpoint(RunDirectory.open(config.run), config.step)
+    run = RunDirectory.open(config.run)
+    known = run.list_checkpoints()
+    chosen = [path for path in known if config.step in (0, int(path.name.removeprefix("step-")))]
+    if not chosen:
+        raise CheckpointError(
+            f"{run.path} has no checkpoint of step {config.step}; it has {[p.name for p in known]}"
+        )
+    checkpoint = chosen[-1]
     verify_checkpoint(checkpoint)
     policy = load_policy(str(checkpoint), "cpu")
     policy.model.to(getattr(torch, config.dtype))
@@ -48,16 +55,6 @@ def export(config: ExportConfig) -> Path:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot write {config.out}: {error}") from error
     return checkpoint
-
-
-def _checkpoint(run: RunDirectory, step: int) -> Path:
-    known = run.list_checkpoints()
-    chosen = [path for path in known if step in (0, int(path.name.removeprefix("step-")))]
-    if not chosen:
-        raise CheckpointError(
-            f"{run.path} has no checkpoint of step {step}; it has {[p.name for p in known]}"
-        )
-    return chosen[-1]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,13 +6,14 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import tyro
 from rich.console import Console
 from rich.text import Text
 
-from cleaner_rl import config as training
+from cleaner_rl.config import PRESETS, TrainConfig, choose, given
 from cleaner_rl.doctor.machine import check_attention, check_memory, check_model, check_sandbox
 from cleaner_rl.doctor.preview import check_trained_tokens, show_segments
 from cleaner_rl.doctor.subject import Check, DoctorConfig, Finding, Subject, run_checks
@@ -41,11 +42,14 @@ _STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 
 
 def parse_arguments(arguments: Sequence[str]) -> Subject:
-    """What to look at, and how: the doctor's own settings, and all others as training has them."""
-    doctor, others = tyro.cli(
-        DoctorConfig, args=arguments, prog="python -m cleaner_rl.doctor", return_unknown_args=True
-    )
-    return Subject(training.parse_arguments(others), doctor)
+    """What to look at, and how: a preset, or a run to be resumed with its own settings."""
+    early = given(arguments, "preset", "resume")
+    if "resume" in early:
+        train = TrainConfig.load(Path(early["resume"]) / "config.json")
+    else:
+        train = choose(PRESETS, early.get("preset", "tiny"))
+    default, prog = DoctorConfig(train=train), "python -m cleaner_rl.doctor"
+    return Subject(tyro.cli(DoctorConfig, args=arguments, default=default, prog=prog))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,7 +67,7 @@ def report(subject: Subject, findings: Mapping[str, Finding]) -> dict[str, Any]:
     """Everything as plain data for JSON."""
     return {
         "ok": all(finding.status != "failed" for finding in findings.values()),
-        "config": {**flat(subject.config), **flat(subject.doctor)},
+        "config": flat(subject.doctor),
         "made_with": made_with(),
         "checks": [{"name": name, **asdict(finding)} for name, finding in findings.items()],
     }

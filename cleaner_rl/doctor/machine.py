@@ -12,12 +12,7 @@ from cleaner_rl.doctor.subject import Finding, Subject
 from cleaner_rl.errors import OutageError
 from cleaner_rl.learner.attention import backend
 from cleaner_rl.models.backends import has_triton
-from cleaner_rl.models.memory import (
-    ModelShape,
-    available_memory,
-    estimate_memory,
-    head_size,
-)
+from cleaner_rl.models.memory import ModelShape, available_memory, estimate_memory, head_size
 from cleaner_rl.models.policy import resolve_device
 from cleaner_rl.rollout.environment import open_sandbox
 from cleaner_rl.trainer import check_policy
@@ -71,9 +66,8 @@ def check_sandbox(subject: Subject) -> Finding:
     if tier == "rlimits":
         text += ": programs are not isolated and can read your files"
         remedy = "python -m sandbox doctor says how to get isolation"
-        if subject.config.episode.allow_weak:
-            return Finding("warning", text, remedy, details)
-        return Finding("failed", text, remedy, details)
+        allowed = subject.config.episode.allow_weak
+        return Finding("warning" if allowed else "failed", text, remedy, details)
     if tier != "full":
         return Finding("warning", text, "python -m sandbox doctor says what that costs", details)
     if median > _SLOW_MS:

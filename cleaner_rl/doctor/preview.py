@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 from typing import Literal
 
 from rich.console import Console
@@ -100,11 +101,10 @@ def episode_segments(subject: Subject, episode: Episode) -> list[Segment]:
         ("grafted" if is_grafted else "sampled" if counts else "environment", counts)
         for counts, is_grafted in zip(sample.mask, sample.grafted, strict=True)
     ]
-    segments, start = [], 0
-    for (kind, trained), group in groupby(kinds):
-        end = start + len(list(group))
-        segments.append(Segment(kind, trained, subject.decode(sample.ids[start:end]), end - start))
-        start = end
+    segments = []
+    for (kind, trained), group in groupby(zip(kinds, sample.ids, strict=True), itemgetter(0)):
+        ids = [token for _, token in group]
+        segments.append(Segment(kind, trained, subject.decode(ids), len(ids)))
     return segments
 
 

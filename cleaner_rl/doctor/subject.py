@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+import tyro
+
 from cleaner_env.chat import ChatCodec, TemplateError
 from cleaner_env.formats import TextFormat
 from cleaner_env.task import Task
@@ -31,7 +33,6 @@ from cleaner_rl.trainer import load_source
 class DoctorConfig:
     """Look at a model, tasks and this machine before a training, and say what would go wrong.
 
-    Takes every setting of the training (python -m cleaner_rl.train --help) besides those below.
     Exit status: 0 no check failed (there may be warnings), 1 one did, 2 wrong arguments.
     """
 
@@ -43,6 +44,8 @@ class DoctorConfig:
     """Longest time that grading one answer may take."""
     json: bool = False
     """Print one JSON object and nothing else."""
+    train: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
+    """Settings of the training, as of python -m cleaner_rl.train."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -52,8 +55,12 @@ class DoctorConfig:
 class Subject:
     """What the checks share. Reading a property may raise what its loader raises."""
 
-    config: TrainConfig
-    doctor: DoctorConfig = DoctorConfig()
+    doctor: DoctorConfig
+
+    @property
+    def config(self) -> TrainConfig:
+        """The training's settings."""
+        return self.doctor.train
 
     @cached_property
     def tokenizer(self) -> Any:

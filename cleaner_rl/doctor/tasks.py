@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import Future
+from contextlib import nullcontext
 from statistics import median
 
 from cleaner_env.formats.protocol import system_prompt
@@ -41,10 +42,9 @@ def check_tasks(subject: Subject) -> Finding:
 
 def check_grader(subject: Subject) -> Finding:
     """Reference answers must be right, nonsense wrong, and every answer graded in time."""
-    if not any(SCORERS[task.reward].runs_programs for task in subject.tasks):
-        return _grade_all(subject, None)
+    runs_programs = any(SCORERS[task.reward].runs_programs for task in subject.tasks)
     # The reference programs are the data set's own: they may run wherever programs can run at all.
-    with Sandbox(allow_weak=True) as sandbox:
+    with Sandbox(allow_weak=True) if runs_programs else nullcontext() as sandbox:
         return _grade_all(subject, sandbox)
 
 

@@ -15,12 +15,8 @@ from cleaner_rl.errors import PolicyError
 def add_lora(model: Any, rank: int, alpha: float) -> None:
     """Put an adapter beside every linear layer but the head, and freeze all other weights.
 
-    The model stays the class that it is; its numbers do not change before the first update.
-
-    Args:
-        model: a transformers causal language model.
-        rank: of the adapters.
-        alpha: the adapters' output is multiplied by ``alpha / rank``.
+    The model stays the class that it is; its numbers do not change before the first update. The
+    adapters' output is multiplied by ``alpha / rank``.
     """
     if find_spec("peft") is None:
         raise PolicyError(

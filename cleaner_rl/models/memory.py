@@ -100,26 +100,20 @@ def estimate_memory(
     context: int,
     in_place: bool = False,
 ) -> MemoryEstimate:
-    """What training takes.
+    """What training takes that decodes ``batch`` conversations of ``context`` tokens together.
 
-    Args:
-        shape: of the model.
-        precision: of the forward passes.
-        pack_tokens: tokens of one packed pass.
-        batch: conversations decoded together.
-        context: most tokens of one.
-        in_place: the gradient of logits takes their place, as it does with Triton.
+    ``in_place``: the gradient of logits takes their place, as it does with Triton.
     """
+    number = getattr(torch, precision).itemsize
     half = precision != "float32"
+    logit = number if in_place else 4 * _LOGIT_COPIES + number * half
     return MemoryEstimate(
         weights=shape.parameters * (_WEIGHTS + 2 * 2 * half),
         gradients=shape.parameters * _GRADIENTS,
         optimiser=shape.parameters * _OPTIMISER,
         activations=pack_tokens * shape.layers * activation_bytes(shape, precision),
-        logits=min(pack_tokens, logit_chunk(shape.vocabulary, in_place))
-        * shape.vocabulary
-        * _logit_bytes(precision, in_place),
-        cache=batch * context * shape.layers * 2 * shape.keys * (2 if half else 4),
+        logits=min(pack_tokens, logit_chunk(shape.vocabulary, in_place)) * shape.vocabulary * logit,
+        cache=batch * context * shape.layers * 2 * shape.keys * number,
     )
 
 
@@ -127,14 +121,6 @@ def logit_chunk(vocabulary: int, in_place: bool) -> int:
     """Tokens whose logits are held at a time; ``in_place``: their gradient takes their place."""
     numbers = _CHUNK_NUMBERS_IN_PLACE if in_place else _CHUNK_NUMBERS
     return max(1, min(_CHUNK_TOKENS, numbers // vocabulary))
-
-
-def _logit_bytes(precision: Precision, in_place: bool) -> int:
-    """Bytes of a logit and of what is made of it."""
-    own = getattr(torch, precision).itemsize
-    if in_place:
-        return int(own)
-    return 4 * _LOGIT_COPIES + (0 if precision == "float32" else own)
 
 
 def activation_bytes(shape: ModelShape, precision: Precision) -> int:

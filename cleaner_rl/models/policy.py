@@ -64,11 +64,8 @@ class Policy:
     def save(self, directory: Path, trained: Any = None, ranks: Ranks | None = None) -> None:
         """Write a plain Hugging Face directory; LoRA adapters are merged into the weights.
 
-        Args:
-            directory: to write into.
-            trained: the model whose weights are written, which may be sharded over the ranks, that
-                all take part then; this policy's own by default.
-            ranks: of which the first writes; a single process by default.
+        These are ``trained``'s, which may be sharded over the ranks, or this policy's own. All
+        ranks take part, and the first writes.
         """
         model, ranks = trained or self.model, ranks or Ranks()
 
@@ -86,12 +83,7 @@ class Policy:
 
 
 def load_policy(name: str, device: str = "auto") -> Policy:
-    """Load a policy with float32 weights.
-
-    Args:
-        name: ``"bundled"``, ``"smollm2"``, a Hugging Face directory, or a hub name.
-        device: ``"auto"`` takes CUDA when there is one, else the CPU; or a torch device.
-    """
+    """Load a policy with float32 weights: bundled, smollm2, a directory, or a hub name."""
     disable_progress_bar()
     target = resolve_device(device)
     source, options = _locate(name)
@@ -101,7 +93,11 @@ def load_policy(name: str, device: str = "auto") -> Policy:
     ends = model.generation_config.eos_token_id
     codec = load_codec(tokenizer, [ends] if isinstance(ends, int) else ends or [])
     if "gguf_file" in options:
-        _forget_quantization(model)
+        # Its weights are float32 by now; the model would still refuse to be saved.
+        model.hf_quantizer = None
+        model.is_quantized = False
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
     # Weights mapped from a file may lie at odd addresses, where the CPU's kernels add up in another
     # order: a copy makes a resumed run equal to the bit.
     for parameter in model.parameters():
@@ -148,7 +144,7 @@ def decode(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def resolve_device(device: str) -> torch.device:
-    """The torch device behind a ``--device`` value."""
+    """The torch device behind a ``--device`` value; auto takes CUDA when there is one."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -166,14 +162,6 @@ def resolve_device(device: str) -> torch.device:
 def bundled_directory() -> Path:
     """Where the bundled policy lies."""
     return Path(str(files("cleaner_rl").joinpath("bundled")))
-
-
-def _forget_quantization(model: Any) -> None:
-    """A GGUF file's weights are float32 by now; the model would still refuse to be saved."""
-    model.hf_quantizer = None
-    model.is_quantized = False
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
 
 
 def _read(name: str, load: Callable[[], Any]) -> Any:

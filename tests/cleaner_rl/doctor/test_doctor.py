@@ -26,7 +26,7 @@ from cleaner_rl.doctor.subject import DoctorConfig, Finding, Subject, run_checks
 from cleaner_rl.doctor.tasks import check_grader, check_prompts, check_tasks
 from cleaner_rl.doctor.text import check_format, check_round_trip, check_template
 from cleaner_rl.errors import UserError
-from cleaner_rl.settings import change
+from cleaner_rl.settings import change, flat
 
 TASK = Task("What is 6*7?", "42")
 
@@ -36,7 +36,8 @@ def subject(toy_policy):
     """Makes a subject of the toy policy, with another chat template or other settings."""
 
     def make(template=None, tasks=(TASK,), **config):
-        made = Subject(change(PRESETS["tiny"], system_prompt="none", **config))
+        train = change(PRESETS["tiny"], system_prompt="none", **config)
+        made = Subject(DoctorConfig(train=train))
         made.tokenizer = copy.deepcopy(toy_policy.tokenizer)
         if template is not None:
             made.tokenizer.chat_template = template
@@ -110,9 +111,24 @@ def test_settings_are_those_of_training():
     assert parse_arguments(["--preset", "qwen3-4b"]).config == PRESETS["qwen3-4b"]
     subject = parse_arguments(["--preset", "qwen3-4b", "--pack-tokens", "9", "--num-tasks", "3"])
     assert subject.config == change(PRESETS["qwen3-4b"], pack_tokens=9)
-    assert subject.doctor == DoctorConfig(num_tasks=3)
+    assert subject.doctor == DoctorConfig(num_tasks=3, train=subject.config)
     with pytest.raises(UserError, match="unknown preset"):
         parse_arguments(["--preset", "huge"])
+
+
+def test_the_help_lists_the_settings_of_the_training_too(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    shown = capsys.readouterr().out
+    flags = ("--num-tasks", "--model", "--tasks", "--preset", "--pack-tokens", "--code-seconds")
+    assert all(f"{flag} " in shown for flag in flags)
+
+
+def test_a_run_to_be_resumed_is_looked_at_with_its_own_settings(tmp_path):
+    config = change(PRESETS["tiny"], max_response_tokens=99)
+    (tmp_path / "config.json").write_text(json.dumps(flat(config)))
+    subject = parse_arguments(["--resume", str(tmp_path)])
+    assert subject.config == replace(config, resume=str(tmp_path))
 
 
 def test_a_setting_that_neither_doctor_nor_training_has_is_refused(capsys):
@@ -281,7 +297,7 @@ def test_a_grader_that_hangs_is_refused(subject, monkeypatch):
 
     verdicts(monkeypatch, slow)
     subject = subject(tasks=[TASK])
-    subject.doctor = DoctorConfig(grader_seconds=0.1)
+    subject.doctor = replace(subject.doctor, grader_seconds=0.1)
     began = time.monotonic()
     finding = check_grader(subject)
     assert finding.status == "failed" and "after 0.1 s" in finding.text
