@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +58,6 @@ def export(config: ExportConfig) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
-    arguments = sys.argv[1:] if arguments is None else arguments
     config = tyro.cli(ExportConfig, args=arguments, prog="python -m cleaner_rl.export")
     checkpoint = export(config)
     print(f"{checkpoint} exported to {config.out}")

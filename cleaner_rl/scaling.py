@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -68,7 +67,6 @@ class ScalingConfig:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command: a table in Markdown."""
-    arguments = sys.argv[1:] if arguments is None else arguments
     config = tyro.cli(ScalingConfig, args=arguments, prog="python -m cleaner_rl.scaling")
     print(report(config))
     return 0

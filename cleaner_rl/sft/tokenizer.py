@@ -9,6 +9,7 @@ prefix-preserving: a longer conversation never changes what an earlier message w
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -35,45 +36,7 @@ _PIECES = Regex(
 )
 """Pieces within which BPE may merge. What no branch matches is a piece of its own."""
 
-CHAT_TEMPLATE = r"""
-{%- set system = messages[0].content if messages and messages[0].role == 'system' else '' -%}
-{%- if tools -%}
-    {{- '<|im_start|>system\n' -}}
-    {%- if system -%}{{- system + '\n\n' -}}{%- endif -%}
-    {{- '# Tools\n\nYou may call one or more functions to assist with the user query.\n\n' -}}
-    {{- 'You are provided with function signatures within <tools></tools> XML tags:\n<tools>' -}}
-    {%- for tool in tools -%}
-        {{- '\n' + (tool | tojson) -}}
-    {%- endfor -%}
-    {{- '\n</tools>\n\nFor each function call, return a json object with function name and ' -}}
-    {{- 'arguments within <tool_call></tool_call> XML tags:\n<tool_call>\n' -}}
-    {{- '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call><|im_end|>\n' -}}
-{%- elif system -%}
-    {{- '<|im_start|>system\n' + system + '<|im_end|>\n' -}}
-{%- endif -%}
-{%- for message in messages -%}
-    {%- set content = message.content or '' -%}
-    {%- if message.role == 'tool' -%}
-        {{- '<|im_start|>user\n<tool_response>\n' + content -}}
-        {{- '\n</tool_response><|im_end|>\n' -}}
-    {%- elif message.role == 'assistant' -%}
-        {{- '<|im_start|>assistant\n' + content -}}
-        {%- for call in message.tool_calls or [] -%}
-            {%- set call = call.function or call -%}
-            {%- if content or not loop.first -%}{{- '\n' -}}{%- endif -%}
-            {{- '<tool_call>\n{"name": "' + call.name + '", "arguments": ' -}}
-            {{- call.arguments if call.arguments is string else (call.arguments | tojson) -}}
-            {{- '}\n</tool_call>' -}}
-        {%- endfor -%}
-        {{- '<|im_end|>\n' -}}
-    {%- elif not (message.role == 'system' and loop.first) -%}
-        {{- '<|im_start|>' + message.role + '\n' + content + '<|im_end|>\n' -}}
-    {%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-    {{- '<|im_start|>assistant\n' -}}
-{%- endif -%}
-""".strip()
+CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja").read_text("utf-8").strip()
 """ChatML with Hermes tools; prefix-preserving, because each tool message is a block of its own."""
 
 
