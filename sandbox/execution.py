@@ -231,7 +231,7 @@ def classify(
     elif exit_code == -signal.SIGKILL and ending.stopped is Status.TIMEOUT:
         status, name = Status.TIMEOUT, "TimeoutError"
         text = f"the program ran longer than {limits.wall_s:g} s"
-    elif exit_code == -signal.SIGKILL and ending.cpu_s >= limits.cpu_s * 0.95:
+    elif exit_code == -signal.SIGKILL and ending.cpu_s >= limits.cpu_s * 0.9:
         status, name = Status.TIMEOUT, "TimeoutError"
         text = f"the program used more than {limits.cpu_s:g} s of CPU time"
     elif exit_code == -signal.SIGKILL and ending.out_of_memory:

@@ -11,7 +11,6 @@ import trainings
 
 TIMED = {"tokens_per_second", "sample_seconds", "step_seconds"}
 STEPS = 4
-pytestmark = pytest.mark.xdist_group("trainings")
 
 
 @pytest.fixture

@@ -26,7 +26,6 @@ SMALL = [
     *("--prompts", "2", "--minibatch-prompts", "1", "--group-size", "2", "--max-turns", "2"),
     *("--max-turn-tokens", "64", "--eval-tasks", "0", "--save-every", "1"),
 ]
-pytestmark = pytest.mark.xdist_group("trainings")
 
 
 def train(run, *arguments):

@@ -16,6 +16,7 @@ import pytest
 import sandbox.pool
 from sandbox import IsolationUnavailable, Limits, Sandbox, SandboxError, Status
 from sandbox.jail import Jail, find_bwrap, is_below
+from sandbox.soak import descendants
 from sandbox.worker import Worker
 
 needs_isolation = pytest.mark.usefixtures("box")  # skips where there is none
@@ -46,8 +47,12 @@ def test_a_persistent_fault_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     with Sandbox() as box:
 
         def die(worker: Worker, *rest: object) -> None:
+            assert worker.process
+            doomed = descendants(worker.process.pid)  # die a little later than it
             worker.process.kill()
             worker.process.wait()
+            while any(map(is_running, doomed)):
+                time.sleep(0.001)
 
         monkeypatch.setattr(Worker, "_bound", die)
         with pytest.raises(SandboxError, match="3 times in a row"):

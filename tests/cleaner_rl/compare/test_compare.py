@@ -21,11 +21,10 @@ from cleaner_rl.train import main as train
 
 SMALL = [
     *("--steps", "2", "--prompts", "2", "--minibatch-prompts", "2", "--group-size", "2"),
-    *("--save-every", "1", "--eval-tasks", "3", "--workers", "1"),
-    *("--max-turns", "2", "--max-turn-tokens", "64"),
+    *("--save-every", "1", "--eval-tasks", "2", "--workers", "1"),
+    *("--max-turns", "2", "--max-turn-tokens", "48"),
 ]
 ARGUMENTS = ["--arms", "off,saar", "--seeds", "2", "--jobs", "2", "--eval-every", "2", *SMALL]
-pytestmark = pytest.mark.xdist_group("trainings")
 
 
 def compare(directory: Path, *more: str) -> int:

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from cleaner_rl.distributed.ranks import Ranks, partition
 from cleaner_rl.runs.evaluations import MODES, read_evaluation
 
-pytestmark = pytest.mark.xdist_group("trainings")
 TIMED = {"tokens_per_second", "sample_seconds", "step_seconds", "sandbox_faults"}
 
 

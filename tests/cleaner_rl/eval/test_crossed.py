@@ -1,5 +1,7 @@
 """Intervals over seeds and problems, and the step at which a curve reaches a target, by hand."""
 
+from statistics import fmean
+
 import numpy as np
 import pytest
 
@@ -69,27 +71,34 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     assert covered >= 52
 
 
-def coverage(seed_spread, problem_spread):
-    """Of both intervals, with three seeds that have 80 problems of their own each."""
+def trials(seed_spread, problem_spread):
+    """[S, P] values of three seeds that have 20 problems of their own each; their mean is zero."""
     generator = np.random.default_rng(2)
-    covered = np.zeros(2)
-    for trial in range(200):
-        problems = generator.normal(0, problem_spread * 80**0.5, (3, 80))
-        values_SP = generator.normal(0, seed_spread, (3, 1)) + problems
-        both = (
-            interval(CrossedBootstrap(3, 80, trial), values_SP, share=False),
-            seeds_interval(values_SP.mean(axis=1)),
-        )
-        covered += [low <= 0 <= high for low, high in both]
-    return covered / 200
+    for _ in range(200):
+        problems = generator.normal(0, problem_spread * 20**0.5, (3, 20))
+        yield generator.normal(0, seed_spread, (3, 1)) + problems
 
 
-def test_how_often_three_seeds_cover_the_truth():
-    """What the docstrings say: resampling has too little of seeds, too much of problems."""
-    assert coverage(0.0, 1.0)[0] > 0.95
-    assert coverage(1.0, 0.01)[0] < 0.85
-    for spreads in ((0.0, 1.0), (1.0, 0.01), (1.0, 1.0)):
-        assert coverage(*spreads)[1] == pytest.approx(0.95, abs=0.04)
+def coverage(intervals):
+    return fmean(low <= 0 <= high for low, high in intervals)
+
+
+@pytest.mark.parametrize(
+    ("spreads", "low", "high"), [((0.0, 1.0), 0.95, 1.0), ((1.0, 0.01), 0.0, 0.85)]
+)
+def test_resampling_has_too_little_of_three_seeds_and_too_much_of_problems(spreads, low, high):
+    """What the docstrings say."""
+    covered = coverage(
+        interval(CrossedBootstrap(3, 20, trial), values_SP, share=False)
+        for trial, values_SP in enumerate(trials(*spreads))
+    )
+    assert low < covered <= high
+
+
+@pytest.mark.parametrize("spreads", [(0.0, 1.0), (1.0, 0.01), (1.0, 1.0)])
+def test_how_often_three_seeds_cover_the_truth(spreads):
+    covered = coverage(seeds_interval(values_SP.mean(axis=1)) for values_SP in trials(*spreads))
+    assert covered == pytest.approx(0.95, abs=0.04)
 
 
 def test_students_interval_by_hand():
