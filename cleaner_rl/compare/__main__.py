@@ -11,9 +11,9 @@ from pathlib import Path
 from cleaner_rl.compare.analysis import compare
 from cleaner_rl.compare.arms import ARMS, Arm
 from cleaner_rl.compare.config import CompareConfig, parse_arguments
-from cleaner_rl.compare.directory import ComparisonDirectory, PlannedRun
+from cleaner_rl.compare.directory import PLAN, ComparisonDirectory, PlannedRun
 from cleaner_rl.compare.plots import write_plots
-from cleaner_rl.compare.pool import Failure, Lane, WorkerPool
+from cleaner_rl.compare.pool import Failures, Lane, WorkerPool
 from cleaner_rl.compare.progress import ComparisonProgress
 from cleaner_rl.compare.report import report
 from cleaner_rl.config import TrainConfig
@@ -40,24 +40,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs = directory.runs(config, arms)
         for run in runs:
             run.require_same_settings()
-        directory.write_plan(
-            {
-                "command": shlex.join(["python", "-m", "cleaner_rl.compare", *given]),
-                "arms": [arm.name for arm in arms],
-                "seeds": config.seed_list,
-                "config": flat(config.train),
-                "made_with": made_with(),
-            }
-        )
+        plan = {
+            "command": shlex.join(["python", "-m", "cleaner_rl.compare", *given]),
+            "arms": [arm.name for arm in arms],
+            "seeds": config.seed_list,
+            "config": flat(config.train),
+            "made_with": made_with(),
+        }
+        write_json(directory.path / PLAN, plan)
         try:
             failures = _work_off(directory, config, runs)
         except KeyboardInterrupt:
             print(f"stopped; the same command goes on with {directory.path}", file=sys.stderr)
             return INTERRUPTED
-        for failure in failures:
+        for run, reason in failures:
             print(
-                f"{failure.run.name} failed, {failure.reason} (log: {failure.run.log}); the same "
-                "command tries it again",
+                f"{run.name} failed, {reason} (log: {run.log}); the same command tries it again",
                 file=sys.stderr,
             )
         if any(run.finished for run in runs):
@@ -73,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _work_off(
     directory: ComparisonDirectory, config: CompareConfig, runs: Sequence[PlannedRun]
-) -> list[Failure]:
+) -> Failures:
     """Do all runs that are not finished; the evaluations that they begin with come first."""
     begun = {run.seed for run in runs if not run.finished}
     starts = [directory.start(config, seed) for seed in sorted(begun)]
@@ -126,17 +124,17 @@ def _complete(
 ) -> tuple[dict[str, list[PlannedRun]], list[str]]:
     """The finished runs of each arm, for the seeds that all arms have, and what is left out."""
     runs = {arm.name: [directory.run(config, arm, s) for s in config.seed_list] for arm in arms}
-    finished = {name: [r for r in of_arm if r.finished] for name, of_arm in runs.items()}
-    seen = {name: {r.seed for r in of_arm} for name, of_arm in finished.items() if of_arm}
+    finished = {name: {r.seed for r in of_arm if r.finished} for name, of_arm in runs.items()}
+    seen = {name: seeds for name, seeds in finished.items() if seeds}
     common = set.intersection(*seen.values()) if seen else set()
     if not common:
         raise CheckpointError(
             f"no seed of the comparison in {directory.path} is finished in all its arms; the same "
             "command without --report-only goes on with it"
         )
-    complete = {name: [r for r in finished[name] if r.seed in common] for name in seen}
-    kept = {(r.arm, r.seed) for of_arm in complete.values() for r in of_arm}
-    missing = [r.name for of_arm in runs.values() for r in of_arm if (r.arm, r.seed) not in kept]
+    complete = {name: [r for r in runs[name] if r.seed in common] for name in seen}
+    every = [run for of_arm in runs.values() for run in of_arm]
+    missing = [run.name for run in every if run not in complete.get(run.arm, [])]
     return complete, missing
 
 

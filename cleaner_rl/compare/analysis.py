@@ -6,7 +6,6 @@ Axes of arrays: ``_S`` seeds, ``_E`` evaluations, ``_K`` training steps from 0, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -34,73 +33,27 @@ _TRAINING = (
 _LAST = 0.25
 """Share of the steps, at the end, that the training's figures are means over."""
 
-Measures = dict[str, Measure]
-
-
-@dataclass(frozen=True, slots=True)
-class ArmRecord:
-    """What the runs of an arm left behind.
-
-    Attributes:
-        evaluations: mode -> step -> measures.
-        metrics: of each seed, a row a step.
-    """
-
-    evaluations: Mapping[str, Mapping[int, Measures]]
-    metrics: Sequence[Sequence[Mapping[str, float]]]
-
-    @classmethod
-    def read(cls, runs: Sequence[PlannedRun], steps: Sequence[int]) -> ArmRecord:
-        """The record of an arm's finished runs, one for each seed."""
-        evaluations = {
-            mode: {step: _measures(runs, step, mode) for step in steps} for mode in MODES
-        }
-        return cls(evaluations, [read_metrics(run.path) for run in runs])
-
-    @property
-    def tasks(self) -> int:
-        """Problems up to the last one that was not spoilt everywhere."""
-        return max(
-            int(measures["accuracy"].total_SP.shape[1])
-            for steps in self.evaluations.values()
-            for measures in steps.values()
-        )
-
-    @property
-    def tokens_SK(self) -> Floats:
-        """Tokens sampled up to each step of the training, from step 0 on."""
-        sampled = [
-            [row["tokens_sampled"] * row["episodes"] for row in rows] for rows in self.metrics
-        ]
-        return np.concatenate([np.zeros((len(sampled), 1)), np.cumsum(sampled, axis=1)], axis=1)
-
-    def figures(self, other: ArmRecord, of: Callable[[Measures, Measures], Any]) -> dict[str, Any]:
-        """mode -> step (a string, as JSON has it) -> figures of both records' measures there."""
-        return {
-            mode: {
-                str(step): of(measures, other.evaluations[mode][step])
-                for step, measures in steps.items()
-            }
-            for mode, steps in self.evaluations.items()
-        }
+Measures = Mapping[str, Measure]
+"""A row for each seed."""
+Evaluations = Mapping[tuple[str, int], Measures]
+"""Of the runs of an arm, by mode and step."""
+Logs = Sequence[Sequence[Mapping[str, float]]]
+"""Metrics of the training steps of each seed."""
 
 
 def compare(runs: Mapping[str, Sequence[PlannedRun]]) -> dict[str, Any]:
-    """What the finished runs of all arms come to.
-
-    Args:
-        runs: of each arm, with the same seeds in the same order.
-
-    Returns:
-        Plain data, explained in docs/compare.md: ``baseline``, ``seeds``, ``tasks``, ``samples``,
-        ``steps``, ``evaluated_steps``, ``arms``, ``held_out``, ``differences``, ``reaching``,
-        ``training``, ``seconds``.
-    """
+    """What the finished runs of all arms, each with the same seeds in the same order, come to: the
+    data that docs/compare.md explains."""
     baseline = BASELINE if BASELINE in runs else next(iter(runs))
     steps = _common_steps([run for of_arm in runs.values() for run in of_arm])
-    records = {name: ArmRecord.read(of_arm, steps) for name, of_arm in runs.items()}
-    tasks = max(record.tasks for record in records.values())
-    first, config = records[baseline], runs[baseline][0].config
+    evaluations = {
+        name: {(mode, step): _measures(of_arm, step, mode) for mode in MODES for step in steps}
+        for name, of_arm in runs.items()
+    }
+    logs = {name: [read_metrics(run.path) for run in of_arm] for name, of_arm in runs.items()}
+    # Up to the last problem that was not spoilt everywhere.
+    tasks = max(m["accuracy"].total_SP.shape[1] for of in evaluations.values() for m in of.values())
+    config = runs[baseline][0].config
     bootstrap = CrossedBootstrap(len(runs[baseline]), tasks, config.seed)
     estimates, differences = partial(_estimates, bootstrap), partial(_differences, bootstrap)
     return {
@@ -113,14 +66,14 @@ def compare(runs: Mapping[str, Sequence[PlannedRun]]) -> dict[str, Any]:
         "arms": {
             name: {"text": ARMS[name].text, "changes": dict(ARMS[name].changes)} for name in runs
         },
-        "held_out": {name: record.figures(first, estimates) for name, record in records.items()},
+        "held_out": {name: _figures(estimates, steps, of) for name, of in evaluations.items()},
         "differences": {
-            name: record.figures(first, differences)
-            for name, record in records.items()
+            name: _figures(differences, steps, evaluations[baseline], of)
+            for name, of in evaluations.items()
             if name != baseline
         },
-        "reaching": _reaching(records, baseline, bootstrap),
-        "training": {name: _training(record) for name, record in records.items()},
+        "reaching": _reaching(evaluations, logs, baseline, bootstrap),
+        "training": {name: _training(of_arm) for name, of_arm in logs.items()},
         "seconds": {name: [wall_seconds(r.path) for r in of_arm] for name, of_arm in runs.items()},
     }
 
@@ -138,7 +91,6 @@ def _common_steps(runs: Sequence[PlannedRun]) -> list[int]:
 
 
 def _measures(runs: Sequence[PlannedRun], step: int, mode: str) -> Measures:
-    """All measures of an evaluation, a row for each seed."""
     seeds = [
         [EpisodeSummary.read(row) for row in read_evaluation(run.path, step, mode)] for run in runs
     ]
@@ -147,20 +99,24 @@ def _measures(runs: Sequence[PlannedRun], step: int, mode: str) -> Measures:
     return {name: measure(METRICS[name], grouped) for name in _HELD_OUT}
 
 
-def _estimates(bootstrap: CrossedBootstrap, measures: Measures, _: Measures) -> dict[str, Any]:
+def _figures(of: Callable[..., Any], steps: Sequence[int], *arms: Evaluations) -> dict[str, Any]:
+    """mode -> step (a string, as JSON has it) -> figures of the arms' measures there."""
+    return {
+        mode: {str(step): of(*(arm[mode, step] for arm in arms)) for step in steps}
+        for mode in MODES
+    }
+
+
+def _estimates(bootstrap: CrossedBootstrap, measures: Measures) -> dict[str, Any]:
     intervals = bootstrap.intervals(measures)
     return {
-        name: {
-            "value": measure.value,
-            "interval_95": intervals.get(name),
-            "by_seed": measure.by_seed,
-        }
-        for name, measure in measures.items()
+        name: {"value": m.value, "interval_95": intervals.get(name), "by_seed": m.by_seed}
+        for name, m in measures.items()
     }
 
 
 def _differences(
-    bootstrap: CrossedBootstrap, measures: Measures, baseline: Measures
+    bootstrap: CrossedBootstrap, baseline: Measures, measures: Measures
 ) -> dict[str, Any]:
     intervals = bootstrap.differences(baseline, measures)
     found = {}
@@ -180,56 +136,59 @@ def _differences(
 
 
 def _reaching(
-    records: Mapping[str, ArmRecord], baseline: str, bootstrap: CrossedBootstrap
+    evaluations: Mapping[str, Evaluations],
+    logs: Mapping[str, Logs],
+    baseline: str,
+    bootstrap: CrossedBootstrap,
 ) -> dict[str, Any]:
     """When each arm reached the baseline's final accuracy; see ``DEFINITION``.
 
     Row 0 of all arrays is the estimate itself, the others are the resamples.
     """
-    curves = {name: isotonic(_accuracy_RE(record, bootstrap)) for name, record in records.items()}
+    curves = {name: isotonic(_accuracy_RE(of, bootstrap)) for name, of in evaluations.items()}
     target_R = curves[baseline][:, -1]
-    steps = list(records[baseline].evaluations["off"])
+    steps = [step for mode, step in evaluations[baseline] if mode == "off"]
     reached = {name: first_reached(steps, fit_RE, target_R) for name, fit_RE in curves.items()}
-    tokens = {
-        name: _tokens_at(record, reached[name], bootstrap) for name, record in records.items()
-    }
+    tokens = {name: _tokens_at(logs[name], reached[name], bootstrap) for name in reached}
     arms = {}
-    for name in records:
+    for name, steps_R in reached.items():
         figures = {
-            "steps": reached[name],
-            "steps_ratio": _over(reached[name], reached[baseline]),
+            "steps": steps_R,
+            "steps_ratio": _over(steps_R, reached[baseline]),
             "tokens_ratio": _over(tokens[name], tokens[baseline]),
         }
         arms[name] = {
             "tokens": _number(tokens[name][0]),
-            "reached_in_resamples": float(np.isfinite(reached[name][1:]).mean()),
+            "reached_in_resamples": float(np.isfinite(steps_R[1:]).mean()),
             **{key: _number(values_R[0]) for key, values_R in figures.items()},
             **{f"{key}_interval_95": _quantiles(v_R[1:]) for key, v_R in figures.items()},
         }
     return {"target": float(target_R[0]), "arms": arms}
 
 
-def _accuracy_RE(record: ArmRecord, bootstrap: CrossedBootstrap) -> Floats:
+def _accuracy_RE(evaluations: Evaluations, bootstrap: CrossedBootstrap) -> Floats:
     columns = []
-    for measures in record.evaluations["off"].values():
-        resampled = bootstrap.values({"accuracy": measures["accuracy"]})
-        columns.append(np.concatenate([[measures["accuracy"].value], resampled["accuracy"]]))
+    for (mode, _), measures in evaluations.items():
+        if mode == "off":
+            resampled = bootstrap.values({"accuracy": measures["accuracy"]})
+            columns.append(np.concatenate([[measures["accuracy"].value], resampled["accuracy"]]))
     return np.stack(columns, axis=1)
 
 
-def _tokens_at(record: ArmRecord, steps_R: Floats, bootstrap: CrossedBootstrap) -> Floats:
+def _tokens_SK(logs: Logs) -> Floats:
+    """Tokens sampled up to each step of the training, from step 0 on."""
+    sampled = [[row["tokens_sampled"] * row["episodes"] for row in rows] for rows in logs]
+    return np.concatenate([np.zeros((len(sampled), 1)), np.cumsum(sampled, axis=1)], axis=1)
+
+
+def _tokens_at(logs: Logs, steps_R: Floats, bootstrap: CrossedBootstrap) -> Floats:
     """[R] tokens that a seed sampled, on average, up to these steps; inf where there is no step."""
-    tokens_SK = record.tokens_SK
-    means_RK = np.concatenate(
-        [tokens_SK.mean(axis=0, keepdims=True), bootstrap.seed_means(tokens_SK)]
-    )
+    tokens_SK = _tokens_SK(logs)
+    means_RK = np.vstack([tokens_SK.mean(axis=0), bootstrap.seed_means(tokens_SK)])
     steps_K = np.arange(tokens_SK.shape[1])
-    return np.array(
-        [
-            np.interp(step, steps_K, means_K) if np.isfinite(step) else np.inf
-            for step, means_K in zip(steps_R, means_RK, strict=True)
-        ]
-    )
+    means = [np.interp(k, steps_K, means_K) for k, means_K in zip(steps_R, means_RK, strict=True)]
+    tokens_R: Floats = np.where(np.isfinite(steps_R), means, np.inf)
+    return tokens_R
 
 
 def _over(values_R: Floats, baseline_R: Floats) -> Floats:
@@ -252,35 +211,30 @@ def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _training(record: ArmRecord) -> dict[str, Any]:
+def _training(logs: Logs) -> dict[str, Any]:
     """Each metric's mean over seeds at every step, its range over seeds, and its last figures."""
-    names = [name for name in _TRAINING if all(name in rows[0] for rows in record.metrics)]
-    last = max(1, round(_LAST * len(record.metrics[0])))
+    last = max(1, round(_LAST * len(logs[0])))
     curves = {}
-    for name in names:
-        values_SK = np.array([[row[name] for row in rows] for rows in record.metrics], float)
+    for name in [name for name in _TRAINING if all(name in rows[0] for rows in logs)]:
+        values_SK = np.array([[row[name] for row in rows] for rows in logs], float)
         curves[name] = {
             "mean": values_SK.mean(axis=0).tolist(),
             "lowest": values_SK.min(axis=0).tolist(),
             "highest": values_SK.max(axis=0).tolist(),
             "last_by_seed": values_SK[:, -last:].mean(axis=1).tolist(),
         }
-    tokens_SK = record.tokens_SK
+    tokens_SK = _tokens_SK(logs)
+    shallow, deep = (
+        fmean(row[kind] * row["episodes"] for rows in logs for row in rows)
+        for kind in ("shallow", "deep")
+    )
     return {
         "last_steps": last,
         "metrics": curves,
         "tokens_by_seed": tokens_SK[:, -1].tolist(),
         "tokens": tokens_SK.mean(axis=0).tolist(),
-        "shallow_share": _shallow_share(record),
+        "shallow_share": shallow / (shallow + deep) if shallow + deep else None,
     }
-
-
-def _shallow_share(record: ArmRecord) -> float | None:
-    """Of all splices of the training."""
-    rows = [row for rows in record.metrics for row in rows]
-    shallow = fmean(row["shallow"] * row["episodes"] for row in rows)
-    deep = fmean(row["deep"] * row["episodes"] for row in rows)
-    return shallow / (shallow + deep) if shallow + deep else None
 
 
 DEFINITION = (
@@ -312,13 +266,8 @@ def isotonic(values_RE: Floats) -> Floats:
 
 
 def first_reached(steps: Sequence[int], fit_RE: Floats, target_R: Floats) -> Floats:
-    """[R] steps at which non-decreasing curves reach their targets; inf where they do not.
-
-    Args:
-        steps: of the evaluations.
-        fit_RE: from ``isotonic``.
-        target_R: one for each curve.
-    """
+    """[R] steps at which curves from ``isotonic`` reach their targets, interpolated between
+    evaluations; inf where they do not."""
     reached_RE = fit_RE >= target_R[:, None] - _ROUNDING
     steps_E = np.asarray(steps, float)
     at = reached_RE.argmax(axis=1)

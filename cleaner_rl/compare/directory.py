@@ -11,9 +11,7 @@ results.json            the same, for programs
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,12 +22,11 @@ from cleaner_rl.compare.arms import ARMS, Arm
 from cleaner_rl.compare.config import CompareConfig
 from cleaner_rl.config import MAY_CHANGE, TrainConfig
 from cleaner_rl.errors import CheckpointError, UserError
-from cleaner_rl.runs.checkpoint import list_checkpoints
 from cleaner_rl.runs.evaluations import evaluated_steps
-from cleaner_rl.runs.files import write_json
+from cleaner_rl.runs.files import read_json
 from cleaner_rl.settings import changed, flag, flat
 
-_PLAN = "comparison.json"
+PLAN = "comparison.json"
 _PARTS = {"arms", "seeds", "config", "command", "made_with"}
 IDENTITY = "identity.json"
 """Of a start: hashes of the policy and of the held-out tasks; written last."""
@@ -80,21 +77,13 @@ class PlannedRun:
         if not (self.path / "config.json").exists():
             return
         stored = TrainConfig.load(self.path / "config.json")
-        then, now = flat(stored), flat(self.config)
-        other = [
-            f"{flag(name)} ({then[name]} then, {now[name]} now)"
-            for name in changed(stored, self.config, _FREE)
-        ]
-        if other:
+        if other := changed(stored, self.config, _FREE):
+            then, now = flat(stored), flat(self.config)
+            settings = (f"{flag(name)} ({then[name]} then, {now[name]} now)" for name in other)
             raise UserError(
-                f"the run {self.path} was begun with other settings: {', '.join(other)}. Give "
+                f"the run {self.path} was begun with other settings: {', '.join(settings)}. Give "
                 "the same ones, or begin another comparison with another --out"
             )
-
-    def clear_unfinished_begin(self) -> None:
-        """Remove what a run left that was killed before its first checkpoint."""
-        if self.path.exists() and not list_checkpoints(self.path / "checkpoints"):
-            shutil.rmtree(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +114,8 @@ class ComparisonDirectory:
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Make the directory, and keep it to this process and its children."""
-        if self.path.is_dir() and any(self.path.iterdir()) and not self._is_known:
+        files = {file.name for file in self.path.iterdir()} if self.path.is_dir() else set()
+        if files and not files & {PLAN, ".lock"}:
             raise CheckpointError(
                 f"{self.path} is not empty and holds no comparison; choose another --out"
             )
@@ -133,9 +123,8 @@ class ComparisonDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise CheckpointError(
-                f"cannot write {self.path}: {error}; choose another --out"
-            ) from error
+            message = f"cannot write {self.path}: {error}; choose another --out"
+            raise CheckpointError(message) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
@@ -146,22 +135,18 @@ class ComparisonDirectory:
         finally:
             os.close(lock)
 
-    def write_plan(self, plan: dict[str, Any]) -> None:
-        """Record what is compared."""
-        write_json(self.path / _PLAN, plan)
-
     def read_plan(self) -> dict[str, Any]:
         """What is compared: ``arms``, ``seeds``, ``config``, ``command``, ``made_with``."""
-        path = self.path / _PLAN
+        path = self.path / PLAN
         try:
-            plan = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
+            plan = read_json(path)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"cannot read {path}: {error}") from error
+        if plan is None:
             raise CheckpointError(
                 f"there is no comparison in {self.path}; --report-only wants the directory that "
                 "--out named"
-            ) from error
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"cannot read {path}: {error}") from error
+            )
         if not isinstance(plan, dict) or not set(plan) >= _PARTS:
             raise CheckpointError(f"{path} is damaged: it wants {sorted(_PARTS)}")
         unknown = set(plan["arms"]) - set(ARMS)
@@ -173,7 +158,3 @@ class ComparisonDirectory:
                 "is named there as made_with"
             )
         return plan
-
-    @property
-    def _is_known(self) -> bool:
-        return any((self.path / name).exists() for name in (_PLAN, ".lock"))

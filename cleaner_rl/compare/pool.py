@@ -25,24 +25,15 @@ class Lane:
     threads: int
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A run that did not reach its end, and why, in a line."""
-
-    run: PlannedRun
-    reason: str
+Failures = list[tuple[PlannedRun, str]]
+"""Runs that did not reach their ends, and why, in a line."""
 
 
 class WorkerPool:
     """Does runs, as many at a time as there are lanes.
 
     A process each and no executor: a run that dies, or is killed, takes no other one with it.
-
-    Args:
-        lanes: where.
-        cuda: whether runs use CUDA, which does not survive a fork; otherwise a fork server saves
-            each process the imports.
-        on_tick: called about once a second with the runs that are under way.
+    ``on_tick`` is called about once a second with the runs that are under way.
     """
 
     def __init__(
@@ -52,17 +43,17 @@ class WorkerPool:
         on_tick: Callable[[Sequence[PlannedRun]], None],
     ) -> None:
         self._free = list(lanes)
+        # CUDA does not survive a fork; a fork server saves each process the imports.
         self._context = get_context("spawn") if cuda else get_context("forkserver")
         self._context.set_forkserver_preload(["cleaner_rl.compare.worker"])
         self._on_tick = on_tick
         self._active: dict[BaseProcess, tuple[PlannedRun, Lane]] = {}
-        self._failures: list[Failure] = []
+        self._failures: Failures = []
 
-    def work_off(self, starts: Sequence[PlannedRun], runs: Sequence[PlannedRun]) -> list[Failure]:
+    def work_off(self, starts: Sequence[PlannedRun], runs: Sequence[PlannedRun]) -> Failures:
         """Do all that are not finished; a run waits for its seed's start. Returns the failures.
 
-        Raises:
-            KeyboardInterrupt: after a signal; the runs under way have saved their state.
+        After a signal, at the ``KeyboardInterrupt``, the runs under way have saved their state.
         """
         start_of = {start.seed: start for start in starts}
         waiting = [run for run in (*starts, *runs) if not run.finished]
@@ -78,9 +69,8 @@ class WorkerPool:
 
     def _settle(self, run: PlannedRun, start: PlannedRun) -> bool:
         """Begin a run where it can begin, or give it up; whether it waits no more."""
-        if not run.is_start and any(failure.run == start for failure in self._failures):
-            reason = f"its seed's first evaluation failed; see {start.log}"
-            self._failures.append(Failure(run, reason))
+        if not run.is_start and any(failed == start for failed, _ in self._failures):
+            self._failures.append((run, f"its seed's first evaluation failed; see {start.log}"))
             return True
         if not self._free or not (run.is_start or start.finished):
             return False
@@ -101,7 +91,7 @@ class WorkerPool:
             self._free.append(lane)
             if not run.finished:
                 reason = f"exit status {process.exitcode}: {_last_words(run.log, process.exitcode)}"
-                self._failures.append(Failure(run, reason))
+                self._failures.append((run, reason))
 
     def _stop(self) -> None:
         """End what is under way, each after its update in progress."""

@@ -22,12 +22,7 @@ _INTERVAL = 60.0
 class ComparisonProgress(Display):
     """A bar for each run on a terminal; elsewhere a line when one begins or ends, and now and then.
 
-    What it shows is read from the files of the runs, those of earlier sessions included.
-
-    Args:
-        runs: all of them, starts included.
-        lanes: how many are done at a time.
-        console: where to write; standard output by default.
+    What it shows is read from the files of all runs, starts and earlier sessions included.
     """
 
     def __init__(
@@ -77,15 +72,14 @@ def seconds_left(runs: Sequence[PlannedRun], lanes: int) -> float | None:
     steps: list[float] = []
     evaluations: list[float] = []
     for run in runs:
-        steps += [float(row["step_seconds"]) for row in read_metrics(run.path)]
+        steps += [row["step_seconds"] for row in read_metrics(run.path)]
         own = [step for step in evaluated_steps(run.path) if step or run.is_start]
         evaluations += [evaluation_seconds(run.path, step) for step in own]
     steps_left = sum(run.config.steps - run.steps_done for run in runs if not run.is_start)
-    evaluations_left = sum(_evaluations_left(run) for run in runs)
+    evaluations_left = sum(map(_evaluations_left, runs))
     if (steps_left and not steps) or (evaluations_left and not evaluations):
         return None
-    work = steps_left * (fmean(steps) if steps else 0.0)
-    work += evaluations_left * (fmean(evaluations) if evaluations else 0.0)
+    work = steps_left * fmean(steps or [0.0]) + evaluations_left * fmean(evaluations or [0.0])
     unfinished = sum(not run.finished for run in runs)
     return work / max(1, min(lanes, unfinished))
 

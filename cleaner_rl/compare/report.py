@@ -30,13 +30,7 @@ Data = Mapping[str, Any]
 
 
 def report(results: Data, plan: Data, title: str) -> str:
-    """The page.
-
-    Args:
-        results: from ``compare``, with ``missing``: names of runs that are left out.
-        plan: from ``ComparisonDirectory.read_plan``.
-        title: of the page.
-    """
+    """The page of what ``compare`` found, with ``missing``: names of runs that are left out."""
     last = str(results["evaluated_steps"][-1])
     parts = [f"# {title}\n", _setting(results, plan), _arms(results)]
     for mode in ("off", "on"):
@@ -82,9 +76,8 @@ def _final(results: Data, mode: str, last: str) -> str:
     rows = []
     for key in _FINAL + (_OF_ROLLBACK if mode == "on" else ()):
         label, form = LABELS[key]
-        rows.append(
-            [label, *(_cell(of[key]["value"], of[key]["interval_95"], form) for of in found)]
-        )
+        cells = (_cell(of[key]["value"], of[key]["interval_95"], form) for of in found)
+        rows.append([label, *cells])
     for key in _DIFFERENCES:
         label, form = LABELS[key]
         seeds = ([_number(value, form) for value in of[key]["by_seed"]] for of in found)
@@ -95,17 +88,12 @@ def _final(results: Data, mode: str, last: str) -> str:
 def _differences(results: Data) -> str:
     if not results["differences"]:
         return "There is one arm only.\n"
-    rows = [
-        [
-            name,
-            _MODE[mode],
-            LABELS[key][0],
-            *(_difference(at.get(key), key) for at in steps.values()),
-        ]
-        for name, modes in results["differences"].items()
-        for mode, steps in modes.items()
-        for key in _DIFFERENCES
-    ]
+    rows = []
+    for name, modes in results["differences"].items():
+        for mode, steps in modes.items():
+            for key in _DIFFERENCES:
+                cells = (_difference(at.get(key), key) for at in steps.values())
+                rows.append([name, _MODE[mode], LABELS[key][0], *cells])
     heads = [f"step {step}" for step in results["evaluated_steps"]]
     return (
         "Arm less baseline; accuracy in points. Paired by seed and problem.\n\n"
@@ -138,7 +126,7 @@ def _reached(results: Data) -> str:
             name,
             _cell(arm["steps"], arm["steps_interval_95"], "{:.1f}", _NEVER),
             _ratio(arm, "steps"),
-            _NEVER if arm["tokens"] is None else _millions(arm["tokens"]),
+            _NEVER if arm["tokens"] is None else f"{arm['tokens'] / 1e6:.2f}",
             _ratio(arm, "tokens"),
             f"{arm['reached_in_resamples']:.0%}",
         ]
@@ -163,7 +151,7 @@ def _training(results: Data) -> str:
             rows.append([label, *cells])
     shares = [_number(arm["shallow_share"], "{:.0%}") for arm in arms]
     rows.append(["share of splices that are shallow, all steps", *shares])
-    totals = [_millions(fmean(arm["tokens_by_seed"])) for arm in arms]
+    totals = [f"{fmean(arm['tokens_by_seed']) / 1e6:.2f}" for arm in arms]
     rows.append(["million sampled tokens, all steps", *totals])
     return (
         f"Means over the last {arms[0]['last_steps']} steps, with the arm's own rollback; "
@@ -196,15 +184,12 @@ def _number(value: float | None, form: str, nothing: str = "-") -> str:
 
 
 def _cell(
-    value: float | None,
-    interval: Sequence[float | None] | None,
-    form: str,
-    nothing: str = "-",
+    value: float | None, ends: Sequence[float | None] | None, form: str, nothing: str = "-"
 ) -> str:
     text = _number(value, form, nothing)
-    if interval is None:
+    if ends is None:
         return text
-    low, high = (_number(end, form, nothing) for end in interval)
+    low, high = (_number(end, form, nothing) for end in ends)
     return text if low == high == text else f"{text} [{low}, {high}]"
 
 
@@ -227,7 +212,3 @@ def _difference(cell: Data | None, key: str, interval: str = "interval_95") -> s
 def _spread(values: Sequence[float], form: str) -> str:
     mean = form.format(fmean(values))
     return mean if len(values) < 2 else f"{mean} ± {form.format(stdev(values))}"
-
-
-def _millions(tokens: float) -> str:
-    return f"{tokens / 1e6:.2f}"

@@ -20,6 +20,7 @@ from cleaner_rl.config import TrainConfig
 from cleaner_rl.errors import CheckpointError, UserError, run_command
 from cleaner_rl.eval.held_out import evaluate_step, held_out_tasks
 from cleaner_rl.models.policy import Policy, load_policy
+from cleaner_rl.runs.checkpoint import list_checkpoints
 from cleaner_rl.runs.evaluations import FOLDER, MODES, episodes_path, evaluated_steps, summary_path
 from cleaner_rl.runs.files import write_json, write_whole
 from cleaner_rl.runs.progress import TrainingProgress
@@ -31,18 +32,15 @@ from cleaner_rl.trainer import Trainer
 def work(run: PlannedRun, start: Path, device: str, threads: int) -> None:
     """Begin a run or continue it, and exit with a command's status; what it prints is its log.
 
-    Args:
-        run: to be finished.
-        start: directory of the evaluation that it begins with.
-        device: to run on.
-        threads: of computations on a CPU; 0 leaves them as they are.
+    ``start`` holds the evaluation that it begins with; 0 threads stands for torch's own number.
     """
     _end_with_the_parent()
     _print_to(run.log)
     if threads:
         torch.set_num_threads(threads)
     config = replace(run.config, device=device)
-    run.clear_unfinished_begin()
+    if run.path.exists() and not list_checkpoints(run.path / "checkpoints"):
+        shutil.rmtree(run.path)  # it was killed before its first checkpoint
     run_command(lambda: _evaluate(run, config) if run.is_start else _train(run, config, start))
 
 
