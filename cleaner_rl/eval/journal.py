@@ -162,13 +162,10 @@ def wall_seconds(rows: Iterable[Row]) -> float:
 
 
 def _completion(row: Row, decode: Decode | None) -> Completion:
+    truncated = row["truncated"]
     if "ids" not in row:
-        return Completion(row["text"], truncated=row["truncated"])
+        return Completion(row["text"], truncated=truncated)
     assert decode is not None, "turns with tokens are continued by a policy"
     return Completion.from_tokens(
-        row["ids"],
-        row["logprobs"],
-        decode,
-        stop_length=row["stop_length"],
-        truncated=row["truncated"],
+        row["ids"], row["logprobs"], decode, stop_length=row["stop_length"], truncated=truncated
     )
