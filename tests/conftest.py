@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import sandbox.pool
 from cleaner_env import Sandbox, SandboxError
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; toys need no more
 sandbox.pool.HEAVY_PRELOAD = ()  # tests make many sandboxes; those of the heavy modules say so
 
 

@@ -91,7 +91,7 @@ def test_any_number_of_ranks_continues_from_any_other_with_a_kl_term(train, tmp_
         ("--loss", "grpo", "--kl-coefficient", "0.1", "--gradient-checkpointing"),
         ("--loss", "dr_grpo", "--lora-rank", "4", "--kl-coefficient", "0.1"),
         ("--loss", "gspo", "--dynamic-sampling", "2", "--prompts", "3"),
-        ("--saar", "roc", "--minibatch-prompts", "4"),
+        ("--saar", "roc", "--minibatch-prompts", "2"),
     ],
 )
 def test_other_settings_have_the_numbers_of_one_process_too(train, tmp_path, more):
@@ -105,8 +105,9 @@ def test_other_settings_have_the_numbers_of_one_process_too(train, tmp_path, mor
 
 @pytest.mark.exhaustive
 def test_an_update_that_is_not_finite_on_one_rank_is_skipped_on_all(train, tmp_path):
-    assert train("one", 1, 1, "token 7 has no numbers") == [0]
-    assert train("two", 2, 1, "token 7 has no numbers") == [0, 0]
+    more = ["--prompts", "4", "--minibatch-prompts", "2", "--group-size", "4"]
+    assert train("one", 1, 1, "token 7 has no numbers", more=more) == [0]
+    assert train("two", 2, 1, "token 7 has no numbers", more=more) == [0, 0]
     (row,) = metrics(tmp_path / "one")
     assert row["skipped_updates"] > 0
     same(metrics(tmp_path / "two"), [row])
