@@ -199,5 +199,7 @@ class Rollout:
         context = context_ids(runner.prompt_ids, turns, self.observation_ids)
         room = min(int(runner.info["remaining"]), self.policy.context_length - len(context))
         limit = max(1, min(room, self.config.max_turn_tokens))
-        seed = (runner.job.seed, runner.sampled)
+        # Lookaheads count as well: a turn that drew the numbers of an earlier one would tend to
+        # repeat it, and a correction would depend on the draw that failed.
+        seed = (runner.job.seed, len(runner.env.episode.raw_turns))
         self.sampler.submit(Request(runner.number, context, limit, seed))

@@ -62,7 +62,6 @@ class EpisodeRunner:
         info: what the last step gave.
         began: ``time.monotonic()`` at the episode's beginning.
         prompt_ids: of its prompt, for players that need them.
-        sampled: turns sampled for it, those of earlier sessions among them.
         over: it has ended.
         fault: why the sandbox spoilt it.
     """
@@ -73,7 +72,6 @@ class EpisodeRunner:
     info: dict[str, Any]
     began: float
     prompt_ids: Sequence[int] = ()
-    sampled: int = 0
     over: bool = False
     fault: SandboxError | None = None
 
@@ -82,7 +80,7 @@ class EpisodeRunner:
         """Begin the job's episode, and step it as far as it was played before."""
         began = time.monotonic()
         _, info = env.reset(seed=job.seed, options={"task": job.task})
-        runner = cls(number, env, job, info, began, sampled=len(job.turns))
+        runner = cls(number, env, job, info, began)
         for turn in job.turns:
             if not runner.over:
                 runner.step(turn)

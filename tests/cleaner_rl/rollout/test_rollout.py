@@ -32,6 +32,7 @@ class ScriptedSampler:
         self.policy, self.turns = policy, list(turns)
         self.shown: list[list[str]] = []
         self.limits: list[list[int]] = []
+        self.seeds: list[tuple[int, ...]] = []
         self._ticks = count(step=1000)
 
     @property
@@ -47,6 +48,7 @@ class ScriptedSampler:
 
     def submit(self, request):
         self.asked.append(request)
+        self.seeds.append(request.seed)
 
     def forget(self, key):
         pass
@@ -116,6 +118,20 @@ def test_rollback_off_keeps_failure_and_error(toy_policy):
     (episode,), sampler = play(toy_policy, [BUG, FIX, ANSWER], saar="off")
     assert "NameError" in sampler.shown[2][0]
     assert [turn.text for turn in episode.turns] == [BUG, FIX, ANSWER]
+
+
+def test_every_turn_draws_numbers_of_its_own(toy_policy):
+    _, sampler = play(toy_policy, [BUG, FIX, ANSWER], tasks=[TASK, TASK])
+    assert len(set(sampler.seeds)) == len(sampler.seeds) == 6
+
+
+def test_a_turn_draws_the_same_numbers_after_an_interruption(toy_policy):
+    (episode,), whole = play(toy_policy, [BUG, FIX, ANSWER])
+    sampler = ScriptedSampler(toy_policy, [ANSWER])
+    with Rollout(toy_policy, sampler, EpisodeConfig(system_prompt="none")) as rollout:
+        turns = [turn.completion for turn in episode.raw_turns[:2]]
+        list(rollout.stream([Job(0, TASK, 0, turns)], 1))
+    assert sampler.seeds == whole.seeds[2:]
 
 
 def test_finished_episodes_leave_the_batch(toy_policy):
