@@ -146,7 +146,10 @@ def test_vector_environments_differ_in_their_tasks():
     envs.close()
 
 
-@pytest.mark.parametrize(("number", "terminate"), [(16, False), (2, True)])
+@pytest.mark.parametrize(
+    ("number", "terminate"),
+    [pytest.param(16, False, marks=pytest.mark.slow), (2, False), (2, True)],
+)
 def test_async_environments_leave_no_process_behind(number, terminate, sandbox):
     before = descendants()
     envs = gym.make_vec(ID, num_envs=number, vectorization_mode="async", tasks=[TASK])

@@ -60,6 +60,14 @@ def run(tmp_path_factory):
     return directory
 
 
+@pytest.fixture
+def random_weights(toy_policy, tmp_path):
+    """Arguments of a training whose policy has two layers and calls nothing."""
+    toy_policy.save(tmp_path / "model")
+    model = ("--model", str(tmp_path / "model"), "--system-prompt", "none")
+    return (*model, "--max-turn-tokens", "4")
+
+
 @pytest.fixture(scope="module")
 def one_step(tmp_path_factory):
     directory = tmp_path_factory.mktemp("runs") / "begun"
@@ -121,7 +129,7 @@ def test_resuming_from_a_truncated_checkpoint_is_refused(begun):
     assert sorted(p.name for p in begun.rglob("*")) == before
 
 
-def test_interrupt_saves_and_says_how_to_resume(tmp_path, capsys, monkeypatch):
+def test_interrupt_saves_and_says_how_to_resume(tmp_path, random_weights, capsys, monkeypatch):
     log = RunDirectory.log_metrics
 
     def interrupted(self, row):
@@ -131,7 +139,7 @@ def test_interrupt_saves_and_says_how_to_resume(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(RunDirectory, "log_metrics", interrupted)
     run = tmp_path / "run"
-    assert train(run, "--steps", "5", "--save-every", "100") == 130
+    assert train(run, *random_weights, "--steps", "5", "--save-every", "100") == 130
     assert f"--resume {run}" in capsys.readouterr().out
     assert (run / "checkpoints" / "step-000002").is_dir()
 
@@ -141,27 +149,27 @@ def broken_rewards(monkeypatch):
     rewards = itertools.cycle([0.0, float("nan")])
 
 
-def test_numbers_that_are_not_finite_stop_the_run_with_its_state_saved(tmp_path, monkeypatch):
+def test_numbers_that_are_not_finite_stop_the_run_with_its_state_saved(
+    tmp_path, random_weights, monkeypatch
+):
     broken_rewards(monkeypatch)
     run = tmp_path / "run"
     single = ("--prompts", "5", "--minibatch-prompts", "1", "--save-every", "100")
     with pytest.raises(UserError, match=r"5 updates in a row were not finite.*\n.*saved.*--resume"):
-        train(run, *single, "--steps", "3")
+        train(run, *random_weights, *single, "--steps", "3")
     assert (run / "checkpoints" / "step-000001").is_dir()
     assert [row["skipped_updates"] for row in metrics(run)] == [5]
 
 
 def test_a_step_whose_groups_were_all_spoilt_is_logged_and_the_run_goes_on(
-    tmp_path, toy_policy, monkeypatch
+    tmp_path, random_weights, monkeypatch
 ):
     def without_groups(tasks, trainer, step, *rest):
         return [] if step == 1 else play_groups(tasks, trainer, step, *rest)
 
     monkeypatch.setattr("cleaner_rl.train.play_groups", without_groups)
-    toy_policy.save(tmp_path / "model")
-    arguments = ["--model", str(tmp_path / "model"), "--system-prompt", "none", "--steps", "2"]
     run = tmp_path / "run"
-    assert train(run, *arguments, "--max-turn-tokens", "4", "--keep-checkpoints", "3") == 0
+    assert train(run, *random_weights, "--steps", "2", "--keep-checkpoints", "3") == 0
     spoilt, played = metrics(run)
     assert list(spoilt) == list(played)
     untouched = {"step", "learning_rate", "sample_seconds", "step_seconds", "sandbox_faults"}
@@ -178,6 +186,7 @@ def test_saar_off_is_the_plain_baseline(tmp_path):
     assert row["triggered"] == row["tokens_discarded"] == row["grafted_share"] == 0
 
 
+@pytest.mark.slow
 def test_branched_trains_more_than_the_purified_trajectories(tmp_path):
     run = tmp_path / "run"
     many = ("--prompts", "4", "--group-size", "4", "--max-turns", "3", "--max-turn-tokens", "128")
@@ -361,10 +370,8 @@ def test_no_isolation_is_said_and_nothing_is_written(tmp_path, toy_policy, monke
     assert not (tmp_path / "run").exists()
 
 
-def test_resuming_with_fewer_steps_is_refused(tmp_path, toy_policy):
-    toy_policy.save(tmp_path / "model")
-    arguments = ["--model", str(tmp_path / "model"), "--system-prompt", "none"]
-    assert train(tmp_path / "run", "--steps", "2", "--max-turn-tokens", "4", *arguments) == 0
+def test_resuming_with_fewer_steps_is_refused(tmp_path, random_weights):
+    assert train(tmp_path / "run", "--steps", "2", *random_weights) == 0
     with pytest.raises(UserError, match="has done 2 steps already"):
         main(["--resume", str(tmp_path / "run"), "--steps", "1"])
     assert main(["--resume", str(tmp_path / "run"), "--steps", "3"]) == 0

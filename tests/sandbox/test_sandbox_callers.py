@@ -77,7 +77,7 @@ def test_map_takes_input_and_limits(box: Sandbox) -> None:
 @needs_isolation
 def test_a_full_queue_is_said() -> None:
     with Sandbox(max_waiting=1) as box, ThreadPoolExecutor(2) as threads:
-        calls = [threads.submit(box.run, "import time; time.sleep(0.5)") for _ in range(2)]
+        calls = [threads.submit(box.run, "import time; time.sleep(0.25)") for _ in range(2)]
         while box.health().waiting < 1:
             time.sleep(0.01)
         with pytest.raises(QueueFull, match="max_waiting"):
@@ -162,8 +162,9 @@ def test_health_counts_faults_and_restarts() -> None:
 @needs_isolation
 def test_running_programs_are_counted() -> None:
     with Sandbox(workers=2) as box, ThreadPoolExecutor(1) as threads:
-        call = threads.submit(box.run, "import time; time.sleep(0.4)")
-        time.sleep(0.2)
+        call = threads.submit(box.run, "import time; time.sleep(0.2)")
+        while not box.health().running:
+            time.sleep(0.001)
         assert (box.health().workers, box.health().running) == (2, 1)
         assert call.result().ok
 

@@ -228,7 +228,10 @@ def test_weaker_tiers_isolate_too(either: bool, tier: str, monkeypatch: pytest.M
 
 
 @needs_isolation
-@pytest.mark.parametrize("number, status", [(9, Status.SIGNAL), (19, Status.TIMEOUT)])
+@pytest.mark.parametrize(
+    "number, status",
+    [(9, Status.SIGNAL), pytest.param(19, Status.TIMEOUT, marks=pytest.mark.slow)],
+)
 def test_a_zygote_that_its_program_ends_is_the_programs_own_end(
     no_layers: None, number: int, status: Status, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,6 +308,7 @@ def test_is_below_is_about_whole_names() -> None:
     assert is_below("/usr/lib/x", ["/usr/lib"]) and not is_below("/usr/lib64", ["/usr/lib"])
 
 
+@pytest.mark.slow
 @needs_isolation
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a plain user")
 def test_a_plain_user_gets_isolation() -> None:

@@ -380,10 +380,8 @@ def test_close_leaves_no_process(box: Sandbox) -> None:
 
 def test_a_session_that_is_forgotten_is_closed(box: Sandbox) -> None:
     with Sandbox(limits=LIMITS) as own:
-        gc.freeze()  # only what is made from here on
         own.session().run("x = 1")
         gc.collect()
-        gc.unfreeze()
         assert [worker.sessions for worker in own._live] == [0]
 
 
@@ -417,6 +415,7 @@ def processes_of_a_session(states: int) -> list[int]:
     raise AssertionError("no such keeper")
 
 
+@pytest.mark.slow
 def test_checkpoints_of_large_files_are_refused_and_not_fatal(session: Session) -> None:
     code = "import os\nfor d in ('/tmp', '/dev/shm'):\n    for k in range(3):\n        "
     code += "open(f'{d}/f{k}', 'wb').write(os.urandom(1 << 20) * 16)"

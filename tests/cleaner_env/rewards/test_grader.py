@@ -98,10 +98,10 @@ def test_workers_end_with_a_program_that_is_killed(busy):
         import os, pathlib, signal, threading, time
         grader = Grader(workers=1, seconds=30)
         grader.equal("x+1", "1+x")
-        grader.seconds = 0.5
+        grader.seconds = 0.1
         if {busy}:
             threading.Thread(target=grader.equal, args=("2", "{HANGS}")).start()
-            time.sleep(0.2)
+            time.sleep(0.05)
         print(pathlib.Path(f"/proc/self/task/{{os.getpid()}}/children").read_text(), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """

@@ -144,7 +144,7 @@ def test_arms_that_a_command_leaves_out_are_told(whole, tmp_path, capsys):
     assert list(results(copy)["held_out"]) == ["off"]
 
 
-def test_the_report_alone_is_computed_again_from_the_files(whole, tmp_path, drawing):
+def test_the_report_alone_is_computed_again_from_the_files(whole, tmp_path):
     copy = tmp_path / whole.name
     shutil.copytree(whole, copy)
     for name in ("report.md", "results.json", "held-out.png"):
@@ -152,6 +152,12 @@ def test_the_report_alone_is_computed_again_from_the_files(whole, tmp_path, draw
     assert main(["--report-only", str(copy)]) == 0
     for name in ("report.md", "results.json"):
         assert (copy / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_the_figures_are_drawn(whole, tmp_path, drawing):
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    assert main(["--report-only", str(copy)]) == 0
     assert (copy / "held-out.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -132,6 +132,7 @@ def evaluations(run, step):
     return [[(r["problem"], [t["text"] for t in r["episode"]["turns"]]) for r in m] for m in rows]
 
 
+@pytest.mark.slow
 def test_ranks_play_the_episodes_of_evaluations_that_one_process_plays(train, tmp_path):
     more = ["--eval-tasks", "5", "--eval-every", "1"]
     assert train("one", 1, 1, more=more) == [0]
