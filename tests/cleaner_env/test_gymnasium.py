@@ -2,6 +2,7 @@
 
 import os
 import time
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import gymnasium as gym
@@ -151,6 +152,7 @@ def test_vector_environments_differ_in_their_tasks():
     [pytest.param(16, False, marks=pytest.mark.slow), (2, False), (2, True)],
 )
 def test_async_environments_leave_no_process_behind(number, terminate, sandbox):
+    resource_tracker.ensure_running()  # multiprocessing's own, which stays
     before = descendants()
     envs = gym.make_vec(ID, num_envs=number, vectorization_mode="async", tasks=[TASK])
     envs.reset(seed=0)
