@@ -219,15 +219,20 @@ def test_threads_that_ended_are_welcome(session: Session) -> None:
     assert printed(session, code) == "7"
 
 
-def test_processes_that_a_cell_leaves_behind_are_killed(session: Session, box: Sandbox) -> None:
-    session.run("x = 1")
-    before = len(descendants(os.getpid()))
+def test_processes_that_a_cell_leaves_behind_are_killed(session: Session) -> None:
     session.run(
-        "import subprocess, sys\nfor _ in range(3):\n    if not __import__('os').fork():\n"
-        "        __import__('time').sleep(60)"
+        "import os, time\n"
+        "def lives(pid):\n"
+        "    try:\n"
+        "        os.kill(pid, 0)\n"
+        "    except ProcessLookupError:\n"
+        "        return False\n"
+        "    return True\n"
     )
-    assert printed(session, "print(x)") == "1"
-    assert len(descendants(os.getpid())) == before
+    fork = "pids = []\nfor _ in range(3):\n    pids.append(os.fork())\n"
+    fork += "    pids[-1] or time.sleep(60)\n"
+    assert printed(session, fork + "print(list(map(lives, pids)))") == "[True, True, True]"
+    assert printed(session, "print(list(map(lives, pids)))") == "[False, False, False]"
 
 
 def test_a_cell_ends_when_its_process_does_and_not_with_a_child_of_it(session: Session) -> None:
