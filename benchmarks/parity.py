@@ -2,7 +2,8 @@
 
 Trains the bundled policy for a few steps in each of two checkouts, in several ways, and compares
 what ``metrics.jsonl`` says of every step, times apart: the values have to be equal to the last
-digit. A key that only one checkout has counts as a difference, unless ``--gone`` names it.
+digit. A key that only one checkout has counts as a difference, unless ``--gone`` names it. Since
+every turn draws random numbers of its own, no checkout trains as one before that change.
 """
 
 from __future__ import annotations

@@ -266,8 +266,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
 
 
-def run(trainer: Trainer) -> int:
-    """Train to the end, on one of the ranks; the status that ``main`` gives."""
+def run(trainer: Trainer, resume: str = "") -> int:
+    """Train to the end, on one of the ranks; the status that ``main`` gives.
+
+    ``resume`` says how to go on after a stop; ``cleaner_rl.train --resume`` does by default.
+    """
+    saved = partial(_saved, trainer, resume)
     config, ranks, path = trainer.config, trainer.ranks, trainer.run.path
     with (
         trainer.rollout,
@@ -280,25 +284,24 @@ def run(trainer: Trainer) -> int:
         try:
             train(trainer, progress, log)
         except KeyboardInterrupt:
-            progress.say(f"stopped after step {trainer.step}. {_saved(trainer)}")
+            progress.say(f"stopped after step {trainer.step}. {saved()}")
             return 130
         except UserError as error:
-            raise type(error)(f"{error}\n{_saved(trainer)}") from error
+            raise type(error)(f"{error}\n{saved()}") from error
         except RuntimeError as error:
             if not ranks.lost_another(error):
                 raise
             raise RankError(
-                f"rank {ranks.rank} lost another one, whose own message says why.\n"
-                f"{_saved(trainer)}"
+                f"rank {ranks.rank} lost another one, whose own message says why.\n{saved()}"
             ) from error
         progress.say(f"report: {path / 'report.md'}")
     return 0
 
 
-def _saved(trainer: Trainer) -> str:
-    """How to go on."""
+def _saved(trainer: Trainer, resume: str) -> str:
+    """What is saved, and how to go on."""
     command = f"{trainer.ranks.command} -m cleaner_rl.train --resume {trainer.run.path}"
-    return f"The run is saved up to step {trainer.saved_step}. Resume: {command}"
+    return f"The run is saved up to step {trainer.saved_step}. Resume: {resume or command}"
 
 
 if __name__ == "__main__":

@@ -60,10 +60,11 @@ def _evaluate(run: PlannedRun, config: TrainConfig) -> int:
 def _train(run: PlannedRun, config: TrainConfig, start: Path) -> int:
     torch.manual_seed(config.seed)
     trainer = Trainer.open(replace(config, resume=str(run.path) if run.path.exists() else ""))
-    if trainer.step == 0:
-        _require_same_start(_identity(trainer.policy, config), start)
-        _begin_with(start, run.path)
-    return train.run(trainer)
+    with trainer.rollout:
+        if trainer.step == 0:
+            _require_same_start(_identity(trainer.policy, config), start)
+            _begin_with(start, run.path)
+        return train.run(trainer, resume="the command of the comparison")
 
 
 def _identity(policy: Policy, config: TrainConfig) -> dict[str, str]:

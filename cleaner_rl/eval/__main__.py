@@ -112,6 +112,7 @@ def _player(config: EvalConfig, journal: EvalJournal) -> _Player:
     """Plays with a policy that is loaded here."""
     policy = load_policy(config.model, config.device)
     journal.identify("model", weights_fingerprint(policy.model))
+    journal.identify("random numbers", "of each turn")  # earlier versions: of an episode
 
     def play(jobs: Sequence[Job], recorder: _Recorder) -> None:
         mode, at_once = recorder.mode, min(config.episode.sample_batch, len(jobs))

@@ -80,7 +80,8 @@ class EvalJournal:
 
     def identify(self, name: str, value: str | int) -> None:
         """Record what is evaluated, or what on, or check that it is the same as before."""
-        known = self._header["identity"].setdefault(name, value)
+        begun = bool(self.rows or self._turns)
+        known = self._header["identity"].setdefault(name, "not recorded" if begun else value)
         if known != value:
             raise CheckpointError(
                 f"the {name} of the evaluation in {self.directory} changed since it was begun "

@@ -13,6 +13,7 @@ _SUMS = (
     *("loss", "trained", "entropy", "clipped", "kl", "reference_kl", "grafted", "grafted_gap"),
     *("sampled", "sampled_gap", "importance", "capped"),
 )
+ENTROPY = _SUMS.index("entropy")
 
 
 def row_sums(

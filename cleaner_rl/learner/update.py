@@ -16,7 +16,7 @@ from cleaner_rl.grpo.loss import LOSSES, LossInputs, importance_weights, kl_esti
 from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.learner.attention import packed
 from cleaner_rl.learner.logprobs import token_logprobs
-from cleaner_rl.learner.metrics import UpdateMetrics, row_sums
+from cleaner_rl.learner.metrics import ENTROPY, UpdateMetrics, row_sums
 from cleaner_rl.learner.optimizer import Optimizer, layers_recomputed
 from cleaner_rl.learner.packing import Pack, pack
 from cleaner_rl.models.backends import autocast
@@ -191,8 +191,10 @@ class Updater:
                 of_rows.append(sums)
         total = torch.stack(of_rows).sum(0)
         self.between_steps = False
+        broken = ~total.isfinite()
+        broken[ENTROPY] = False  # a vocabulary masked by -inf spoils this figure and nothing else
         # Gradients are summed over ranks, and so is their norm: only the sums are this rank's own.
-        finite = self.ranks.max(int(not total.isfinite().all())) == 0
+        finite = self.ranks.max(int(broken.any())) == 0
         norm = self.optimizer.step(metrics.learning_rate) if finite else math.nan
         if math.isfinite(norm):
             self._skipped_in_a_row = 0

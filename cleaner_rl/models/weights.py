@@ -11,6 +11,7 @@ import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers.core_model_loading import revert_weight_conversion
 
 from cleaner_rl.distributed.fsdp import whole
 from cleaner_rl.distributed.ranks import Ranks
@@ -23,7 +24,8 @@ _INDEX = "model.safetensors.index.json"
 
 @torch.no_grad()
 def save_weights(directory: Path, model: Any, ranks: Ranks) -> None:
-    """Write the weights of the plain model that computes the same: LoRA adapters are merged.
+    """Write the weights of the plain model that computes the same: LoRA adapters are merged, and
+    names and shapes are those of the hub's files, where transformers changes them in memory.
 
     All ranks take part. Sharded weights are gathered one at a time, and the first rank holds those
     of a single file.
@@ -32,8 +34,9 @@ def save_weights(directory: Path, model: Any, ranks: Ranks) -> None:
     weights = plain_weights(model)
     sizes = {n: torch.empty(w.shape, dtype=w.dtype, device="meta") for n, w in weights.items()}
     plan = split_torch_state_dict_into_shards(sizes, max_shard_size=FILE_BYTES)
+    files: dict[str, str] = {}
     for file, names in plan.filename_to_tensors.items():
-        held = {}
+        held: dict[str, Tensor] = {}
         for name in names:
             weight = weights[name]
             if (layer := layers.get(name.removesuffix(".weight"))) is not None:
@@ -41,9 +44,11 @@ def save_weights(directory: Path, model: Any, ranks: Ranks) -> None:
             gathered = whole(weight).contiguous()
             if ranks.first:
                 held[name] = gathered.cpu()
+        held = revert_weight_conversion(model, held)
+        files |= dict.fromkeys(held, file)
         ranks.on_first(partial(_write, directory / file, held))
     if plan.is_sharded:
-        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        index = {"metadata": plan.metadata, "weight_map": files}
         text = json.dumps(index, indent=2)
         ranks.on_first(lambda: (directory / _INDEX).write_text(text, encoding="utf-8"))
 

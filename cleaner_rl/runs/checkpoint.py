@@ -34,7 +34,7 @@ from cleaner_rl.runs.files import partial_path, put_in_place, write_json
 MANIFEST = "manifest.json"
 TRAINER = "trainer"
 STATE = f"{TRAINER}/state.json"
-_OLD_STATE = "trainer_state.pt"
+_OLD_STATE, _OLD_SHARDS = "trainer_state.pt", "shards"
 _ERRORS = (OSError, RuntimeError, ValueError, SafetensorError, CheckpointException)
 
 
@@ -82,19 +82,25 @@ def save_checkpoint(
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(
             f"cannot write the checkpoint {directory}: {reason[0]}; earlier checkpoints are "
-            "untouched. Is the disk full, or a quota? Lower --keep-checkpoints if there are several"
+            "untouched. Is the disk full, or a quota? Make room there"
         ) from error
 
 
 def load_state(directory: Path) -> dict[str, Any]:
     """The state of a checkpoint, after a check that its files are whole."""
     if (directory / _OLD_STATE).exists():
+        weights = "--model " + str(directory)
+        if (directory / _OLD_SHARDS).is_dir():
+            weights = "--model with what that version's cleaner_rl.export makes of it"
         raise CheckpointError(
             f"{directory} was written by an earlier version of cleaner-rl and cannot be resumed; "
-            f"finish it with that version, or start a new run from its weights: --model {directory}"
+            f"finish it with that version, or start a new run from its weights: {weights}"
         )
     verify_checkpoint(directory)
-    state: dict[str, Any] = json.loads((directory / STATE).read_text(encoding="utf-8"))
+    try:
+        state: dict[str, Any] = json.loads((directory / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{directory / STATE}: {error}; {_remedy(directory)}") from error
     return state
 
 

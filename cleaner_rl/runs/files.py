@@ -46,13 +46,23 @@ def put_in_place(partial: Path, directory: Path) -> None:
     for file in partial.rglob("*"):
         if file.is_file():
             _sync(file)
-    replaced = directory.with_name(f".{directory.name}.replaced")
+    replaced = _replaced_path(directory)
     shutil.rmtree(replaced, ignore_errors=True)
     if directory.exists():
         os.replace(directory, replaced)
     os.replace(partial, directory)
     _sync(directory.parent)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def restore_replaced(directory: Path) -> None:
+    """Give what ``put_in_place`` was replacing its name back, when a kill came in between."""
+    if not directory.exists() and _replaced_path(directory).is_dir():
+        os.replace(_replaced_path(directory), directory)
+
+
+def _replaced_path(directory: Path) -> Path:
+    return directory.with_name(f".{directory.name}.replaced")
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -87,9 +97,13 @@ def read_rows(path: Path, mend: bool = False) -> Iterator[Row]:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise CheckpointError(f"{path}, line {number}, is damaged: {error}") from error
+                raise CheckpointError(
+                    f"{path}, line {number}, is damaged: {error}; remove that line"
+                ) from error
             if not isinstance(row, dict):
-                raise CheckpointError(f"{path}, line {number}, is damaged: not an object")
+                raise CheckpointError(
+                    f"{path}, line {number}, is damaged: not an object; remove that line"
+                )
             whole += len(line)
             yield row
     if mend and whole < path.stat().st_size:

@@ -23,7 +23,7 @@ from cleaner_env.tasks.load import first_tasks, load_tasks
 from cleaner_rl.errors import UserError, run_command
 from cleaner_rl.eval.evaluate import Evaluation, evaluate
 from cleaner_rl.models.policy import Policy, load_policy, resolve_device
-from cleaner_rl.runs.files import write_json
+from cleaner_rl.runs.files import partial_path, write_json
 from cleaner_rl.runs.progress import CountProgress
 from cleaner_rl.sft.config import SftArgs, parse_sft_arguments
 from cleaner_rl.sft.demonstrations.episodes import (
@@ -82,6 +82,11 @@ def _training_path(args: SftArgs) -> Path:
 
 def _partial(args: SftArgs) -> Partial:
     """Where the training under way is kept; what is there is removed or resumed on request only."""
+    if (old := partial_path(args.out) / "state.pt").exists():
+        raise UserError(
+            f"{old.parent} is an interrupted training of an earlier version of cleaner-rl; finish "
+            "it with that version, or remove it"
+        )
     partial = Partial(_training_path(args), args.learned_by())
     if args.resume and not partial.exists:
         raise UserError(f"there is no interrupted training of --out {args.out}; leave out --resume")

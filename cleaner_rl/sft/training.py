@@ -22,6 +22,7 @@ from cleaner_rl.learner.optimizer import adam_moments, adam_steps, start_adam
 from cleaner_rl.models.backends import autocast
 from cleaner_rl.models.policy import Policy, load_policy
 from cleaner_rl.runs.checkpoint import load_state, load_tensors, save_checkpoint
+from cleaner_rl.runs.files import restore_replaced
 from cleaner_rl.settings import Precision
 from cleaner_rl.sft.demonstrations.examples import IGNORED, Example, collate
 
@@ -53,6 +54,7 @@ class Partial:
     @property
     def exists(self) -> bool:
         """True when there is something to resume."""
+        restore_replaced(self.directory)
         return self.directory.is_dir()
 
     def save(self, policy: Policy, adamw: torch.optim.AdamW, step: int, loss: float) -> None:

@@ -157,6 +157,17 @@ def test_another_model_under_the_same_name_is_refused(
         main(["--resume", str(tmp_path / "out")])
 
 
+def test_random_numbers_of_an_earlier_version_are_not_mixed_with_others(begin, interrupt, tmp_path):
+    interrupt(10)
+    begin()
+    file = tmp_path / "out/settings.json"
+    header = json.loads(file.read_text())
+    del header["identity"]["random numbers"]
+    file.write_text(json.dumps(header))
+    with pytest.raises(CheckpointError, match="the random numbers of the evaluation"):
+        main(["--resume", str(tmp_path / "out")])
+
+
 def test_other_tasks_under_the_same_name_are_refused(model, tmp_path):
     file = tmp_path / "tasks.jsonl"
     lines = [json.dumps({"prompt": f"What is {n}+1?", "answer": n + 1}) for n in range(60)]

@@ -45,6 +45,16 @@ def test_packs_give_the_loss_and_the_gradients_of_one_batch(fresh, samples, pack
     assert one["grad_norm"] == pytest.approx(many["grad_norm"], rel=1e-4)
 
 
+def test_a_masked_vocabulary_is_learned_from(fresh, samples):
+    policy = fresh()
+    masked = next(i for i in range(4, 300) if all(i not in sample.ids for sample in samples))
+    policy.model.lm_head.register_forward_hook(
+        lambda _, __, logits: logits.index_fill(-1, torch.tensor(masked), -math.inf)
+    )
+    _, metrics = weights_after(policy, [samples])
+    assert metrics["skipped_updates"] == 0 and math.isfinite(metrics["loss"])
+
+
 def test_samples_without_advantage_count_in_the_denominator_only(fresh, samples):
     idle = Sample(
         samples[0].ids,

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.errors import CheckpointError, PolicyError
@@ -12,6 +13,7 @@ from cleaner_rl.models import weights
 from cleaner_rl.models.policy import load_policy
 from cleaner_rl.runs import checkpoint as checkpoints
 from cleaner_rl.runs.checkpoint import list_checkpoints, load_state, load_tensors, save_checkpoint
+from cleaner_rl.runs.files import restore_replaced
 
 MOMENTS = {"exp_avg.a": torch.arange(6.0), "exp_avg.b": torch.ones(2, 3)}
 
@@ -62,6 +64,42 @@ def test_large_models_have_several_files_and_an_index(toy_policy, tmp_path, monk
     loaded = load_policy(str(tmp_path), "cpu").model.state_dict()
     expected = toy_policy.model.state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+
+
+def test_experts_have_the_names_of_the_hubs_files(tmp_path):
+    config = Qwen3MoeConfig(
+        vocab_size=32,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        moe_intermediate_size=8,
+        num_experts=2,
+        num_experts_per_tok=1,
+        tie_word_embeddings=False,
+    )
+    model = Qwen3MoeForCausalLM(config)
+    (tmp_path / "ours").mkdir()
+    weights.save_weights(tmp_path / "ours", model, Ranks("cpu"))
+    model.save_pretrained(tmp_path / "theirs")
+    ours, theirs = (load_file(tmp_path / n / "model.safetensors") for n in ("ours", "theirs"))
+    assert "model.layers.0.mlp.experts.0.gate_proj.weight" in ours
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_kill_between_the_renames_of_a_replacement_loses_nothing(checkpoint):
+    checkpoint.rename(checkpoint.with_name(".step-000001.replaced"))
+    restore_replaced(checkpoint)
+    assert load_state(checkpoint) == {"step": 1}
+
+
+def test_a_damaged_state_is_said(checkpoint):
+    state = checkpoint / "trainer/state.json"
+    state.write_text("#" * state.stat().st_size)
+    with pytest.raises(CheckpointError, match=r"state\.json.*started again"):
+        load_state(checkpoint)
 
 
 @pytest.mark.parametrize(
