@@ -1,8 +1,6 @@
 """The environment among Gymnasium's own tools: wrappers, copies by spec, vector environments."""
 
-import os
 import time
-from multiprocessing import resource_tracker
 from pathlib import Path
 
 import gymnasium as gym
@@ -152,13 +150,11 @@ def test_vector_environments_differ_in_their_tasks():
     [pytest.param(16, False, marks=pytest.mark.slow), (2, False), (2, True)],
 )
 def test_async_environments_leave_no_process_behind(number, terminate, sandbox):
-    resource_tracker.ensure_running()  # multiprocessing's own, which stays
-    before = descendants()
     envs = gym.make_vec(ID, num_envs=number, vectorization_mode="async", tasks=[TASK])
     envs.reset(seed=0)
     observations, *_ = envs.step((FIX,) * number)
     assert tuple(observations) == ("42",) * number
-    started = descendants() - before
+    started = descendants({process.pid for process in envs.unwrapped.processes})
     assert len(started) >= 2 * number  # a process each, and its sandbox
     envs.close(terminate=terminate)
     deadline = time.monotonic() + 10
@@ -167,8 +163,8 @@ def test_async_environments_leave_no_process_behind(number, terminate, sandbox):
     assert not left
 
 
-def descendants():
-    """Ids of all processes below this one."""
+def descendants(roots):
+    """Ids of these processes and of all below them."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -176,7 +172,7 @@ def descendants():
         except OSError:
             continue
         parents[int(path.parent.name)] = int(fields[1])
-    found, below = set(), {os.getpid()}
+    found, below = set(roots), set(roots)
     while below:
         below = {pid for pid, parent in parents.items() if parent in below}
         found |= below
