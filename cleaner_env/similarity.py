@@ -53,7 +53,7 @@ class EmbeddingSimilarity:
         if find_spec(_PACKAGE) is None:
             raise ImportError(
                 "similarity by embedding needs sentence-transformers: "
-                "pip install 'cleaner-rl[embed]', or use similarity='difflib'"
+                "pip install -e '.[embed]', or use similarity='difflib'"
             )
         if model.startswith(("/", ".")) and not Path(model).is_dir():
             raise ValueError(f"similarity by embedding: there is no directory {model!r}")

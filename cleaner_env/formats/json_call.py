@@ -25,7 +25,7 @@ def require_repair() -> None:
     if find_spec("json_repair") is None:
         raise ImportError(
             "strict=False repairs JSON with the json-repair package, which is not installed: "
-            "pip install json-repair (or cleaner-rl[lenient])"
+            "pip install -e '.[lenient]' (or pip install json-repair)"
         )
 
 

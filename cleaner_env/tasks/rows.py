@@ -131,7 +131,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
         import pyarrow.parquet
     except ImportError as error:
         raise ValueError(
-            f"reading {path} needs pyarrow: pip install 'cleaner-rl[data]' (or pip install pyarrow)"
+            f"reading {path} needs pyarrow: pip install -e '.[data]' (or pip install pyarrow)"
         ) from error
     number = 0
     try:
@@ -149,7 +149,7 @@ def _dataset_rows(place: str, config: str, hub_split: str) -> Iterator[Row]:
         import datasets
     except ImportError as error:
         raise ValueError(
-            f"reading {place} needs the package datasets: pip install 'cleaner-rl[data]'"
+            f"reading {place} needs the package datasets: pip install -e '.[data]'"
         ) from error
     name = place.removeprefix(HUB)
     try:

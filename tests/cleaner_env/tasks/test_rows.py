@@ -58,7 +58,7 @@ def test_unreadable_files(tmp_path, name, content, why):
 def test_a_missing_package_is_named(write, tmp_path, monkeypatch, package):
     place = write("rows.parquet", [GSM8K]) if package == "pyarrow" else str(tmp_path)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match=r"pip install 'cleaner-rl\[data\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[data\]'"):
         load_tasks(f"gsm8k:{place}")
 
 

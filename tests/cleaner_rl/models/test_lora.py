@@ -24,7 +24,7 @@ from cleaner_rl.runs.checkpoint import load_tensors, save_checkpoint
 from cleaner_rl.settings import UpdateConfig
 from cleaner_rl.train import main
 
-pytest.importorskip("peft", reason="the extra cleaner-rl[lora] is not installed")
+pytest.importorskip("peft", reason="needs: pip install -e '.[lora]'")
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_a_changed_base_is_noticed(tmp_path, toy_policy):
 
 def test_without_peft_the_remedy_is_named(toy_policy, monkeypatch):
     monkeypatch.setattr("cleaner_rl.models.lora.find_spec", lambda name: None)
-    with pytest.raises(PolicyError, match=r"pip install 'cleaner-rl\[lora\]'"):
+    with pytest.raises(PolicyError, match=r"pip install -e '\.\[lora\]'"):
         add_lora(toy_policy.model, rank=4, alpha=8.0)
 
 

@@ -19,7 +19,7 @@ def test_none_takes_everything(tmp_path):
 def test_missing_package_is_said(name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UserError, match=rf"pip install 'cleaner-rl\[{name}\]'"):
+    with pytest.raises(UserError, match=rf"pip install -e '\.\[{name}\]'"):
         check_logger(name)
 
 
