@@ -1,7 +1,7 @@
-"""Row attention: queries of many conversations over a cache with a row for each.
+"""Row attention: queries of many conversations over a cache that has one row for each.
 
-A conversation lies at the beginning of its row, so a token's position is its cell. Rows are as
-long as the longest one needs; what lies behind a conversation's last token is never attended to.
+A conversation starts at the beginning of its row, so a token's position is also its cell. All rows
+are as long as the longest needs; cells after a conversation's last token are never attended to.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from transformers import AttentionInterface
 from cleaner_rl.models.backends import has_triton, has_varlen, varlen
 
 ROWS = "cleaner_rows"
-"""Name under which transformers finds ``row_attention``. No mask function is registered for it, so
-transformers builds no mask: a pass's layout says what its queries may attend to."""
+"""Name under which transformers finds ``row_attention``. It has no registered mask function, so
+transformers builds no mask: the layout of a pass says what its queries may attend to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ class PrefillSegment:
     """Several new tokens of one conversation.
 
     Attributes:
-        row: of the conversation.
-        start: tokens of it that are in the cache already.
-        count: new ones.
+        row: the conversation's row.
+        start: how many of its tokens are in the cache already.
+        count: how many are new.
     """
 
     row: int
@@ -43,21 +43,21 @@ class PrefillSegment:
         return self.start + self.count
 
     def bias(self, window: int | None, like: Tensor) -> Tensor:
-        """What is added to the scores [1, count, end]: queries see their past, within a window."""
+        """Addend of the scores, [1, count, end]: queries see their past, within any window."""
         cells_T = torch.arange(self.end, device=like.device)
         return _bias(cells_T[self.start :], cells_T, window, like.dtype)[None]
 
 
 class BatchLayout:
-    """Where the tokens of a forward pass belong: one of each of the first rows, then segments.
+    """Where the tokens of a forward pass belong: one for each of the first rows, then segments.
 
     Args:
-        decoded_B: the cell of the token of each of the first rows.
-        reach: cells that those tokens attend to at most.
-        segments: of the rows behind them, one after the other.
+        decoded_B: the cells of the first rows' tokens.
+        reach: the largest number of cells that those tokens attend to.
+        segments: those of the following rows, in order.
 
     Attributes:
-        rows_N, cells_N: of each token.
+        rows_N, cells_N: the row and the cell of each token.
     """
 
     def __init__(
@@ -78,8 +78,8 @@ class BatchLayout:
 
     @cached_property
     def ends(self) -> tuple[Tensor, Tensor]:
-        """int32 [rows + 1], where each row's tokens begin in this pass and the last ones end, and
-        [rows], tokens that each row has in the cache after it."""
+        """Two int32 tensors: [rows + 1], where each row's tokens begin in this pass and the last
+        row's end; and [rows], the number of tokens that each row has in the cache after it."""
         device, decoded = self.decoded_B.device, len(self.decoded_B)
         begins = torch.arange(decoded + 1, dtype=torch.int32, device=device)
         used = self.decoded_B.to(torch.int32) + 1
@@ -91,7 +91,7 @@ class BatchLayout:
         return torch.cat([begins, after]), torch.cat([used, held.to(device, torch.int32)])
 
     def longest(self) -> tuple[int, int]:
-        """Most tokens of a row in this pass, and in the cache after it."""
+        """The most tokens that any row has in this pass, and in the cache after it."""
         if not self.segments:
             return 1, self.reach
         return (
@@ -100,14 +100,14 @@ class BatchLayout:
         )
 
     def last_of_each(self) -> Tensor:
-        """[B + segments]: indices of the tokens that are the last ones of their rows."""
+        """[B + segments]: the index of each row's last token."""
         decoded = len(self.decoded_B)
         ends = torch.tensor([segment.count for segment in self.segments], dtype=torch.long)
         indices = torch.cat([torch.arange(decoded), decoded - 1 + ends.cumsum(0)])
         return indices.to(self.decoded_B.device)
 
     def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """What is added to the scores of the first rows' tokens [B, 1, reach]."""
+        """Addend of the scores of the first rows' tokens, [B, 1, reach]."""
         known = self._biases.get((window, dtype))
         if known is None:
             cells_T = torch.arange(self.reach, device=self.decoded_B.device)
@@ -117,7 +117,7 @@ class BatchLayout:
 
 
 def _bias(cells: Tensor, cells_T: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
-    """0 where a query in a cell attends, -inf elsewhere: [..., T]."""
+    """[..., T]: 0 for each cell that the query in ``cells`` attends to, -inf for the others."""
     hidden = cells_T > cells[..., None]
     if window is not None:
         hidden |= cells_T <= cells[..., None] - window
@@ -140,25 +140,25 @@ def row_attention(
     s_aux: Tensor | None = None,
     **_unused: Any,
 ) -> tuple[Tensor, None]:
-    """Attention over a ``RowCache``, in transformers' attention interface.
+    """Attention over a ``RowCache``, with the signature that transformers expects.
 
     Args:
         module: the attention layer (unused).
         query: [1, heads, N, head_dim].
         key, value: [rows, key_value_heads, cells, head_dim].
-        attention_mask: must be None; the layout stands for it.
-        scaling: of the scores; ``head_dim ** -0.5`` when None.
+        attention_mask: must be None; the layout takes its place.
+        scaling: factor on the scores; None means ``head_dim ** -0.5``.
         dropout: must be 0.
         layout: which rows the queries belong to.
-        sliding_window: of the layer, in tokens.
-        softcap: soft bound of the scores, as in Gemma 2.
-        s_aux: attention sinks, which are refused with a ValueError.
-        _unused: what transformers passes to every attention function.
+        sliding_window: the layer's window, in tokens.
+        softcap: soft bound on the scores, as in Gemma 2.
+        s_aux: attention sinks; refused with a ValueError.
+        _unused: whatever else transformers passes to attention functions.
 
     Returns:
         [1, N, heads, head_dim], and None for the attention weights.
     """
-    assert layout is not None, "the sampler's own attention"
+    assert layout is not None, "only the sampler uses this attention"
     assert attention_mask is None and dropout == 0.0
     if s_aux is not None:
         raise ValueError("models with attention sinks (gpt-oss) cannot be sampled from here")
@@ -200,7 +200,7 @@ def row_attention(
 
 
 def has_decode_kernel(device: torch.device, dtype: torch.dtype) -> bool:
-    """Tokens that are decoded alone read only what their rows hold."""
+    """Whether a pass without segments uses a kernel that reads only the filled cells of rows."""
     return dtype in (torch.bfloat16, torch.float16) and has_triton(device)
 
 
@@ -212,7 +212,7 @@ def _in_one_call(
     scaling: float | None,
     window: int | None,
 ) -> Tensor:
-    """[1, N, heads, head_dim]. Only what a row holds is read of it."""
+    """[1, N, heads, head_dim]. Only the filled cells of a row are read."""
     q_ends, used = layout.ends
     rows, cells = key.shape[0], key.shape[2]
     assert len(used) <= rows
@@ -239,8 +239,8 @@ def _attend(
     scaling: float | None,
     softcap: float | None,
 ) -> Tensor:
-    """[B, N, heads, head_dim]. Heads that share keys are queries of one head, so that keys and
-    values are read where they lie, once."""
+    """[B, N, heads, head_dim]. Heads that share keys are treated as queries of one head, so keys
+    and values are read once, in place."""
     B, heads, N, size = query.shape
     shared = heads // key.shape[1]
     query = query.reshape(B, key.shape[1], shared * N, size)

@@ -1,4 +1,4 @@
-"""KV cache: keys and values of many conversations, a row each."""
+"""KV cache: keys and values of many conversations, one row each."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from transformers import Cache, DynamicLayer
 from cleaner_rl.inference.attention import BatchLayout
 
 KV = list[tuple[Tensor, Tensor]]
-"""Keys and values [heads, T, head_dim] of one conversation, for each layer."""
+"""Keys and values, [heads, T, head_dim], of one conversation, for each layer."""
 
 
 class RowCache(Cache):  # type: ignore[misc]
     """A cache whose rows belong to conversations of different lengths.
 
     Attributes:
-        rows: how many there are.
-        cells: tokens that a row has room for.
+        rows: the number of rows.
+        cells: the number of tokens that a row has room for.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class RowCache(Cache):  # type: ignore[misc]
         self.aim(BatchLayout(torch.zeros(0, dtype=torch.long), 0))
 
     def resize(self, rows: int, cells: int) -> None:
-        """Change the numbers of rows and cells; what is kept lies where it lay."""
+        """Change the numbers of rows and cells; entries that still fit keep their places."""
         if (rows, cells) == (self.rows, self.cells):
             return
         self.rows, self.cells = rows, cells
@@ -42,20 +42,20 @@ class RowCache(Cache):  # type: ignore[misc]
         self._values = [self._resized(stored) for stored in self._values]
 
     def clear(self) -> None:
-        """Give all memory back."""
+        """Free all memory."""
         self._keys.clear()
         self._values.clear()
         self.rows = self.cells = 0
 
     def aim(self, layout: BatchLayout) -> None:
-        """Say where the next forward pass writes."""
+        """Set where the next forward pass writes."""
         self._layout = layout
         self._slots_N = layout.rows_N * self.cells + layout.cells_N
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write a layer's new keys and values [1, heads, N, head_dim]; all that it has then, as
+        """Write a layer's new keys and values, [1, heads, N, head_dim], and return all it has now,
         [rows, heads, cells, head_dim]."""
         if layer_idx == len(self._keys):
             self._keys.append(self._new(key_states, value_states.dtype))
@@ -74,24 +74,24 @@ class RowCache(Cache):  # type: ignore[misc]
             by_cell[rows_N, cells_N] = new_NHD.to(stored.dtype)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Cells of a row."""
+        """The number of cells in a row."""
         return self.cells
 
     def take(self, row: int, length: int) -> KV:
-        """A copy of the first cells of a row."""
+        """Copy the first ``length`` cells of a row."""
         return [
             (keys[row, :, :length].clone(), values[row, :, :length].clone())
             for keys, values in zip(self._keys, self._values, strict=True)
         ]
 
     def put(self, row: int, kept: KV, length: int) -> None:
-        """Fill the first cells of a row from a copy."""
+        """Fill the first ``length`` cells of a row from a copy."""
         for layer, (keys, values) in enumerate(kept):
             self._keys[layer][row, :, :length] = keys[:, :length]
             self._values[layer][row, :, :length] = values[:, :length]
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Fill the first cells of a row from another row."""
+        """Fill the first ``length`` cells of a row from another row."""
         for stored in (*self._keys, *self._values):
             stored[target, :, :length] = stored[source, :, :length]
 
@@ -100,7 +100,7 @@ class RowCache(Cache):  # type: ignore[misc]
         heads, size = states.shape[1], states.shape[3]
         if states.device.type != "cuda":
             return states.new_zeros((self.rows, heads, self.cells, size), dtype=dtype)
-        # Flash attention wants the heads of a cell side by side.
+        # Flash attention needs the heads of a cell next to each other in memory.
         return states.new_zeros((self.rows, self.cells, heads, size), dtype=dtype).transpose(1, 2)
 
     def _resized(self, stored: Tensor) -> Tensor:
@@ -119,10 +119,10 @@ class CachedPrefix:
 
 
 class PrefixCache:
-    """Cached beginnings of conversations; those used longest ago are evicted first.
+    """Cached beginnings of conversations; the least recently used are evicted first.
 
     Attributes:
-        tokens: cells that are kept in all.
+        tokens: the number of tokens kept in all.
     """
 
     def __init__(self) -> None:
@@ -130,25 +130,25 @@ class PrefixCache:
         self._items: OrderedDict[Hashable, CachedPrefix] = OrderedDict()
 
     def put(self, key: Hashable, cached: CachedPrefix) -> None:
-        """Keep a prefix, in place of what was kept under its key before."""
+        """Keep a prefix, replacing any other under the same key."""
         self.pop(key)
         self._items[key] = cached
         self.tokens += len(cached.ids)
 
     def get(self, key: Hashable) -> CachedPrefix | None:
-        """What is kept under a key, which becomes the last to be evicted."""
+        """The prefix under a key, which becomes the most recently used."""
         if key in self._items:
             self._items.move_to_end(key)
         return self._items.get(key)
 
     def pop(self, key: Hashable) -> None:
-        """Drop what is kept under a key, if anything is."""
+        """Drop the prefix under a key, if there is one."""
         cached = self._items.pop(key, None)
         if cached is not None:
             self.tokens -= len(cached.ids)
 
     def evict(self, tokens: int) -> None:
-        """Drop prefixes until at most so many cells are kept."""
+        """Drop prefixes until at most that many tokens are kept."""
         while self._items and self.tokens > tokens:
             self.pop(next(iter(self._items)))
 

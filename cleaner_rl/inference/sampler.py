@@ -1,13 +1,13 @@
-"""Sampler: the policy's next turns for many conversations, decoded side by side.
+"""Sampler: the policy's next turns for many conversations, decoded together.
 
 A conversation asks for a turn (``submit``) and waits for a row of the batch. ``advance`` gives free
-rows to those that wait, decodes a token for every row, and returns the turns that have ended; their
-rows are free again. What was computed for a conversation is kept in the prefix cache until its next
-turn: only tokens after the common prefix of the old and the new context are computed again, whether
-the context grew (an observation) or was replaced (a rollback).
+rows to waiting conversations, decodes tokens for every row, and returns the turns that have ended,
+whose rows become free. The prefix cache keeps what was computed for a conversation until its next
+turn. Then only the tokens after the common prefix of the old and the new context are computed,
+whether the context grew (an observation) or was replaced (a rollback).
 
-Every token but a context's last is prefilled; the last is the first that is decoded. So a prompt
-that several conversations share is computed once and copied.
+All tokens of a context but the last are prefilled; the last is computed in the first decoding step.
+So a prompt that several conversations share is computed once and copied.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ from cleaner_rl.models.policy import Policy
 from cleaner_rl.settings import Precision
 
 SPARE_CELLS = 1024
-"""Cells that a row may have beyond a model's context, because of rounding."""
+"""Cells by which rounding may make a row longer than the model's context."""
 
 
 class Sampler:
     """Continuous batching with a key-value cache that lives as long as its conversations.
 
-    A turn's tokens depend on its context, its seed and the weights, and on the other turns of the
-    batch only by rounding (see ``sample_tokens``). With the same requests in the same order and no
-    tools in between they are the same to the bit.
+    A turn's tokens depend on its context, its seed and the weights; the other turns of the batch
+    affect them only through rounding (see ``sample_tokens``). The same requests in the same order,
+    with no tools in between, give the same tokens to the bit.
 
     Args:
         policy: model, tokenizer and codec.
-        temperature: the logits are divided by it; above 0.
+        temperature: divisor of the logits, above 0.
         top_p: sample from the smallest set of tokens with at least this probability.
-        max_batch: conversations decoded together.
-        seed: of ``sample``.
+        max_batch: the most conversations decoded together.
+        seed: seed of ``sample``.
         dtype: precision of the forward passes.
-        top_k: sample from that many of the most probable tokens; 0 for all.
-        cache_tokens: tokens cached at a time, in the batch and in the prefix cache; 0 for a
-            quarter of the device's memory. Where it is short, fewer conversations are decoded
-            together, and those that wait are prefilled again.
-        poll_every: tokens decoded between two checks for turns that have ended; 0 for one, and for
-            eight on CUDA, where a check waits for the device.
+        top_k: sample from this many of the most probable tokens; 0 for all.
+        cache_tokens: the most tokens cached at a time, in the batch and in the prefix cache; 0 for
+            a quarter of the device's memory. When short, fewer conversations are decoded together,
+            and waiting ones are prefilled again.
+        poll_every: tokens decoded between two checks for ended turns; 0 for one, or for eight on
+            CUDA, where a check waits for the device.
 
     Raises:
         ValueError: an argument is out of range.
@@ -100,62 +100,62 @@ class Sampler:
         self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
-        """Restart the random stream of ``sample``, and ``reset``."""
+        """Restart the random stream of ``sample``, and call ``reset``."""
         self._seed = seed
         self._calls = itertools.count()
         self.reset()
 
     def reset(self) -> None:
-        """Drop all requests and everything cached: needed whenever the weights change."""
+        """Drop all requests and everything cached, as every change of the weights requires."""
         with torch.inference_mode():
             self._scheduler.clear()
         self._decoder.refresh()
 
     @property
     def stats(self) -> SamplerStats:
-        """What was computed since the sampler was made."""
+        """Counts of what the sampler has computed since it was created."""
         return self._scheduler.stats
 
     @property
     def clock(self) -> int:
-        """Decoding steps of the batch since the sampler was made."""
+        """Decoding steps of the batch since the sampler was created."""
         return self.stats.passes
 
     @property
     def busy(self) -> bool:
-        """Some turn that was asked for has not ended."""
+        """Whether a requested turn has not ended yet."""
         return bool(self._scheduler.waiting or self._scheduler.running)
 
     def submit(self, request: Request) -> None:
         """Ask for a turn.
 
         Raises:
-            ValueError: the context is empty, or the limit below 1.
-            PolicyError: both together exceed the budget.
+            ValueError: the context is empty, or the limit is below 1.
+            PolicyError: context and limit together exceed the budget.
         """
         if not request.ids or request.limit < 1:
             raise ValueError("a turn needs a context and a limit of at least one token")
         needed = self._scheduler.cells(len(request.ids) + request.limit)
         if needed > self.cache_tokens:
             raise PolicyError(
-                f"a conversation of {len(request.ids)} tokens and {request.limit} to come may need "
-                f"{needed} cached tokens, and the budget is {self.cache_tokens}; raise "
-                "--cache-tokens or shorten the episodes"
+                f"a conversation of {len(request.ids)} tokens that may grow by {request.limit} "
+                f"needs room for {needed} cached tokens, but the budget is {self.cache_tokens}; "
+                "raise --cache-tokens or shorten the episodes"
             )
         self._scheduler.waiting.append(TokenSequence(request))
 
     def forget(self, key: int) -> None:
-        """Drop what is cached of a conversation that has ended."""
+        """Drop the cache of a conversation that has ended."""
         self._scheduler.prefixes.pop(key)
 
     @torch.inference_mode()
     def advance(self) -> list[tuple[int, Completion]]:
-        """Admit waiting conversations and decode ``poll_every`` tokens more of every turn.
+        """Admit waiting conversations and decode ``poll_every`` more tokens of every turn.
 
         Returns:
             Key and turn of each conversation whose turn has ended, with ids and log-probabilities
-            (at this temperature, before top-k and top-p); ``truncated`` where the limit came before
-            the end of turn.
+            (at this temperature, before top-k and top-p). A turn is ``truncated`` if it reached its
+            limit before an end of turn.
 
         Raises:
             PolicyError: the model's output is not finite.
@@ -167,7 +167,7 @@ class Sampler:
         decoding = len(scheduler.running)
         admission = scheduler.admit()
         if admission.segments:
-            # A token more for the rows that decode already, the first one for those that are new.
+            # One more token for the rows already decoding, the first one for new rows.
             reach = min(scheduler.rows.longest + 1, scheduler.cache.cells)
             self._pass(decoding, reach, admission.segments)
             self._count_pass()
@@ -177,11 +177,11 @@ class Sampler:
         return [(s.request.key, self._completion(s)) for s in scheduler.take_ended()]
 
     def sample(self, contexts: Sequence[Sequence[int]], limits: Sequence[int]) -> list[Completion]:
-        """One turn for each of several conversations that have no other, in their order.
+        """Sample one turn for each of several conversations of a single turn, in their order.
 
         Args:
             contexts: token ids that each turn continues.
-            limits: most tokens that each turn may have.
+            limits: the most tokens that each turn may have.
         """
         call = next(self._calls)
         for index, (ids, limit) in enumerate(zip(contexts, limits, strict=True)):
@@ -194,7 +194,7 @@ class Sampler:
         return [turns[index] for index in range(len(contexts))]
 
     def _decode(self) -> None:
-        """One token more for every row."""
+        """Decode one more token for every row."""
         scheduler, graphs = self._scheduler, self._graphs
         reach = scheduler.cache.cells
         if not self._reads_what_is_held:
@@ -207,12 +207,12 @@ class Sampler:
         self.stats.passes += 1
 
     def _pass(self, decoding: int, reach: int, segments: Sequence[PrefillSegment] = ()) -> None:
-        """Compute the last tokens of the first rows, and segments; sample the tokens after them.
+        """Compute the last tokens of the first rows, and segments; sample each row's next token.
 
         Args:
-            decoding: rows that have one token to compute.
-            reach: cells that those tokens attend to at most.
-            segments: tokens to prefill in the rows after them.
+            decoding: the number of rows with one token to compute.
+            reach: the largest number of cells that those tokens attend to.
+            segments: tokens to prefill in the rows that follow.
         """
         rows, count = self._scheduler.rows, decoding + len(segments)
         layout = BatchLayout(rows.filled_B[:decoding], reach, segments)
@@ -240,7 +240,7 @@ class Sampler:
         if not all(map(math.isfinite, sequence.logprobs)):
             raise PolicyError(
                 f"{self.policy.name} gives probabilities that are not finite; its weights are "
-                "broken, or --dtype float32 is needed (or a lower learning rate, in training)"
+                "broken, or it needs --dtype float32 (in training perhaps a lower learning rate)"
             )
         stopped = sequence.ids[-1] in self.policy.codec.stop_ids
         self.stats.decoded += len(sequence.ids)
@@ -256,12 +256,12 @@ class Sampler:
 class DecodingModel:
     """A copy of the policy's model that attends through ``row_attention``.
 
-    It shares the policy's weights where they have the precision to sample in. In half precision it
-    has weights of its own: float32 weights would be converted again for every token.
+    It shares the policy's weights if they are in the sampling precision. For half precision it has
+    its own: float32 weights would have to be converted again for every token.
 
     Args:
         model: a transformers causal language model.
-        dtype: precision to sample in.
+        dtype: the sampling precision.
     """
 
     def __init__(self, model: Any, dtype: Precision) -> None:
@@ -269,10 +269,10 @@ class DecodingModel:
         self._source = model
         self._shares = all(p.dtype == wanted for p in model.parameters())
         self.model = sharing_copy(model) if self._shares else whole_copy(model, dtype)
-        # Switching the policy's own model back and forth would walk through it for every token.
+        # Switching the policy's own model back and forth would traverse it for every token.
         self.model.set_attn_implementation(ROWS)
 
     def refresh(self) -> None:
-        """Take over the policy's weights, which may have changed."""
+        """Copy the policy's weights, which may have changed."""
         if not self._shares:
             copy_weights(self.model, self._source)

@@ -1,4 +1,4 @@
-"""Sampling: the sequences that are sampled, their rows as tensors, and how a token is drawn."""
+"""Sampling: requested turns, the state of their rows as tensors, and how a token is drawn."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _BLOCK = 256
-"""Tokens of the vocabulary that are searched together."""
+"""Tokens of the vocabulary in one block of the search on GPUs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A turn that is asked for.
+    """A turn to sample.
 
     Attributes:
-        key: of the conversation, which has one turn at a time.
+        key: the conversation's key; a conversation has one turn at a time.
         ids: the context that the turn continues, at least one token.
-        limit: most tokens that the turn may have, end of turn included; at least 1.
-        seed: of the turn's random numbers; no two turns should share it.
+        limit: the most tokens that the turn may have, end of turn included; at least 1.
+        seed: seed of the turn's random numbers; no two turns should share it.
     """
 
     key: int
@@ -36,8 +36,8 @@ class TokenSequence:
     """A context and the turn that is being sampled after it.
 
     Attributes:
-        request: what was asked for.
-        ids, logprobs: of the turn's tokens so far; brought up to date when it leaves its row.
+        request: the request for the turn.
+        ids, logprobs: the turn's tokens so far; brought up to date when it leaves its row.
     """
 
     request: Request
@@ -46,27 +46,28 @@ class TokenSequence:
 
     @property
     def context(self) -> list[int]:
-        """All tokens: the context's, then the turn's."""
+        """The context's tokens, then the turn's."""
         return [*self.request.ids, *self.ids]
 
     @property
     def length(self) -> int:
-        """How many they are."""
+        """The length of ``context``."""
         return len(self.request.ids) + len(self.ids)
 
 
 @dataclass(slots=True)
 class SequenceRows:
-    """The sequences that are decoded, a row each.
+    """The state of the sequences being decoded, one row each.
 
     Attributes:
-        last_B: the token that is decoded next.
-        filled_B: tokens in the cache, so the position of that token.
-        sampled_B: tokens sampled of the turn.
-        limit_B: most that it may have.
-        over_B: the turn has ended; its row stays as it is.
-        numbers_BL, ids_BL, logprobs_BL: of each token of the turn; ``numbers_BL`` are random.
-        longest: the largest of ``filled_B``, or more.
+        last_B: the next token to compute.
+        filled_B: the number of tokens in the cache, which is also that token's position.
+        sampled_B: how many tokens of the turn have been sampled.
+        limit_B: how many it may have.
+        over_B: whether the turn has ended; its row then no longer changes.
+        numbers_BL: the uniform random number for each token of the turn.
+        ids_BL, logprobs_BL: the sampled tokens.
+        longest: an upper bound on ``filled_B``.
     """
 
     last_B: Tensor
@@ -90,7 +91,7 @@ class SequenceRows:
         )
 
     def begin(self, first: int, sequences: Sequence[TokenSequence]) -> None:
-        """Sequences begin, or continue, in the rows from ``first`` on; there must be room."""
+        """Start or continue sequences in the rows from ``first`` on; there must be room."""
         rows_B = slice(first, first + len(sequences))
         columns = (
             (self.last_B, [s.context[-1] for s in sequences]),
@@ -109,7 +110,7 @@ class SequenceRows:
         self.longest = max(self.longest, *(s.length - 1 for s in sequences))
 
     def record(self, count: int, ids_B: Tensor, logprobs_B: Tensor, stops: Tensor) -> None:
-        """Append a token to each of the first ``count`` rows whose turn has not ended."""
+        """Append a token to those of the first ``count`` rows whose turns have not ended."""
         going_B = ~self.over_B[:count]
         sampled_B = self.sampled_B[:count]
         self.ids_BL[:count].scatter_(1, sampled_B[:, None], ids_B[:, None])
@@ -121,27 +122,27 @@ class SequenceRows:
         self.over_B[:count] |= going_B & stopped_B
 
     def read(self, row: int, sequence: TokenSequence) -> None:
-        """Bring the tokens of a row's sequence up to date."""
+        """Update a sequence's tokens from its row."""
         count = int(self.sampled_B[row])
         sequence.ids = self.ids_BL[row, :count].tolist()
         sequence.logprobs = self.logprobs_BL[row, :count].tolist()
 
     def move(self, source: int, target: int) -> None:
-        """A row's sequence goes on in another row."""
+        """Move a sequence to another row."""
         for name in (*_COLUMNS, *_TABLES):
             tensor = getattr(self, name)
             tensor[target] = tensor[source]
 
     def empty_from(self, count: int) -> None:
-        """Rows from there on have no sequence."""
+        """Mark the rows from ``count`` on as empty."""
         self.over_B[count:] = True
         self.filled_B[count:] = 0
         self.sampled_B[count:] = 0
         self.longest = int(self.filled_B.max()) if count else 0
 
     def widen(self, rows: int, limit: int) -> bool:
-        """Make room for that many rows and tokens of a turn. True when tensors have moved."""
-        # A turn that ended between two polls is drawn once more, into the column after its last.
+        """Make room for that many rows and tokens per turn. Returns whether tensors have moved."""
+        # A turn that ended between two polls is still drawn, into the column after its last.
         old_rows, old_width = self.ids_BL.shape
         if old_rows >= rows and old_width > limit:
             return False
@@ -160,11 +161,11 @@ _TABLES = ("numbers_BL", "ids_BL", "logprobs_BL")
 
 
 def turn_numbers(seed: Sequence[int], count: int) -> Tensor:
-    """Uniform numbers in [0, 1) for the tokens of a turn, the same ones for the same seed.
+    """Uniform numbers in [0, 1) for the tokens of a turn, determined by its seed.
 
     Args:
-        seed: whole numbers, not negative, that no other turn has.
-        count: most tokens of the turn.
+        seed: non-negative integers; no two turns should share them.
+        count: the most tokens that the turn may have.
 
     Returns:
         [count] float64.
@@ -176,20 +177,20 @@ def turn_numbers(seed: Sequence[int], count: int) -> Tensor:
 def sample_tokens(
     logits_BV: Tensor, numbers_B: Tensor, temperature: float, top_p: float, top_k: int
 ) -> tuple[Tensor, Tensor]:
-    """A token for every row, by inversion of its distribution function.
+    """Draw a token for every row by inverting its cumulative distribution.
 
-    Rounding that differs from batch to batch moves the function's steps by some 1e-7: it changes a
-    token only when the row's number falls just there.
+    Rounding that differs from batch to batch moves the distribution's steps by some 1e-7, so it
+    changes a token only when the row's number falls right next to a step.
 
     Args:
-        logits_BV: of the next token.
+        logits_BV: logits of the next token.
         numbers_B: uniform in [0, 1), float64.
-        temperature: the logits are divided by it.
+        temperature: divisor of the logits.
         top_p: draw from the smallest set of tokens with at least this probability.
-        top_k: draw from that many of the most probable tokens; 0 for all. Applied before ``top_p``.
+        top_k: draw from this many of the most probable tokens; 0 for all. Applied before ``top_p``.
 
     Returns:
-        ids_B, and logprobs_B at this temperature before top-k and top-p; NaN where logits are.
+        ids_B, and logprobs_B at this temperature, before top-k and top-p; NaN where logits are NaN.
     """
     probabilities_BV = torch.softmax(logits_BV.float() / temperature, dim=-1)
     kept_BV = nucleus(most_probable(probabilities_BV, top_k), top_p)
@@ -199,8 +200,8 @@ def sample_tokens(
 
 
 def inverse(weights_BV: Tensor, numbers_B: Tensor) -> Tensor:
-    """[B, 1]: where the running sum of the weights first exceeds the number's share of their sum;
-    any place where weights are NaN."""
+    """[B, 1]: the first index where the cumulative sum of the weights exceeds the number times
+    their total; any index where weights are NaN."""
     steps_BV = weights_BV.cumsum(-1, dtype=torch.float64)
     total_B1 = steps_BV[:, -1:]
     target_B1 = torch.minimum(numbers_B[:, None] * total_B1, total_B1.nextafter(0 * total_B1))
@@ -209,8 +210,8 @@ def inverse(weights_BV: Tensor, numbers_B: Tensor) -> Tensor:
 
 
 def inverse_by_blocks(weights_BV: Tensor, numbers_B: Tensor) -> Tensor:
-    """As ``inverse``, for GPUs, which take longer for the running sum of a whole vocabulary than
-    for a small model's forward pass: the sums of blocks say in which block to look."""
+    """``inverse`` for GPUs, where the cumulative sum over a whole vocabulary takes longer than a
+    small model's forward pass: the sums of blocks tell which block to search."""
     blocks_BKC = F.pad(weights_BV, (0, -weights_BV.shape[1] % _BLOCK)).unflatten(1, (-1, _BLOCK))
     ends_BK = blocks_BKC.sum(-1, dtype=torch.float64).cumsum(-1)
     total_B1 = ends_BK[:, -1:]
@@ -219,7 +220,7 @@ def inverse_by_blocks(weights_BV: Tensor, numbers_B: Tensor) -> Tensor:
     begin_B1 = F.pad(ends_BK, (1, 0)).gather(1, block_B1)
     block_B1C = blocks_BKC.gather(1, block_B1[..., None].expand(-1, -1, _BLOCK))
     steps_BC = begin_B1 + block_B1C[:, 0].cumsum(-1, dtype=torch.float64)
-    # Both sums are rounded: the number may lie beyond the last weight of its block.
+    # Both sums are rounded, so the target may lie beyond the last weight of its block.
     last_B1 = steps_BC[:, -1:]
     target_B1 = torch.minimum(target_B1, last_B1.nextafter(0 * last_B1))
     ids_B1 = block_B1 * _BLOCK + torch.searchsorted(steps_BC, target_B1, right=True)
@@ -227,7 +228,7 @@ def inverse_by_blocks(weights_BV: Tensor, numbers_B: Tensor) -> Tensor:
 
 
 def most_probable(probabilities_BV: Tensor, top_k: int) -> Tensor:
-    """Probabilities with all but the ``top_k`` largest set to zero; 0 keeps all."""
+    """Set all but the ``top_k`` largest probabilities to zero; 0 keeps all."""
     if not 0 < top_k < probabilities_BV.shape[1]:
         return probabilities_BV
     values_BK, index_BK = probabilities_BV.topk(top_k, dim=-1)
@@ -235,7 +236,7 @@ def most_probable(probabilities_BV: Tensor, top_k: int) -> Tensor:
 
 
 def nucleus(probabilities_BV: Tensor, top_p: float) -> Tensor:
-    """Probabilities outside the smallest set with the share ``top_p`` of the mass set to zero."""
+    """Set probabilities outside the smallest set with the share ``top_p`` of the mass to zero."""
     if top_p >= 1:
         return probabilities_BV
     ordered_BV, index_BV = probabilities_BV.sort(dim=-1, descending=True)

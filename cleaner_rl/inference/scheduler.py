@@ -1,4 +1,4 @@
-"""Scheduler: which sequences are decoded side by side, which wait, and what is cached of both."""
+"""Scheduler: which sequences are decoded together, which wait, and what is cached of each."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from cleaner_rl.inference.sampling import SequenceRows, TokenSequence
 
 _ADMIT_AT = 12
 _ADMIT_AT_PADDED = 4
-"""Sequences wait until they are one for that many that decode already, so that one prefill pass
-serves several. Where decoding passes are replayed from graphs an empty row costs little, and a
+"""Sequences wait until there is one for every so many already decoding, so that one prefill pass
+serves several. Where decoding passes are replayed from graphs, an empty row costs little, but a
 prefill pass, which is never replayed, costs much."""
 _KEPT_SHARE = 4
-"""Rows that take at most one part in so many of the budget outlast a change of the weights, so that
-their graphs need not be captured again."""
+"""Rows that take at most this fraction (1 / 4) of the budget are kept when the weights change, so
+that their graphs need not be captured again."""
 _PREFILL_TOKENS = 8192
-"""Most tokens of a prefill pass, unless a single sequence has more."""
+"""The most tokens in a prefill pass, unless a single sequence has more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What is left to compute for sequences that have just been given rows.
+    """What remains to be computed for sequences that have just been given rows.
 
     Attributes:
-        segments: tokens to prefill, a segment a row.
+        segments: tokens to prefill, one segment per row.
         shared: prefixes to keep for later sequences, and the rows that will hold them.
         copies: pairs of rows: one that will hold a prefix, and one that starts from a copy of it.
     """
@@ -42,12 +42,12 @@ class Admission:
 
 @dataclass(slots=True)
 class SamplerStats:
-    """What the sampler has computed since it was made.
+    """What the sampler has computed since it was created.
 
     Attributes:
-        prefilled: tokens of contexts that were computed, without each context's last.
-        reused: tokens of contexts that were cached.
-        decoded: tokens that were sampled.
+        prefilled: context tokens that were computed, not counting each context's last.
+        reused: context tokens that came from the cache.
+        decoded: tokens sampled.
         passes: decoding steps of the batch.
         preempted: sequences that lost their row because memory ran short.
     """
@@ -63,18 +63,18 @@ class Scheduler:
     """Gives rows to sequences within a budget of cached tokens.
 
     Args:
-        device: of the cache.
+        device: where the cache lives.
         graphs: pads shapes, and is told when tensors move.
-        max_running: sequences decoded together.
-        budget: tokens cached at a time, in rows and in the prefix cache.
-        poll_every: tokens decoded between two checks for turns that have ended.
+        max_running: the most sequences decoded together.
+        budget: the most tokens cached at a time, in rows and in the prefix cache.
+        poll_every: tokens decoded between two checks for ended turns.
 
     Attributes:
-        running: sequences that have a row each, in the order of the rows.
+        running: sequences that have a row, in the order of the rows.
         waiting: sequences without one.
         rows: the state of the rows.
         cache: their keys and values.
-        prefixes: what is cached of conversations without a row.
+        prefixes: the cached prefixes of conversations without a row.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Scheduler:
         self._max_running = max_running
         self._poll_every = poll_every
         self._cut_short = False
-        """The last prefill pass was full: the sequences it left out do not wait for more."""
+        """The last prefill pass was full; the sequences it left out do not wait for others."""
 
     def clear(self) -> None:
         """Forget all sequences and everything cached."""
@@ -113,9 +113,9 @@ class Scheduler:
     def grow(self) -> None:
         """Make the rows long enough for the next tokens.
 
-        Where the budget is short, the sequences admitted last lose their rows and wait again: those
-        admitted first are nearest to their end, and free their rows soonest. What was sampled is
-        kept, so a preempted turn continues with the same tokens.
+        When the budget is short, the sequences admitted last lose their rows and wait again: those
+        admitted first are nearest to their end and free their rows soonest. Sampled tokens are
+        kept, so a preempted turn continues where it stopped.
         """
         while self.running:
             rows, cells = self.cache.rows, self.cells(self.rows.longest)
@@ -138,8 +138,8 @@ class Scheduler:
     def admit(self) -> Admission:
         """Give rows to the sequences that have waited longest, as far as the budget allows.
 
-        All rows are as long as the longest, so a long sequence may cost more than its own cells. A
-        sequence is never overtaken by a later one: admission stops at the first that does not fit.
+        All rows are as long as the longest, so a long sequence may cost more than its own cells. No
+        sequence overtakes an earlier one: admission stops at the first that does not fit.
         """
         first = len(self.running)
         free = min(self._max_running - first, len(self.waiting))
@@ -148,9 +148,9 @@ class Scheduler:
             return Admission()
         self._cut_short = False
         if not first and not (self._graphs.padded and self._has_room(free)):
-            self._resize(0, 0)  # long rows of the past may leave no room for many short ones
+            self._resize(0, 0)  # long rows left over may leave no room for many short ones
         rows, cells = self.cache.rows, self.cache.cells
-        if self._graphs.padded:  # at once, also for those that the next pass admits
+        if self._graphs.padded:  # at once, for those that the next pass admits as well
             least = max(cells, self.cells(self.waiting[0].length))
             wanted = self._padded_rows(first + free, least)
             rows = max(rows, wanted) if wanted * least <= self.budget else rows
@@ -176,21 +176,21 @@ class Scheduler:
         return self._give_rows(chosen)
 
     def cells(self, length: int) -> int:
-        """Cells of a row that holds so many tokens and those decoded before the next poll."""
+        """Cells of a row with room for ``length`` tokens and those decoded before the next poll."""
         return _round_up(length + self._poll_every + 1, self._graphs.cell_step)
 
     def _padded_rows(self, count: int, cells: int) -> int:
-        """Rows for so many sequences: padded to common shapes where the budget allows."""
+        """Rows for ``count`` sequences, padded to common shapes where the budget allows."""
         padded = self._graphs.rows(count, self._max_running)
         return padded if padded * cells <= self.budget else count
 
     def _has_room(self, count: int) -> bool:
-        """The budget allows so many rows of the present length."""
+        """Whether the budget allows ``count`` rows of the present length."""
         return self._padded_rows(count, self.cache.cells) * self.cache.cells <= self.budget
 
     def _roomy(self, rows: int, cells: int) -> int:
-        """Cells that rows grow to: half as many again where passes are captured by their shape and
-        the budget allows."""
+        """The length that rows grow to: half their present length more than needed where passes
+        are captured by shape and the budget allows."""
         wide = _round_up(cells + self.cache.cells // 2, self._graphs.cell_step)
         return wide if self._graphs.padded and rows * wide <= self.budget else cells
 
@@ -198,14 +198,14 @@ class Scheduler:
         return self.cache.rows * self.cache.cells
 
     def _resize(self, rows: int, cells: int) -> None:
-        """Change the numbers of rows and cells; the prefixes used longest ago make room."""
+        """Change the numbers of rows and cells, evicting prefixes to make room."""
         if (rows, cells) != (self.cache.rows, self.cache.cells):
             self.prefixes.evict(self.budget - rows * cells)
             self.cache.resize(rows, cells)
             self._graphs.forget()
 
     def _tokens_to_prefill(self, sequence: TokenSequence, counted: set[tuple[int, ...]]) -> int:
-        """Tokens to compute for a sequence; prefixes in ``counted`` are computed anyway."""
+        """How many tokens to compute for a sequence if prefixes in ``counted`` are computed."""
         prefix = tuple(sequence.context[:-1])
         cached = self.prefixes.get(sequence.request.key)
         if cached is not None:
@@ -216,8 +216,8 @@ class Scheduler:
         return sequence.length
 
     def _give_rows(self, sequences: Sequence[TokenSequence]) -> Admission:
-        """Rows for sequences: first those with tokens to prefill, then those that share a prefix
-        with one of them, which is copied."""
+        """Give rows to sequences: first to those with tokens to prefill, then to those that copy a
+        prefix from one of them."""
         leaders: dict[tuple[int, ...], TokenSequence] = {}
         leading: list[TokenSequence] = []
         following: list[tuple[TokenSequence, TokenSequence]] = []
@@ -242,10 +242,10 @@ class Scheduler:
         return Admission(segments, shared, copies)
 
     def _segment(self, row: int, sequence: TokenSequence) -> PrefillSegment:
-        """Fill a row with what is cached of a sequence's context; what is left to compute.
+        """Fill a row with the cached part of a sequence's context; return what is left to compute.
 
-        This is where a rollback drops the cache of the turn that it took away: the new context
-        shares only its beginning with what is cached, and nothing beyond that is copied.
+        This is where a rollback drops the cache of the turn that it removed: the new context shares
+        only its beginning with the cached one, and nothing beyond that is copied.
         """
         context = sequence.context
         cached = self.prefixes.get(sequence.request.key) or self.prefixes.get(tuple(context[:-1]))
@@ -259,7 +259,7 @@ class Scheduler:
         return PrefillSegment(row, kept, len(context) - kept)
 
     def share(self, admission: Admission) -> None:
-        """Copy prefixes that were just computed to the rows that share them."""
+        """Copy prefixes that have just been computed to the rows that share them."""
         for prefix, row in admission.shared.items():
             self.prefixes.put(prefix, CachedPrefix(prefix, self.cache.take(row, len(prefix))))
         for source, target in admission.copies:
@@ -269,8 +269,8 @@ class Scheduler:
         self._keep_budget()
 
     def take_ended(self) -> list[TokenSequence]:
-        """Remove the sequences whose turns have ended, in the order of their rows. What is cached
-        of them moves to the prefix cache, and the last rows move into the gaps."""
+        """Remove the sequences whose turns have ended and return them in the order of their rows.
+        Their keys and values move to the prefix cache, and the last rows move into the gaps."""
         ended = self.rows.over_B[: len(self.running)].nonzero().flatten().tolist()
         if not ended:
             return []

@@ -1,8 +1,8 @@
-"""Decode kernel: attention of one query a row over what its row of the cache holds, in Triton.
+"""Decode kernel: attention of one query per row over the filled cells of that row, in Triton.
 
-Rows are cut into pieces of the same length, so that long rows keep as many multiprocessors busy as
-short ones, and the pieces' results are put together afterwards, as in Flash-Decoding (Dao et al.,
-2023). Query heads that share a key head are computed together, so keys and values are read once.
+Rows are split into pieces of equal length, so that few long rows keep as many multiprocessors busy
+as many short ones, and the results of the pieces are combined afterwards, as in Flash-Decoding (Dao
+et al., 2023). Query heads that share a key head are computed together, so it is read only once.
 """
 
 from __future__ import annotations
@@ -119,13 +119,13 @@ def decode_attention(
     """Attention of the last token of each row.
 
     Args:
-        query_BHD: of the first rows.
-        key: [rows, key_value_heads, cells, D], the D numbers side by side.
-        value: as ``key``, with the same strides.
-        used_B: int32, cells that each row holds, that of the query included; at least 1.
-        longest: cells that a row holds at most.
-        scaling: of the scores; ``D ** -0.5`` when None.
-        window: cells that a query sees, its own included; None for all.
+        query_BHD: queries of the first rows.
+        key: [rows, key_value_heads, cells, D], contiguous along D.
+        value: like ``key``, with the same strides.
+        used_B: int32, the filled cells of each row, the query's included; at least 1.
+        longest: the largest of ``used_B``, or more.
+        scaling: factor on the scores; None means ``D ** -0.5``.
+        window: number of cells that a query sees, its own included; None for all.
 
     Returns:
         [B, H, D], in the dtype of the queries.
@@ -135,7 +135,7 @@ def decode_attention(
     pieces = triton.cdiv(longest, _PIECE)
     parts = torch.empty(rows, heads, pieces, size, dtype=torch.float32, device=key.device)
     weight = torch.empty(rows, heads, pieces, dtype=torch.float32, device=key.device)
-    # tl.dot takes nothing smaller than 16.
+    # tl.dot accepts no size below 16.
     padded: dict[str, Any] = {"SIZE": size, "SIZE_PADDED": max(16, triton.next_power_of_2(size))}
     _attend_pieces[(rows, key.shape[1], pieces)](
         query_BHD,

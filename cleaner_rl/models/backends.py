@@ -1,4 +1,4 @@
-"""Kernels: faster ones than those of transformers, where a GPU and the packages for it are."""
+"""Kernels faster than those of transformers, where a GPU and the packages for them are present."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from cleaner_rl.settings import Precision
 
 
 def has_triton(device: torch.device) -> bool:
-    """Kernels in Triton run there: on CUDA, with the Triton that comes with torch."""
+    """Whether Triton kernels run there: on CUDA, with the Triton that comes with torch."""
     return device.type == "cuda" and find_spec("triton") is not None
 
 
 def apply_liger(model: Any) -> bool:
-    """Let a model on a GPU compute norms, rotary embeddings and gated MLPs with liger-kernel.
+    """Compute the norms, rotary embeddings and gated MLPs of a model on a GPU with liger-kernel.
 
-    The functions, and their gradients, are those of the model's own modules but for rounding.
-    Models on a CPU, and those that are made later, are left as they are. False where liger-kernel
-    is not installed or does not know the model.
+    Results and gradients equal those of the model's own modules up to rounding. Models on a CPU
+    and models created later are not affected. Returns False where liger-kernel is not installed
+    or does not support the model.
     """
     if model.device.type != "cuda" or find_spec("liger_kernel") is None:
         return False
-    # It warns of each kind of device that is not there.
+    # It warns about every kind of device that is absent.
     logging.getLogger("liger_kernel.backends").setLevel(logging.ERROR)
     from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
 
     apply = MODEL_TYPE_TO_APPLY_LIGER_FN.get(model.config.model_type)
     if apply is None:
         return False
-    # Besides this model it changes what transformers makes all models of the family of, for the
-    # CPU too.
+    # It patches not only this model but the module that all models of its family are built from,
+    # those on a CPU included.
     family = vars(sys.modules[type(model).__module__])
     before = dict(family)
     losses = {"cross_entropy", "fused_linear_cross_entropy"}
@@ -61,7 +61,7 @@ def _by_device(on_gpu: Any, on_cpu: Any) -> Callable[..., Any]:
 
 
 def has_varlen(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
-    """``varlen`` works there: on CUDA in half precision."""
+    """Whether ``varlen`` works there: on CUDA in half precision."""
     half = dtype in (torch.bfloat16, torch.float16)
     return device.type == "cuda" and half and head_dim % 8 == 0 and head_dim <= 256
 
@@ -77,27 +77,27 @@ def varlen(
     window: int | None,
     k_used: Tensor | None = None,
 ) -> Tensor:
-    """Causal attention inside each sequence; its last query sees its last key.
+    """Causal attention within each sequence, aligned so that the last query sees the last key.
 
     Args:
         q_THD: queries of all sequences.
-        k_THD, v_THD: keys and values; of fewer heads where query heads share them.
-        q_ends, k_ends: [S + 1] int32 start of each sequence and end of the last.
-        longest: most queries, and keys, of a sequence.
-        scaling: of the scores; ``head_dim ** -0.5`` when None.
-        window: keys that a query sees, itself included; None for all.
-        k_used: [S] int32 keys of each sequence that count, where its room is larger; such a pass
-            has no gradient.
+        k_THD, v_THD: keys and values, with fewer heads where query heads share them.
+        q_ends, k_ends: [S + 1] int32, the start of each sequence and the end of the last.
+        longest: the largest number of queries, and of keys, in one sequence.
+        scaling: factor on the scores; None means ``head_dim ** -0.5``.
+        window: number of keys that a query sees, its own included; None for all.
+        k_used: [S] int32, how many keys of each sequence count, where it has room for more; such
+            a pass has no gradient.
 
     Returns:
         [T, H, D].
     """
-    # A lone query is the last one and sees all. Unbounded, the kernel takes the query heads that
-    # share a key head together, and reads the keys once.
+    # A lone query is the last one and sees every key. Without a bound on the right, the kernel
+    # handles the query heads that share a key head together and reads the keys only once.
     right = -1 if longest[0] == 1 and window is None else 0
     sides = (-1 if window is None else window - 1, right)
     if k_used is not None:
-        # varlen_attn hands k_used through from torch 2.12 on; this is what it calls.
+        # varlen_attn accepts k_used only from torch 2.12 on; this is what it calls.
         out_THD: Tensor = torch.ops.aten._flash_attention_forward(
             q_THD,
             k_THD,
@@ -114,7 +114,7 @@ def varlen(
             seqused_k=k_used,
         )[0]
         return out_THD
-    # Before torch 2.12 heads may share keys unasked.
+    # Before torch 2.12, query heads may share keys without this option.
     shared: dict[str, Any] = {"enable_gqa": True} if torch.__version__ >= "2.12" else {}
     output = varlen_attn(
         q_THD, k_THD, v_THD, q_ends, k_ends, *longest, scale=scaling, window_size=sides, **shared
@@ -124,7 +124,7 @@ def varlen(
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """A block whose matrix products run in that precision."""
+    """Run the matrix products inside the block in that precision."""
     if precision == "float32":
         return nullcontext()
     dtype = {"bfloat16": torch.bfloat16, "float16": torch.float16}[precision]

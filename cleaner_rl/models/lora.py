@@ -1,4 +1,4 @@
-"""LoRA: low-rank adapters that are trained in the place of the weights (2106.09685), by peft."""
+"""LoRA (arXiv 2106.09685): low-rank adapters from peft, trained instead of the full weights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from cleaner_rl.errors import PolicyError
 
 
 def add_lora(model: Any, rank: int, alpha: float) -> None:
-    """Put an adapter beside every linear layer but the head, and freeze all other weights.
+    """Add an adapter to every linear layer except the head, and freeze all other weights.
 
-    The model stays the class that it is; its numbers do not change before the first update. The
-    adapters' output is multiplied by ``alpha / rank``.
+    The model keeps its class, and its outputs do not change before the first update. The adapters'
+    output is multiplied by ``alpha / rank``.
     """
     if find_spec("peft") is None:
         raise PolicyError(
@@ -35,13 +35,13 @@ def has_lora(model: Any) -> bool:
 
 
 def adapter_state(model: Any) -> dict[str, Tensor]:
-    """The adapters' weights by name."""
+    """The adapters' weights, by name."""
     return {name: p for name, p in model.named_parameters() if ".lora_" in name}
 
 
 @contextmanager
 def adapters_off(model: Any) -> Iterator[None]:
-    """The model as it was before ``add_lora``, inside the block."""
+    """Let the model compute inside the block as it did before ``add_lora``."""
     layers = adapted_layers(model)
     for layer in layers.values():
         layer.enable_adapters(False)
@@ -53,7 +53,7 @@ def adapters_off(model: Any) -> Iterator[None]:
 
 
 def adapted_layers(model: Any) -> dict[str, Any]:
-    """The layers with adapters by name."""
+    """The layers that have adapters, by name."""
     return {
         name: module
         for name, module in model.named_modules()

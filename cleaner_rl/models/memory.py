@@ -1,4 +1,4 @@
-"""Memory: an estimate of what training a model takes, by formula, and errors where it runs out."""
+"""Memory: how much of it training a model takes, by formula, and errors when it runs out."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _OPTIMISER = 8
 """Bytes a parameter: float32 weights and gradients, AdamW's two float32 moments."""
 _CHUNK_TOKENS = 4096
 _CHUNK_NUMBERS = 2**26
-"""Logits held at a time: 256 MiB in float32, of which the gradient needs a few."""
+"""Logits held at a time: 256 MiB in float32. The gradient needs a few arrays of this size."""
 _CHUNK_NUMBERS_IN_PLACE = 2**29
-"""The same where the gradient takes the logits' place: 1 GiB in half precision."""
+"""The same where the gradient overwrites the logits: 1 GiB in half precision."""
 _LOGIT_COPIES = 3
-"""float32 arrays of that size where it does not: logits, log-softmax, its exponential."""
+"""float32 arrays of that size where it does not: logits, log-softmax and its exponential."""
 _CACHE_SHARE = 0.25
 """Share of the device's memory that cached tokens may take when no budget is given."""
 
@@ -50,7 +50,7 @@ class ModelShape:
 
     @classmethod
     def of(cls, config: Any) -> ModelShape:
-        """The shape behind a transformers configuration; no weights are made."""
+        """The shape of a transformers configuration's model, of which no weights are allocated."""
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
         text = config.get_text_config()
@@ -68,14 +68,14 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Bytes. Learning and sampling take turns, so the larger of the two counts.
+    """Bytes. Learning and sampling take turns, so only the larger of the two counts.
 
     Attributes:
-        weights: float32; with passes in half precision also the sampler's copy in it and what
-            autocast keeps for the backward pass.
-        activations: of one pack, without gradient checkpointing.
-        logits: of one chunk of it.
-        cache: keys and values of the conversations that are decoded together, at their longest.
+        weights: in float32; in half precision also the sampler's copy and what autocast keeps for
+            the backward pass.
+        activations: those of one pack, without gradient checkpointing.
+        logits: those of one chunk of a pack.
+        cache: keys and values of the conversations decoded together, at their full length.
     """
 
     weights: int
@@ -87,7 +87,7 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        """Weights, gradients and optimiser, and the larger one of learning and sampling."""
+        """Weights, gradients and optimiser, plus the larger of learning and sampling."""
         fixed = self.weights + self.gradients + self.optimiser
         return fixed + max(self.activations + self.logits, self.cache)
 
@@ -100,9 +100,9 @@ def estimate_memory(
     context: int,
     in_place: bool = False,
 ) -> MemoryEstimate:
-    """What training takes that decodes ``batch`` conversations of ``context`` tokens together.
+    """Estimate a training that decodes ``batch`` conversations of ``context`` tokens together.
 
-    ``in_place``: the gradient of logits takes their place, as it does with Triton.
+    ``in_place``: the gradient overwrites the logits, as it does with Triton.
     """
     number = getattr(torch, precision).itemsize
     half = precision != "float32"
@@ -118,7 +118,7 @@ def estimate_memory(
 
 
 def logit_chunk(vocabulary: int, in_place: bool) -> int:
-    """Tokens whose logits are held at a time; ``in_place``: their gradient takes their place."""
+    """Tokens whose logits are held at a time; ``in_place``: the gradient overwrites them."""
     numbers = _CHUNK_NUMBERS_IN_PLACE if in_place else _CHUNK_NUMBERS
     return max(1, min(_CHUNK_TOKENS, numbers // vocabulary))
 
@@ -126,10 +126,10 @@ def logit_chunk(vocabulary: int, in_place: bool) -> int:
 def activation_bytes(shape: ModelShape, precision: Precision) -> int:
     """Bytes that one layer keeps for each token until the backward pass.
 
-    The coefficients were counted with torch's saved-tensor hooks on Llama and Qwen3 layers; a test
-    counts again. RMSNorm computes in float32 whatever the precision, half-precision layers add to
-    a half-precision sum, and keys and values are repeated to the number of query heads. Fused
-    kernels keep less.
+    The coefficients were counted with torch's saved-tensor hooks on Llama and Qwen3 layers, and a
+    test counts them again. RMSNorm computes in float32 whatever the precision, half-precision
+    layers add to a half-precision residual, and keys and values are repeated for each query head.
+    Fused kernels keep less.
     """
     wide = shape.queries + shape.keys if shape.normed_queries else 0
     if precision == "float32":
@@ -138,21 +138,21 @@ def activation_bytes(shape: ModelShape, precision: Precision) -> int:
 
 
 def head_size(config: Any) -> int:
-    """Numbers of an attention head of the model."""
+    """Size of one attention head."""
     text = config.get_text_config()
     size: int = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return size
 
 
 def _key_numbers(config: Any) -> int:
-    """Numbers of a token's key, or value, in one layer."""
+    """Size of a token's key, or value, in one layer: that of all key-value heads."""
     text = config.get_text_config()
     heads: int = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     return heads * head_size(config)
 
 
 def available_memory(device: torch.device) -> int:
-    """Bytes that are free on the device; on a CPU those that Linux calls available."""
+    """Bytes free on the device; for a CPU, what Linux calls available."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free)
@@ -177,7 +177,7 @@ def tokens_in_memory(config: Any, device: torch.device, precision: Precision, le
 Phase = Literal["sampling", "learning"]
 
 _REMEDIES: dict[Phase, str] = {
-    "sampling": "lower --sample-batch (sft: --eval-batch), the episodes that are decoded together",
+    "sampling": "lower --sample-batch (sft: --eval-batch), the number of episodes decoded together",
     "learning": "lower --pack-tokens, add --gradient-checkpointing, or use more GPUs (torchrun)",
 }
 _CPU_ALLOCATOR = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
@@ -185,16 +185,16 @@ _CPU_ALLOCATOR = ("can't allocate memory", "not enough memory", "Cannot allocate
 
 @contextmanager
 def memory_errors(phase: Phase, device: torch.device) -> Iterator[None]:
-    """A block whose failure for want of memory is a ``MemoryLimitError`` that names the remedy."""
+    """Turn running out of memory inside the block into an error that names the remedy."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # torch's CPU allocator has no type of error of its own.
+        # torch's CPU allocator has no exception type of its own.
         of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not of_memory and not any(part in str(error) for part in _CPU_ALLOCATOR):
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise MemoryLimitError(
-            f"out of memory on {device} while {phase}: {_REMEDIES[phase]} (these may change when "
-            f"the run is resumed). {reason}"
+            f"out of memory on {device} while {phase}: {_REMEDIES[phase]} (a resumed run may "
+            f"change these settings). {reason}"
         ) from error

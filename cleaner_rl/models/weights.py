@@ -1,4 +1,4 @@
-"""Weights: a model's tensors as the safetensors files of a plain Hugging Face directory."""
+"""Weights: writing a model's tensors as the safetensors files of a Hugging Face directory."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.models.lora import adapted_layers
 
 FILE_BYTES = 4 * 1024**3
-"""Largest file; a tensor that is larger has a file of its own."""
+"""Largest size of a file; a larger tensor gets a file of its own."""
 _INDEX = "model.safetensors.index.json"
 
 
 @torch.no_grad()
 def save_weights(directory: Path, model: Any, ranks: Ranks) -> None:
-    """Write the weights of the plain model that computes the same: LoRA adapters are merged, and
-    names and shapes are those of the hub's files, where transformers changes them in memory.
+    """Write the weights of the equivalent plain model: LoRA adapters are merged, and names and
+    shapes are those of the hub's files even where transformers changes them in memory.
 
-    All ranks take part. Sharded weights are gathered one at a time, and the first rank holds those
-    of a single file.
+    Every rank has to call this. Sharded weights are gathered one at a time, and the first rank
+    holds those of one file at most.
     """
     layers = adapted_layers(model)
     weights = plain_weights(model)
@@ -54,7 +54,7 @@ def save_weights(directory: Path, model: Any, ranks: Ranks) -> None:
 
 
 def plain_weights(model: Any) -> dict[str, Tensor]:
-    """Parameters and buffers without adapters, by the names in a plain model; tied ones once."""
+    """Parameters and buffers without adapters, under the names of a plain model; tied ones once."""
     seen: set[int] = set()
     weights = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
