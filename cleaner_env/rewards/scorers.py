@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from types import MappingProxyType
 from typing import Any
 
@@ -74,14 +75,30 @@ def _check_choice(task: Task) -> None:
         raise ValueError(f"the answer of a choice task must be a letter, not {task.answer!r}")
 
 
+def reasoning_gym() -> Any:
+    """The package. It takes two seconds to import: only when its tasks are really drawn or scored.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    try:
+        return import_module("reasoning_gym")
+    except ModuleNotFoundError as error:
+        if error.name != "reasoning_gym":
+            raise
+        raise ValueError(
+            "tasks from reasoning-gym need that package: pip install -e '.[tasks]', which takes a "
+            "C compiler; tasks='builtin' needs no package"
+        ) from error
+
+
 @cache
 def reasoning_gym_scorer(family: str) -> Callable[[str | None, Mapping[str, Any]], float]:
     """reasoning-gym's own scorer of a family: answer and entry in, score in [0, 1] out."""
-    import reasoning_gym
-
+    package = reasoning_gym()
     try:
         scorer: Callable[[str | None, Mapping[str, Any]], float]
-        scorer = reasoning_gym.get_score_answer_fn(family)
+        scorer = package.get_score_answer_fn(family)
     except ValueError as error:
         raise ValueError(f"reasoning-gym has no family {family!r}") from error
     return scorer

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.util import find_spec
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 
 from cleaner_env.task import Task
+from cleaner_env.tasks.builtin import BuiltinTasks
 from cleaner_env.tasks.load import load_tasks
 from cleaner_env.tasks.sources import ReasoningGymTasks, TaskList, TaskSource, select_tasks
 
@@ -17,10 +21,13 @@ Tasks: TypeAlias = TaskSource | str | Sequence[str | Task | Mapping[str, Any]]
 
 
 class TaskChoice:
-    """Chooses among problems from where ``CodeToolEnv`` has them; None for reasoning-gym."""
+    """Chooses among problems from where ``CodeToolEnv`` has them.
+
+    None stands for ``default_source``, which is made when a problem is first drawn from it.
+    """
 
     def __init__(self, tasks: Tasks | None) -> None:
-        self._source = _task_source(tasks)
+        self._source = None if tasks is None else _task_source(tasks)
         self._selected: dict[tuple[str | None, str | None], TaskSource] = {}
 
     def choose(self, options: Mapping[str, Any], random: np.random.Generator) -> Task:
@@ -40,6 +47,8 @@ class TaskChoice:
 
     def _narrowed(self, family: str | None, difficulty: str | int | None) -> TaskSource:
         """The source, or its problems of a family or a difficulty."""
+        if self._source is None:
+            self._source = default_source()
         if family is None and difficulty is None:
             return self._source
         key = (family, None if difficulty is None else str(difficulty))
@@ -48,9 +57,25 @@ class TaskChoice:
         return self._selected[key]
 
 
-def _task_source(tasks: Tasks | None) -> TaskSource:
-    if tasks is None:
+def default_source() -> TaskSource:
+    """reasoning-gym's families where that package is installed, else the built-in ones."""
+    if find_spec("reasoning_gym") is not None:
         return ReasoningGymTasks()
+    say_what_is_missing()
+    return BuiltinTasks()
+
+
+@cache
+def say_what_is_missing() -> None:
+    """Once in a process."""
+    warnings.warn(
+        "reasoning-gym is not installed, so tasks come from the built-in families. Name them, with "
+        "tasks='builtin', or install reasoning-gym: pip install -e '.[tasks]'",
+        stacklevel=2,
+    )
+
+
+def _task_source(tasks: Tasks) -> TaskSource:
     if isinstance(tasks, str):
         return load_tasks(tasks)
     if not isinstance(tasks, Sequence):

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from cleaner_env.rewards import check_reward
 from cleaner_env.task import Task
+from cleaner_env.tasks.builtin import BUILTIN, BuiltinTasks
 from cleaner_env.tasks.code_layouts import CODE_LAYOUTS
 from cleaner_env.tasks.families import FAMILIES, SHORT_PROGRAMS
 from cleaner_env.tasks.layouts import LAYOUTS, Layout
@@ -19,6 +20,7 @@ from cleaner_env.tasks.sources import (
     Split,
     TaskList,
     TaskSource,
+    check_split,
     place_of,
     task_count,
 )
@@ -45,8 +47,7 @@ def load_tasks(spec: str | Sequence[str], split: Split = "train", seed: int = 0)
     Raises:
         ValueError: there is no such source, it cannot be read, or it has no task of the split.
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"split must be 'train' or 'test', not {split!r}")
+    check_split(split)
     specs = split_specs(spec)
     loaded = [(one, _load(one, split, seed)) for one in specs]
     present = [(one, source) for one, source in loaded if source is not None]
@@ -70,12 +71,14 @@ def _load(spec: SourceSpec, split: Split, seed: int) -> TaskSource | None:
     """One source; None when it has no task of the split."""
     if spec.kind == "reasoning-gym":
         return _generated(spec, split, seed)
+    if spec.kind == "builtin":
+        return _builtin(spec, split, seed)
     layout = KINDS.get(spec.kind)
     if layout is None:
         raise ValueError(
-            f"unknown tasks {spec.text!r}; use reasoning-gym, reasoning-gym:FAMILY,FAMILY, the "
-            "path of a file (.jsonl, .json, .csv, .parquet) with prompt and answer in every row, "
-            f"or KIND:PATH with one of the kinds {sorted(set(KINDS) - {''})}"
+            f"unknown tasks {spec.text!r}; use reasoning-gym, reasoning-gym:FAMILY,FAMILY, "
+            "builtin, the path of a file (.jsonl, .json, .csv, .parquet) with prompt and answer in "
+            f"every row, or KIND:PATH with one of the kinds {sorted(set(KINDS) - {''})}"
         )
     spec.allow((*_EVERYWHERE, *layout.options))
     tasks = _tasks_of_split(spec, layout, split, seed)
@@ -86,13 +89,25 @@ def _load(spec: SourceSpec, split: Split, seed: int) -> TaskSource | None:
 
 
 def _generated(spec: SourceSpec, split: Split, seed: int) -> ReasoningGymTasks:
-    spec.allow(("weight", "level"))
-    names = [name.strip() for name in spec.place.split(",") if name.strip()]
+    names, level = _families(spec), _level(spec)
     families = {} if names else dict(FAMILIES)
     for name in names:
         families |= FAMILY_SETS.get(name) or {name: FAMILIES.get(name, {})}
-    level = int(spec.number("level", 0, 0, 100)) if "level" in spec.options else None
     return ReasoningGymTasks(families, split, seed, level)
+
+
+def _builtin(spec: SourceSpec, split: Split, seed: int) -> BuiltinTasks:
+    names, level = _families(spec), _level(spec)
+    return BuiltinTasks(names or tuple(BUILTIN), split, seed, 1 if level is None else level)
+
+
+def _families(spec: SourceSpec) -> list[str]:
+    return [name.strip() for name in spec.place.split(",") if name.strip()]
+
+
+def _level(spec: SourceSpec) -> int | None:
+    spec.allow(("weight", "level"))
+    return int(spec.number("level", 0, 0, 100)) if "level" in spec.options else None
 
 
 def _tasks_of_split(spec: SourceSpec, layout: Layout, split: Split, seed: int) -> list[Task]:

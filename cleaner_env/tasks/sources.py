@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
+from cleaner_env.rewards.scorers import reasoning_gym
 from cleaner_env.task import Task
 from cleaner_env.tasks.families import FAMILIES
 
@@ -92,8 +93,7 @@ class ReasoningGymTasks:
         seed: int = 0,
         level: int | None = None,
     ) -> None:
-        if split not in ("train", "test"):
-            raise ValueError(f"split must be 'train' or 'test', not {split!r}")
+        check_split(split)
         if not families:
             raise ValueError("no families given; name at least one reasoning-gym family")
         if not isinstance(families, Mapping):
@@ -140,6 +140,12 @@ class ReasoningGymTasks:
         return ReasoningGymTasks(families, self._split, self._seed, level)
 
 
+def check_split(split: str) -> None:
+    """Raise ValueError for what is no split."""
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test', not {split!r}")
+
+
 def place_of(question: str) -> float:
     """A number in [0, 1) that depends on the question's text alone: where to cut for a split."""
     return _hash(question.strip()) / 2**32
@@ -156,10 +162,9 @@ def _hash(text: str) -> int:
 
 def _dataset(name: str, config: dict[str, Any]) -> Any:
     """The family's generator: an object that gives the entry behind any index."""
-    import reasoning_gym  # two seconds to import: only when tasks are really drawn from it
-
+    package = reasoning_gym()
     try:
-        return reasoning_gym.create_dataset(name, size=1, seed=0, **config)
+        return package.create_dataset(name, size=1, seed=0, **config)
     except (ValueError, AssertionError, TypeError) as error:
         raise ValueError(
             f"reasoning-gym cannot make family {name!r} with {config}: {error}"
@@ -168,10 +173,9 @@ def _dataset(name: str, config: dict[str, Any]) -> Any:
 
 def _at_level(name: str, level: int) -> dict[str, Any]:
     """The configuration of a level of the library's curriculum."""
-    from reasoning_gym.factory import create_curriculum
-
+    factory = reasoning_gym().factory
     try:
-        curriculum = create_curriculum(name)
+        curriculum = factory.create_curriculum(name)
     except ValueError as error:
         raise ValueError(f"reasoning-gym has no levels of difficulty for {name!r}") from error
     highest = max(len(attribute.levels) for attribute in curriculum.attributes.values()) - 1
