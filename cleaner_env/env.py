@@ -52,8 +52,8 @@ class CodeToolEnv(gym.Env[str, str]):
     Args:
         tasks: where problems come from: a source, a list of tasks or of ``{"prompt", "answer"}``
             mappings, or what ``load_tasks`` understands, ``"gsm8k:PATH"`` or a list of such texts,
-            of which the training split is taken; by default the ten or more reasoning-gym families
-            of ``cleaner_env.tasks.families``.
+            of which the training split is taken; by default the reasoning-gym families of
+            ``cleaner_env.tasks.families``, or the built-in tasks where reasoning-gym is missing.
         reward: what an episode earns; by default 1 for full marks and else 0. Programs that the
             ``code`` reward judges run in the same sandbox as calls.
         max_length: length of all turns and observations after which it is truncated; in tokens for
