@@ -1,4 +1,4 @@
-"""Trainer: everything that a training works on, opened for a new run or from a checkpoint."""
+"""Trainer: the parts of a training, opened for a new run or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ from cleaner_rl.runs.provenance import weights_fingerprint
 from cleaner_rl.runs.run_directory import RunDirectory
 
 _MAX_PACKING_ERROR = 1e-2
-"""Nats by which packed and plain log-probabilities may differ at the start."""
+"""Nats by which packed and plain log-probabilities may differ before training."""
 
 
 @dataclass(slots=True)
 class Trainer:
-    """What a training works on.
+    """The parts of a training.
 
     Attributes:
         config: every setting.
-        policy: samples the episodes; in a single process it is the model that is trained, on
+        policy: samples the episodes. In a single process this is the trained model itself, on
             several ranks a whole copy of it, see ``learn``.
-        updater: of the model that is trained.
-        source: of the problems.
+        updater: updates the trained model.
+        source: where the problems come from.
         rollout: plays the episodes.
         run: where everything is written.
         ranks: the processes that train together.
-        base: fingerprint of the weights that a KL term or LoRA adapters refer to; empty without.
-        step: the last step done; the policy is that of this step.
-        saved_step: step of the newest checkpoint.
+        base: fingerprint of the weights that a KL term or LoRA adapters refer to, or empty.
+        step: the last finished step; the policy is the one after this step.
+        saved_step: the step of the newest checkpoint.
     """
 
     config: TrainConfig
@@ -66,9 +66,9 @@ class Trainer:
 
     @classmethod
     def open(cls, config: TrainConfig, ranks: Ranks | None = None) -> Trainer:
-        """Start a run, or continue ``config.resume``. All ranks take part.
+        """Start a run, or continue ``config.resume``. Every rank has to call this.
 
-        Nothing is written before everything that is needed was loaded and checked.
+        Nothing is written until everything needed has been loaded and checked.
         """
         ranks = ranks or Ranks(config.device)
         path = config.resume or ranks.on_first(lambda: _free_path(config))
@@ -89,7 +89,7 @@ class Trainer:
             return trainer
 
     def _create_run(self) -> None:
-        """Write the run's first files; nothing is left of them when that fails."""
+        """Write the run's first files, and remove them again if that fails."""
         self.ranks.on_first(lambda: RunDirectory.create(self.run.path, self.config))
         try:
             self.save()
@@ -99,7 +99,7 @@ class Trainer:
             raise
 
     def learn(self, minibatches: Sequence[Sequence[Sample]]) -> dict[str, float]:
-        """Update the model on this rank's samples, and what plays the episodes with it."""
+        """Update the model on this rank's samples, and with it the policy that plays episodes."""
         with memory_errors("learning", self.policy.device):
             learned = self.updater.update(minibatches)
             if self.policy.model is not self.updater.model:
@@ -107,7 +107,7 @@ class Trainer:
         return learned
 
     def save(self) -> None:
-        """Write a checkpoint of the last step done, unless there is one."""
+        """Write a checkpoint of the last finished step, unless there is one."""
         if self.saved_step == self.step:
             return
         keep = self.config.keep_checkpoints
@@ -124,7 +124,7 @@ class _Saved:
 
 
 def load_source(tasks: str, split: Split, seed: int) -> TaskSource:
-    """The problems of a split."""
+    """Load the problems of a split."""
     try:
         return load_tasks(tasks, split, seed)
     except ValueError as error:
@@ -132,13 +132,13 @@ def load_source(tasks: str, split: Split, seed: int) -> TaskSource:
 
 
 def check_policy(policy: Policy, config: TrainConfig) -> None:
-    """Check that the model's context holds a whole episode, and that it can be trained on rows of
+    """Check that context and cache hold a whole episode, and that the model can be trained on
     packed samples."""
     cells = config.episode.cache_tokens
     wanted = config.max_prompt_tokens + config.episode.max_response_tokens
     if wanted > policy.context_length:
         raise PolicyError(
-            f"{policy.name} attends to {policy.context_length} tokens, and prompt and response may "
+            f"{policy.name} attends to {policy.context_length} tokens, but prompt and response may "
             f"have {wanted}; lower --max-response-tokens or --max-prompt-tokens"
         )
     if 0 < cells < wanted + SPARE_CELLS:
@@ -156,12 +156,12 @@ def check_policy(policy: Policy, config: TrainConfig) -> None:
 
 
 def _require_agreement(policy: Policy, ranks: Ranks) -> None:
-    """Check that all ranks have the same weights, which each has loaded for itself."""
+    """Check that all ranks, each of which loads the weights itself, have the same ones."""
     names = [] if ranks.size == 1 else ranks.gather(lambda: weights_fingerprint(policy.model))
     other = next((rank for rank, name in enumerate(names) if name != names[0]), None)
     if other is not None:
         raise PolicyError(
-            f"rank {other} loaded other weights than rank 0 under the name {policy.name!r}; give "
+            f"the weights of {policy.name!r} on rank {other} differ from those on rank 0; give "
             "all machines the same --model"
         )
 
@@ -176,15 +176,15 @@ def _saved(config: TrainConfig) -> _Saved:
     latest = RunDirectory.open(Path(config.resume)).list_checkpoints()[-1]
     saved = _Saved(latest, load_state(latest))
     if config.steps < (step := saved.state["step"]):
-        raise UserError(f"the run has done {step} steps already; give --steps {step} or more")
+        raise UserError(f"the run has already done {step} steps; give --steps {step} or more")
     return saved
 
 
 def _models(config: TrainConfig, saved: _Saved | None, ranks: Ranks) -> tuple[Policy, Updater, str]:
     """The policy that samples, the updater, and the fingerprint of what KL term or LoRA refer to.
 
-    With LoRA a checkpoint's adapters go on from the weights that the run started from, else its
-    weights do.
+    A run with LoRA continues from its original weights and the checkpoint's adapters; any other run
+    from the checkpoint's weights.
     """
     name = str(saved.directory) if saved and not config.lora_rank else config.model
     policy, reference, base = ranks.together(lambda: _load(name, config, ranks))
@@ -192,7 +192,7 @@ def _models(config: TrainConfig, saved: _Saved | None, ranks: Ranks) -> tuple[Po
         raise CheckpointError(
             f"the model {config.model!r}, which the run started from and still refers to "
             f"({'its adapters' if config.lora_rank else '--kl-coefficient'}), has changed since; "
-            f"put the old one back, or start a new run from the last checkpoint"
+            f"restore the old one, or start a new run from the last checkpoint"
         )
     if config.lora_rank:
         add_lora(policy.model, config.lora_rank, config.lora_alpha)
@@ -220,7 +220,7 @@ def _models(config: TrainConfig, saved: _Saved | None, ranks: Ranks) -> tuple[Po
 
 
 def _load(name: str, config: TrainConfig, ranks: Ranks) -> tuple[Policy, Any, str]:
-    """The policy, a KL term's reference where it is a model of its own, and the fingerprint."""
+    """The policy, the KL term's reference if that is a separate model, and the fingerprint."""
     policy, reference, base = load_policy(name, ranks.device), None, ""
     check_policy(policy, config)
     if config.lora_rank:
@@ -233,7 +233,7 @@ def _load(name: str, config: TrainConfig, ranks: Ranks) -> tuple[Policy, Any, st
 
 @contextmanager
 def _sandbox(config: TrainConfig, ranks: Ranks) -> Iterator[Sandbox]:
-    """What else may be missing, found out before a large model is loaded; closed at an error."""
+    """Check logger and sandbox before a large model is loaded; close the sandbox on an error."""
 
     def start() -> Sandbox:
         check_logger(config.logger)

@@ -1,4 +1,4 @@
-"""Sharding: a model whose weights are spread over ranks, by FSDP2."""
+"""Sharding: a model whose weights are distributed over ranks with FSDP2."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from cleaner_rl.settings import Precision
 
 
 def shard(model: Any, mesh: DeviceMesh, precision: Precision) -> None:
-    """Spread the model's weights over the ranks, layer by layer, in place.
+    """Distribute the model's weights over the ranks, layer by layer, in place.
 
-    Every rank must hold the same weights before. Each keeps its part in float32; a pass gathers one
-    layer at a time, in half precision where passes run in it. Gradients are added up over ranks,
-    not averaged: the denominators of losses count the samples of all ranks already.
+    Every rank must hold the same weights to begin with. Each keeps its part in float32; a pass
+    gathers one layer at a time, in the precision of the pass. Gradients are summed over ranks, not
+    averaged, because a loss's denominator already counts the samples of all ranks.
 
     Raises:
-        PolicyError: the model is no stack of layers.
+        PolicyError: the model is not a stack of layers.
     """
     layers = getattr(model.base_model, "layers", None)
     if not isinstance(layers, nn.ModuleList):
@@ -34,7 +34,7 @@ def shard(model: Any, mesh: DeviceMesh, precision: Precision) -> None:
     policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32)
     for layer in layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
-    # The root would keep its weights gathered after a pass without gradients, and show those.
+    # Otherwise the root would keep, and expose, gathered weights after a pass without gradients.
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     for module in (*layers, model):
         module.set_gradient_divide_factor(1.0)
@@ -42,15 +42,15 @@ def shard(model: Any, mesh: DeviceMesh, precision: Precision) -> None:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor, gathered where it is sharded."""
+    """The whole tensor, gathered if it is sharded."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
 def whole_copy(model: Any, precision: Precision) -> Any:
-    """A copy that is not sharded, with weights in that precision, never to be trained.
+    """An unsharded copy whose weights have that precision and are not trained.
 
-    Buffers, such as the frequencies of rotary embeddings, keep theirs.
+    Buffers, such as the frequencies of rotary embeddings, keep their precision.
     """
     dtype = getattr(torch, precision)
     copies = {
@@ -61,15 +61,15 @@ def whole_copy(model: Any, precision: Precision) -> Any:
 
 
 def sharing_copy(model: Any) -> Any:
-    """A copy with a configuration and settings of its own, and the very same weights."""
+    """A copy with its own configuration and settings that shares the model's weights."""
     return copy.deepcopy(model, {id(p): p for p in model.parameters()})
 
 
 @torch.no_grad()
 def copy_weights(whole_model: Any, model: Any) -> None:
-    """Put what is trained of a model into its whole copy, one parameter at a time.
+    """Copy a model's trained parameters into its whole copy, one at a time.
 
-    Where the model is sharded all ranks take part.
+    If the model is sharded, every rank has to call this.
     """
     sources = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
     for name, parameter in whole_model.named_parameters():

@@ -1,4 +1,4 @@
-"""Interrupt: Ctrl-C and SIGTERM stop a run between two changes of the policy, never within one."""
+"""Interrupt: Ctrl-C and SIGTERM stop a run between two changes of the policy, never during one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupt:
-    """Raises ``KeyboardInterrupt`` at a signal, at once or at the end of a protected block.
+    """Raises ``KeyboardInterrupt`` on a signal: at once, or at the end of a protected block.
 
     Use as a context manager around a run. Outside the main thread it changes nothing.
     """
@@ -40,7 +40,7 @@ class Interrupt:
 
     @contextmanager
     def protected(self) -> Iterator[None]:
-        """A block that a signal does not interrupt; it takes effect when the block ends."""
+        """A block in which signals have to wait; they take effect when it ends."""
         before, self._protected = self._protected, True
         try:
             yield
@@ -51,7 +51,7 @@ class Interrupt:
 
     @contextmanager
     def exposed(self) -> Iterator[None]:
-        """A block inside a protected one in which signals take effect, at once."""
+        """A block inside a protected one in which signals take effect at once."""
         before, self._protected = self._protected, False
         try:
             self._take_effect()

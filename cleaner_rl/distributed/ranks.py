@@ -1,8 +1,8 @@
 """Ranks: the processes of a training, seen from one of them; a single process is one rank.
 
-Every rank runs the same program on the same numbers and does its share of the playing and of the
-passes. What only one of them may do, and what all have to agree on, goes through ``Ranks``, whose
-methods every rank calls in the same order.
+Every rank runs the same program on the same numbers, and plays and computes its share. Whatever
+only one rank may do, and whatever all must agree on, goes through ``Ranks``, whose methods every
+rank calls in the same order.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What a rank's work came to.
+    """How a rank's work ended.
 
     Attributes:
-        result: of the work; None when it failed.
-        message: of its error; empty when there was none.
-        interrupted: by a signal.
+        result: what the work returned; None if it failed.
+        message: its error message; empty if it did not fail.
+        interrupted: whether a signal interrupted it.
     """
 
     result: Any = None
@@ -41,20 +41,17 @@ class _Outcome:
 
 
 class Ranks:
-    """The processes of a torchrun, joined by torch.distributed; or one process, alone.
+    """The processes of a torchrun, joined by torch.distributed, or a single process.
 
     Objects and counts go through gloo; shards and gradients through NCCL on CUDA, gloo on a CPU.
 
-    Args:
-        device: where this rank computes.
-
     Attributes:
-        device: the same.
-        rank: number of this process.
-        size: how many there are.
-        mesh: what weights are sharded over; None in a single process.
-        united: whether all ranks have raised the error that ends the run. Without, this one may be
-            alone with it, and what takes all, such as a checkpoint, would wait in vain.
+        device: where this rank computes.
+        rank: the number of this process.
+        size: the number of processes.
+        mesh: the device mesh that weights are sharded over; None in a single process.
+        united: whether all ranks have raised the error that ends the run. If not, this rank may be
+            the only one, and anything that needs all, such as a checkpoint, would wait in vain.
     """
 
     def __init__(self, device: str = "auto") -> None:
@@ -67,12 +64,12 @@ class Ranks:
 
     @classmethod
     def join(cls, device: torch.device, patience: float) -> Ranks:
-        """Meet the other processes of the torchrun.
+        """Connect to the other processes of the torchrun.
 
         Args:
             device: where this rank computes.
-            patience: seconds that a rank waits for another one before it gives up. A rank that
-                ended is noticed at once; this is for one that hangs.
+            patience: seconds that a rank waits for another before it gives up. This is for ranks
+                that hang; one that has ended is noticed at once.
         """
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=patience))
@@ -83,7 +80,7 @@ class Ranks:
         return ranks
 
     def leave(self) -> None:
-        """Leave the others. Not for a rank that ends with an error of its own."""
+        """Disconnect from the others. Not for a rank that ends with an error of its own."""
         dist.destroy_process_group()
 
     @property
@@ -93,7 +90,7 @@ class Ranks:
 
     @property
     def command(self) -> str:
-        """The command that starts as many processes."""
+        """The beginning of a command that starts as many processes."""
         if self.size == 1:
             return "python"
         return f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', self.size)}"
@@ -103,15 +100,15 @@ class Ranks:
         return None if self.first else Console(quiet=True)
 
     def share(self, count: int) -> range:
-        """This rank's part of ``count`` things: a stretch of them, as long as the others' or one
-        longer."""
+        """This rank's contiguous share of ``count`` items; shares differ in length by one at
+        most."""
         return range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     def collect(self, work: Callable[[], T]) -> list[T]:
-        """What each rank's ``work`` gives, in the order of ranks.
+        """Do ``work`` on every rank and return all results, in the order of ranks.
 
-        Between ranks it is the place where signals take effect and errors are shared: when one
-        rank's work fails or is interrupted, all raise, after the others' work has ended.
+        With several ranks, this is where signals take effect and errors are shared: if one rank's
+        work fails or is interrupted, all ranks raise once the work of the others has ended.
 
         Raises:
             KeyboardInterrupt: a rank was interrupted.
@@ -128,7 +125,7 @@ class Ranks:
         return self.gather(exposed)
 
     def gather(self, work: Callable[[], T]) -> list[T]:
-        """As ``collect``; signals wait."""
+        """Like ``collect``, but signals have to wait."""
         error, mine = _attempt(work)
         outcomes = [mine]
         if self.size > 1:
@@ -138,14 +135,14 @@ class Ranks:
         return [outcome.result for outcome in outcomes]
 
     def together(self, work: Callable[[], T]) -> T:
-        """What this rank's ``work`` gives; all raise when it fails on one of them."""
+        """Do ``work`` on every rank and return this rank's result; all raise if it fails on one."""
         results: list[T] = []
         self.gather(lambda: results.append(work()))
         return results[0]
 
     def on_first(self, work: Callable[[], T]) -> T:
-        """What ``work`` gives on the first rank, for which the others wait; all raise when it
-        fails there."""
+        """Do ``work`` on the first rank while the others wait, and return its result on all; all
+        raise if it fails."""
         error, mine = _attempt(work) if self.first else (None, _Outcome())
         outcomes = [mine]
         if self.size > 1:
@@ -155,7 +152,7 @@ class Ranks:
         return result
 
     def sum(self, numbers: Sequence[float]) -> list[float]:
-        """Each number added up over all ranks."""
+        """Each number summed over all ranks."""
         if self.size == 1:
             return list(numbers)
         total = torch.tensor(numbers, dtype=torch.float64)
@@ -171,14 +168,14 @@ class Ranks:
         return int(largest)
 
     def lost_another(self, error: RuntimeError) -> bool:
-        """Whether the error is that another rank ended or did not answer."""
+        """Whether the error means that another rank ended or did not answer."""
         lost = isinstance(error, dist.DistError) or "gloo" in str(error).lower()
         return self.size > 1 and lost
 
     @contextmanager
     def guarded(self, interrupt: Interrupt) -> Iterator[None]:
-        """A block in which signals wait for the next ``collect``, where there are several ranks: a
-        rank that left a common pass alone would leave the others hanging."""
+        """A block in which signals wait for the next ``collect`` if there are several ranks: a rank
+        that left a joint operation on its own would leave the others hanging."""
         if self.size == 1:
             yield
             return
@@ -202,7 +199,7 @@ class Ranks:
 
 
 def _attempt(work: Callable[[], Any]) -> tuple[BaseException | None, _Outcome]:
-    """The error of this rank's work, if any, and what the others are told."""
+    """Do this rank's work; return its error, if any, and what to tell the others."""
     try:
         return None, _Outcome(work())
     except KeyboardInterrupt as error:
@@ -214,10 +211,10 @@ def _attempt(work: Callable[[], Any]) -> tuple[BaseException | None, _Outcome]:
 
 @contextmanager
 def open_ranks(device: str, patience: float) -> Iterator[Ranks]:
-    """The ranks of this process's torchrun; without torchrun, the one process.
+    """The ranks of this process's torchrun; without torchrun, a single process.
 
     Args:
-        device: ``--device``; ``cuda`` and ``auto`` give each process of a machine its own GPU.
+        device: ``--device``; with ``cuda`` and ``auto``, each process of a machine has its own GPU.
         patience: see ``Ranks.join``.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1":
@@ -237,7 +234,8 @@ def _own_device(device: str) -> torch.device:
     number, here = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if device not in ("auto", "cuda"):
         raise PolicyError(
-            f"--device {device} would put every process on it; use auto, cuda or cpu with torchrun"
+            f"--device {device} would put all processes on one device; with torchrun, use auto, "
+            "cuda or cpu"
         )
     if number >= here:
         raise PolicyError(
@@ -248,9 +246,9 @@ def _own_device(device: str) -> torch.device:
 
 
 def partition(sizes: Sequence[int], hands: int) -> list[list[int]]:
-    """Things of these sizes dealt to so many hands: indices, the sums of sizes about the same.
+    """Divide items into ``hands`` lists of indices whose sums of ``sizes`` are about equal.
 
-    The largest goes first, always to the hand that has least. One hand keeps their order.
+    Items are dealt largest first, always to the hand that holds least. One hand keeps their order.
     """
     if hands == 1:
         return [list(range(len(sizes)))]

@@ -1,4 +1,4 @@
-"""Advantages: how much better an episode is than the others of its group."""
+"""Advantages: how much better an episode is than the others in its group."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from statistics import fmean, pstdev
 def group_advantages(
     rewards_G: Sequence[float], epsilon: float = 1e-6, scaled: bool = True
 ) -> list[float]:
-    """[G] rewards less their mean, over their standard deviation (GRPO, 2402.03300).
+    """[G] rewards minus their mean, divided by their standard deviation (GRPO, 2402.03300).
 
-    They sum to zero; all are exactly zero when all rewards are the same, and not a number when a
-    reward is not finite.
+    They sum to zero. All are exactly zero if all rewards are equal, and NaN if a reward is not
+    finite.
 
     Args:
-        rewards_G: of the episodes that share a prompt, at least two.
+        rewards_G: rewards of the episodes that share a prompt, at least two.
         epsilon: added to the standard deviation.
-        scaled: False leaves the division out (Dr. GRPO, 2503.20783).
+        scaled: False omits the division (Dr. GRPO, 2503.20783).
     """
     if len(rewards_G) < 2:
         raise ValueError("a group needs at least two episodes to compare; raise group_size")
@@ -36,10 +36,10 @@ def group_advantages(
 def branched_advantages(
     rewards_G: Sequence[float], branches: int, branch_reward: float, scaled: bool = True
 ) -> tuple[list[float], float]:
-    """[G] advantages of episodes that left branches behind, and that of each branch.
+    """[G] advantages of the episodes of a group with branches, and the advantage of every branch.
 
-    Every branch is one more member of the group (see ``cleaner_rl.grpo.credit``), so advantages sum
-    to zero over all members. Without branches theirs is 0.
+    Each branch is one more member of the group (see ``cleaner_rl.grpo.credit``), so advantages sum
+    to zero over all members. Without branches, the second value is 0.
     """
     if len(rewards_G) < 2:
         raise ValueError("a group needs at least two episodes to compare; raise group_size")
@@ -48,26 +48,26 @@ def branched_advantages(
 
 
 NO_CALL = 0.5
-"""Error ratio of an episode without a call: neither rewarded nor punished for it."""
+"""Error ratio of an episode without calls: neither rewarded nor punished for that."""
 
 
 def error_ratio(failures: int, calls: int) -> float:
-    """Failed calls among an episode's calls, in [0, 1]; ``NO_CALL`` without a call."""
+    """Share of an episode's calls that failed, in [0, 1]; ``NO_CALL`` if it has none."""
     return failures / calls if calls else NO_CALL
 
 
 def resample_on_correct(
     correct_G: Sequence[bool], error_ratios_G: Sequence[float], keep: int
 ) -> list[int]:
-    """Indices, in order, of the ``keep`` episodes of a group to learn from; all if it has no more.
+    """Sorted indices of the ``keep`` episodes of a group to learn from; all if it has no more.
 
-    Correct and wrong episodes keep their shares of the group, and at least one each where both
-    occur. Of the correct ones those with the lowest error ratio stay, of equal ones the earlier; of
-    the wrong ones the earliest, which is a uniform choice, since they were sampled alike.
+    Correct and wrong episodes keep their shares of the group, with at least one of each where both
+    occur. The correct ones with the lowest error ratios stay, earlier ones first among equals. Of
+    the wrong ones the earliest stay: a uniform choice, since all are sampled alike.
 
-    Source: GRPO-RoC of rStar2-Agent, arXiv 2508.20722; the shares and the choice of the lowest
-    ratio as in its released code (where the paper samples), its penalty on repeated answer tags
-    left out.
+    Source: GRPO-RoC of rStar2-Agent, arXiv 2508.20722. The shares and the choice of the lowest
+    ratios follow its released code (the paper samples instead); its penalty on repeated answer tags
+    is left out.
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, not {keep}")

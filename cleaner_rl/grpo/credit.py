@@ -1,29 +1,28 @@
 """Credit: which tokens of an episode take its advantage. Episodes in, training samples out.
 
-With rollback, what the policy sampled and what stands in the purified trajectory differ. A rule
-decides who is praised and who is blamed:
+With rollback, the purified trajectory differs from what the policy sampled. A credit rule decides
+which of the two is reinforced, and which is discouraged:
 
 ``purified``
-    The purified trajectory takes the episode's advantage, every sampled or grafted token alike
+    The purified trajectory takes the episode's advantage, sampled and grafted tokens alike
     (CLEANER as published).
 ``positive``
     The same, but grafted tokens take ``max(advantage, 0)``.
 ``contrastive``
-    A positive advantage goes to the purified trajectory. With a negative one the grafted tokens
-    leave the loss, and each failed call that a splice took away takes the advantage in its place:
-    one more sample per call, the history up to its turn and then the turn as it was sampled, with
-    loss on the call alone. Calls that failed in a lookahead were not sampled in a clean context
-    and take nothing.
+    A positive advantage goes to the purified trajectory. A negative one goes to the failed calls
+    that splices removed, instead of the grafted tokens, which leave the loss. Each such call is an
+    extra sample: the history before its turn, then the turn as sampled, with loss on the call
+    alone. Calls that failed in a lookahead were not sampled in a clean context and take nothing.
 ``branched``
-    A splice makes a branch of the episode, which ended in the call that it took away. The branch
-    joins the group as one more member that earned what a failure earns, and every token is trained
-    in the context in which it was sampled: each call that was taken away takes its branch's
-    advantage, and the lookahead's turn that stayed takes the episode's. The purified trajectory
-    takes the episode's advantage as well, which is now measured against the branches too.
+    Each splice leaves a branch of the episode, which ends with the removed call. The branch joins
+    the group as one more member, rewarded as a failure, and every token is trained in the context
+    in which it was sampled: a removed call takes its branch's advantage, and the lookahead turn
+    that stayed takes the episode's. So does the purified trajectory; the episode's advantage is now
+    measured against the branches too.
 
-docs/credit.md derives what each rule does to the probability of a failed call. Turns that are
-``masked`` (mode ``mask-failed`` of ``SAARWrapper``) take nothing under any rule, and do not count
-in the denominator.
+docs/credit.md derives what each rule does to the probability of a failed call. ``masked`` turns
+(mode ``mask-failed`` of ``SAARWrapper``) take nothing under any rule and do not count in the
+denominator.
 """
 
 from __future__ import annotations
@@ -54,18 +53,18 @@ def episode_samples(
     number: int | None = None,
     branch_advantage: float = 0.0,
 ) -> list[Sample]:
-    """The samples that an episode is trained on: the purified trajectory, then extra ones.
+    """An episode's training samples: the purified trajectory, then extra ones.
 
     Args:
         episode: a finished episode whose turns carry tokens.
-        advantage: of the episode in its group.
-        prompt_ids: ids of the prompt.
-        observation_ids: ids of what follows a turn.
-        rule: see this module's text.
+        advantage: the episode's advantage in its group.
+        prompt_ids: token ids of the prompt.
+        observation_ids: gives the token ids of what follows a turn.
+        rule: see the text of this module.
         grafted: ``recompute`` trains grafted tokens (their old log-probabilities are recomputed in
             the purified context before the loss); ``mask`` leaves them out of loss and denominator.
-        number: of the episode among those trained together; its samples carry it.
-        branch_advantage: under ``branched``, of the calls that a splice took away.
+        number: the episode's number among those trained together, carried by its samples.
+        branch_advantage: the advantage of removed calls under ``branched``.
     """
     if rule not in get_args(CreditRule):
         raise ValueError(f"unknown credit rule {rule!r}; use one of {get_args(CreditRule)}")
@@ -85,7 +84,7 @@ def episode_samples(
 
 
 def splices(episode: Episode) -> list[RollbackRecord]:
-    """The lookaheads whose answer took the place of a failed call, each of which made a branch."""
+    """The lookaheads whose answers replaced a failed call; each of them made a branch."""
     return [record for record in episode.rollbacks if record.purified is not None]
 
 
@@ -97,8 +96,8 @@ def _beside(
     prompt_ids: Sequence[int],
     observation_ids: ObservationIds,
 ) -> Iterator[tuple[TokenSample, float]]:
-    """What is trained beside the purified trajectory, where it was sampled, with its advantage:
-    calls that were spliced away and, under ``branched``, the turns of lookaheads that stayed."""
+    """Extra samples in the contexts in which they were sampled, with their advantages: calls that
+    splices removed and, under ``branched``, the lookahead turns that stayed."""
     branched = rule == "branched" and (advantage or branch_advantage)
     if not branched and not (rule == "contrastive" and advantage < 0):
         return
@@ -120,7 +119,7 @@ def _beside(
 def _credited(
     tokens: TokenSample, advantage: float, grafted_advantage: float | None, episode: int | None
 ) -> Sample:
-    """The tokens with an advantage each; without one for grafted tokens these leave the loss."""
+    """Give each token its advantage; grafted tokens leave the loss if theirs is None."""
     mask = tokens.mask
     if grafted_advantage is None:
         mask = tuple(m and not g for m, g in zip(mask, tokens.grafted, strict=True))

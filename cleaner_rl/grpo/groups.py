@@ -1,4 +1,4 @@
-"""Groups: episodes that share a prompt, what sets them apart, and the samples made of them."""
+"""Groups: episodes that share a prompt, their advantages, and the samples made from them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Group:
     """Episodes that share a prompt, compared with each other.
 
     Attributes:
-        episodes: [G] as they were played.
-        rewards: [G] of the episodes, shaping included.
-        advantages: [G] of the episodes.
-        branch_advantage: of every call that a splice took away; 0 where these do not join.
+        episodes: [G] episodes as they were played.
+        rewards: [G] their rewards, shaping included.
+        advantages: [G] their advantages.
+        branch_advantage: advantage of every call that a splice removed; 0 if these do not join.
     """
 
     episodes: list[Episode]
@@ -39,14 +39,14 @@ class Group:
         scaled: bool = True,
         branch_reward: float | None = None,
     ) -> Group:
-        """The episodes with their advantages.
+        """Compute the advantages of at least two episodes.
 
         Args:
-            episodes: at least two.
-            rewards: of the episodes.
-            scaled: whether advantages are divided by the group's standard deviation.
-            branch_reward: of each call that a splice took away, which joins the group; None when
-                such calls do not (all credit rules but ``branched``).
+            episodes: the episodes of the group.
+            rewards: their rewards.
+            scaled: whether to divide advantages by the group's standard deviation.
+            branch_reward: reward of each call that a splice removed, if these join the group (the
+                credit rule ``branched``); otherwise None.
         """
         if branch_reward is None:
             return cls(episodes, rewards, group_advantages(rewards, scaled=scaled))
@@ -57,7 +57,7 @@ class Group:
 
     @property
     def has_signal(self) -> bool:
-        """Whether any advantage, that of branches included, is not zero."""
+        """Whether any advantage is not zero, that of branches included."""
         return any(self.advantages) or self.branch_advantage != 0.0
 
 
@@ -73,13 +73,13 @@ def minibatch_samples(
     """This rank's samples of each minibatch.
 
     Args:
-        groups: of a step.
-        size: groups of a minibatch.
+        groups: the groups of a step.
+        size: groups per minibatch.
         rule: see ``cleaner_rl.grpo.credit``.
         grafted: what becomes of grafted tokens, see ``episode_samples``.
-        prompt_ids: ids of an episode's prompt.
-        observation_ids: ids of what follows a turn.
-        ranks: that share the episodes of a minibatch, each as many tokens as the others.
+        prompt_ids: gives the token ids of an episode's prompt.
+        observation_ids: gives the token ids of what follows a turn.
+        ranks: the ranks that share a minibatch, each about as many tokens as the others.
     """
     numbers = count()
     minibatches = []

@@ -1,4 +1,4 @@
-"""Losses: small pure functions, tensors in, a scalar and its metrics out."""
+"""Losses: small pure functions that take tensors and return a scalar and its metrics."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class LossInputs:
     """What a loss sees of the tokens of a pack.
 
     Attributes:
-        logprobs_T: under the policy, with gradient.
-        old_logprobs_T: of the same tokens in the same context, before the update.
-        advantages_T: one for each token.
+        logprobs_T: log-probabilities under the policy, with gradient.
+        old_logprobs_T: those of the same tokens in the same context before the update.
+        advantages_T: each token's advantage.
         mask_T: True where a token counts.
-        weights_T: in the sum over tokens, see ``sample_weights``.
-        sample_T: number of the token's sample in the pack.
+        weights_T: each token's weight in the sum over tokens, see ``sample_weights``.
+        sample_T: the number of each token's sample in the pack.
     """
 
     logprobs_T: Tensor
@@ -39,22 +39,22 @@ class LossInputs:
 
     @property
     def log_ratio_T(self) -> Tensor:
-        """Logarithm of how much likelier each token has become since the old policy."""
+        """Logarithm of the ratio between each token's new and old probability."""
         return self.logprobs_T - self.old_logprobs_T
 
     def mean(self, values_T: Tensor, denominator: float) -> Tensor:
-        """Weighted sum over the counted tokens, over the denominator of the whole minibatch."""
+        """Weighted sum over the counted tokens, divided by the minibatch's denominator."""
         return (torch.where(self.mask_T, values_T, 0.0) * self.weights_T).sum() / denominator
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """Bounds of the probability ratio.
+    """Bounds on the probability ratio.
 
     Attributes:
         low: how far it may fall below 1.
         high: how far it may rise above 1.
-        dual: bound where the advantage is negative, above 1 (1912.09729); infinite for none.
+        dual: bound for negative advantages, above 1 (1912.09729); infinite for none.
     """
 
     low: float
@@ -66,25 +66,25 @@ def clipped_loss(tokens: LossInputs, denominator: float, clip: Clip) -> tuple[Te
     """Clipped policy gradient of each token: the loss of grpo, dr_grpo and dapo.
 
     Per token ``-min(r A, clip(r, 1 - low, 1 + high) A)`` with ``r = exp(logprob - old)``; where A
-    is negative, never more than ``-c A`` (dual clip). The three differ in weights and denominator:
-    GRPO (2402.03300) takes the mean over the tokens of an episode and then over episodes, Dr. GRPO
-    (2503.20783) the sum over tokens over episodes times their token budget, with advantages that
-    are not divided by the standard deviation, and DAPO (2503.14476) the mean over all tokens of the
-    minibatch, with a higher upper clip.
+    is negative, never more than ``-c A`` (dual clip). The three differ in weights and denominator.
+    GRPO (2402.03300) takes the mean over the tokens of an episode and then over episodes. Dr. GRPO
+    (2503.20783) divides the sum over all tokens by the number of episodes times their token budget,
+    and does not divide advantages by the standard deviation. DAPO (2503.14476) takes the mean over
+    all tokens of the minibatch, with a higher upper clip.
 
     The denominator is that of the whole minibatch, so that the gradients of packs add up to those
-    of one batch. The metric is ``clipped``, the number of tokens whose ratio was cut.
+    of one batch. The metric ``clipped`` is the number of tokens whose ratio was clipped.
     """
     return _clipped(tokens, tokens.log_ratio_T.exp(), denominator, clip)
 
 
 def gspo_loss(tokens: LossInputs, denominator: float, clip: Clip) -> tuple[Tensor, Metrics]:
-    """As ``clipped_loss`` with one ratio for a whole sample: GSPO (2507.18071).
+    """Like ``clipped_loss``, with one ratio for a whole sample: GSPO (2507.18071).
 
-    ``s = exp(mean over the sample's tokens of (logprob - old))``, cut for all its tokens or none.
-    Tokens of a sample may differ in advantage (a credit rule may say so), so this is the paper's
-    GSPO-token: in value s, in gradient ``s`` times that of the token's own log-probability. With
-    one advantage in a sample it equals GSPO.
+    ``s = exp(mean over the sample's tokens of (logprob - old))``, clipped for all tokens or none.
+    Under some credit rules the tokens of a sample differ in advantage, so this is the paper's
+    GSPO-token: its value is ``s``, its gradient ``s`` times that of the token's own
+    log-probability. With a single advantage per sample it equals GSPO.
     """
     log_ratio_T = torch.where(tokens.mask_T, tokens.log_ratio_T.detach(), 0.0)
     zeros_S = log_ratio_T.new_zeros(int(tokens.sample_T.max()) + 1)
@@ -96,10 +96,10 @@ def gspo_loss(tokens: LossInputs, denominator: float, clip: Clip) -> tuple[Tenso
 
 
 def cispo_loss(tokens: LossInputs, denominator: float, clip: Clip) -> tuple[Tensor, Metrics]:
-    """Policy gradient with a cut, constant importance weight: CISPO (MiniMax-M1, 2506.13585).
+    """Policy gradient with a clipped, constant importance weight: CISPO (MiniMax-M1, 2506.13585).
 
-    Per token ``-sg(clip(r, 1 - low, 1 + high)) A logprob``: a cut bounds a token's weight and never
-    takes its gradient away. The mean is over all tokens of the minibatch.
+    Per token ``-sg(clip(r, 1 - low, 1 + high)) A logprob``: clipping bounds a token's weight but
+    never removes its gradient. The mean is over all tokens of the minibatch.
     """
     ratio_T = tokens.log_ratio_T.detach().exp()
     weight_T = ratio_T.clamp(1 - clip.low, 1 + clip.high)
@@ -122,10 +122,10 @@ def _clipped(
 
 
 def kl_estimate(logprobs_T: Tensor, other_logprobs_T: Tensor) -> Tensor:
-    """Estimate of KL(policy || other) from each token that the policy sampled, in nats.
+    """Estimate KL(policy || other), in nats, from each token that the policy sampled.
 
-    ``exp(d) - d - 1`` with ``d = other - logprob``: never negative, without bias, called k3 in
-    Schulman's note on approximating the KL divergence; the KL term of GRPO (2402.03300).
+    ``exp(d) - d - 1`` with ``d = other - logprob`` is unbiased and never negative. Schulman's note
+    on approximating the KL divergence calls it k3; it is the KL term of GRPO (2402.03300).
     """
     difference_T = other_logprobs_T - logprobs_T
     return difference_T.exp() - difference_T - 1
@@ -134,11 +134,11 @@ def kl_estimate(logprobs_T: Tensor, other_logprobs_T: Tensor) -> Tensor:
 def importance_weights(
     old_logprobs_T: Tensor, sampled_logprobs_T: Tensor, grafted_T: Tensor, cap: float
 ) -> Tensor:
-    """Truncated importance weights ``min(exp(old - sampled), cap)``, a factor of the advantages.
+    """Truncated importance weights ``min(exp(old - sampled), cap)``, which multiply advantages.
 
-    They make up for a sampler whose probabilities differ from the trainer's, by precision or
-    kernels (Yao et al., "Your efficient RL framework secretly brings you off-policy RL training",
-    2025). Grafted tokens were sampled in another context, which is no such difference: theirs is 1.
+    They correct for a sampler whose probabilities differ from the trainer's in precision or kernels
+    (Yao et al., "Your efficient RL framework secretly brings you off-policy RL training", 2025).
+    Grafted tokens differ because they were sampled in another context, so their weight is 1.
     """
     weights_T = (old_logprobs_T - sampled_logprobs_T).exp().clamp(max=cap)
     return torch.where(grafted_T, 1.0, weights_T)
@@ -147,14 +147,14 @@ def importance_weights(
 def sample_weights(
     samples: Sequence[Sample], weighting: Weighting, budget: int
 ) -> tuple[list[float], float]:
-    """Weight of a token of each sample, and the minibatch's denominator.
+    """The weight of a token, for each sample, and the minibatch's denominator.
 
     Args:
-        samples: all of a minibatch, those without an advantage included.
-        weighting: ``tokens`` weighs each token 1, the denominator is their number; ``episodes``
-            weighs it 1 / tokens of its episode, the denominator is the number of episodes that
-            have any; ``budget`` 1 / budget, the denominator is the number of episodes.
-        budget: most tokens that an episode may have.
+        samples: all samples of a minibatch, those without an advantage included.
+        weighting: ``tokens`` gives each token the weight 1 and divides by the number of tokens;
+            ``episodes`` gives it 1 / tokens of its episode and divides by the number of episodes
+            with any; ``budget`` gives it 1 / budget and divides by the number of episodes.
+        budget: the most tokens that an episode may have.
     """
     if weighting == "tokens":
         return [1.0] * len(samples), float(sum(sample.counted for sample in samples))
@@ -169,7 +169,7 @@ def sample_weights(
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A loss by name, with the weighting, the clips and the advantages of its paper.
+    """A loss function with the weighting, clipping and advantages of its paper.
 
     Attributes:
         dual: whether ``--dual-clip`` applies.
@@ -184,7 +184,7 @@ class Loss:
     scaled: bool = True
 
     def clip(self, low: float | None, high: float | None, dual: float) -> Clip:
-        """The user's bounds; the loss's own where they are None."""
+        """The user's bounds, or the loss's own where these are None."""
         return Clip(
             self.low if low is None else low,
             self.high if high is None else high,
@@ -197,6 +197,6 @@ LOSSES: dict[LossName, Loss] = {
     "dr_grpo": Loss(clipped_loss, "budget", 0.2, 0.2, dual=True, scaled=False),
     "dapo": Loss(clipped_loss, "tokens", 0.2, 0.28, dual=True),
     "gspo": Loss(gspo_loss, "episodes", 3e-4, 4e-4, dual=False),
-    # CISPO's paper leaves the lower bound open and names no upper one; ours cuts ratios at 5.
+    # The CISPO paper sets no lower bound and does not state its upper one; ours clips ratios at 5.
     "cispo": Loss(cispo_loss, "tokens", 1.0, 4.0, dual=False),
 }

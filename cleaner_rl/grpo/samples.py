@@ -1,6 +1,6 @@
-"""Sample: a token sequence to train on, with a weight for every token.
+"""Sample: a token sequence to train on, with an advantage for every token.
 
-Names of tensors end in their axes: ``_T`` packed tokens, ``_S`` samples in a pack, ``_B`` episodes,
+Tensor names end in their axes: ``_T`` packed tokens, ``_S`` samples in a pack, ``_B`` episodes,
 ``_G`` episodes of a group, ``_V`` vocabulary.
 """
 
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One training sequence. What made it is of no concern to packing and loss.
+    """One training sequence. Packing and loss need not know where it came from.
 
     Attributes:
         ids: [T] token ids, prompt first.
         mask: [T] True where the policy sampled the token and the loss may count it. Token 0 is
-            never counted, nothing predicts it.
+            never counted, because nothing predicts it.
         advantages: [T] advantage of each token; 0 where the mask is False.
         sampled_logprobs: [T] log-probability when the token was sampled; 0 where the mask is False.
-        grafted: [T] True where the token was sampled in another context than the one it stands in.
-        episode: number of the episode among those trained together. The samples of an episode share
-            its weight where episodes are weighed alike; None is an episode of its own.
+        grafted: [T] True where the token was sampled in a different context than the present one.
+        episode: the episode's number among those trained together. Where all episodes weigh the
+            same, the samples of one share its weight; None makes the sample its own episode.
     """
 
     ids: tuple[int, ...]
@@ -42,10 +42,10 @@ class Sample:
 
     @property
     def counted(self) -> int:
-        """Tokens that count in the loss's denominator."""
+        """The number of tokens that count in the loss's denominator."""
         return sum(self.mask)
 
     @property
     def has_signal(self) -> bool:
-        """True when some counted token has an advantage, so that the gradient is not zero."""
+        """Whether any counted token has a nonzero advantage, and so contributes to the gradient."""
         return any(m and a != 0.0 for m, a in zip(self.mask, self.advantages, strict=True))

@@ -20,15 +20,15 @@ from transformers.utils import (
 from cleaner_rl.models.backends import has_varlen, varlen
 
 PACKED = "cleaner_packed"
-"""Name under which transformers finds ``packed_attention``. No mask function is registered for it,
-so transformers builds no mask: the boundaries alone say what belongs together."""
+"""Name under which transformers finds ``packed_attention``. It has no registered mask function, so
+transformers builds no mask: the boundaries alone tell the samples apart."""
 
 
 @contextmanager
 def packed(model: Any) -> Iterator[None]:
-    """The model attends inside the samples of a row, in forward and backward passes in the block.
+    """Inside the block, let the model attend within samples only, forward and backward.
 
-    The attention that the model came with is back afterwards.
+    Afterwards the model has its original attention again.
     """
     before = model.config._attn_implementation
     if before == PACKED:
@@ -44,15 +44,15 @@ def packed(model: Any) -> Iterator[None]:
 Backend = Literal[
     "flash_attention_4", "flash_attention_3", "flash_attention_2", "varlen_attn", "sdpa"
 ]
-"""The flash attentions by the names under which transformers dispatches to them."""
+"""The flash attentions have the names under which transformers dispatches to them."""
 
 
 def backend(device: torch.device, dtype: torch.dtype, head_dim: int) -> Backend:
-    """What computes the attention: on CUDA in half precision the flash-attn that is installed and
-    fastest there, else torch's ``varlen_attn``; one SDPA call a sample everywhere else."""
+    """The implementation that attention runs on. On CUDA in half precision it is the fastest
+    installed flash-attn, or else torch's ``varlen_attn``; otherwise one SDPA call per sample."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return "sdpa"
-    # Version 3 is for Hopper (generation 9) alone, version 4 for Hopper and Blackwell.
+    # Version 3 supports only Hopper (generation 9), version 4 Hopper and Blackwell.
     generation = torch.cuda.get_device_capability(device)[0]
     if generation == 9 and is_flash_attn_3_available():
         return "flash_attention_3"
@@ -77,18 +77,18 @@ def packed_attention(
     sliding_window: int | None = None,
     **_unused: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention inside each sample of a packed row, in transformers' attention interface.
+    """Causal attention within each sample of a packed row, with the signature of transformers.
 
     Args:
         module: the attention layer (unused).
         query: [1, heads, T, head_dim].
         key, value: [1, key_value_heads, T, head_dim].
-        attention_mask: must be None; the boundaries say it all.
-        scaling: of the scores; ``head_dim ** -0.5`` when None.
+        attention_mask: must be None; the boundaries take its place.
+        scaling: factor on the scores; None means ``head_dim ** -0.5``.
         dropout: must be 0.
-        boundaries_S1: [S + 1] int32 start of each sample and end of the row.
-        lengths: of the samples.
-        sliding_window: of the layer, in tokens.
+        boundaries_S1: [S + 1] int32, the start of each sample and the end of the row.
+        lengths: the lengths of the samples.
+        sliding_window: the layer's window, in tokens.
 
     Returns:
         [1, T, heads, head_dim], and None for the attention weights.
@@ -98,7 +98,7 @@ def packed_attention(
     if sliding_window is not None and sliding_window >= max(lengths):
         sliding_window = None
     if torch.is_autocast_enabled(query.device.type):
-        # Rotary embeddings leave queries and keys in float32; the kernels want one dtype.
+        # Rotary embeddings leave queries and keys in float32; the kernels need a single dtype.
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     chosen = backend(query.device, query.dtype, query.shape[-1])
@@ -162,8 +162,8 @@ def _per_sample_sdpa(
 
 
 def _window_mask(length: int, window: int | None, device: torch.device) -> Tensor | None:
-    """[T, T] True where a token sees another: itself and ``window - 1`` before it. None when the
-    window holds the whole sample."""
+    """[T, T]: True where a token sees another, that is itself and the ``window - 1`` tokens before
+    it. None if the window holds the whole sample."""
     if window is None or length <= window:
         return None
     positions_T = torch.arange(length, device=device)

@@ -1,4 +1,4 @@
-"""Log-probabilities of the tokens of a pack, without ever holding all logits."""
+"""Log-probabilities of the tokens of a pack, computed without holding all logits at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cleaner_rl.models.backends import has_triton
 from cleaner_rl.models.memory import logit_chunk
 
 _METHOD = "cleaner_logprobs"
-"""Name of ``_token_logprobs`` as a method of a sharded model: FSDP gathers weights for a method."""
+"""Name of ``_token_logprobs`` as a method of sharded models: FSDP gathers weights for methods."""
 
 
 def token_logprobs(
@@ -31,16 +31,16 @@ def token_logprobs(
     """Log-probability of every token given those before it in its sample, and the entropy there.
 
     Args:
-        model: a transformers causal language model; of a sharded one all ranks take part.
+        model: a transformers causal language model; if it is sharded, every rank has to call this.
         pack: the samples.
-        temperature: the one that the tokens were sampled at; the logits are divided by it.
-        chunk: tokens whose logits are held at a time; they are computed anew for the gradient. None
-            takes ``logit_chunk``.
-        wanted_T: True where the numbers are wanted; no logits are computed for the other tokens.
+        temperature: the temperature of the sampling, a divisor of the logits.
+        chunk: tokens whose logits are held at a time; these are recomputed for the gradient. None
+            means ``logit_chunk``.
+        wanted_T: True where values are wanted; no logits are computed for the other tokens.
 
     Returns:
-        logprobs_T and entropies_T in float32 nats, both 0 for the first token of each sample, which
-        nothing predicts, and where they are not wanted. The entropies carry no gradient.
+        logprobs_T and entropies_T in float32 nats. Both are 0 where they are not wanted and for the
+        first token of each sample, which nothing predicts. The entropies carry no gradient.
     """
     if not isinstance(model, FSDPModule):
         return _token_logprobs(model, pack, temperature, chunk, wanted_T)
@@ -87,8 +87,8 @@ def _token_logprobs(
 def packing_error(model: Any) -> float:
     """Largest difference, in nats, between packed and plain log-probabilities of two short samples.
 
-    Models whose output is more than their head on their last hidden state (scaled or capped logits)
-    or whose attention is more than the plain one show here.
+    It reveals models that do more than apply their head to the last hidden state (scaled or capped
+    logits), and models whose attention is not the plain one.
     """
     vocabulary = model.config.get_text_config().vocab_size
     samples = [
@@ -111,8 +111,8 @@ def _hidden_states(model: Any, pack: Pack) -> Tensor:
     """[T, D] last hidden states of the packed row."""
     embedded_1TD = model.get_input_embeddings()(pack.ids_T[None])
     if torch.is_autocast_enabled(embedded_1TD.device.type):
-        # Layers add to this sum: in float32 every one of them would be converted, and the numbers
-        # would be other ones than the sampler's.
+        # Layers add to this residual. In float32, the output of each would be converted, and the
+        # numbers would differ from the sampler's.
         embedded_1TD = embedded_1TD.to(torch.get_autocast_dtype(embedded_1TD.device.type))
     with packed(model):
         output = model.base_model(
@@ -135,9 +135,9 @@ def _chunk_logprobs(
 
 
 class _LogProbability(torch.autograd.Function):
-    """Log-probability and entropy of logits. The gradient overwrites what was saved for it, so that
-    fewer tensors of the logits' size are alive at a time than with autograd's own formulas; with
-    Triton on CUDA none besides the logits."""
+    """Log-probability and entropy of logits. The gradient overwrites what was saved for it, so
+    fewer tensors of the logits' size are alive at a time than with autograd's own formulas: with
+    Triton on CUDA, only the logits themselves."""
 
     @staticmethod
     def forward(

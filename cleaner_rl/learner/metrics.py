@@ -1,4 +1,4 @@
-"""UpdateMetrics: what an update reports, added up on the device and read once."""
+"""UpdateMetrics: the metrics of updates, summed on the device and read once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENTROPY = _SUMS.index("entropy")
 def row_sums(
     row: Pack, loss: Tensor, tokens: LossInputs, entropies_T: Tensor, more: dict[str, Tensor]
 ) -> Tensor:
-    """``_SUMS`` of a row in float64; ``more`` are ``clipped`` and, where there are such,
+    """``_SUMS`` of a row in float64. ``more`` holds ``clipped`` and, where they exist,
     ``reference_kl``, ``importance`` and ``capped``."""
     mask_T = row.mask_T
     gap_T = (tokens.old_logprobs_T - row.sampled_logprobs_T).abs()
@@ -40,11 +40,11 @@ def row_sums(
 
 
 class UpdateMetrics:
-    """Sums over the updates of a step; those that were skipped are counted and nothing else.
+    """Sums over the updates of a step; skipped updates are only counted.
 
     Attributes:
-        counted: tokens in the denominators.
-        skipped: updates that were not done, since a number was not finite.
+        counted: the number of tokens in the denominators.
+        skipped: updates that were skipped because a number was not finite.
     """
 
     def __init__(self, learning_rate: float) -> None:
@@ -56,13 +56,13 @@ class UpdateMetrics:
         self._sums: Tensor | None = None
 
     def add(self, sums: Tensor, grad_norm: float) -> None:
-        """Add an update: the sums over its rows, and its gradients' norm."""
+        """Add an update, given the sums over its rows and its gradient norm."""
         self._sums = sums if self._sums is None else self._sums + sums
         self._grad_norm += grad_norm
         self._updates += 1
 
     def means(self, ranks: Ranks) -> dict[str, float]:
-        """The metrics over all ranks, each explained in docs/training.md."""
+        """The metrics over all ranks; docs/training.md explains each."""
         sums = ranks.sum([0.0] * len(_SUMS) if self._sums is None else self._sums.tolist())
         total = dict(zip(_SUMS, sums, strict=True))
         updates, trained = max(1, self._updates), max(1.0, total["trained"])

@@ -1,4 +1,4 @@
-"""Optimizer: AdamW over float32 weights, with warm-up, clipping and loss scaling for float16."""
+"""Optimizer: AdamW on float32 weights, with gradient clipping, and loss scaling for float16."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from cleaner_rl.distributed.fsdp import whole
 from cleaner_rl.errors import PolicyError
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-"""AdamW's state of a parameter, its step aside."""
+"""AdamW's state of a parameter, apart from its step."""
 
 
 class Optimizer:
-    """Adds up gradients and takes a step with them, or none where they are not finite.
+    """Accumulates gradients and takes a step with them, unless they are not finite.
 
     Args:
-        model: whose parameters with ``requires_grad`` are updated.
-        learning_rate: after the warm-up.
-        weight_decay: of AdamW.
-        grad_clip: largest norm of the gradient.
-        scaled: scale the loss, so that gradients of a float16 pass do not vanish; the scale is
+        model: the model; its parameters with ``requires_grad`` are updated.
+        learning_rate: AdamW's initial learning rate; every step sets its own.
+        weight_decay: AdamW's weight decay.
+        grad_clip: the largest norm of the gradient.
+        scaled: scale the loss, so that the gradients of a float16 pass do not vanish; the scale is
             lowered when they overflow.
     """
 
@@ -47,38 +47,38 @@ class Optimizer:
         self._scaler = torch.amp.GradScaler(model.device.type, enabled=scaled)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint needs besides ``moments``: plain numbers."""
+        """What a checkpoint needs in addition to ``moments``: plain numbers."""
         steps = adam_steps(self.adamw, self.named)
         return {"adam_steps": steps, "scaler": self._scaler.state_dict()}
 
     def moments(self) -> dict[str, Tensor]:
-        """AdamW's moments by name, the tensors themselves, sharded as the parameters are."""
+        """AdamW's moments by name: the tensors themselves, sharded like the parameters."""
         return adam_moments(self.adamw, self.named)
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from what ``state`` gave, with moments of zero that are still to be filled."""
+        """Continue from a ``state``; the moments are zero and have to be filled afterwards."""
         start_adam(self.adamw, self.named, state["adam_steps"])
         self._scaler.load_state_dict(state["scaler"])
 
     def zero(self) -> None:
-        """Forget the gradients."""
+        """Drop the gradients."""
         self.adamw.zero_grad(set_to_none=True)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the loss's gradients to those that are there."""
+        """Add the loss's gradients to those already there."""
         self._scaler.scale(loss).backward()
 
     def step(self, learning_rate: float) -> float:
         """Update the weights, unless a gradient is not finite.
 
         Returns:
-            The gradients' norm before clipping; not finite when the update was skipped.
+            The gradient norm before clipping; not finite if the update was skipped.
         """
         self._scaler.unscale_(self.adamw)
         norm = float(whole(nn.utils.clip_grad_norm_(self.parameters, self.grad_clip)))
         for group in self.adamw.param_groups:
             group["lr"] = learning_rate
-        # The scaler leaves out a step with infinite gradients and lowers its scale.
+        # The scaler itself skips a step with infinite gradients and lowers its scale.
         if math.isfinite(norm) or self._scaler.is_enabled():
             self._scaler.step(self.adamw)
         self._scaler.update()
@@ -86,12 +86,12 @@ class Optimizer:
 
 
 def adam_steps(adamw: torch.optim.AdamW, named: Mapping[str, Tensor]) -> dict[str, float]:
-    """How many updates each parameter has had; without those that have had none."""
+    """The number of updates of each parameter that has had any."""
     return {name: float(adamw.state[p]["step"]) for name, p in named.items() if p in adamw.state}
 
 
 def adam_moments(adamw: torch.optim.AdamW, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The moments of the parameters that have been updated: the tensors themselves."""
+    """The moments of the parameters that have been updated (the tensors themselves)."""
     return {
         f"{kind}.{name}": adamw.state[p][kind]
         for name, p in named.items()
@@ -103,7 +103,7 @@ def adam_moments(adamw: torch.optim.AdamW, named: Mapping[str, Tensor]) -> dict[
 def start_adam(
     adamw: torch.optim.AdamW, named: Mapping[str, Tensor], steps: Mapping[str, float]
 ) -> None:
-    """Continue from ``adam_steps``, with moments of zero that are still to be filled."""
+    """Continue from ``adam_steps``; the moments are zero and have to be filled afterwards."""
     for name, step in steps.items():
         p = named[name]
         adamw.state[p] = {
@@ -114,18 +114,18 @@ def start_adam(
 
 @contextmanager
 def layers_recomputed(model: Any, on: bool) -> Iterator[None]:
-    """Gradient checkpointing inside the block: layers compute their activations anew.
+    """Use gradient checkpointing inside the block: layers recompute their activations.
 
-    transformers does so in training mode only. The layers alone are put in that mode, so that
-    nothing inside them begins to drop out, and nothing is left of it for the sampler.
+    transformers does so in training mode only. That mode is set on the layers alone and not on
+    their parts, so that dropout stays off, and it is reset for the sampler.
 
     Raises:
-        PolicyError: the model's layers cannot do it.
+        PolicyError: the model's layers do not support it.
     """
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)] if on else []
     if on and not layers:
         raise PolicyError(
-            f"{type(model).__name__} has no layers that transformers can recompute; leave out "
+            f"{type(model).__name__} has no layers that transformers can recompute; omit "
             "--gradient-checkpointing"
         )
     for layer in layers:

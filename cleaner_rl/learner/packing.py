@@ -1,4 +1,4 @@
-"""Packing: many samples of different lengths in one row without padding."""
+"""Packing: many samples of different lengths in one row, without padding."""
 
 from __future__ import annotations
 
@@ -16,16 +16,12 @@ class Pack:
     """Samples end to end. Position t of the row predicts the token at t + 1.
 
     Attributes:
-        ids_T: token ids.
-        positions_T: position of each token in its sample, from 0.
-        boundaries_S1: [S + 1] int32 start of each sample, then the length of the row.
+        positions_T: the position of each token in its sample, from 0.
+        boundaries_S1: [S + 1] int32, the start of each sample, then the length of the row.
         lengths: the lengths of the samples.
-        sample_T: number of each token's sample in the row.
-        mask_T: True where the token counts in the loss.
-        advantages_T: advantage of each token.
-        weights_T: weight of each token in the loss.
-        sampled_logprobs_T: log-probability when the token was sampled.
-        grafted_T: True where the token was sampled in another context.
+        sample_T: the number of each token's sample in the row.
+        weights_T: the weight of each token in the loss.
+        ids_T, mask_T, advantages_T, sampled_logprobs_T, grafted_T: the fields of the samples.
     """
 
     ids_T: Tensor
@@ -46,7 +42,7 @@ class Pack:
         device: torch.device | str = "cpu",
         weights: Sequence[float] | None = None,
     ) -> Pack:
-        """The samples in one row, in their order; without ``weights`` every token weighs 1."""
+        """Put samples in one row, in their order; without ``weights`` every token weighs 1."""
         lengths = [len(sample) for sample in samples]
         length_S = torch.tensor(lengths)
         boundaries = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
@@ -66,7 +62,7 @@ class Pack:
 
     @classmethod
     def idle(cls, device: torch.device | str = "cpu") -> Pack:
-        """A row of one token without signal: a pass for a process that has no more rows."""
+        """A row of one token without a gradient, for a rank that has no more rows of its own."""
         return cls.of([Sample((0,), (False,), (0.0,), (0.0,), (False,))], device)
 
     @property
@@ -87,11 +83,11 @@ def pack(
     device: torch.device | str = "cpu",
     weights: Sequence[float] | None = None,
 ) -> list[Pack]:
-    """First-fit decreasing: as few rows of at most ``max_tokens`` tokens as that finds.
+    """Pack samples into few rows of at most ``max_tokens`` tokens, by first-fit decreasing.
 
-    The samples of an episode share a prefix and lie side by side, unless they exceed the budget
-    together. A single sample longer than the budget gets a row of its own: nothing is cut.
-    ``weights`` are those of the tokens of each sample in the loss, 1 without.
+    The samples of an episode, which share a prefix, stay next to each other unless they exceed the
+    budget together. A sample longer than the budget gets a row of its own: nothing is truncated.
+    ``weights`` has the weight in the loss of each sample's tokens; without it, that is 1.
     """
     rows: list[list[int]] = []
     free: list[int] = []
@@ -112,7 +108,7 @@ def pack(
 
 
 def _units(samples: Sequence[Sample], max_tokens: int) -> list[list[int]]:
-    """Indices of samples that lie side by side: those of an episode, or one alone."""
+    """Indices of samples that stay together: those of an episode, or a single one."""
     episodes: dict[int, list[int]] = {}
     for i, sample in enumerate(samples):
         episodes.setdefault(-1 - i if sample.episode is None else sample.episode, []).append(i)

@@ -1,8 +1,8 @@
-"""Log-probability kernel: log-probability and entropy of logits in one reading of them, in Triton.
+"""Log-probability kernel: log-probability and entropy in one pass over the logits, in Triton.
 
-The plain formulas read and write several float32 tensors of the logits' size, which takes a small
-model as long as its own passes. The running maximum and sum are those of online softmax (Milakov
-and Gimelshein, 2018).
+The plain formulas read and write several float32 tensors of the logits' size, which for a small
+model takes as long as the model itself. The running maximum and sum are those of online softmax
+(Milakov and Gimelshein, 2018).
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ def _backward(  # type: ignore[no-untyped-def]
 def logprobs_of(
     logits_NV: Tensor, ids_N: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probability of each row's id, entropy, and logarithm of the sum, float32, of logits that
-    are divided by the temperature.
+    """Log-probability of each row's id, entropy, and log-sum-exp, in float32, of logits divided by
+    the temperature.
 
     Args:
-        logits_NV: a row's numbers lie side by side.
+        logits_NV: contiguous along V.
         ids_N: int64.
         temperature: above 0.
     """
@@ -78,7 +78,7 @@ def logprobs_of(
 def gradient_in_place(
     logits_NV: Tensor, ids_N: Tensor, logsumexps_N: Tensor, grad_N: Tensor, temperature: float
 ) -> Tensor:
-    """The logits' gradient, in their place, from that of the log-probabilities."""
+    """Overwrite the logits with their gradient, given that of the log-probabilities."""
     if len(ids_N):
         _backward[(len(ids_N), triton.cdiv(logits_NV.shape[1], _BLOCK))](
             *(logits_NV, ids_N, logsumexps_N, grad_N.contiguous(), logits_NV.stride(0)),

@@ -1,4 +1,4 @@
-"""Update: one step's samples turned into optimiser updates of the policy."""
+"""Update: turns the samples of a step into optimiser updates of the policy."""
 
 from __future__ import annotations
 
@@ -24,22 +24,21 @@ from cleaner_rl.models.lora import adapter_state, adapters_off, has_lora
 from cleaner_rl.settings import Precision, UpdateConfig
 
 _MAX_SKIPPED = 5
-"""Updates in a row that may be skipped (float16 finds its scale that way)."""
-
+"""Skipped updates in a row that end a run; a few are normal, since float16 finds its scale so."""
 
 Row = tuple[Pack, Tensor | None, Tensor | None]
-"""A pack; its log-probabilities before the step, None where they are those of the pass itself; and
-those under the policy that a KL term holds on to, None without."""
+"""A pack; its log-probabilities before the step, None if they equal those of the pass itself; and
+those under the reference policy of a KL term, None without one."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Minibatch:
-    """What one update is made from.
+    """What one update is computed from.
 
     Attributes:
-        rows: of this rank, as many as the others have.
-        denominator: of the loss, over all ranks.
-        counted: tokens that count, over all ranks.
+        rows: this rank's rows; every rank has the same number.
+        denominator: the loss's denominator, over all ranks.
+        counted: the number of tokens that count, over all ranks.
     """
 
     rows: list[Row]
@@ -52,18 +51,18 @@ class Updater:
 
     Args:
         model: a transformers causal language model with float32 weights. Parameters without
-            ``requires_grad`` stay as they are.
-        config: of the optimiser and the loss.
-        reference: the policy that ``kl_coefficient`` holds on to; None for a model with LoRA, which
-            is its own reference with the adapters off.
-        ranks: that hold a part of the model and of the samples each; a single process by default.
-        temperature: of the sampling.
-        budget: most tokens of an episode after its prompt, for ``dr_grpo``.
+            ``requires_grad`` do not change.
+        config: settings of the optimiser and the loss.
+        reference: the reference policy of the KL term; None for a model with LoRA, which is its own
+            reference with the adapters off.
+        ranks: the ranks, each with a part of the model and of the samples; one process by default.
+        temperature: temperature of the sampling.
+        budget: the most tokens of an episode after its prompt, for ``dr_grpo``.
         dtype: precision of the passes.
 
     Attributes:
-        between_steps: False from the first to the last update of a step, while the weights are
-            those of no step.
+        between_steps: False from the first to the last update of a step, while the weights belong
+            to no finished step.
     """
 
     def __init__(
@@ -98,32 +97,32 @@ class Updater:
         )
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint needs besides the weights and ``tensors``: plain numbers."""
+        """What a checkpoint needs in addition to the weights and ``tensors``: plain numbers."""
         return {**self.optimizer.state(), "steps": self.steps}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from what ``state`` gave, once ``tensors`` are filled with what they held."""
+        """Continue from a ``state``; the ``tensors`` have to be filled afterwards."""
         self.optimizer.load_state(state)
         self.steps = state["steps"]
 
     def tensors(self) -> dict[str, Tensor]:
-        """LoRA's adapters and the optimiser's moments by name: the tensors themselves, sharded as
-        the model is."""
+        """LoRA adapters and optimiser moments by name: the tensors themselves, sharded like the
+        model."""
         adapters = {name: p.detach() for name, p in adapter_state(self.model).items()}
         return adapters | self.optimizer.moments()
 
     def update(self, minibatches: Sequence[Sequence[Sample]]) -> dict[str, float]:
-        """One optimiser update for each minibatch.
+        """Make one optimiser update for each minibatch.
 
         The old log-probabilities are those of the model before the first update, on the purified
-        tokens in their purified context. With a single minibatch they are the current ones, so no
-        pass is spent on them. An update in which a number is not finite is skipped on all ranks.
+        tokens in their purified context. With a single minibatch these equal the current ones, so
+        they need no pass. An update in which a number is not finite is skipped on all ranks.
 
         Args:
-            minibatches: this rank's samples of each; every rank has as many minibatches.
+            minibatches: this rank's samples of each; every rank has the same number of minibatches.
 
         Returns:
-            Means over updates or trained tokens; the names are explained in docs/training.md.
+            Means over updates or trained tokens; docs/training.md explains the names.
         """
         alone = len(minibatches) == 1
         prepared = [self._prepare(samples, alone) for samples in minibatches]
@@ -138,15 +137,15 @@ class Updater:
         return metrics.means(self.ranks)
 
     def require_finite(self) -> None:
-        """Stop a run whose numbers are broken. The weights are those of finite updates."""
+        """Stop a run whose numbers are broken. The weights come from finite updates only."""
         if self._skipped_in_a_row >= _MAX_SKIPPED:
             raise UserError(
-                f"{self._skipped_in_a_row} updates in a row were not finite and have been skipped. "
-                "Lower --learning-rate, or use --dtype float32 or bfloat16"
+                f"{self._skipped_in_a_row} updates in a row were not finite and have been skipped; "
+                "lower --learning-rate, or use --dtype float32 or bfloat16"
             )
 
     def _prepare(self, samples: Sequence[Sample], alone: bool) -> _Minibatch:
-        """Packs of the samples that have a gradient; the others count in the denominator only."""
+        """Pack the samples that have a gradient; the others count only in the denominator."""
         config = self.config
         weights, denominator = sample_weights(samples, LOSSES[config.loss].weighting, self.budget)
         held = config.kl_coefficient > 0
@@ -180,7 +179,7 @@ class Updater:
             return self._logprobs(row)[0]
 
     def _step(self, minibatch: _Minibatch, metrics: UpdateMetrics) -> None:
-        """Gradients of all rows added up, then one update, or none if a number is not finite."""
+        """Sum the gradients of all rows, then update once, or not if a number is not finite."""
         self.optimizer.zero()
         of_rows: list[Tensor] = []
         recomputed = layers_recomputed(self.model, self.config.gradient_checkpointing)
@@ -192,8 +191,8 @@ class Updater:
         total = torch.stack(of_rows).sum(0)
         self.between_steps = False
         broken = ~total.isfinite()
-        broken[ENTROPY] = False  # a vocabulary masked by -inf spoils this figure and nothing else
-        # Gradients are summed over ranks, and so is their norm: only the sums are this rank's own.
+        broken[ENTROPY] = False  # logits of -inf make the entropy NaN, and nothing else
+        # Gradients and their norm are those of all ranks; only the sums are this rank's own.
         finite = self.ranks.max(int(broken.any())) == 0
         norm = self.optimizer.step(metrics.learning_rate) if finite else math.nan
         if math.isfinite(norm):

@@ -1,4 +1,4 @@
-"""Endpoint: episodes played with a model behind an OpenAI-compatible server."""
+"""Endpoint: episodes played by a model behind an OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cleaner_rl.settings import EpisodeConfig
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 """Statuses after which the same request may succeed."""
 _REFUSED = (400, 413, 422)
-"""Statuses that speak of this conversation, such as one that is too long."""
+"""Statuses that reject this one conversation, for example because it is too long."""
 _LONGEST_WAIT = 60.0
 """Seconds between two attempts, unless the server asks for more."""
 _LONGEST_ASKED = 300.0
@@ -30,7 +30,7 @@ _MAX_REFUSED = 0.05
 
 
 class RequestRefused(Exception):
-    """The server will not continue this conversation, with its reason; others it may."""
+    """The server refuses this conversation, but may accept others. The message is its reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +49,15 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class EndpointConfig:
-    """Where and how to ask.
+    """A server, a model on it, and how to send requests.
 
     Attributes:
-        url: of the API, such as ``http://localhost:8000/v1``.
-        model: its name there.
+        url: base URL of the API, such as ``http://localhost:8000/v1``.
+        model: the model's name on the server.
         api_key: sent as a bearer token; None sends none.
-        timeout_s: longest wait for an answer.
+        timeout_s: the longest wait for an answer.
         retries: how often a failed request is sent again.
-        first_wait_s: seconds before the first retry; the wait doubles from one to the next.
+        first_wait_s: seconds before the first retry; the wait doubles with every retry.
     """
 
     url: str
@@ -96,7 +96,7 @@ class Endpoint:
 
         Raises:
             RequestRefused: the server does not accept this conversation.
-            EndpointError: it cannot be reached or used, or answers with something else.
+            EndpointError: the server cannot be reached or used, or does not answer with a turn.
         """
         request = {
             "model": self.config.model,
@@ -109,7 +109,7 @@ class Endpoint:
         return _read(await self._post(request), self._url)
 
     async def _post(self, request: Mapping[str, Any]) -> httpx2.Response:
-        """The server's answer, after as many attempts as it takes."""
+        """The server's answer, after retries if needed."""
         config = self.config
         for attempt in range(config.retries + 1):
             wait = min(_LONGEST_WAIT, config.first_wait_s * 2**attempt) * random.uniform(0.5, 1.0)
@@ -147,14 +147,14 @@ def _read(response: httpx2.Response, url: str) -> tuple[Completion, Usage]:
         turn = Completion(text, truncated=choice.get("finish_reason") == "length")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise EndpointError(
-            f"{url} answered with something else than a chat completion with usage "
+            f"{url} did not answer with a chat completion that has usage "
             f"({type(error).__name__}: {error}): {response.text[:200]!r}"
         ) from error
     return turn, usage
 
 
 def _message(response: httpx2.Response) -> str:
-    """What the server says is wrong."""
+    """The server's own error message."""
     try:
         error = response.json()["error"]
         return str(error["message"] if isinstance(error, dict) else error)
@@ -171,7 +171,7 @@ def _remedy(status: int) -> str:
 
 
 def _asked_wait(response: httpx2.Response) -> float:
-    """Seconds that the server asks to be left alone for; 0 where it says nothing."""
+    """Seconds that the server asks clients to wait; 0 if it says nothing."""
     try:
         return min(_LONGEST_ASKED, float(response.headers["retry-after"]))
     except (KeyError, ValueError):
@@ -181,14 +181,14 @@ def _asked_wait(response: httpx2.Response) -> float:
 class EndpointRollout:
     """Plays episodes with a model on a server, text in and text out.
 
-    A program's output goes to the model as a message of the user, between ``<tool_response>`` tags
-    as in the Qwen family's templates, or as a message of the role ``tool``.
+    A program's output is sent either as a user message between ``<tool_response>`` tags, as in the
+    Qwen family's templates, or as a message with the role ``tool``.
 
     Args:
         endpoint: the server and the model.
-        config: what an episode is like; ``max_response_tokens`` bounds the sampled tokens of an
-            episode, since only the server could count those of the programs' output.
-        concurrency: conversations at the same time.
+        config: the episode's settings; ``max_response_tokens`` limits only the sampled tokens,
+            because those of program output are known to the server alone.
+        concurrency: the number of conversations at a time.
         tool_role: ``user`` or ``tool``.
     """
 
@@ -203,7 +203,7 @@ class EndpointRollout:
         self.config = config
         self.concurrency = concurrency
         self.tool_role = tool_role
-        # The server's chat template is not to be seen, so nothing can be read off it.
+        # The server's chat template is not visible, so it cannot tell the format.
         name = "hermes" if config.tool_format == "auto" else config.tool_format
         self.format = make_format(name, max_calls=config.max_calls, strict=config.strict_calls)
 
@@ -217,19 +217,19 @@ class EndpointRollout:
         """Play every job.
 
         Args:
-            jobs: what to play.
-            spent: by a job's index, what was used for the turns that it brings along.
-            on_turn: called with each turn and what was used for it, before it is stepped.
-            on_episode: called with each episode that ended, and what was used for it. One that the
-                sandbox or a refusal of the server spoilt has ``faulted`` set.
+            jobs: the episodes to play.
+            spent: the usage of the turns that jobs already have, by a job's index.
+            on_turn: called with each turn and its usage, before the turn is stepped.
+            on_episode: called with each finished episode and its usage. Episodes spoilt by the
+                sandbox or by the server's refusal have ``faulted`` set.
 
         Raises:
             EndpointError: the server cannot be used, or refused too many conversations.
-            OutageError: faults of the sandbox spoilt too many episodes.
+            OutageError: sandbox faults spoilt too many episodes.
         """
         with open_sandbox(self.config) as sandbox, asyncio.Runner() as runner:
-            # Ctrl-C leaves exceptions in tasks, which asyncio would print much later, by chance in
-            # the middle of something else.
+            # Ctrl-C leaves exceptions in tasks, which asyncio would print much later, in the middle
+            # of unrelated output.
             runner.get_loop().set_exception_handler(lambda *_: None)
             try:
                 runner.run(self._play(sandbox, jobs, spent, on_turn, on_episode))
@@ -244,7 +244,7 @@ class EndpointRollout:
         on_turn: Callable[[Job, Completion, Usage], None],
         on_episode: Callable[[FinishedEpisode, Usage], None],
     ) -> None:
-        """Workers take jobs until there are none."""
+        """Run workers that take jobs until none are left."""
         waiting = iter(jobs)
         faults: list[Exception | None] = []
         refusals: list[RequestRefused] = []
@@ -276,7 +276,7 @@ class EndpointRollout:
     async def _ask(
         self, endpoint: Endpoint, runner: EpisodeRunner, used: Usage
     ) -> tuple[Completion, Usage]:
-        """The next turn of an episode that has used so many tokens."""
+        """Ask for the next turn of an episode that has used ``used`` so far."""
         room = self.config.max_response_tokens - used.completion_tokens
         return await endpoint.complete(
             [self._message(message) for message in runner.info["messages"]],
@@ -292,16 +292,16 @@ class EndpointRollout:
 
 
 def _check_refusals(refusals: Sequence[RequestRefused], episodes: int) -> None:
-    """Stop when so many were refused that what is left would not measure the model."""
+    """Stop when so many conversations were refused that the rest would not measure the model."""
     if len(refusals) > max(1, _MAX_REFUSED * episodes):
         raise EndpointError(
             f"the server refused {len(refusals)} of {episodes} conversations ({refusals[0]}); "
-            "where they are too long for it, lower --max-turns or --max-response-tokens"
+            "if they are too long for it, lower --max-turns or --max-response-tokens"
         )
 
 
 def _seed(seed: int, turn: int) -> int:
-    """Seeds of different turns of different episodes, within what servers accept."""
+    """A seed for each turn of each episode, within the range that servers accept."""
     return (seed * 1009 + turn) % 2**31
 
 

@@ -1,4 +1,4 @@
-"""Environment: the sandbox and the wrapped environment that an episode is played in."""
+"""Environment: the sandbox and the wrapped environment in which an episode is played."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cleaner_rl.errors import OutageError
 from cleaner_rl.settings import EpisodeConfig, SaarMode
 
 _MAX_FAULTED = 0.05
-"""Share of episodes that faults of the sandbox may spoil before the rollout is stopped."""
+"""Share of episodes that sandbox faults may spoil before the rollout is stopped."""
 WRAPPER_MODES: dict[SaarMode, Mode] = {
     "on": "saar",
     "off": "off",
@@ -23,11 +23,11 @@ WRAPPER_MODES: dict[SaarMode, Mode] = {
     "mask-failed": "mask-failed",
     "roc": "off",
 }
-"""What the wrapper is told for each ``--saar``."""
+"""The wrapper's mode for each value of ``--saar``."""
 
 
 def open_sandbox(config: EpisodeConfig) -> Sandbox:
-    """The sandbox that a rollout of that kind needs."""
+    """Open the sandbox that a rollout with these settings needs."""
     try:
         return Sandbox(
             workers=config.workers,
@@ -48,15 +48,15 @@ def make_env(
     max_length: int | None = None,
     measure: Callable[[str], int] = len,
 ) -> SAARWrapper:
-    """The environment that episodes of that kind are played in.
+    """The environment for episodes with these settings.
 
     Args:
-        config: what an episode is like.
+        config: the episode's settings.
         sandbox: runs the programs.
         format: how turns call the tool.
-        knows_tool: the policy needs no system prompt.
-        max_length: of an episode after its prompt, in units of ``measure``; None for no limit.
-        measure: the length of a text.
+        knows_tool: whether the policy can do without a system prompt.
+        max_length: the longest response, in units of ``measure``; None for no limit.
+        measure: gives the length of a text.
     """
     bare = config.system_prompt == "none" or (config.system_prompt == "auto" and knows_tool)
     env = CodeToolEnv(
@@ -81,15 +81,15 @@ def make_env(
 
 
 def reward_of(config: EpisodeConfig) -> Reward:
-    """What an episode earns, overlong shaping aside, which is the trainer's: it counts tokens."""
+    """An episode's reward, except for overlong shaping: that counts tokens, as the trainer does."""
     terms = (FormatTerm(penalty=config.format_penalty), ToolTerm(failure=config.failure_penalty))
     return Reward(wrong=config.wrong_reward, partial=config.partial_reward, terms=terms)
 
 
 def check_faults(faults: Sequence[Exception | None], episodes: int) -> None:
-    """Stop the rollout when so many of its episodes were spoilt that the sandbox is to blame."""
+    """Stop the rollout when so many episodes were spoilt that the sandbox must be at fault."""
     if len(faults) > max(1, _MAX_FAULTED * episodes):
         raise OutageError(
             f"the sandbox spoilt {len(faults)} of {episodes} episodes ({faults[0]}); none of "
-            "them was scored. Check it with: python -m sandbox doctor"
+            "these was scored. Check the sandbox with: python -m sandbox doctor"
         )

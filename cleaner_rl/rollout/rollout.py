@@ -1,4 +1,4 @@
-"""Rollout: many episodes played side by side, the policy's turns sampled in batches."""
+"""Rollout: many episodes played at the same time, with the policy's turns sampled in batches."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Rollout:
     """Plays episodes with a policy. Use as a context manager, or call ``close``.
 
     Args:
-        policy: samples the turns.
-        sampler: how it samples them.
-        config: what an episode is like.
-        sandbox: runs the programs and is closed with the rollout; made from ``config`` when None.
+        policy: the policy that plays.
+        sampler: samples the policy's turns.
+        config: the episode's settings.
+        sandbox: runs the programs and is closed with the rollout; None opens one for ``config``.
 
     Raises:
-        OutageError: there is no isolation to be had on this machine.
-        UserError: the tool-call format cannot be had with these settings.
+        OutageError: programs cannot be isolated on this machine.
+        UserError: the tool-call format does not work with these settings.
     """
 
     def __init__(
@@ -80,17 +80,16 @@ class Rollout:
         seed: int,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[Episode]:
-        """One episode for each task.
+        """Play one episode for each task.
 
         Args:
-            tasks: repeat a task to get a group of episodes.
-            seed: of the rollback draws and of sampling; the same seed gives the same episodes.
-            on_progress: called with the numbers of finished and of all episodes.
+            tasks: the tasks; repeat one to get a group of episodes.
+            seed: seed of rollback draws and sampling; the same seed gives the same episodes.
+            on_progress: called with the number of finished episodes and the number of all.
 
         Raises:
-            OutageError: faults of the sandbox spoilt too many episodes, or no answer can be
-                compared. Fewer spoilt episodes are returned with ``faulted`` set, and have to be
-                left out.
+            OutageError: sandbox faults spoilt too many episodes, or answers cannot be compared. If
+                only a few are spoilt, they are returned with ``faulted`` set; leave them out.
         """
         jobs = [Job(index, task, seed + index) for index, task in enumerate(tasks)]
         episodes: dict[int, Episode] = {}
@@ -106,22 +105,22 @@ class Rollout:
         at_once: int,
         on_turn: Callable[[Job, Completion], None] | None = None,
     ) -> Iterator[FinishedEpisode]:
-        """Episodes in the order in which they end; another one begins for each that has ended.
+        """Yield episodes in the order in which they end, beginning another whenever one ends.
 
-        Turns are sampled while the tools of other episodes run (``ToolQueue``).
+        Turns are sampled while the programs of other episodes run (``ToolQueue``).
 
         Args:
-            jobs: what to play.
-            at_once: episodes that are played side by side.
+            jobs: the episodes to play.
+            at_once: the number of episodes played at a time.
             on_turn: called with each sampled turn before it is stepped.
 
         Raises:
-            OutageError: as ``play``.
+            OutageError: as for ``play``.
         """
         self.sampler.reset()
         threads = torch.get_num_threads()
         if self.policy.device.type == "cpu":
-            # Programs run meanwhile: they need cores, and a thread that waits for one slows all.
+            # Programs run meanwhile and need cores; a torch thread without one would delay all.
             torch.set_num_threads(max(1, threads - min(self.config.workers, threads // 2)))
         queue = ToolQueue(self._threads, self.config.schedule)
         waiting, free = iter(jobs), list(range(at_once))
@@ -156,11 +155,11 @@ class Rollout:
             torch.set_num_threads(threads)
 
     def prompt_ids(self, episode: Episode) -> list[int]:
-        """Token ids of an episode's prompt."""
+        """The token ids of an episode's prompt."""
         return self._ids(episode.prompt)
 
     def prompt_length(self, task: Task) -> int:
-        """Tokens of the prompt that an episode on this task begins with."""
+        """The number of tokens in the prompt of an episode on this task."""
         if not self._envs:
             self._envs.append(self._make_env())
         return len(self._ids(self._envs[0].get_wrapper_attr("prompt")(task)))
@@ -170,7 +169,8 @@ class Rollout:
             return self.policy.codec.prompt_ids(prompt)
 
     def response_length(self, episode: Episode) -> int:
-        """Tokens of the purified episode after its prompt, last observation excluded."""
+        """The number of tokens after the prompt of a purified episode, without the last
+        observation."""
         *before, last = episode.turns
         tokens = last.completion.tokens
         length = len(context_ids((), before, self.observation_ids))
@@ -199,7 +199,7 @@ class Rollout:
         context = context_ids(runner.prompt_ids, turns, self.observation_ids)
         room = min(int(runner.info["remaining"]), self.policy.context_length - len(context))
         limit = max(1, min(room, self.config.max_turn_tokens))
-        # Lookaheads count as well: a turn that drew the numbers of an earlier one would tend to
+        # Lookaheads count as turns: a turn with the random numbers of an earlier one would tend to
         # repeat it, and a correction would depend on the draw that failed.
         seed = (runner.job.seed, len(runner.env.episode.raw_turns))
         self.sampler.submit(Request(runner.number, context, limit, seed))

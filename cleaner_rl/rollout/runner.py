@@ -1,4 +1,4 @@
-"""Runner: an episode that is asked for, is being played, or has been played."""
+"""Runner: an episode before (job), while (runner) and after (finished) it is played."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from cleaner_env.task import Task
 from cleaner_rl.errors import OutageError
 
 _STEP_ATTEMPTS = 2
-"""How often a step is tried whose sandbox broke (each try has the sandbox's own retries)."""
+"""How often a step is tried when the sandbox breaks, on top of the sandbox's own retries."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An episode to be played.
+    """An episode to play.
 
     Attributes:
         index: its number among the episodes of a rollout.
         task: the problem.
-        seed: of its rollback draw and of its sampling; no two jobs should share it.
-        turns: sampled for it before an interruption, to be stepped through again first.
+        seed: seed of its rollback draw and sampling; no two jobs should share it.
+        turns: turns sampled before an interruption, which are replayed first.
     """
 
     index: int
@@ -41,9 +41,9 @@ class FinishedEpisode:
     """An episode that has ended.
 
     Attributes:
-        job: what was asked for.
-        episode: what came of it; ``faulted`` when the sandbox spoilt it.
-        seconds: from its beginning to its end, other episodes being played beside it.
+        job: the job it was played for.
+        episode: the episode; ``faulted`` if the sandbox spoilt it.
+        seconds: wall time from beginning to end, while other episodes were played as well.
     """
 
     job: Job
@@ -53,17 +53,17 @@ class FinishedEpisode:
 
 @dataclass(slots=True)
 class EpisodeRunner:
-    """An environment and the episode that is played in it.
+    """An environment and the episode being played in it.
 
     Attributes:
-        number: which of the environments.
+        number: the environment's number.
         env: the environment.
-        job: the episode that is played.
-        info: what the last step gave.
+        job: the episode's job.
+        info: the last step's info.
         began: ``time.monotonic()`` at the episode's beginning.
-        prompt_ids: of its prompt, for players that need them.
-        over: it has ended.
-        fault: why the sandbox spoilt it.
+        prompt_ids: token ids of the prompt, for players that need them.
+        over: whether the episode has ended.
+        fault: the last sandbox error, if there was one.
     """
 
     number: int
@@ -77,7 +77,7 @@ class EpisodeRunner:
 
     @classmethod
     def begin(cls, number: int, env: SAARWrapper, job: Job) -> EpisodeRunner:
-        """Begin the job's episode, and step it as far as it was played before."""
+        """Begin the job's episode and replay the turns it already has."""
         began = time.monotonic()
         _, info = env.reset(seed=job.seed, options={"task": job.task})
         runner = cls(number, env, job, info, began)
@@ -87,7 +87,7 @@ class EpisodeRunner:
         return runner
 
     def step(self, turn: Completion) -> None:
-        """Take a turn, which may end the episode. A broken sandbox spoils it."""
+        """Take a turn, which may end the episode. A broken sandbox spoils the episode."""
         for _ in range(_STEP_ATTEMPTS):
             try:
                 _, _, terminated, truncated, self.info = self.env.step(turn)
@@ -101,5 +101,5 @@ class EpisodeRunner:
         self.over = True
 
     def finished(self) -> FinishedEpisode:
-        """The episode that has ended here."""
+        """The finished episode."""
         return FinishedEpisode(self.job, self.env.episode, time.monotonic() - self.began)

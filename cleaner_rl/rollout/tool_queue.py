@@ -1,4 +1,4 @@
-"""Tool queue: turns whose programs run in threads, and when their episodes are sampled again."""
+"""Tool queue: turns whose programs run in threads, and when their episodes continue."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from cleaner_rl.rollout.runner import EpisodeRunner
 from cleaner_rl.settings import Schedule
 
 _TURNS_A_TICK = 2
-"""Programs that are expected to run while a token is decoded."""
+"""Programs assumed to finish while one token is decoded."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A turn being stepped, and the tick of the clock from which its episode may continue."""
+    """A turn being stepped, and the clock tick from which its episode may continue."""
 
     runner: EpisodeRunner
     due: int
@@ -26,15 +26,16 @@ class _Step:
 class ToolQueue:
     """Steps turns in threads while other turns are sampled.
 
-    The clock counts decoding steps, not seconds. With the ``reproducible`` schedule the tick at
-    which an episode continues follows from the tokens alone: from how many programs were running
-    when its turn ended. A program that is not done by then is waited for. So the same seeds give
-    the same batches and the same numbers to the bit, however long the tools take. With ``eager`` an
-    episode continues as soon as its program has run: a slow program delays nobody, and the last
-    bits of log-probabilities differ from run to run, because other turns share a batch.
+    The clock counts decoding steps, not seconds. With the ``reproducible`` schedule, the tick at
+    which an episode continues depends on the tokens alone: on how many programs were running when
+    its turn ended. If its program is not done by then, sampling waits for it. So the same seeds
+    give the same batches and the same numbers to the bit, however long programs take. With
+    ``eager``, an episode continues as soon as its program is done: a slow program delays no other
+    episode, but the last bits of log-probabilities differ from run to run, because different turns
+    share a batch.
 
     Attributes:
-        waited: seconds in which nothing was sampled, because of programs that ran.
+        waited: seconds during which sampling waited for programs.
     """
 
     def __init__(self, threads: Executor, schedule: Schedule) -> None:
@@ -56,7 +57,7 @@ class ToolQueue:
 
         Args:
             clock: now.
-            idle: there is nothing to sample, so the clock stands still: wait for some.
+            idle: nothing is being sampled, so the clock stands still: wait for a program.
         """
         if not self._steps:
             return []
@@ -75,7 +76,7 @@ class ToolQueue:
         return [step.runner for step in ready]
 
     def close(self) -> None:
-        """Wait for the programs that run; those that have not begun do not begin."""
+        """Cancel programs that have not started and wait for the others."""
         for step in self._steps:
             step.future.cancel()
         wait([step.future for step in self._steps])

@@ -372,7 +372,7 @@ def test_no_isolation_is_said_and_nothing_is_written(tmp_path, toy_policy, monke
 
 def test_resuming_with_fewer_steps_is_refused(tmp_path, random_weights):
     assert train(tmp_path / "run", "--steps", "2", *random_weights) == 0
-    with pytest.raises(UserError, match="has done 2 steps already"):
+    with pytest.raises(UserError, match="has already done 2 steps"):
         main(["--resume", str(tmp_path / "run"), "--steps", "1"])
     assert main(["--resume", str(tmp_path / "run"), "--steps", "3"]) == 0
     assert parse_arguments(["--resume", str(tmp_path / "run")]).steps == 3

@@ -134,6 +134,6 @@ def test_a_refused_conversation_is_told_from_a_broken_server():
 def test_another_kind_of_answer_is_said(body):
     with (
         serve(lambda _: (200, body)) as server,
-        pytest.raises(EndpointError, match="something else than a chat completion"),
+        pytest.raises(EndpointError, match="did not answer with a chat completion"),
     ):
         ask(server)
