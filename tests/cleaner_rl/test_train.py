@@ -355,7 +355,7 @@ def test_errors_are_one_line_on_the_command_line(tmp_path):
 
 def test_context_shorter_than_the_budget_is_refused(tmp_path, toy_policy):
     toy_policy.save(tmp_path / "model")
-    with pytest.raises(PolicyError, match=r"attends to 1024 tokens, and .* may have 5256"):
+    with pytest.raises(PolicyError, match=r"attends to 1024 tokens, but .* may have 5256"):
         train(tmp_path / "run", "--model", str(tmp_path / "model"), "--max-response-tokens", "5000")
 
 
