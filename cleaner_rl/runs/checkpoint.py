@@ -1,10 +1,11 @@
-"""Checkpoint: a policy and what its training continues from on disk, whole or not at all.
+"""Checkpoint: a policy on disk, with what its training continues from; whole or not at all.
 
 config.json, model.safetensors, ...   a plain Hugging Face directory, LoRA adapters merged
 trainer/                              AdamW's moments and the adapters, in shards that any number of
                                       ranks can read, by torch.distributed.checkpoint
-trainer/state.json                    the step, the optimiser's numbers, what the run refers to
-manifest.json                         size of every file
+trainer/state.json                    the step, the optimiser's numbers, and which weights a KL term
+                                      or LoRA adapters refer to
+manifest.json                         the size of every file
 
 All machines must see the same directory.
 """
@@ -46,18 +47,18 @@ def save_checkpoint(
     state: Mapping[str, Any],
     ranks: Ranks,
 ) -> None:
-    """Write a checkpoint; all ranks take part.
+    """Write a checkpoint. Every rank has to call this.
 
-    Everything goes to a neighbouring directory first, which takes the name when it is complete, so
-    an interrupted write leaves no half checkpoint.
+    Everything goes to a directory next to it first, which is renamed when it is complete, so an
+    interrupted write leaves no partial checkpoint.
 
     Args:
-        directory: of the checkpoint.
-        policy: whose configuration and tokenizer are written.
+        directory: the checkpoint's directory.
+        policy: supplies configuration and tokenizer.
         trained: the model whose weights are written.
-        tensors: what else a training continues from, sharded as ``trained`` is.
+        tensors: what else a training continues from, sharded like ``trained``.
         state: plain numbers and names, the same on all ranks.
-        ranks: that hold a part of each tensor.
+        ranks: the ranks, each of which holds a part of every tensor.
     """
     partial = partial_path(directory)
 
@@ -82,16 +83,16 @@ def save_checkpoint(
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(
             f"cannot write the checkpoint {directory}: {reason[0]}; earlier checkpoints are "
-            "untouched. Is the disk full, or a quota? Make room there"
+            "untouched. If the disk or a quota is full, free some space"
         ) from error
 
 
 def load_state(directory: Path) -> dict[str, Any]:
-    """The state of a checkpoint, after a check that its files are whole."""
+    """Read the state of a checkpoint, after checking that its files are complete."""
     if (directory / _OLD_STATE).exists():
         weights = "--model " + str(directory)
         if (directory / _OLD_SHARDS).is_dir():
-            weights = "--model with what that version's cleaner_rl.export makes of it"
+            weights = "--model with the directory that that version's cleaner_rl.export writes"
         raise CheckpointError(
             f"{directory} was written by an earlier version of cleaner-rl and cannot be resumed; "
             f"finish it with that version, or start a new run from its weights: {weights}"
@@ -105,9 +106,9 @@ def load_state(directory: Path) -> dict[str, Any]:
 
 
 def load_tensors(directory: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Fill tensors, sharded or whole, with what a checkpoint holds under their names.
+    """Fill tensors, sharded or whole, from a checkpoint's tensors of the same names.
 
-    In a process group all ranks take part. Without one, a process reads everything alone.
+    In a process group, every rank has to call this; without one, a process reads everything.
     """
     if not tensors:
         return
@@ -122,7 +123,7 @@ def load_tensors(directory: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def remove_checkpoint(directory: Path) -> None:
-    """Remove a checkpoint. It is no checkpoint any more before its first file is gone."""
+    """Remove a checkpoint. It is renamed first, so an interrupted removal leaves no broken one."""
     gone = partial_path(directory)
     shutil.rmtree(gone, ignore_errors=True)
     with suppress(OSError):
@@ -131,7 +132,7 @@ def remove_checkpoint(directory: Path) -> None:
 
 
 def remove_partial(checkpoints: Path) -> None:
-    """Remove what a killed process left of a checkpoint that it was writing or removing."""
+    """Remove what is left of checkpoints that a killed process was writing or removing."""
     for partial in checkpoints.glob(partial_path(Path("step-*")).name):
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -142,7 +143,7 @@ def verify_checkpoint(directory: Path) -> None:
         manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{directory} is no complete checkpoint ({error}); {_remedy(directory)}"
+            f"{directory} is not a complete checkpoint ({error}); {_remedy(directory)}"
         ) from error
     for name, expected in manifest.items():
         file = directory / name
@@ -150,7 +151,7 @@ def verify_checkpoint(directory: Path) -> None:
             raise CheckpointError(f"{file} is missing; {_remedy(directory)}")
         if (size := file.stat().st_size) != expected["bytes"]:
             raise CheckpointError(
-                f"{file} is damaged: it has {size} bytes, {expected['bytes']} were written; "
+                f"{file} is damaged: it has {size} bytes instead of {expected['bytes']}; "
                 f"{_remedy(directory)}"
             )
 
@@ -159,7 +160,7 @@ def _remedy(directory: Path) -> str:
     others = [p.name for p in list_checkpoints(directory.parent) if p != directory]
     if others:
         return f"remove {directory} to continue from {others[-1]}"
-    return "there is no earlier one in this run, so it has to be started again"
+    return "this run has no earlier checkpoint, so it has to be started again"
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
@@ -169,7 +170,7 @@ def list_checkpoints(directory: Path) -> list[Path]:
 
 @contextmanager
 def _without_warning() -> Iterator[None]:
-    """torch tells a process without others that it is alone."""
+    """Silence torch's warning that a single process is not distributed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         yield

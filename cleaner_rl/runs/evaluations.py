@@ -1,7 +1,7 @@
 """Evaluation files: the held-out episodes of a run at one of its steps, written and read back.
 
-evaluation-000010.json              figures with rollback off and on; written last, so it is there
-                                    when the evaluation is whole
+evaluation-000010.json                  figures with rollback off and on; written last, so that it
+                                        exists only if the evaluation is complete
 evaluations/step-000010-off.jsonl.gz    every episode with rollback off, an episode file
 evaluations/step-000010-on.jsonl.gz     the same problems with rollback on
 """
@@ -20,7 +20,7 @@ from cleaner_rl.errors import CheckpointError
 from cleaner_rl.runs.files import write_json, write_whole
 
 MODES = ("off", "on")
-"""Rollback during an evaluation."""
+"""Whether an evaluation has rollback."""
 FOLDER = "evaluations"
 _SUMMARY = re.compile(r"evaluation-(\d{6,})\.json")
 
@@ -28,17 +28,17 @@ Row = Mapping[str, Any]
 
 
 def summary_path(run: Path, step: int) -> Path:
-    """The figures of a step."""
+    """The file with the figures of a step."""
     return run / f"evaluation-{step:06d}.json"
 
 
 def episodes_path(run: Path, step: int, mode: str) -> Path:
-    """The episodes of a step and a mode."""
+    """The file with the episodes of a step and a mode."""
     return run / FOLDER / f"step-{step:06d}-{mode}.jsonl.gz"
 
 
 def evaluated_steps(run: Path) -> list[int]:
-    """The steps that have a whole evaluation, in order."""
+    """The steps that have a complete evaluation, in order."""
     found = (_SUMMARY.fullmatch(path.name) for path in run.glob("evaluation-*.json"))
     return sorted(int(match[1]) for match in found if match)
 
@@ -46,7 +46,7 @@ def evaluated_steps(run: Path) -> list[int]:
 def write_evaluation(
     run: Path, step: int, rows: Mapping[str, Sequence[Row]], summary: Mapping[str, Any]
 ) -> None:
-    """Write the episodes of every mode, rows as ``episode_row`` makes them, then the figures."""
+    """Write the episodes of every mode, as rows made by ``episode_row``, then the figures."""
     try:
         (run / FOLDER).mkdir(exist_ok=True)
         for mode, of_mode in rows.items():
@@ -59,7 +59,7 @@ def write_evaluation(
 
 
 def read_evaluation(run: Path, step: int, mode: str) -> list[Row]:
-    """The rows of a step and a mode, in the order of their problems."""
+    """Read the rows of a step and a mode, in the order of their problems."""
     path = episodes_path(run, step, mode)
     try:
         with gzip.open(path, "rb") as stream:
@@ -71,7 +71,7 @@ def read_evaluation(run: Path, step: int, mode: str) -> list[Row]:
 
 
 def forget_evaluations(run: Path, step: int) -> None:
-    """Remove the evaluations of later steps, whose policies will be trained again."""
+    """Remove the evaluations of later steps, which will be trained again."""
     for later in evaluated_steps(run):
         if later > step:
             summary_path(run, later).unlink()

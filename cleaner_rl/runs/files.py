@@ -1,4 +1,4 @@
-"""Files that a kill may interrupt: written whole or not at all, and JSON lines cut short."""
+"""Files that survive a kill: written whole or not at all, or lines of JSON, the last cut short."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 
 def partial_path(path: Path) -> Path:
-    """The hidden neighbour that a file or directory is until it is complete."""
+    """The hidden path next to a file or directory where it is written until it is complete."""
     return path.with_name(f".{path.name}.partial")
 
 
@@ -29,7 +29,7 @@ def write_whole(path: Path, data: str | bytes) -> None:
 
 @contextmanager
 def whole_directory(directory: Path) -> Iterator[Path]:
-    """A directory to fill in the block, at whose end it takes the name, whole or not at all."""
+    """A directory to fill inside the block, which gets its name at the end, or is removed."""
     partial = partial_path(directory)
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -42,7 +42,7 @@ def whole_directory(directory: Path) -> Iterator[Path]:
 
 
 def put_in_place(partial: Path, directory: Path) -> None:
-    """Give a directory whose files are all written its name; what had the name is removed."""
+    """Give a completed directory its name, replacing any other of that name."""
     for file in partial.rglob("*"):
         if file.is_file():
             _sync(file)
@@ -56,7 +56,7 @@ def put_in_place(partial: Path, directory: Path) -> None:
 
 
 def restore_replaced(directory: Path) -> None:
-    """Give what ``put_in_place`` was replacing its name back, when a kill came in between."""
+    """Undo a ``put_in_place`` that was killed between its two renames."""
     if not directory.exists() and _replaced_path(directory).is_dir():
         os.replace(_replaced_path(directory), directory)
 
@@ -71,21 +71,21 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds; None where there is no file."""
+    """Read a JSON file; None if it does not exist."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def append_row(path: Path, row: Row) -> None:
-    """Add a row to a file of JSON lines."""
+    """Append a row to a file of JSON lines."""
     with path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(row) + "\n")
 
 
 def read_rows(path: Path, mend: bool = False) -> Iterator[Row]:
-    """The rows of a file of JSON lines; none where there is no file.
+    """Read the rows of a file of JSON lines; a missing file has none.
 
-    A last line without an end is one that a kill cut short, or that is being written: it is left
-    out, and with ``mend`` cut off the file, so that more can be appended.
+    A last line without a line break was cut short by a kill or is still being written. It is left
+    out; ``mend`` also removes it from the file, so that rows can be appended.
     """
     if not path.exists():
         return

@@ -1,4 +1,4 @@
-"""Loggers: the metrics of a run sent to where a team looks at them, besides ``metrics.jsonl``."""
+"""Loggers: send the metrics of a run to TensorBoard or wandb, in addition to ``metrics.jsonl``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cleaner_rl.errors import UserError
 from cleaner_rl.settings import LoggerName
 
 LogStep = Callable[[int, Mapping[str, float]], None]
-"""Takes a step and its metrics."""
+"""Logs the metrics of a step."""
 
 
 def check_logger(name: LoggerName) -> None:
-    """Check that the logger's package is there, before any work is done."""
+    """Check that the logger's package is installed, before any work is done."""
     if name != "none":
         _import(name)
 
@@ -26,10 +26,10 @@ def check_logger(name: LoggerName) -> None:
 def open_logger(
     name: LoggerName, directory: Path, config: Mapping[str, Any], step: int
 ) -> Iterator[LogStep]:
-    """The logger of that name, closed at the end of the block.
+    """Open a logger, and close it at the end of the block.
 
-    TensorBoard's files lie in ``directory/tensorboard``; wandb's run has the directory's name.
-    ``step`` is the last one done: what was sent of later ones is replaced where that is possible.
+    TensorBoard's files are in ``directory/tensorboard``; the wandb run has the directory's name.
+    ``step`` is the last finished step: what was logged of later ones is replaced if possible.
     """
     if name == "none":
         yield lambda step, metrics: None
@@ -51,7 +51,7 @@ def open_logger(
 
 
 def _wandb_run(directory: Path, config: Mapping[str, Any]) -> Any:
-    """The service's run of this directory, the same one after a resumption."""
+    """The wandb run of this directory; a resumed run continues it."""
     wandb = _import("wandb")
     identity = directory / "wandb-id"
     if not identity.exists():

@@ -1,4 +1,4 @@
-"""Metrics of episodes: the one table that the training log, evaluations and reports count by."""
+"""Metrics of episodes: one table for the training log, evaluations and reports."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class EpisodeSummary:
     """One episode in numbers.
 
     Attributes:
-        answered: it ended with an answer.
-        truncated: it ran into a budget.
+        answered: whether it ended with an answer.
+        truncated: whether it ran into a budget.
         worked: whether each call worked, in order.
         stats: the counts of ``EpisodeStats``.
-        sampled: tokens; None when neither a sampler nor an endpoint counted them.
-        discarded: those of them that rollback took away; None when only an endpoint counted.
+        sampled: sampled tokens; None if neither a sampler nor an endpoint counted them.
+        discarded: those that rollback discarded; None if only an endpoint counted tokens.
         problem: index of the task.
-        seconds: wall time, other episodes being played beside it.
+        seconds: wall time, while other episodes were played as well.
     """
 
     correct: bool
@@ -38,7 +38,7 @@ class EpisodeSummary:
 
     @classmethod
     def of(cls, episode: Episode) -> EpisodeSummary:
-        """The summary of an episode that has just been played."""
+        """Summarise an episode that has just been played."""
         stats = episode.stats
         return cls(
             correct=episode.correct,
@@ -54,7 +54,7 @@ class EpisodeSummary:
 
     @classmethod
     def read(cls, row: Mapping[str, Any]) -> EpisodeSummary:
-        """The summary of a saved episode, a row of ``episodes.jsonl``."""
+        """Summarise a saved episode, a row of ``episodes.jsonl``."""
         episode, usage = row["episode"], row.get("usage")
         stats = episode["stats"]
         sampled = stats["tokens_sampled"] or None
@@ -80,18 +80,18 @@ class EpisodeSummary:
 
 
 Part = Callable[[EpisodeSummary], tuple[float, float]]
-"""What an episode adds to a metric, and how much it counts there: 0 where it has no part in it."""
+"""An episode's addend to a metric's sum, and its weight, which is 0 if the metric ignores it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A sum over episodes, divided by how much they count; label and format are for reports."""
+    """A sum over episodes, divided by the sum of their weights. Reports use label and format."""
 
     label: str
     format: str
     part: Part
     share: bool
-    """Whether its value always lies between 0 and 1."""
+    """Whether the value always lies between 0 and 1."""
 
 
 def _share(label: str, part: Part) -> Metric:
@@ -140,7 +140,7 @@ METRICS: dict[str, Metric] = {
     "deep": _count("deep splices per episode", "deep", "{:.3f}"),
     "seconds": _mean("seconds per episode", lambda e: (e.seconds, 1)),
 }
-"""By name. Every executed or refused call counts, those included that rollback took away."""
+"""Every executed or refused call counts, including those that rollback removed."""
 _NOT_LOGGED = ("answer_found", "first_attempt_success", "seconds")
 
 LABELS: dict[str, tuple[str, str]] = {
@@ -153,11 +153,11 @@ LABELS: dict[str, tuple[str, str]] = {
     "groups_with_signal": ("groups with a learning signal", "{:.1%}"),
     "grad_norm": ("norm of the gradient", "{:.2f}"),
 }
-"""Label and format of what reports show, metrics of training steps included."""
+"""Label and format of everything that reports show, including metrics of training steps."""
 
 
 def episode_metrics(episodes: Iterable[Episode]) -> dict[str, float]:
-    """The metrics of a training step; 0 where there was nothing to count."""
+    """The metrics of a training step; 0 where no episode counts."""
     summaries = [EpisodeSummary.of(episode) for episode in episodes]
     values = {}
     for name, metric in METRICS.items():

@@ -1,4 +1,4 @@
-"""Progress: what a person sees of a running command, on a terminal or in a log file."""
+"""Progress: what a running command shows, on a terminal or in a log file."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 
 class Display:
-    """Bars on a terminal, and lines that stay: there, and where the output is no terminal.
+    """Progress bars, on a terminal only, and permanent lines, on any output.
 
-    A context manager. A task of ``bars`` has a field ``note``, which is shown after its bar.
+    A context manager. Each task of ``bars`` has a field ``note``, which is shown after its bar.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -37,12 +37,12 @@ class Display:
         self.bars.stop()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a permanent line."""
         self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 class TrainingProgress(Display):
-    """One bar for all steps, ``first`` of them done in earlier sessions, and a line per step."""
+    """One bar for all steps, of which ``first`` were done before a resumption; a line per step."""
 
     def __init__(self, first: int, steps: int, console: Console | None = None) -> None:
         super().__init__(console)
@@ -52,12 +52,12 @@ class TrainingProgress(Display):
         self._bar = self.bars.add_task("steps", total=steps, completed=first, note="")
 
     def phase(self, name: str, done: int = 0, total: int = 0) -> None:
-        """What is going on within a step."""
+        """Show what is being done within a step."""
         phase = f"{name} {done}/{total}" if total else name
         self.bars.update(self._bar, note=f"{phase}  {self._left}")
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """A step is done."""
+        """Report a finished step."""
         self._seconds += metrics["step_seconds"]
         per_step = self._seconds / (step - self._first)
         self._left = f"left {format_seconds(per_step * (self._steps - step))}"
@@ -72,10 +72,10 @@ class TrainingProgress(Display):
 
 
 class CountProgress(Display):
-    """One bar on a terminal, a line now and then elsewhere, and a last line in both."""
+    """One bar on a terminal, a line every few seconds elsewhere, and a last line on both."""
 
     INTERVAL = 10.0
-    """Seconds between two lines where the output is no terminal."""
+    """Seconds between two lines if the output is not a terminal."""
 
     def __init__(self, label: str, total: int, console: Console | None = None) -> None:
         super().__init__(console)
@@ -84,7 +84,7 @@ class CountProgress(Display):
         self._bar = self.bars.add_task(label, total=total, note="")
 
     def show(self, done: int, note: str = "") -> None:
-        """``done`` of the total are done."""
+        """Report that ``done`` of the total are done."""
         now = time.monotonic()
         elapsed = now - self._start
         left = format_seconds(elapsed / max(1, done) * (self._total - done))

@@ -1,4 +1,4 @@
-"""Provenance: what results were made with, and whether that is still the same."""
+"""Provenance: which weights, tasks and packages results were made with, to tell changes later."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from cleaner_env.task import Task
 
 _PACKAGES = ("cleaner-rl", "torch", "transformers", "gymnasium", "reasoning-gym", "numpy")
 _NUMBERS = 1024
-"""That are looked at in each parameter, evenly spread. Training changes nearly all of them."""
+"""Numbers read from each parameter, evenly spaced. Training changes nearly all of them."""
 
 
 @torch.no_grad()
 def weights_fingerprint(model: Any) -> str:
-    """Equal for equal weights on any device, and different after any training of them.
+    """A digest that is equal for equal weights on any device, and differs after any training.
 
-    It is made of names, shapes and a sample of the numbers in float32, so it takes moments for a
-    model of any size.
+    It covers names, shapes and a sample of the numbers in float32, so it takes only moments even
+    for a large model.
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, parameter in model.named_parameters():
@@ -35,7 +35,7 @@ def weights_fingerprint(model: Any) -> str:
 
 
 def tasks_digest(tasks: Sequence[Task]) -> str:
-    """Of every prompt, answer and reward."""
+    """A digest of every prompt, answer and reward."""
     digest = hashlib.blake2b(digest_size=8)
     for task in tasks:
         digest.update(f"{task.prompt}\0{task.answer}\0{task.reward}\0".encode("utf-8", "replace"))
@@ -43,7 +43,7 @@ def tasks_digest(tasks: Sequence[Task]) -> str:
 
 
 def made_with() -> dict[str, str]:
-    """Versions of Python and the packages that results depend on, and the kind of machine."""
+    """Versions of Python and of packages that results depend on, and the kind of machine."""
     return {
         "python": platform.python_version(),
         **{package: _version(package) for package in _PACKAGES},

@@ -1,4 +1,4 @@
-"""Report: what came out of a run, as a page of Markdown and curves, from the run's own files."""
+"""Report: the results of a run as a Markdown page with curves, from the run's own files."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _summary(metrics: list[dict[str, Any]], config: TrainConfig) -> str:
     saar = {
         "off": "off (plain GRPO baseline)",
         "mask-failed": f"mask-failed, with probability {rules.rollback_probability}",
-        "roc": f"roc, {config.oversample} episodes played for each that is kept",
+        "roc": f"roc, {config.oversample} episodes played for each one kept",
     }.get(
         rules.saar,
         f"{rules.saar}, gamma {rules.gamma}, {rules.max_retries} retries, "
@@ -98,14 +98,14 @@ def _rollback_line(metrics: list[dict[str, Any]]) -> str:
     splices = sum(m["shallow"] + m["deep"] for m in metrics)
     shallow = sum(m["shallow"] for m in metrics) / splices if splices else 0.0
     return (
-        f"Rollback threw away {discarded / max(1.0, sampled):.1%} of the sampled tokens; "
+        f"Rollback discarded {discarded / max(1.0, sampled):.1%} of the sampled tokens; "
         f"{shallow:.0%} of the splices were shallow.\n"
     )
 
 
 def _plot(metrics: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(11, 6))
-    # Set by hand: matplotlib's own layouts draw everything twice.
+    # Margins are set by hand because matplotlib's own layouts draw everything twice.
     figure.subplots_adjust(0.05, 0.09, 0.99, 0.95, wspace=0.17, hspace=0.36)
     steps = [m["step"] for m in metrics]
     for axes, name in zip(figure.subplots(2, 3).flat, _CURVES, strict=True):

@@ -1,12 +1,12 @@
 """RunDirectory: the files of one training run.
 
 config.json          every setting
-metrics.jsonl        one object a step
-episodes/            some episodes of each step, raw and purified, one JSON object a line
+metrics.jsonl        one JSON object per step
+episodes/            some episodes of each step, raw and purified, one JSON object per line
 checkpoints/         step-000020/: a Hugging Face directory and what training continues from
-evaluation-*.json    held-out evaluation before and after, and every --eval-every steps
-evaluations/         the episodes of the latter, one file for rollback off and one for on
-report.md, *.png     what came out
+evaluation-*.json    held-out evaluations: before and after, and every --eval-every steps
+evaluations/         the episodes of the latter, with rollback off and on in separate files
+report.md, *.png     the results
 """
 
 from __future__ import annotations
@@ -40,13 +40,11 @@ METRICS = "metrics.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """One run's directory."""
-
     path: Path
 
     @classmethod
     def create(cls, path: Path, config: TrainConfig) -> RunDirectory:
-        """Begin a run there."""
+        """Create the directory of a new run."""
         cls.require_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -61,7 +59,7 @@ class RunDirectory:
 
     @staticmethod
     def require_free(path: Path) -> None:
-        """Check that nothing lies there yet."""
+        """Check that a new run can be written there."""
         if (path / "checkpoints").is_dir() and not list_checkpoints(path / "checkpoints"):
             raise CheckpointError(
                 f"the run in {path} ended before its first checkpoint and cannot be continued; "
@@ -77,7 +75,7 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
-        """An existing run that has a checkpoint."""
+        """Open an existing run that has a checkpoint."""
         if not (path / CONFIG).is_file():
             raise CheckpointError(
                 f"there is no run in {path} (no config.json); name the directory of a run, such as "
@@ -91,14 +89,14 @@ class RunDirectory:
         return run
 
     def list_checkpoints(self) -> list[Path]:
-        """Its checkpoints, oldest first."""
+        """The run's checkpoints, oldest first."""
         return list_checkpoints(self.path / "checkpoints")
 
     def save(self, step: int, policy: Policy, updater: Updater, base: str, keep: int) -> None:
         """Write the checkpoint of a step and remove the oldest ones beyond ``keep``.
 
-        All ranks take part; ``base`` is the fingerprint of the weights that a KL term or LoRA
-        adapters refer to.
+        Every rank has to call this. ``base`` is the fingerprint of the weights that a KL term or
+        LoRA adapters refer to.
         """
         directory = self.path / "checkpoints" / f"step-{step:06d}"
         state = {"step": step, "base": base, "updater": updater.state()}
@@ -111,18 +109,18 @@ class RunDirectory:
         updater.ranks.on_first(remove_oldest)
 
     def log_metrics(self, metrics: dict[str, Any]) -> None:
-        """Append one step's metrics."""
+        """Append the metrics of a step."""
         with _writing(self.path / METRICS) as file:
             append_row(file, metrics)
 
     def rewind(self, config: TrainConfig, step: int) -> None:
-        """Go on from a checkpoint with these settings."""
+        """Continue from the checkpoint of a step with these settings."""
         self.write_json(CONFIG, flat(config))
         self.forget_after(step)
 
     def forget_after(self, step: int) -> None:
-        """Drop what comes after a checkpoint: metrics and episodes of steps that will be played
-        again, and what a killed process left behind."""
+        """Drop everything after a checkpoint: metrics, episodes and evaluations of steps that will
+        be repeated, and what a killed process left behind."""
         remove_partial(self.path / "checkpoints")
         forget_evaluations(self.path, step)
         kept = [row for row in read_metrics(self.path) if row["step"] <= step]
@@ -150,7 +148,7 @@ class RunDirectory:
 
 @contextmanager
 def _writing(file: Path) -> Iterator[Path]:
-    """A block that writes a file."""
+    """Turn the ``OSError`` of a block that writes ``file`` into a ``CheckpointError``."""
     try:
         yield file
     except OSError as error:
@@ -158,18 +156,18 @@ def _writing(file: Path) -> Iterator[Path]:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The rows of ``metrics.jsonl``; a line that is being written is left out."""
+    """Read the rows of ``metrics.jsonl``, without one that is still being written."""
     return list(read_rows(run / METRICS))
 
 
 def evaluation_seconds(run: Path, step: int) -> float:
-    """Wall time of the evaluation of a step, both modes."""
+    """Wall time of a step's evaluation, both modes together."""
     figures = read_json(summary_path(run, step))
     return float(sum(figures[mode]["wall_seconds"] for mode in MODES))
 
 
 def wall_seconds(run: Path) -> dict[str, float]:
-    """Wall time of all steps, and of all evaluations after the first, which runs share."""
+    """Wall time of all steps, and of all evaluations except the first, which runs share."""
     later = [step for step in evaluated_steps(run) if step > 0]
     return {
         "training": round(sum(float(row["step_seconds"]) for row in read_metrics(run)), 3),

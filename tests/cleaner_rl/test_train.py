@@ -203,7 +203,7 @@ def test_roc_plays_more_episodes_than_it_learns_from(tmp_path):
     assert train(run, *few, "--saar", "roc", "--oversample", "3") == 0
     assert len(episodes(run)) == 2 * 2 * 3
     assert metrics(run)[0]["triggered"] == 0
-    assert "roc, 3 episodes played for each that is kept" in (run / "report.md").read_text()
+    assert "roc, 3 episodes played for each one kept" in (run / "report.md").read_text()
 
 
 @pytest.mark.parametrize(("saar", "rewards"), [("roc", [1.0, 0.0] * 2), ("off", [1.0, 0.0] * 4)])
