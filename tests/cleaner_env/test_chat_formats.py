@@ -148,8 +148,6 @@ def test_an_impossible_choice_is_refused(tokenizer):
 )
 def test_published_templates_serve_a_conversation_with_the_tool(name, tokens, eos, call_end):
     template = templates.published(name)
-    if template is None:
-        pytest.skip("needs the published templates: pip install --no-deps trl")
     tokenizer = tokenizer_with(template, tokens, eos)
     codec = ChatCodec(tokenizer)
     assert codec.format_warning() is None

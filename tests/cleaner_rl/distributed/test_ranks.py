@@ -72,8 +72,6 @@ def test_two_processes_learn_what_one_learns_and_resume_each_others_runs(train, 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("more", [(), ("--lora-rank", "4", "--loss", "grpo")])
 def test_any_number_of_ranks_continues_from_any_other_with_a_kl_term(train, tmp_path, more):
-    if "--lora-rank" in more:
-        pytest.importorskip("peft", reason="needs: pip install -e '.[lora]'")
     more = ("--kl-coefficient", "0.1", *more)
     assert train("one", 1, 4, more=more) == [0]
     for steps, ranks in enumerate((1, 2, 3, 1), start=1):
@@ -95,8 +93,6 @@ def test_any_number_of_ranks_continues_from_any_other_with_a_kl_term(train, tmp_
     ],
 )
 def test_other_settings_have_the_numbers_of_one_process_too(train, tmp_path, more):
-    if "--lora-rank" in more:
-        pytest.importorskip("peft", reason="needs: pip install -e '.[lora]'")
     assert train("one", 1, 2, more=more) == [0]
     assert train("two", 2, 2, more=more) == [0, 0]
     assert all(row["grad_norm"] > 0.01 for row in metrics(tmp_path / "one"))

@@ -24,8 +24,6 @@ from cleaner_rl.runs.checkpoint import load_tensors, save_checkpoint
 from cleaner_rl.settings import UpdateConfig
 from cleaner_rl.train import main
 
-pytest.importorskip("peft", reason="needs: pip install -e '.[lora]'")
-
 
 @pytest.fixture
 def adapted(toy_policy):
