@@ -1,14 +1,14 @@
-"""The sampler against the plain decode loop, and what tools and SAAR cost, in one run.
+"""Compare the sampler with a plain decode loop, and measure what tools and SAAR cost, in one run.
 
     python benchmarks/engine.py                    the bundled policy on this machine
     python benchmarks/engine.py decode --shape qwen3-0.6b --dtype bfloat16 --batch 64 \\
         --context 1024 --tokens 512 --bandwidth 3350          decoding alone, random weights
 
-The plain loop is what a few lines of transformers do: a forward pass of one token a row with a
+The plain loop is a few lines of transformers: a forward pass of one token per row with a
 ``DynamicCache``, a softmax, a draw. All its rows have the same length and none ever ends, so its
 batch is always full and nothing is prefilled. The sampler plays whole episodes with the sandbox,
-more of them than its batch has rows. Rounds alternate; medians count. The update has a benchmark of
-its own, ``benchmarks/update.py``.
+more of them than its batch has rows. Rounds alternate, and medians are reported. The update has its
+own benchmark, ``benchmarks/update.py``.
 """
 
 from __future__ import annotations
@@ -43,43 +43,43 @@ from cleaner_rl.trainer import load_source
 
 @dataclass(frozen=True)
 class Episodes:
-    """Whole episodes with tools, beside the plain loop at the same batch."""
+    """Whole episodes with tools, compared with the plain loop at the same batch size."""
 
     batch: int = 32
     """Turns that are decoded together."""
     episodes: int = 256
-    """Episodes of a round, 8 for each problem."""
+    """Episodes per round, 8 for each problem."""
     rounds: int = 5
     """Rounds that count, after one that does not."""
     workers: int = 2
     """Programs that run at the same time."""
     threads: int = 0
-    """Of torch; 0 leaves what it takes by itself."""
+    """Number of torch threads; 0 keeps torch's own choice."""
 
 
 @dataclass(frozen=True)
 class Decode:
-    """Decoding alone: the sampler and the plain loop, from the same contexts."""
+    """Decoding alone: the sampler and the plain loop, starting from the same contexts."""
 
     shape: Literal["bundled", "qwen3-0.6b", "qwen3-1.7b", "qwen3-4b"] = "bundled"
     """The bundled policy, or random weights in the shape of a Qwen3 model."""
     batch: int = 32
-    """Rows."""
+    """Rows that are decoded together."""
     context: int = 128
-    """Tokens before the first that is decoded."""
+    """Tokens before the first decoded one."""
     tokens: int = 128
-    """Decoded by each row; more than the rows' prefills, of 8192 tokens each, take passes."""
+    """Tokens that each row decodes; must exceed the number of prefill passes (8192 tokens each)."""
     dtype: Precision = "float32"
-    """Of weights and cache."""
+    """Precision of weights and cache."""
     device: str = "auto"
-    """As --device of the trainer."""
+    """Device, as for --device of the trainer."""
     rounds: int = 5
     """Rounds that count, after one that does not."""
     fused: bool = True
     """Compute with liger-kernel on a GPU, where it is installed."""
     bandwidth: float = 0.0
-    """Of the memory, in GB/s; gives the share of what reading weights and cache allows. 0 measures
-    it on a GPU, by copying, and leaves the share out on a CPU."""
+    """Memory bandwidth in GB/s, to compare with the time that reading weights and cache takes. 0
+    measures it on a GPU, by copying, and omits the comparison on a CPU."""
 
 
 def main(arguments: list[str]) -> None:
@@ -158,7 +158,7 @@ def episodes(options: Episodes) -> None:
 
 
 class Clock:
-    """Processor seconds that a class's steps take, in all threads."""
+    """Processor seconds that the ``step`` method of a class takes, in all threads."""
 
     def __init__(self, owner: type[Any]) -> None:
         self.seconds = 0.0
@@ -185,7 +185,7 @@ def decode(options: Decode) -> None:
         bandwidth = measured_bandwidth(device)
     rows = []
     for _ in range(options.rounds + 1):
-        tokens = min(options.tokens, 64)  # around the middle: it takes long
+        tokens = min(options.tokens, 64)  # around the middle, because the plain loop is slow
         context = options.context + (options.tokens - tokens) // 2
         plain = plain_loop(model, options.batch, context, tokens)
         ours = sampler_alone(model, options)
@@ -200,7 +200,7 @@ def decode(options: Decode) -> None:
 
 
 def sampler_alone(model: Any, options: Decode) -> float:
-    """Tokens/s of the sampler while all rows are decoded, without what prefills them."""
+    """Tokens/s of the sampler while all rows are decoded, prefill left out."""
     codec = SimpleNamespace(stop_ids=frozenset({-1}))
     policy: Any = SimpleNamespace(
         model=model,
@@ -216,7 +216,7 @@ def sampler_alone(model: Any, options: Decode) -> float:
         sampler.submit(Request(row, ids, options.tokens, (row,)))
     while sampler.stats.prefilled < options.batch * (options.context - 1):
         sampler.advance()
-    for _ in range(2):  # graphs are captured
+    for _ in range(2):  # CUDA graphs are captured in these passes
         sampler.advance()
     begun = sampler.clock
     synchronize(model.device)
@@ -254,7 +254,7 @@ def plain_loop(model: Any, batch: int, context: int, tokens: int) -> float:
 
 
 def measured_bandwidth(device: torch.device) -> float:
-    """GB/s that are read and written when 4 GiB are copied, in the median of 20 times."""
+    """GB/s read and written while copying 4 GiB, the median of 20 copies."""
     source = torch.ones(2**30, device=device)
     target = torch.empty_like(source)
     rates = []
@@ -270,7 +270,7 @@ def measured_bandwidth(device: torch.device) -> float:
 
 
 def tokens_at(bandwidth: float, model: Any, options: Decode) -> float:
-    """Tokens/s at which weights, once a pass, and all cached tokens are read at that bandwidth."""
+    """Tokens/s if all time went into reading the weights once per pass and all cached tokens."""
     config = model.config
     size = getattr(torch, options.dtype).itemsize
     weights = sum(p.numel() for p in model.parameters()) * size
@@ -280,13 +280,13 @@ def tokens_at(bandwidth: float, model: Any, options: Decode) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what was begun on the device."""
+    """Wait for all work queued on the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def print_figures(rows: list[dict[str, float]]) -> None:
-    """Print the median of each figure, with its lowest and highest value."""
+    """Print each figure's median, lowest and highest value."""
     lines = []
     for name in rows[0]:
         values = sorted(row[name] for row in rows)

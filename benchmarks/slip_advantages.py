@@ -1,16 +1,17 @@
-"""Who took the advantage of episodes whose first call failed, in the runs of a comparison.
+"""Measure who took the advantage in episodes whose first call failed, in runs of a comparison.
 
     python benchmarks/slip_advantages.py runs/compare-tiny
 
 Reads the groups that the training runs logged (the first of every step, with the default
---log-episodes 8), computes their advantages anew, and prints a table in Markdown: by arm, the mean
-advantage of episodes whose first call worked, of those whose first call failed and was mended by
-rollback, of those in which a failed call stayed, and of the branches that first calls left; and
-the push on a failing first call that the arm's rule makes of them. That is, with a the advantage
-that a first call takes in the loss, and p the share that fails: the sum of a over failing first
-calls less p times the sum over all, by episode. Positive makes failures likelier: g of
-docs/credit.md, in a world with one context. ± one standard error, groups resampled as if they
-were independent.
+--log-episodes 8), recomputes their advantages, and prints a Markdown table. For each arm it gives
+the mean advantage of four classes: episodes whose first call worked, episodes whose failed first
+call was repaired by rollback, episodes in which it stayed, and the branches that first calls left.
+
+The last column is the push of the arm's rule on a failing first call. With a the advantage that a
+first call takes in the loss, and p the share of first calls that fail, it is the sum of a over
+failing first calls less p times the sum over all, per episode. A positive push makes failures
+likelier: it is g of docs/credit.md in a world with one context. ± is one standard error,
+resampling groups as if they were independent.
 """
 
 from __future__ import annotations
@@ -31,20 +32,20 @@ from cleaner_rl.grpo.credit import splices
 from cleaner_rl.runs.markdown import table
 from cleaner_rl.train import compared
 
-WORKED, MENDED, STAYED, BRANCH = "worked", "failed, mended", "failed, stayed", "their branches"
-CLASSES = (WORKED, MENDED, STAYED, BRANCH)
+WORKED, REPAIRED, STAYED, BRANCH = "worked", "failed, repaired", "failed, stayed", "their branches"
+CLASSES = (WORKED, REPAIRED, STAYED, BRANCH)
 _RESAMPLES = 1000
 Taken = tuple[float, bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Args:
-    """Mean advantages by what became of the first call."""
+    """Mean advantages, by what became of the first call."""
 
     comparison: Annotated[Path, tyro.conf.Positional]
     """Directory of a comparison."""
     last: int = 0
-    """Only the last so many steps of each run; 0 takes all."""
+    """Use only this many steps at the end of each run; 0 uses all."""
 
 
 def kind_of(episode: Episode) -> str | None:
@@ -54,17 +55,18 @@ def kind_of(episode: Episode) -> str | None:
         return None
     if first.ok:
         return WORKED
-    return MENDED if episode.turns and episode.turns[0].ok else STAYED
+    return REPAIRED if episode.turns and episode.turns[0].ok else STAYED
 
 
 def trained(kind: str, advantage: float, branch: float | None, rule: str) -> list[Taken]:
-    """What the first call of an episode takes in the loss: advantages, and whether it failed.
+    """The advantages that an episode's first call takes in the loss, each with whether it failed.
 
     Args:
-        kind: what became of it.
-        advantage: of the episode.
-        branch: of the branch that it left when a splice took it away; None without a splice.
-        rule: of credit; "off" without rollback.
+        kind: what became of the call.
+        advantage: the episode's advantage.
+        branch: the advantage of the branch that the call left when a splice took it away; None
+            without a splice.
+        rule: the credit rule; "off" without rollback.
     """
     spliced, stayed = branch is not None, kind == STAYED
     if spliced and rule == "contrastive" and advantage < 0:
@@ -77,8 +79,8 @@ def trained(kind: str, advantage: float, branch: float | None, rule: str) -> lis
 
 
 def group_sums(episodes: list[Episode], config: TrainConfig) -> np.ndarray:
-    """[class, (sum of advantages, members)] of one group; the last two classes are what failing
-    first calls and what all first calls take in the loss."""
+    """[class, (sum of advantages, members)] of one group; the last two classes hold what failing
+    first calls, and all first calls, take in the loss."""
     sums = np.zeros((len(CLASSES) + 2, 2))
     rewards = [episode.reward for episode in episodes]
     rule = config.credit if config.episode.saar == "on" else "off"
@@ -99,7 +101,7 @@ def group_sums(episodes: list[Episode], config: TrainConfig) -> np.ndarray:
 
 
 def push(sums: np.ndarray) -> np.ndarray:
-    """On the probability that the first call fails, by episode; sums [..., class, 2]."""
+    """Push on the probability that the first call fails, per episode, from sums [..., class, 2]."""
     counts = sums[..., :3, 1]
     failing = counts[..., 1:].sum(axis=-1) / counts.sum(axis=-1)
     pushes: np.ndarray = (sums[..., -2, 0] - failing * sums[..., -1, 0]) / counts.sum(axis=-1)
@@ -107,7 +109,7 @@ def push(sums: np.ndarray) -> np.ndarray:
 
 
 def groups_of(run: Path, last: int) -> Iterator[np.ndarray]:
-    """The sums of every logged group of a run that is whole."""
+    """The sums of every complete group that a run logged."""
     config = TrainConfig.load(run / "config.json")
     if config.episode.saar not in ("on", "off"):
         return
@@ -118,16 +120,16 @@ def groups_of(run: Path, last: int) -> Iterator[np.ndarray]:
 
 
 def main(args: Args) -> None:
-    """Print a row for each arm."""
+    """Print one row per arm."""
     arms = sorted(path for path in (args.comparison / "runs").glob("*") if path.is_dir())
     if not arms:
-        raise SystemExit(f"{args.comparison} holds no runs; name the directory of a comparison")
+        raise SystemExit(f"{args.comparison} has no runs; name the directory of a comparison")
     rows = []
     for arm in arms:
         runs = sorted(path.parent for path in arm.glob("seed-*/config.json"))
         groups = np.array([sums for run in runs for sums in groups_of(run, args.last)])
         if not len(groups):
-            print(f"{arm.name}: no whole group was logged", file=sys.stderr)
+            print(f"{arm.name}: no complete group was logged", file=sys.stderr)
             continue
         draws = np.random.default_rng(0).integers(len(groups), size=(_RESAMPLES, len(groups)))
         sums, spread = groups.sum(axis=0), groups[draws].sum(axis=1)

@@ -1,14 +1,14 @@
-"""The credit rules in a world small enough to evaluate exactly: docs/credit.md, simulated.
+"""Simulate the credit rules of docs/credit.md in a world small enough to evaluate exactly.
 
     python benchmarks/slips.py                             one correction allowed without rollback
     python benchmarks/slips.py --turns 2 --slip 0.97 --lookahead-slip 0.5 --right 0.4
 
-An episode chooses a program, right or wrong, and writes it with a slip or without; after a slip it
-chooses and writes again, with the error in view. The policy is logistic: a logit for the program
-and one for the slip, in the clean context and in that of a lookahead, for every family of tasks;
-a part of the slip's logit is shared by all of them, and wrong programs slip more. No language
-model, no sandbox: advantages, rules and Adam are what is left of the trainer. Accuracy and
-first-call failures are those without rollback, by calculation, averaged over seeds.
+An episode chooses a program, right or wrong, and writes it with or without a slip; after a slip it
+chooses and writes again, with the error in view. The policy is logistic: for every family of tasks,
+it has a logit for the program and one for the slip, in the clean context and in that of a
+lookahead. All families share a part of the slip's logit, and wrong programs slip more. There is no
+language model and no sandbox; of the trainer, only advantages, rules and Adam remain. Accuracy and
+first-call failures are calculated without rollback and averaged over seeds.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ Rule = Literal["off"] | CreditRule
 RULES: tuple[Rule, ...] = ("off", "purified", "positive", "contrastive", "branched")
 CLEAN, LOOKAHEAD = 0, 1
 Write = tuple[int, int, int]
-"""Context, program (1 is right), slip (1 failed)."""
+"""Context, program (1 is right), slip (1 means failed)."""
 Push = tuple[Write, float]
-"""What was written, and the advantage that it takes."""
+"""What was written, and the advantage it takes."""
 
 
 @dataclass(frozen=True)
 class World:
-    """Every setting of the simulation; probabilities are those before training, on average."""
+    """Settings of the simulation; probabilities are averages before training."""
 
     turns: int = 3
-    """Turns without rollback, the answer included: 2 allows no correction."""
+    """Turns without rollback, including the answer: 2 allows no correction."""
     slip: float = 0.5
-    """That the first call fails."""
+    """Probability that the first call fails."""
     right: float = 0.6
-    """That its program is right."""
+    """Probability that its program is right."""
     lookahead_slip: float = 0.3
-    """That a correction fails."""
+    """Probability that a correction fails."""
     retries: int = 3
     """Lookaheads at one position."""
     rho: float = 1.0
@@ -51,21 +51,21 @@ class World:
     families: int = 12
     """Kinds of tasks."""
     prompts: int = 16
-    """Problems in a step."""
+    """Problems per step."""
     group: int = 8
     """Episodes for each problem."""
     steps: int = 40
-    """Of training."""
+    """Training steps."""
     learning_rate: float = 0.05
-    """Of Adam, on logits."""
+    """Learning rate of Adam, on logits."""
     seeds: int = 16
-    """Runs that are averaged."""
+    """Number of runs to average."""
     failure: float = 0.0
-    """Reward of a branch; a wrong answer earns 0, a right one 1."""
+    """Reward of a branch, where a wrong answer earns 0 and a right one 1."""
 
 
 class Policy:
-    """Logits by context: program (2, families), slip shared (2) and own (2, families, 2)."""
+    """Logits per context: program (2, families), shared slip (2), own slip (2, families, 2)."""
 
     def __init__(self, world: World, rng: np.random.Generator) -> None:
         slips = np.array([world.slip, world.lookahead_slip])
@@ -81,20 +81,20 @@ class Policy:
         return [self.program, self.shared, self.own]
 
     def p_right(self, context: int, family: int) -> float:
-        """That the program chosen there is right."""
+        """Probability of choosing the right program in this context."""
         return float(_sigmoid(self.program[context, family]))
 
     def p_slip(self, context: int, family: int, program: int) -> float:
-        """That this program is written with a slip there."""
+        """Probability of writing this program with a slip in this context."""
         return float(_sigmoid(self.shared[context] + self.own[context, family, program]))
 
     def write(self, context: int, family: int, rng: np.random.Generator) -> Write:
-        """A program, perhaps with a slip."""
+        """Write a program, perhaps with a slip."""
         program = int(rng.random() < self.p_right(context, family))
         return context, program, int(rng.random() < self.p_slip(context, family, program))
 
     def learn(self, pushes: list[tuple[int, Push]], episodes: int, rate: float) -> None:
-        """One step of Adam along the mean of advantage times the gradient of log-probability."""
+        """Take one Adam step along the mean of advantage times the log-probability gradient."""
         gradients = [np.zeros_like(p) for p in self._parameters]
         for family, ((context, program, slip), advantage) in pushes:
             error = advantage * (slip - self.p_slip(context, family, program))
@@ -111,7 +111,7 @@ class Policy:
             p += rate * mean / (np.sqrt(second / (1 - 0.999**self._updates)) + 1e-8)
 
     def measure(self, turns: int) -> tuple[float, float]:
-        """Accuracy and share of first calls that fail, without rollback."""
+        """Calculate accuracy and the share of failing first calls, without rollback."""
         accuracy = failed = 0.0
         families = self.program.shape[1]
         for family in range(families):
@@ -129,7 +129,7 @@ class Policy:
 def play(
     policy: Policy, family: int, tries: int, rng: np.random.Generator
 ) -> tuple[list[Write], float]:
-    """What an episode writes, up to the first call that works, and its reward."""
+    """Play an episode: what it writes, up to the first call that works, and its reward."""
     writes = [policy.write(CLEAN, family, rng)]
     while writes[-1][2] and len(writes) <= tries:
         writes.append(policy.write(LOOKAHEAD, family, rng))
@@ -138,7 +138,7 @@ def play(
 
 
 def pushes_of(rule: Rule, writes: list[Write], advantage: float, branch: float) -> Iterator[Push]:
-    """Who takes what in an episode with rollback."""
+    """The advantages that an episode with rollback assigns."""
     _, program, slip = writes[-1]
     grafted = len(writes) > 1
     if not (grafted and rule == "contrastive" and advantage < 0):
@@ -152,7 +152,7 @@ def pushes_of(rule: Rule, writes: list[Write], advantage: float, branch: float) 
 
 
 def train(rule: Rule, world: World, seed: int, every: int) -> list[tuple[float, float]]:
-    """One run, measured before training and then every so many steps."""
+    """Train once, measuring before training and after ``every`` steps."""
     rng = np.random.default_rng(seed)
     policy = Policy(world, np.random.default_rng([seed, 1]))
     measured = [policy.measure(world.turns)]
@@ -187,7 +187,7 @@ def group_pushes(
 
 
 def main(world: World) -> None:
-    """A row for each rule: accuracy / first calls that fail, in percent, over training."""
+    """Print one row per rule: accuracy / first calls that fail, in percent, during training."""
     if world.turns < 2 or world.group < 2:
         raise SystemExit("--turns and --group must be at least 2")
     every = max(1, world.steps // 4)

@@ -1,12 +1,12 @@
-"""One whole training step, sampling and learning, at the settings of CLEANER's authors for 4B.
+"""Time one whole training step, sampling and learning, at the paper's settings for 4B.
 
     python benchmarks/step.py --peak-tflops 989       Qwen3-4B's shape, scaled down to one GPU
     python benchmarks/step.py --shape bundled --response 256 --dtype float32      the bundled policy
 
-Settings are those of ``--preset qwen3-4b``, with fewer and shorter episodes. Random weights neither
-call a tool nor end an episode, so all are as long as they may be, and no time goes to tools
-(``benchmarks/engine.py`` has that); as all earn the same, their advantages are drawn at random. A
-short step that does not count comes first.
+The settings are those of ``--preset qwen3-4b``, with fewer and shorter episodes. Random weights
+neither call a tool nor end an episode, so every episode has the full length and no time goes to
+tools (``benchmarks/engine.py`` measures that). All episodes earn the same, so their advantages are
+drawn at random. A short step comes first and is not counted.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ from cleaner_rl.trainer import load_source
 
 @dataclass(frozen=True)
 class Step:
-    """What is scaled."""
+    """Settings that scale the step."""
 
     shape: Literal["bundled", "qwen3-0.6b", "qwen3-1.7b", "qwen3-4b"] = "qwen3-4b"
     """The bundled policy, or random weights in the shape of a Qwen3 model."""
     prompts: int = 8
-    """Groups; the authors have 128."""
+    """Groups; the authors use 128."""
     group_size: int = 16
-    """Episodes of a group."""
+    """Episodes per group."""
     updates: int = 4
-    """Optimiser updates, each on as many of the groups."""
+    """Optimiser updates, each on an equal share of the groups."""
     response: int = 2048
-    """Tokens of an episode after its prompt; the authors allow 20480."""
+    """Most tokens of an episode after its prompt; the authors allow 20480."""
     pack_tokens: int = 16384
-    """Budget of a row; the authors have 32768."""
+    """Most tokens of a row; the authors use 32768."""
     dtype: Precision = "bfloat16"
-    """Of the passes."""
+    """Precision of the passes."""
     gradient_checkpointing: bool = True
-    """Compute activations anew in the backward pass."""
+    """Recompute activations in the backward pass."""
     device: str = "auto"
-    """As --device of the trainer."""
+    """Device, as for --device of the trainer."""
     peak_tflops: float = 0.0
-    """What the device can do in that precision; gives the share of it that is used (MFU)."""
+    """Peak TFLOP/s of the device in that precision, to compute the share in use (MFU)."""
 
 
 def main(arguments: list[str]) -> None:
@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> None:
 def step(
     rollout: Rollout, updater: Updater, config: TrainConfig
 ) -> tuple[list[Episode], list[list[Sample]], dict[str, float]]:
-    """Play the groups and learn from them; what was played and learned, seconds and peak bytes."""
+    """Play the groups and learn from them: episodes, minibatches, and seconds and peak bytes."""
     device = rollout.policy.device
     source = load_source(config, "train")
     tasks = [source[i // config.group_size] for i in range(config.prompts * config.group_size)]
@@ -117,7 +117,7 @@ def report(
     minibatches: Sequence[Sequence[Sample]],
     figures: dict[str, float],
 ) -> None:
-    """Print what a step took."""
+    """Print what the step took."""
     parameters = sum(p.numel() for p in policy.model.parameters())
     sampled = sum(e.stats.tokens_sampled for e in episodes)
     learned = sum(len(sample) for samples in minibatches for sample in samples)
@@ -126,14 +126,14 @@ def report(
         f"{options.shape}, {parameters / 1e6:.0f}M parameters, {options.dtype}, {_name(policy)}, "
         f"torch {torch.__version__}; {len(episodes)} episodes, {len(minibatches)} updates"
     )
-    # Passes: forward and backward, and the old log-probabilities where there are several updates.
+    # 6 FLOP for forward and backward, 2 for old log-probabilities if there are several updates.
     passes = 6 + 2 * (len(minibatches) > 1)
     used = passes * parameters * learned / figures["learning"] / 1e12
     mfu = f", MFU {used / options.peak_tflops:.0%}" if options.peak_tflops else ""
     print(f"sampling {figures['sampling']:6.1f} s, {sampled / figures['sampling']:8.0f} tokens/s")
     print(
         f"learning {figures['learning']:6.1f} s, {learned / figures['learning']:8.0f} tokens/s"
-        f"{mfu} (activations computed anew are not counted)"
+        f"{mfu} (recomputed activations are not counted)"
     )
     print(f"step     {total:6.1f} s, {len(episodes) / total:.2f} trajectories/s")
     if policy.device.type == "cuda":
@@ -166,7 +166,7 @@ def _begin(device: torch.device) -> float:
 
 
 def _end(device: torch.device, began: float) -> tuple[float, float]:
-    """Seconds since then, and the most bytes in use."""
+    """Seconds since ``began``, and the most bytes in use."""
     synchronize(device)
     seconds = time.perf_counter() - began
     return seconds, torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0.0

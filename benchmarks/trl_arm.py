@@ -1,11 +1,11 @@
 """TRL's side of benchmarks/vs_trl.py: GRPOTrainer with a Python tool, as its users would set it up.
 
-The tool is a plain function given to ``tools=``, which is TRL's own way to multi-turn tool use. TRL
-knows response templates by chat template and not the bundled policy's, so it is given that of
-Qwen3, whose format is the same. The bundled policy was taught its tool without a system prompt, so
-the chat template is told to leave the tools' schemas out; prompts are then the same ids on both
-sides, which is checked. A malformed call reaches TRL as an answer and ends the episode; here it is
-an error that the model sees, so TRL's episodes are a little shorter.
+The tool is a plain function given to ``tools=``, TRL's own interface for multi-turn tool use. TRL
+looks up response templates by chat template and does not know the bundled policy's, so it is given
+that of Qwen3, whose format is the same. The bundled policy was taught its tool without a system
+prompt, so the chat template is told to leave the tools' schemas out. Prompts then have the same ids
+on both sides, which is checked. A malformed call reaches TRL as an answer and ends the episode;
+here it is an error that the model sees, so TRL's episodes are a little shorter.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from cleaner_env.tasks.load import load_tasks
 from sandbox import Result, Status
 
 _SECONDS = 1.0
-"""Wall time of one program, as in the tiny preset."""
+"""Wall-time limit of one program, as in the tiny preset."""
 _NO_SCHEMAS = "{%- set tools = none -%}"
 
 
 class Tool:
-    """Runs programs by exec in this process. Counts calls, failures and seconds."""
+    """Runs programs with exec in this process, and counts failures and seconds."""
 
     def __init__(self) -> None:
         self.failed = 0
@@ -59,7 +59,7 @@ class Tool:
 
 
 def run_unisolated(code: str) -> Result:
-    """What the sandbox would say of the program, without a sandbox."""
+    """The result that the sandbox would give, computed without a sandbox."""
     written = io.StringIO()
     linecache.cache["main.py"] = (len(code), None, code.splitlines(keepends=True), "main.py")
     previous = signal.signal(signal.SIGALRM, _too_long)
@@ -85,7 +85,7 @@ def _too_long(number: int, frame: FrameType | None) -> None:
 
 
 def trl(args: Args, parent: Connection) -> None:
-    """Train with GRPOTrainer: see ``measured_steps.Arm``."""
+    """Train with GRPOTrainer; see ``measured_steps.Arm``."""
     import torch
     from datasets import Dataset
     from datasets.utils.logging import disable_progress_bar
@@ -111,7 +111,7 @@ def trl(args: Args, parent: Connection) -> None:
     step: dict[str, float] = {}
 
     class Timed(GRPOTrainer):  # type: ignore[misc]
-        """GRPOTrainer, with a clock on what it does."""
+        """GRPOTrainer that times its parts."""
 
         def _tokenize_prompts(self, prompts: list[Any]) -> Any:
             ids, *rest = super()._tokenize_prompts(prompts)
@@ -136,7 +136,7 @@ def trl(args: Args, parent: Connection) -> None:
         completions: list[list[dict[str, Any]]],
         completion_ids: list[list[int]],
         index: list[int],
-        **others: Any,  # TRL's protocol: it passes whatever else it has
+        **others: Any,  # TRL passes further arguments
     ) -> list[float]:
         nonlocal to_show
         rewards = [
@@ -155,7 +155,7 @@ def trl(args: Args, parent: Connection) -> None:
         return [r or 0.0 for r in rewards]
 
     class Gate(TrainerCallback):  # type: ignore[misc]
-        """Waits for the parent before each step, and sends what the step took after it."""
+        """Waits for the parent before each step, and sends the measured step after it."""
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             wait(parent)

@@ -1,12 +1,12 @@
-"""The update against a bare forward and backward pass of the same tokens, in one run.
+"""Compare the update with a bare forward and backward pass of the same tokens, in one run.
 
     python benchmarks/update.py              the bundled policy on this machine
     python benchmarks/update.py --shape qwen3-0.6b --dtype bfloat16 --peak-tflops 989
     python benchmarks/update.py memory       log-probabilities with a large vocabulary
 
-The bare pass is what the hardware allows: the same packed rows and attention, all logits at once,
-their mean log-probability, its gradient; no loss, no optimiser, no metrics. Runs alternate; the
-median counts.
+The bare pass shows what the hardware allows: the same packed rows and attention, all logits at
+once, their mean log-probability and its gradient; no loss, no optimiser, no metrics. Runs
+alternate, and medians are reported.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ SHAPES = {
         **{"num_attention_heads": 32},
     },
 }
-"""Architectures of Qwen3 models; weights are random, nothing is downloaded."""
+"""Architectures of Qwen3 models. Weights are random; nothing is downloaded."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Update tokens/s beside those of a bare pass, and peak memory."""
+    """Tokens/s and peak memory of updates, compared with a bare pass."""
 
     shape: Literal["bundled", "qwen3-0.6b", "qwen3-1.7b", "qwen3-4b"] = "bundled"
     """The bundled policy, or random weights in the shape of a Qwen3 model."""
@@ -60,24 +60,24 @@ class Speed:
     prompt: int = 40
     """Tokens of a prompt, which are not trained."""
     response: int = 80
-    """Mean tokens of a response; they vary from half of it to one and a half."""
+    """Mean tokens of a response; lengths vary from half to one and a half times that."""
     pack_tokens: int = 8192
-    """Budget of a row."""
+    """Most tokens of a row."""
     loss: LossName = "dapo"
-    """As --loss of the trainer."""
+    """Loss, as for --loss of the trainer."""
     lora_rank: int = 0
-    """As --lora-rank of the trainer."""
+    """Rank of LoRA adapters, as for --lora-rank of the trainer."""
     dtype: Precision = "float32"
-    """As --dtype of the trainer."""
+    """Precision, as for --dtype of the trainer."""
     device: str = "auto"
-    """As --device of the trainer."""
+    """Device, as for --device of the trainer."""
     kinds: tuple[Kind, ...] = ("update", "two", "checkpointed")
-    """What is run beside the bare pass: one update, two on half of the samples each, and one that
-    recomputes activations; the last has an optimiser, and so memory, of its own."""
+    """What to run besides the bare pass: one update, two updates on half of the samples each, and
+    one that recomputes activations (which has its own optimiser, and so its own memory)."""
     repeats: int = 5
-    """Runs of each, after one that does not count."""
+    """Runs of each kind, after warm-up."""
     peak_tflops: float = 0.0
-    """What the device can do in that precision; gives the share of it that is used (MFU)."""
+    """Peak TFLOP/s of the device in that precision, to compute the share in use (MFU)."""
     fused: bool = True
     """Compute with liger-kernel on a GPU, where it is installed."""
 
@@ -87,13 +87,13 @@ class Memory:
     """Peak memory of log-probabilities and their gradient, chunked and by the plain formula."""
 
     vocabulary: int = 151_936
-    """Of the model; its body is small, so that the logits dominate."""
+    """Vocabulary of the model, whose body is small so that the logits dominate."""
     tokens: tuple[int, ...] = (256, 512, 1024, 2048)
-    """Lengths of the rows that are measured."""
+    """Lengths of rows to measure."""
     chunk: int = 256
     """Tokens whose logits are held at a time."""
     plain_up_to: int = 1024
-    """Longest row that the plain formula is tried with."""
+    """Longest row to try with the plain formula."""
 
 
 def main(arguments: list[str]) -> None:
@@ -166,7 +166,7 @@ def speed(options: Speed) -> None:
 
 
 def memory(options: Memory) -> None:
-    """Print the peak memory of log-probabilities and their gradient, above what was there."""
+    """Print the peak memory of log-probabilities and their gradient, above what was in use."""
     config = Qwen3Config(
         vocab_size=options.vocabulary,
         hidden_size=64,
@@ -179,7 +179,7 @@ def memory(options: Memory) -> None:
     )
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
-    for parameter in model.parameters():  # the gradients' own memory is there from the start
+    for parameter in model.parameters():  # so that gradients take no new memory
         parameter.grad = torch.zeros_like(parameter)
     cpu = torch.device("cpu")
     print(f"vocabulary {options.vocabulary}, float32, chunks of {options.chunk} tokens; peak MiB")
@@ -212,7 +212,7 @@ def bare(
     dtype: Precision,
     entropy: bool = False,
 ) -> None:
-    """Forward and backward of rows, nothing else. Gradients add up."""
+    """Run only the forward and backward pass of rows. Gradients accumulate."""
     for row in rows:
         with packed(model), autocast(device, dtype):
             logits_TV = model(
@@ -229,7 +229,7 @@ def bare(
 
 
 def random_samples(options: Speed, vocabulary: int) -> list[Sample]:
-    """Episodes of different lengths, with random ids and advantages."""
+    """Make episodes of different lengths, with random ids and advantages."""
     generator = torch.Generator().manual_seed(0)
     samples = []
     for _ in range(options.samples):
@@ -253,11 +253,11 @@ def random_samples(options: Speed, vocabulary: int) -> list[Sample]:
 def measure(
     runs: dict[str, Callable[[], object]], device: torch.device, repeats: int
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Seconds of each run in turn, and bytes at its peak above those that were there before it."""
+    """Seconds of each run, taken in turn, and its peak bytes above those in use before it."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     peaks = dict.fromkeys(runs, 0)
     for name, run in runs.items():
-        for _ in range(2):  # gradients and the optimiser's state are there from then on
+        for _ in range(2):  # creates gradients and the optimiser's state
             run()
         _finish(device)
         before = _reset_peak(device)
@@ -279,12 +279,12 @@ def _finish(device: torch.device) -> None:
 
 
 def _reset_peak(device: torch.device) -> int:
-    """Forget the peak; bytes in use now."""
+    """Reset the recorded peak and return the bytes in use."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
     gc.collect()
-    # What the C library keeps for later would hide the next run's need.
+    # Memory that the C library keeps in reserve would hide what the next run needs.
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
@@ -295,7 +295,7 @@ def _peak(device: torch.device) -> int:
 
 
 def _status(field: str) -> int:
-    """Bytes of this process by Linux's account."""
+    """Bytes of this process, as Linux reports them."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) * 1024
@@ -307,7 +307,7 @@ def _torch(dtype: Precision) -> torch.dtype:
 
 
 def model_of(shape: str, device: torch.device, fused: bool = True) -> Any:
-    """The bundled policy's model, or random weights in that shape."""
+    """Load the bundled policy's model, or make random weights in that shape."""
     if shape == "bundled":
         return load_policy("bundled", str(device)).model
     torch.manual_seed(0)

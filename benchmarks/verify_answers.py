@@ -1,17 +1,17 @@
-r"""Verifies the reference answers of real data sets, as they are and altered.
+r"""Grade the reference answers of real data sets, as they are and altered.
 
     python benchmarks/verify_answers.py --data ../shared/data
 
-Each reference goes the way of a model's answer: into a sentence with ``\boxed{}``, out of it again,
-and to the math reward, in every form in which it is the same (``1450000``, ``1,450,000``,
-``1450000.00``, ``$1450000$``, ``\frac{29}{20}`` for ``1.45``, ``x = 5``, ``5 \text{ units}``,
-``\text{Monday}``, ``MONDAY``) and in some in which it is another (one more or less, ten times as
-much, the opposite, a half more; of ratios and times of day another last number; of words another
-word of the data set).
+Each reference is treated as a model's answer: put into a sentence with ``\boxed{}``, extracted
+again, and given to the math reward. It is written in every form with the same value (``1450000``,
+``1,450,000``, ``1450000.00``, ``$1450000$``, ``\frac{29}{20}`` for ``1.45``, ``x = 5``,
+``5 \text{ units}``, ``\text{Monday}``, ``MONDAY``) and in some with another value (one more or
+less, ten times as much, the negative, a half more; for ratios and times of day, another last
+number; for words, another word of the data set).
 
 Prints the share of right verdicts and every wrong one; then, for plain numbers, whether the rules
-that decide without math-verify agree with it, and what a comparison costs. Exit status 1 when less
-than 99.9% of a data set's verdicts are right.
+that decide without math-verify agree with it, and what a comparison costs. The exit status is 1
+when less than 99.9% of a data set's verdicts are right.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WANTED = 0.999
 
 
 def decimal(value: Fraction) -> str | None:
-    """The number's digits, None where they do not end."""
+    """The number's decimal digits; None where they do not end."""
     rest = value.denominator
     for prime in (2, 5):
         while rest % prime == 0:
@@ -51,7 +51,7 @@ def decimal(value: Fraction) -> str | None:
 
 
 def same(reference: str) -> Iterator[str]:
-    """Forms of the reference's own value."""
+    """Ways to write the reference's own value."""
     yield reference
     yield f"${reference}$"
     yield f" {reference}. "
@@ -71,7 +71,7 @@ def same(reference: str) -> Iterator[str]:
 
 
 def other(reference: str, words: Sequence[str]) -> Iterator[str]:
-    """Answers that differ from the reference."""
+    """Answers with a different value."""
     value = number(reference)
     if value is not None:
         for changed in (value + 1, 10 * value, -value, value + Fraction(1, 2), value - 1):
@@ -87,13 +87,13 @@ def other(reference: str, words: Sequence[str]) -> Iterator[str]:
 
 
 def judge(task: Task, written: str) -> bool:
-    """The verdict on an answer written into a turn."""
+    """Grade an answer written into a turn."""
     answer = extract_boxed(rf"I add them up. The answer is \boxed{{{written}}}.")
     return answer is not None and score(answer, task) >= 1
 
 
 def measure(name: str, tasks: Sequence[Task]) -> bool:
-    """Print a data set's verdicts; whether enough of them are right."""
+    """Print a data set's verdicts and return whether enough of them are right."""
     words = sorted({task.answer for task in tasks if number(task.answer) is None})
     counts = {True: [0, 0], False: [0, 0]}
     for task in tasks:
@@ -114,7 +114,7 @@ def measure(name: str, tasks: Sequence[Task]) -> bool:
 
 
 def agreement(tasks: Sequence[Task]) -> None:
-    """Print where the rules for plain numbers and math-verify itself differ, and the cost."""
+    """Print where the rules for plain numbers and math-verify differ, and what each costs."""
     references = sorted({task.answer for task in tasks if number(task.answer) is not None})
     pairs = [(gold, form) for gold in references for form in (gold, next(other(gold, ())))]
     started = time.perf_counter()
@@ -135,7 +135,7 @@ def agreement(tasks: Sequence[Task]) -> None:
 
 
 def main() -> int:
-    """Measure every data set; 0 when each reaches 99.9%."""
+    """Measure every data set and return 0 when each reaches 99.9%."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     default = os.environ.get("CLEANER_DATA", "../shared/data")
     parser.add_argument("--data", default=default, help="directory of the .jsonl files")

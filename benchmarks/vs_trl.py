@@ -1,14 +1,14 @@
-"""TRL's GRPOTrainer beside this project's trainer: same policy, problems, limits and settings.
+"""Compare TRL's GRPOTrainer with this project's trainer: same policy, problems and settings.
 
     pip install 'trl>=1.16,<2'
     python benchmarks/vs_trl.py                       twelve steps of each
-    python benchmarks/vs_trl.py --show 3 --steps 1 --discard 0   TRL's conversations, to be read
+    python benchmarks/vs_trl.py --show 3 --steps 1 --discard 0   print TRL's conversations
     python benchmarks/vs_trl.py --micro-batch 16      TRL with other batches in its update
 
-Each trainer is a process of its own. They take their steps in turn, one waits while another works;
-a ratio compares a step with TRL's step of the same number, on the same problems. The first steps
-are discarded (warm-up). Prints Markdown tables: speed and memory, then the rewards, which say
-whether both learn the same thing. TRL runs programs by exec in its own process, without isolation
+Each trainer is its own process. They take steps in turn, so that one waits while another works; a
+ratio compares a step with TRL's step of the same number, on the same problems. The first steps are
+discarded as warm-up. Prints Markdown tables: speed and memory, then the rewards, which show whether
+both learn the same thing. TRL runs programs with exec in its own process, without isolation
 (benchmarks/trl_arm.py); this project runs them in its sandbox.
 """
 
@@ -43,12 +43,12 @@ def saar_off(args: Args, parent: Connection) -> None:
 
 
 def saar_on(args: Args, parent: Connection) -> None:
-    """This project's trainer with rollback, as the tiny preset has it."""
+    """This project's trainer with rollback, as in the tiny preset."""
     _train(args, parent, "on")
 
 
 class _Gate:
-    """Sends each step's metrics to the parent, and waits until the next one may begin."""
+    """Sends each step's metrics to the parent, and waits until the next step may begin."""
 
     def __init__(self, args: Args, parent: Connection) -> None:
         self.args, self.parent, self.usage = args, parent, Usage()
@@ -111,7 +111,7 @@ def _train(args: Args, parent: Connection, saar: Literal["on", "off"]) -> None:
 
 
 def run(args: Args, arms: Mapping[str, Arm]) -> dict[str, list[Step]]:
-    """Each trainer's steps, taken in turn."""
+    """Run the trainers' steps in turn and collect them."""
     context = get_context("spawn")
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     lines: dict[str, Connection] = {}
@@ -136,7 +136,7 @@ def _receive(line: Connection, name: str) -> Step:
     try:
         step: Step = line.recv()
     except EOFError:
-        raise SystemExit(f"{name} has ended early; its own message is above") from None
+        raise SystemExit(f"{name} ended early; its own message is above") from None
     return step
 
 
@@ -147,7 +147,7 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 
 def print_speed(args: Args, taken: Mapping[str, list[Step]]) -> None:
-    """The table of speed and memory, and the ratios to TRL."""
+    """Print the table of speed and memory, with the ratios to TRL."""
     counted = {name: steps[args.discard :] for name, steps in taken.items()}
     theirs = counted[TRL]
 
@@ -196,7 +196,7 @@ def print_speed(args: Args, taken: Mapping[str, list[Step]]) -> None:
 
 
 def print_rewards(taken: Mapping[str, list[Step]]) -> None:
-    """The reward of every step."""
+    """Print the reward of every step."""
     rows = [
         [number, *(f"{step.reward:.3f}" for step in steps)]
         for number, steps in enumerate(zip(*taken.values(), strict=True), 1)
@@ -205,7 +205,7 @@ def print_rewards(taken: Mapping[str, list[Step]]) -> None:
 
 
 def describe(args: Args) -> str:
-    """What is compared, in a paragraph."""
+    """Describe the comparison in a paragraph."""
     packages = ("trl", "torch", "transformers", "accelerate")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     return (

@@ -1,4 +1,4 @@
-"""Drive the environment by hand: pose a problem, run a program, answer, look at the transcript."""
+"""Drive the environment by hand: pose a problem, run a program, answer, read the transcript."""
 
 import gymnasium as gym
 

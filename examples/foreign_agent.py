@@ -1,6 +1,6 @@
-"""Wrap the environment for an agent that only knows strings, as an API client would.
+"""Wrap the environment for an agent that only knows strings, such as an API client.
 
-The agent gets chat messages and returns text. It knows nothing of tokens, rollback or Gymnasium.
+The agent gets chat messages and returns text. It knows nothing about tokens, rollback or Gymnasium.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ Agent = Callable[[list[dict[str, str]]], str]
 
 
 def clumsy_agent(messages: list[dict[str, str]]) -> str:
-    """Forgets the import, mends it when it sees the error, and answers with what was printed."""
+    """Forget the import, add it after the error, and answer with what was printed."""
     last = messages[-1]
     if last["role"] != "tool":
         return "Let me compute.\n" + HermesFormat().render("print(math.factorial(12))")
@@ -21,7 +21,7 @@ def clumsy_agent(messages: list[dict[str, str]]) -> str:
 
 
 def play(agent: Agent, task: dict[str, str]) -> Episode:
-    """One purified episode of any agent."""
+    """Play one episode with any agent and return it purified."""
     env = SAARWrapper(CodeToolEnv(max_turns=8))
     _, info = env.reset(options={"task": task})
     over = False

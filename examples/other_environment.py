@@ -1,8 +1,8 @@
-"""SAAR around another environment: questions about a database, answered with SQL.
+"""Add SAAR to another environment: questions about a database, answered with SQL.
 
-All that ``SqlEnv`` offers for it are ``info["call_ok"]`` and ``format``, which says where in a turn
-its query is. It knows nothing of episodes, budgets or rollback. A query that fails changes nothing,
-so there is nothing to retract.
+For SAAR, ``SqlEnv`` offers only ``info["call_ok"]`` and ``format``, which says where in a turn its
+query is. It knows nothing about episode buffers, budgets or rollback. A query that fails changes
+nothing, so there is nothing to retract.
 """
 
 import re
@@ -19,10 +19,10 @@ ROWS = [("Aarhus", 285_000), ("Odense", 182_000), ("Aalborg", 120_000)]
 
 
 class SqlBlocks:
-    """A turn with a call holds one block of SQL between fences."""
+    """Format whose calls are SQL blocks between fences, one per turn."""
 
     def parse(self, text: str) -> ParsedTurn:
-        """Read a turn."""
+        """Find the query in a turn."""
         block = re.search(r"```sql\n(.*?)```", text, re.DOTALL)
         if block is None:
             return ParsedTurn(text, None, None, None, len(text))
@@ -30,7 +30,7 @@ class SqlBlocks:
 
 
 class SqlEnv(gym.Env[str, str]):
-    """A turn with a query is answered with its rows; one without is the final answer."""
+    """Answers a turn with a query by its rows; a turn without one is the final answer."""
 
     observation_space = action_space = TextSpace()
     format = SqlBlocks()
@@ -38,7 +38,7 @@ class SqlEnv(gym.Env[str, str]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
-        """A new database."""
+        """Create a new database."""
         super().reset(seed=seed)
         self.database = sqlite3.connect(":memory:")
         self.database.execute("create table city (name, people)")

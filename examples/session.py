@@ -1,4 +1,4 @@
-"""A stateful session: variables stay from cell to cell, and a cell that fails leaves no trace."""
+"""Run a stateful session: variables persist, and a cell that fails leaves no trace."""
 
 from sandbox import Sandbox
 

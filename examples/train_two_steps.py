@@ -1,4 +1,4 @@
-"""Train the bundled policy for two steps and look at what was logged."""
+"""Train the bundled policy for two steps and print what was logged."""
 
 import json
 import sys

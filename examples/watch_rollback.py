@@ -1,4 +1,4 @@
-"""Watch one rollback: a failed call is replaced by its correction, and the history is clean."""
+"""Watch one rollback: a correction replaces the failed call and leaves a clean history."""
 
 from cleaner_env import CodeToolEnv, Episode, HermesFormat, SAARWrapper
 
