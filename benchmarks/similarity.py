@@ -122,7 +122,7 @@ def print_costs(pairs: list[Pair], model: str) -> None:
     rows.append(("embedding, texts not seen before", milliseconds(fresh, list(set(code)))))
     rows.append(("embedding, texts remembered", milliseconds(fresh, code)))
     cells = [(name, f"{cost:.3f}") for name, cost in sorted(rows, key=lambda row: row[1])]
-    print(table(["similarity", "ms a pair"], cells))
+    print(table(["similarity", "ms per pair"], cells))
 
 
 def print_decisions(found: dict[str, list[float]], gamma: float) -> None:

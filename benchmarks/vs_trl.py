@@ -169,15 +169,15 @@ def print_speed(args: Args, taken: Mapping[str, list[Step]]) -> None:
     ratios("times TRL's", lambda s: s.sampling)
     row("trajectories/s, whole step", lambda s: args.episodes / s.seconds, 1)
     ratios("times TRL's", lambda s: s.seconds)
-    row("seconds a step", lambda s: s.seconds, 2)
-    row("of it the update, s", lambda s: s.seconds - s.sampling, 2)
-    row("processor seconds a step", lambda s: s.cpu, 2)
-    ratios("TRL's over its own", lambda s: s.cpu)
-    row("tokens sampled an episode", lambda s: s.tokens, 0)
+    row("seconds per step", lambda s: s.seconds, 2)
+    row("the update's part, s", lambda s: s.seconds - s.sampling, 2)
+    row("processor seconds per step", lambda s: s.cpu, 2)
+    ratios("TRL's, divided by its own", lambda s: s.cpu)
+    row("tokens sampled per episode", lambda s: s.tokens, 0)
     row("sampled tokens/s, sampling", lambda s: s.tokens * args.episodes / s.sampling, 0)
     ratios("times TRL's", lambda s: s.sampling / s.tokens)
-    row("calls an episode", lambda s: s.calls, 2)
-    row("failed calls an episode", lambda s: s.failed, 2)
+    row("calls per episode", lambda s: s.calls, 2)
+    row("failed calls per episode", lambda s: s.failed, 2)
     row("episodes answered", lambda s: s.answered, 2)
     last = [steps[-1] for steps in counted.values()]
     rows.append(["peak memory, MiB", *(f"{s.memory:.0f}" for s in last)])
@@ -209,9 +209,9 @@ def describe(args: Args) -> str:
     packages = ("trl", "torch", "transformers", "accelerate")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     return (
-        f"{args.prompts} problems x {args.group_size} episodes a step, {args.max_turns} turns, "
-        f"{args.max_turn_tokens} tokens a turn, {args.max_response_tokens} an episode, one update "
-        f"a step, learning rate {args.learning_rate:g}, float32, {args.threads} threads; steps "
+        f"{args.prompts} problems x {args.group_size} episodes per step, {args.max_turns} turns, "
+        f"{args.max_turn_tokens} tokens per turn, {args.max_response_tokens} per episode, one "
+        f"update per step, learning rate {args.learning_rate:g}, float32, {args.threads} threads; steps "
         f"{args.discard + 1} to {args.steps} count. TRL: tools=, generate, "
         f"micro-batches of {args.micro_batch}, DAPO loss, no gradient checkpointing, no KL, no "
         f"logging, no saving. {versions}.\n"
