@@ -211,8 +211,8 @@ def describe(args: Args) -> str:
     return (
         f"{args.prompts} problems x {args.group_size} episodes per step, {args.max_turns} turns, "
         f"{args.max_turn_tokens} tokens per turn, {args.max_response_tokens} per episode, one "
-        f"update per step, learning rate {args.learning_rate:g}, float32, {args.threads} threads; steps "
-        f"{args.discard + 1} to {args.steps} count. TRL: tools=, generate, "
+        f"update per step, learning rate {args.learning_rate:g}, float32, {args.threads} threads; "
+        f"steps {args.discard + 1} to {args.steps} count. TRL: tools=, generate, "
         f"micro-batches of {args.micro_batch}, DAPO loss, no gradient checkpointing, no KL, no "
         f"logging, no saving. {versions}.\n"
     )
