@@ -1,4 +1,4 @@
-"""TrainConfig: every setting of a training run, the presets, and the command's arguments."""
+"""Settings of train, export and scaling, the presets, and how arguments become settings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -33,31 +33,52 @@ from cleaner_rl.settings import (
 
 
 @dataclass(frozen=True, slots=True)
+class MonitorConfig:
+    """What is evaluated, saved and logged in the course of a training."""
+
+    eval_tasks: CountOrNone = 240
+    """Held-out problems to evaluate before and after training; 0 for none."""
+    eval_samples: Count = 1
+    """Episodes for each held-out problem."""
+    eval_every: CountOrNone = 0
+    """Steps between evaluations with rollback off and on; 0 for none."""
+    save_every: Count = 20
+    """Steps between checkpoints."""
+    keep_checkpoints: Count = 2
+    """Number of checkpoints to keep; older ones are removed."""
+    log_episodes: CountOrNone = 8
+    """Episodes of each step to write to the run directory, raw and purified."""
+    logger: LoggerName = "none"
+    """Send metrics to tensorboard or wandb as well as to metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if self.eval_every and not self.eval_tasks:
+            raise UserError("--eval-every needs --eval-tasks: the problems to evaluate on")
+
+
+@dataclass(frozen=True, slots=True)
 class TrainConfig:
     """Train a policy to use a Python interpreter, by GRPO on episodes purified by SAAR."""
 
     preset: str = "tiny"
-    """Where the other defaults come from: tiny, smollm2, qwen3-4b or qwen2.5-7b."""
+    """Preset of defaults: tiny, smollm2, qwen3-4b or qwen2.5-7b."""
     model: str = "bundled"
-    """Policy to start from: bundled, smollm2, a Hugging Face directory, or a hub name."""
+    """Initial policy: bundled, smollm2, a Hugging Face directory, or a hub name."""
     tasks: str = "reasoning-gym"
-    """Problems: reasoning-gym, reasoning-gym:FAMILY,FAMILY@level=2, gsm8k:FILE, a file with prompt
-    and answer in every row, ...; " + " between several mixes them (docs/tasks.md). Of most a tenth
-    is held out for evaluation; @holdout=0.2 holds out a fifth."""
-    run_dir: str = ""
-    """Where the run is written; empty makes a new directory in runs/."""
-    resume: str = ""
-    """Run directory to continue, with its own settings; beside it may be given --steps and what
-    does not change the learning, such as --device and --workers."""
-    seed: CountOrNone = 0
-    """Of tasks, sampling and rollback draws."""
-    device: str = "auto"
-    """auto (CUDA when there is one), cpu, cuda, cuda:1, ..."""
-    dtype: Precision = "float32"
-    """Precision of all forward passes; weights and optimiser stay in float32."""
-
+    """Problems: reasoning-gym, gsm8k:FILE, a file of your own, ... (docs/tasks.md)."""
     steps: Count = 60
-    """Training steps: each samples a batch of episodes and learns from it."""
+    """Training steps; each samples a batch of episodes and learns from it."""
+    run_dir: str = ""
+    """Directory of the run; empty makes a new one in runs/."""
+    resume: str = ""
+    """Directory of a run to resume with its own settings."""
+    seed: CountOrNone = 0
+    """Seed of tasks, sampling and rollback."""
+    device: str = "auto"
+    """auto (CUDA if there is one), cpu, cuda, cuda:1, ..."""
+    dtype: Precision = "float32"
+    """Precision of forward passes; weights and optimiser stay in float32."""
     prompts: Count = 16
     """Problems in a step."""
     group_size: Annotated[
@@ -65,61 +86,76 @@ class TrainConfig:
     ] = 8
     """Episodes for each problem; they are compared with each other."""
     minibatch_prompts: Count = 16
-    """Problems in one optimiser update; smaller than --prompts gives several updates a step."""
+    """Problems in an update of the weights; a step may have several updates."""
     max_prompt_tokens: Count = 256
-    """Problems with longer prompts are skipped and counted."""
+    """Longest prompt; problems with longer ones are skipped and counted."""
     dynamic_sampling: CountOrNone = 0
-    """Further rounds of problems that a step may play to replace groups that teach nothing, all
-    rewards, those of branches included, being the same; 0 keeps such groups."""
+    """Rounds of new problems that replace groups of equal rewards; 0 keeps them."""
     oversample: Count = 2
-    """With --saar roc: episodes played for each that is kept."""
+    """With --saar roc: episodes played for each one that is kept."""
     credit: CreditRule = "purified"
-    """Which tokens take an episode's advantage; see cleaner_rl/grpo/credit.py."""
+    """Which tokens receive an episode's advantage; see docs/training.md."""
     grafted: GraftedTreatment = "recompute"
-    """Grafted tokens: train on recomputed old log-probabilities, or leave them out."""
+    """Train grafted tokens on recomputed old log-probabilities, or mask them."""
     lora_rank: CountOrNone = 0
-    """Train low-rank adapters of that rank in the place of the weights; 0 trains all weights."""
+    """Rank of low-rank adapters to train instead of the weights; 0 for none."""
     lora_alpha: Positive = 32.0
-    """The adapters' output is multiplied by alpha / rank."""
+    """The output of the adapters is multiplied by alpha / rank."""
+    rank_timeout: Positive = 3600.0
+    """With torchrun: seconds to wait for a process before giving up (docs/scaling.md)."""
     episode: tyro.conf.OmitArgPrefixes[EpisodeConfig] = field(default_factory=EpisodeConfig)
     update: tyro.conf.OmitArgPrefixes[UpdateConfig] = field(default_factory=UpdateConfig)
-
-    eval_tasks: CountOrNone = 240
-    """Held-out problems for the evaluation before and after training; 0 for none."""
-    eval_samples: Count = 1
-    """Episodes for each of them."""
-    eval_every: CountOrNone = 0
-    """Steps between evaluations on the same problems, with rollback off and on, whose episodes are
-    all kept in evaluations/; 0 for none."""
-    save_every: Count = 20
-    """Steps between checkpoints."""
-    keep_checkpoints: Count = 2
-    """Latest checkpoints that are kept."""
-    log_episodes: CountOrNone = 8
-    """Episodes of each step that are written to the run directory, raw and purified."""
-    rank_timeout: Positive = 3600.0
-    """With torchrun: seconds that a process waits for another one before the run is given up; more
-    than the slowest episode takes (docs/scaling.md)."""
-    logger: LoggerName = "none"
-    """Send metrics to tensorboard or wandb as well; metrics.jsonl is always written."""
+    monitor: tyro.conf.OmitArgPrefixes[MonitorConfig] = field(default_factory=MonitorConfig)
 
     def __post_init__(self) -> None:
         check_bounds(self)
         if self.minibatch_prompts > self.prompts:
             raise UserError("--minibatch-prompts must not exceed --prompts")
-        if self.eval_every and not self.eval_tasks:
-            raise UserError("--eval-every needs --eval-tasks: the problems to evaluate on")
 
     @classmethod
     def load(cls, path: Path) -> TrainConfig:
         """Read the ``config.json`` of a run."""
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"cannot read {path}: {error}; name the directory of a run, such as runs/tiny-..."
-            ) from error
-        return restore(cls(), values, path)
+        return restore(cls(), path, "name the directory of a run, such as runs/tiny-...")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportConfig:
+    """Turn a checkpoint of a run into a plain Hugging Face directory, on a CPU, in one process."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run directory."""
+    out: Path
+    """Directory to make; it must not exist yet."""
+    step: int = 0
+    """Step of the checkpoint; 0 uses the latest."""
+    dtype: Precision = "float32"
+    """Precision of the weights that are written."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingConfig:
+    """Estimate the memory of each GPU and the traffic of a step, for models and numbers of GPUs."""
+
+    models: tuple[str, ...] = ("qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen2.5-7b")
+    """Architectures known by name, or whatever --model of a training takes."""
+    ranks: tuple[int, ...] = (1, 2, 8, 64)
+    """Numbers of GPUs, one process on each."""
+    preset: str = "qwen3-4b"
+    """Preset of a training that gives the episodes in a step, tokens and packing."""
+    dtype: Precision = "bfloat16"
+    """Precision of the forward and backward passes."""
+    tokens: Count = 4096
+    """Tokens of an average episode, prompt included."""
+    pack_tokens: int = 0
+    """Tokens in a packed row; 0 uses the number of the preset."""
+    gpu_gib: float = 80.0
+    """Memory of a GPU, in GiB."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        choose(PRESETS, self.preset)
+        if not self.ranks or min(self.ranks) < 1:
+            raise UserError("--ranks must be at least 1")
 
 
 _QWEN3_4B = TrainConfig(
@@ -186,31 +222,38 @@ PRESETS: dict[str, TrainConfig] = {
     ),
 }
 """Settings by name. The two Qwen presets are the recipe of CLEANER's authors; ``tiny`` runs on a
-CPU in minutes; ``smollm2`` goes on from its cold start and is meant for one GPU."""
+CPU in minutes; ``smollm2`` starts from its cold start and is meant for one GPU."""
 
 MAY_CHANGE = (
     *("steps", "device", "workers", "allow_weak", "max_prompt_tokens", "pack_tokens"),
     *("sample_batch", "save_every", "keep_checkpoints", "log_episodes", "logger", "resume"),
     *("gradient_checkpointing", "rank_timeout", "cache_tokens", "schedule"),
 )
-"""Settings that may differ when a run is resumed: those that do not say what is learned."""
+"""Settings that may differ when a run is resumed: they do not affect what is learned."""
 
 
-def parse_arguments(arguments: Sequence[str]) -> TrainConfig:
-    """The configuration behind command-line arguments."""
+def parse_train(arguments: Sequence[str], prog: str = "cleaner-rl train") -> TrainConfig:
+    """The configuration behind command-line arguments; ``prog`` is the command as it was typed."""
     early = given(arguments, "preset", "resume")
     if "resume" not in early:
-        return _parse(arguments, choose(PRESETS, early.get("preset", "tiny")))
+        default = choose(PRESETS, early.get("preset", "tiny"))
+        return tyro.cli(TrainConfig, args=arguments, default=default, prog=prog)
     stored = TrainConfig.load(Path(early["resume"]) / "config.json")
-    config = _parse(arguments, stored)
+    config = tyro.cli(TrainConfig, args=arguments, default=stored, prog=prog)
     if other := changed(stored, config, MAY_CHANGE):
         flags = ", ".join(map(flag, other))
         raise UserError(f"a resumed run keeps its settings; leave out: {flags}")
     return replace(config, run_dir=early["resume"])
 
 
-def _parse(arguments: Sequence[str], default: TrainConfig) -> TrainConfig:
-    return tyro.cli(TrainConfig, args=arguments, default=default, prog="python -m cleaner_rl.train")
+def parse_export(arguments: Sequence[str], prog: str = "cleaner-rl export") -> ExportConfig:
+    """The settings behind the command-line arguments of an export."""
+    return tyro.cli(ExportConfig, args=arguments, prog=prog)
+
+
+def parse_scaling(arguments: Sequence[str], prog: str = "cleaner-rl scaling") -> ScalingConfig:
+    """The settings behind the command-line arguments of ``scaling``."""
+    return tyro.cli(ScalingConfig, args=arguments, prog=prog)
 
 
 def choose(presets: Mapping[str, Config], name: str) -> Config:
@@ -233,9 +276,15 @@ def given(arguments: Sequence[str], *names: str) -> dict[str, str]:
     return {name: value for name, value in known.items() if value is not None}
 
 
-def restore(default: Config, values: Mapping[str, Any], path: Path) -> Config:
-    """A config from what ``flat`` gave and ``path`` held."""
-    unknown = values.keys() - flat(default).keys()
+def restore(default: Config, path: Path, remedy: str, *keys: str) -> Config:
+    """A config from what ``flat`` gave, which a JSON file holds, maybe below some keys."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        for key in keys:
+            values = values[key]
+        unknown = values.keys() - flat(default).keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}; {remedy}") from error
     if unknown:
         raise CheckpointError(f"{path} has settings that do not exist: {sorted(unknown)}")
     return change(default, **values)

@@ -13,10 +13,11 @@ ToolFormatWarning     the model may write tool calls in a way that nobody reads
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
@@ -51,7 +52,7 @@ class ToolFormatWarning(UserWarning):
     """The model may write tool calls in a way that nobody reads."""
 
 
-def run_command(main: Callable[[], int]) -> None:
+def run_command(main: Callable[[], int]) -> NoReturn:
     """Exit with the status of a command's ``main``; 2 after a ``UserError``, 130 after Ctrl-C."""
     warnings.formatwarning = _format_warning
     try:
@@ -59,6 +60,9 @@ def run_command(main: Callable[[], int]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
+    except BrokenPipeError:  # nobody reads on, as after ``--help | head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # arguments are checked before the imports below, which take seconds
+    from cleaner_rl.commands import start
+
+    start("export")
+
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import tyro
 from safetensors import SafetensorError
 
-from cleaner_rl.errors import CheckpointError, run_command
+from cleaner_rl.config import ExportConfig, parse_export
+from cleaner_rl.errors import CheckpointError
 from cleaner_rl.models.policy import load_policy
 from cleaner_rl.runs.checkpoint import verify_checkpoint
 from cleaner_rl.runs.files import whole_directory
 from cleaner_rl.runs.run_directory import RunDirectory
-from cleaner_rl.settings import Precision
-
-
-@dataclass(frozen=True, slots=True)
-class ExportConfig:
-    """Make a plain Hugging Face directory of a checkpoint, on a CPU, in one process."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run directory."""
-    out: Path
-    """Directory to make; must not exist."""
-    step: int = 0
-    """Step of the checkpoint; 0 takes the newest."""
-    dtype: Precision = "float32"
-    """Of the weights that are written."""
 
 
 def export(config: ExportConfig) -> Path:
@@ -56,13 +44,8 @@ def export(config: ExportConfig) -> Path:
     return checkpoint
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the command."""
-    config = tyro.cli(ExportConfig, args=arguments, prog="python -m cleaner_rl.export")
-    checkpoint = export(config)
-    print(f"{checkpoint} exported to {config.out}")
+    config = parse_export(arguments)
+    print(f"{export(config)} exported to {config.out}")
     return 0
-
-
-if __name__ == "__main__":
-    run_command(main)

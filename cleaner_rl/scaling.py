@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # arguments are checked before the imports below, which take seconds
+    from cleaner_rl.commands import start
+
+    start("scaling")
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-import tyro
 from transformers import AutoConfig
 
-from cleaner_rl.config import PRESETS, choose
-from cleaner_rl.errors import UserError, run_command
+from cleaner_rl.config import PRESETS, ScalingConfig, choose, parse_scaling
 from cleaner_rl.models.memory import ModelShape, activation_bytes, estimate_memory
 from cleaner_rl.models.policy import load_model_config
 from cleaner_rl.runs.markdown import table
-from cleaner_rl.settings import Count, EpisodeConfig, Precision, check_bounds
+from cleaner_rl.settings import EpisodeConfig, Precision
 
 _GIB = 2**30
 _COLUMNS = (
@@ -40,35 +43,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 """Models by name whose shape is known here; nothing is downloaded."""
 
 
-@dataclass(frozen=True, slots=True)
-class ScalingConfig:
-    """Compute memory of a GPU and traffic of a step for models and numbers of GPUs."""
-
-    models: tuple[str, ...] = tuple(ARCHITECTURES)
-    """Names of architectures, or what --model takes."""
-    ranks: tuple[int, ...] = (1, 2, 8, 64)
-    """Numbers of GPUs, one process each."""
-    preset: str = "qwen3-4b"
-    """Where episodes in a step, tokens and packing come from."""
-    dtype: Precision = "bfloat16"
-    """Of the passes."""
-    tokens: Count = 4096
-    """Of an episode, on average, prompt included."""
-    pack_tokens: int = 0
-    """Of a row; 0 takes the preset's."""
-    gpu_gib: float = 80.0
-    """Memory of a GPU."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
-        if not self.ranks or min(self.ranks) < 1:
-            raise UserError("--ranks must be at least 1")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the command: a table in Markdown."""
-    config = tyro.cli(ScalingConfig, args=arguments, prog="python -m cleaner_rl.scaling")
-    print(report(config))
+    print(report(parse_scaling(arguments)))
     return 0
 
 
@@ -219,7 +196,3 @@ def episode_bounds(config: EpisodeConfig) -> EpisodeBounds:
         programs=programs,
         program_seconds=programs * config.code_seconds,
     )
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,4 +1,4 @@
-"""Settings: the values they may take, and those of an episode and of an update. No torch here."""
+"""Settings of an episode, an update and a server, and the values they may take. No torch."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def change(config: Config, **settings: Any) -> Config:
         part: Any = getattr(config, field.name)
         mine = flat(part).keys() & settings.keys() if is_dataclass(part) else None
         if mine:
-            settings[field.name] = replace(part, **{name: settings.pop(name) for name in mine})
+            settings[field.name] = change(part, **{name: settings.pop(name) for name in mine})
     return replace(config, **settings)
 
 
@@ -99,49 +99,44 @@ def changed(
 
 @dataclass(frozen=True, slots=True)
 class EpisodeRules:
-    """How episodes are played, in training and in evaluation."""
+    """How an episode is played, in training and in evaluation."""
 
     gamma: Share = 0.5
-    """Similarity of two calls from which on a splice keeps the failed turn's reasoning."""
+    """How similar two calls must be for a splice to keep the failed turn's reasoning."""
     max_retries: CountOrNone = 3
-    """Lookaheads at one position."""
+    """Attempts to replace a failed call before it is left in the history."""
     similarity_on: SimilarityOn = "code"
     """Compare programs (the paper) or whole call blocks (the authors' released code)."""
     max_turns: Count = 3
-    """Turns of an episode."""
+    """Maximum number of turns in an episode."""
     max_response_tokens: Count = 512
-    """Tokens of an episode after its prompt; of a model on a server only the sampled ones count."""
+    """Maximum number of tokens in an episode after its prompt."""
     max_turn_tokens: Count = 128
-    """Tokens of one turn."""
+    """Maximum number of tokens in a turn."""
     system_prompt: SystemPrompt = "auto"
-    """First message of an episode: how to use the tool (default) or nothing (none); auto leaves it
-    out for policies that know the tool from their cold start, such as the bundled one."""
+    """Open with instructions for the tool (default) or not (none); auto fits the model."""
     tool_format: ToolFormat = "auto"
-    """How the model calls the tool; auto goes by its chat template and warns where that shows no
-    known format (for a model on a server: hermes). See docs/environment.md."""
+    """How the model writes its calls; auto reads it from the chat template."""
     max_calls: Count = 1
-    """Calls of one turn; they run in order, up to the first that fails."""
+    """Maximum number of calls in a turn; they run in order, up to the first that fails."""
     strict_calls: bool = True
-    """Malformed calls are errors that the model sees; off repairs what can be repaired."""
+    """Report malformed calls to the model as errors instead of repairing them."""
     temperature: Positive = 1.0
-    """Of sampling."""
+    """Temperature at which tokens are sampled."""
     stateful: bool = False
-    """An episode's programs share their variables; one that fails leaves no trace."""
+    """Let the programs of an episode share variables; one that fails leaves no trace."""
     preload: Preload = "full"
-    """What programs find imported already: the standard library (light), or numpy and sympy as well
-    (full), which costs every program a little and spares those which import them most of a
-    second."""
+    """Modules preloaded for programs: standard library (light), numpy and sympy too (full)."""
     code_seconds: Positive = 4.0
-    """Wall time of one program."""
+    """Time limit of a program, in seconds of wall-clock time."""
     sample_batch: Count = 128
-    """Turns that are decoded together."""
+    """Number of turns that are decoded together."""
     cache_tokens: CountOrNone = 0
-    """Tokens whose keys and values are kept for sampling; 0 takes a quarter of the memory."""
+    """Tokens in the key-value cache for sampling; 0 uses a quarter of the memory."""
     schedule: Schedule = "reproducible"
-    """When an episode goes on whose program has run: reproducible lets the sampled tokens alone
-    decide, so that the same seed gives the same numbers; eager does not wait for slow programs."""
+    """Continue episodes in reproducible order, or as soon as a program ends (eager)."""
     workers: Count = 2
-    """Programs that run at the same time, in each process."""
+    """Number of programs that run at the same time, in each process."""
     allow_weak: bool = False
     """Run programs without isolation where bubblewrap does not work."""
 
@@ -151,29 +146,26 @@ class EpisodeRules:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeConfig(EpisodeRules):
-    """What an episode is like, what becomes of its failed calls, and what it earns."""
+    """How an episode is played, how its failed calls are treated, and what it earns."""
 
     saar: SaarMode = "on"
-    """What becomes of failed calls: on rolls them back by similarity (SAAR), off is plain GRPO.
-    Baselines to compare with: shallow-only and deep-only roll back without looking at similarity,
-    mask-failed keeps failed calls out of the loss, roc plays more episodes than it needs and keeps
-    the correct ones with the fewest failed calls."""
+    """How failed calls are treated: rolled back (on), kept (off), ... (docs/saar.md)."""
     rollback_probability: Share = 1.0
-    """Share of episodes that have rollback."""
+    """Share of episodes in which failed calls are rolled back."""
     wrong_reward: Annotated[
         float, Bound(lambda value: value < 1, "be below 1, the reward of a right answer")
     ] = 0.0
-    """What an episode without the right answer earns; one with it earns 1."""
+    """Reward of an episode whose answer is wrong; a right one earns 1."""
     partial_reward: bool = False
-    """A score between 0 and 1, such as the share of tests passed, earns its share."""
+    """Reward an answer by its score, such as the share of tests it passes."""
     format_penalty: NotNegative = 0.0
-    """Taken off an episode whose answer cannot be found."""
+    """Penalty for an episode in which no answer can be found."""
     failure_penalty: NotNegative = 0.0
-    """Taken off for each failed call that is left after rollback, 1 at most in all."""
+    """Penalty for each failed call left after rollback, at most 1 in total."""
     overlong_buffer: CountOrNone = 0
-    """Last tokens of the response budget in which the reward falls off; 0 turns this off."""
+    """Last tokens of the response budget, over which the reward falls; 0 for none."""
     overlong_factor: NotNegative = 1.0
-    """Penalty at the end of that buffer."""
+    """Penalty at the end of the overlong buffer."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -186,31 +178,52 @@ class UpdateConfig:
     """The optimiser and the loss."""
 
     learning_rate: Positive = 2e-4
-    """Of AdamW, after the warm-up."""
+    """Learning rate of AdamW after the warm-up."""
     warmup_steps: CountOrNone = 3
     """Steps over which the learning rate rises from zero."""
     weight_decay: NotNegative = 0.0
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     grad_clip: Positive = 1.0
-    """Largest norm of the gradient."""
+    """Maximum norm of the gradient."""
     loss: LossName = "dapo"
-    """What is minimised: grpo, dr_grpo, dapo, gspo or cispo; see docs/training.md."""
+    """Loss function; docs/training.md has the formulas."""
     clip_low: Annotated[float | None, BETWEEN_0_AND_1] = None
-    """How far a probability ratio may fall below 1; None takes the loss's own bound."""
+    """How far a probability ratio may fall below 1; None uses the loss's own bound."""
     clip_high: Annotated[float | None, NOT_NEGATIVE] = None
-    """How far a probability ratio may rise above 1; None takes the loss's own bound."""
+    """How far a probability ratio may rise above 1; None uses the loss's own bound."""
     dual_clip: Annotated[float, Bound(lambda value: value > 1, "be above 1")] = 10.0
-    """Bound on the ratio of tokens with a negative advantage, for grpo, dr_grpo and dapo; inf for
-    none."""
+    """Bound on ratios of tokens with a negative advantage; inf for none."""
     kl_coefficient: Annotated[float, NOT_NEGATIVE, Bound(math.isfinite, "be a finite number")] = 0.0
-    """Weight of a KL term that holds on to the policy the run started from; 0 for none."""
+    """Weight of a KL penalty that keeps the policy near the initial one; 0 for none."""
     tis_cap: NotNegative = 0.0
-    """Largest truncated importance weight, where the sampler's probabilities differ from the
-    trainer's; 2 is usual, 0 for none."""
+    """Cap on the importance weights of sampled tokens; 2 is usual, 0 uses none."""
     pack_tokens: Count = 8192
-    """Tokens in one packed forward and backward pass."""
+    """Number of tokens in one packed forward and backward pass."""
     gradient_checkpointing: bool = False
-    """Compute activations anew in the backward pass: less memory, a third more computation."""
+    """Recompute activations in the backward pass: less memory, a third more work."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Evaluate a model on an OpenAI-compatible server, which --model names."""
+
+    endpoint: str = ""
+    """URL of the server, such as http://localhost:8000/v1; empty samples here."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Environment variable with the API key; no key is sent if it is not set."""
+    concurrency: Count = 16
+    """Number of conversations at the same time."""
+    request_seconds: Positive = 600.0
+    """Longest wait for an answer, in seconds."""
+    request_retries: CountOrNone = 6
+    """How often a request is repeated that was refused as busy, failed or timed out."""
+    tool_role: ToolRole = "user"
+    """Role of messages with a program's output; user wraps them in <tool_response>."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if self.endpoint and not self.endpoint.startswith(("http://", "https://")):
+            raise UserError(f"--endpoint {self.endpoint!r}: give a URL such as http://host:8000/v1")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-import sys
+if __name__ == "__main__":  # arguments are checked before the imports below, which take seconds
+    from cleaner_rl.commands import start
+
+    start("train")
+
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,10 +19,10 @@ from cleaner_env.episode import Episode
 from cleaner_env.episode_io import episode_from_dict, episode_to_dict
 from cleaner_env.rewards import overlong_penalty
 from cleaner_env.task import Task
-from cleaner_rl.config import TrainConfig, parse_arguments
+from cleaner_rl.config import TrainConfig, parse_train
 from cleaner_rl.distributed.interrupt import Interrupt
 from cleaner_rl.distributed.ranks import Ranks, open_ranks
-from cleaner_rl.errors import RankError, UserError, run_command
+from cleaner_rl.errors import RankError, UserError
 from cleaner_rl.eval.held_out import evaluate_if_due, evaluate_once
 from cleaner_rl.grpo.advantages import error_ratio, resample_on_correct
 from cleaner_rl.grpo.groups import Group, minibatch_samples
@@ -67,6 +71,7 @@ def train(trainer: Trainer, progress: TrainingProgress, log: LogStep) -> None:
                     trainer.step = step
                     ended = time.monotonic()
                     episodes = [episode for group in played for episode in group.episodes]
+                    tokens = sum(episode.stats.tokens_sampled for episode in episodes)
                     metrics = {
                         "step": step,
                         **_group_metrics(played),
@@ -74,13 +79,13 @@ def train(trainer: Trainer, progress: TrainingProgress, log: LogStep) -> None:
                         **learned,
                         "prompts_skipped": skipped,
                         "sandbox_faults": ranks.sum([rollout.sandbox.faults])[0],
-                        "tokens_per_second": _tokens(episodes) / (ended - began),
+                        "tokens_per_second": tokens / (ended - began),
                         "sample_seconds": sampled - began,
                         "step_seconds": ended - began,
                     }
                     ranks.on_first(partial(_write, trainer, log, metrics, episodes))
                     ranks.together(trainer.updater.require_finite)
-                    if step % config.save_every == 0 or step == config.steps:
+                    if step % config.monitor.save_every == 0 or step == config.steps:
                         trainer.save()
                 progress.step(step, metrics)
                 evaluate_if_due(trainer, progress)
@@ -127,11 +132,7 @@ def step_tasks(
 ) -> tuple[list[Task], int]:
     """The problems of a step, and how many were skipped because their prompts are too long.
 
-    Args:
-        trainer: of the run.
-        step: from 1.
-        refill: round of dynamic sampling; 0 are the step's own problems.
-        wanted: problems of that round; None for as many as a step has.
+    Steps count from 1. A round of dynamic sampling, ``refill``, draws ``wanted`` further problems.
     """
     count, limit = trainer.config.prompts, trainer.config.max_prompt_tokens
     start = (step - 1) * count
@@ -240,22 +241,18 @@ def _group_metrics(groups: Sequence[Group]) -> dict[str, float]:
     }
 
 
-def _tokens(episodes: Sequence[Episode]) -> int:
-    return sum(episode.stats.tokens_sampled for episode in episodes)
-
-
 def _write(
     trainer: Trainer, log: LogStep, metrics: dict[str, Any], episodes: Sequence[Episode]
 ) -> None:
     """What is kept of a step besides its checkpoint."""
     trainer.run.log_metrics(metrics)
     log(trainer.step, metrics)
-    trainer.run.log_episodes(trainer.step, episodes[: trainer.config.log_episodes])
+    trainer.run.log_episodes(trainer.step, episodes[: trainer.config.monitor.log_episodes])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the command; 0 when the training reached its end, 130 when it was interrupted."""
-    config = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+    config = parse_train(arguments)
     torch.manual_seed(config.seed)
     with open_ranks(config.device, config.rank_timeout) as ranks:
         try:
@@ -276,7 +273,7 @@ def run(trainer: Trainer, resume: str = "") -> int:
     with (
         trainer.rollout,
         open_logger(
-            config.logger if ranks.first else "none", path, flat(config), trainer.step
+            config.monitor.logger if ranks.first else "none", path, flat(config), trainer.step
         ) as log,
         TrainingProgress(trainer.step, config.steps, ranks.console()) as progress,
     ):
@@ -302,7 +299,3 @@ def _saved(trainer: Trainer, resume: str) -> str:
     """What is saved, and how to go on."""
     command = f"{trainer.ranks.command} -m cleaner_rl.train --resume {trainer.run.path}"
     return f"The run is saved up to step {trainer.saved_step}. Resume: {resume or command}"
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -110,7 +110,7 @@ class Trainer:
         """Write a checkpoint of the last finished step, unless there is one."""
         if self.saved_step == self.step:
             return
-        keep = self.config.keep_checkpoints
+        keep = self.config.monitor.keep_checkpoints
         self.run.save(self.step, self.policy, self.updater, self.base, keep)
         self.saved_step = self.step
 
@@ -236,7 +236,7 @@ def _sandbox(config: TrainConfig, ranks: Ranks) -> Iterator[Sandbox]:
     """Check logger and sandbox before a large model is loaded; close the sandbox on an error."""
 
     def start() -> Sandbox:
-        check_logger(config.logger)
+        check_logger(config.monitor.logger)
         return open_sandbox(config.episode)
 
     sandbox = ranks.together(start)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # arguments are checked before the imports below, which take seconds
+    from cleaner_rl.commands import start
+
+    start("compare")
+
 import os
 import shlex
 import sys
@@ -10,7 +15,7 @@ from pathlib import Path
 
 from cleaner_rl.compare.analysis import compare
 from cleaner_rl.compare.arms import ARMS, Arm
-from cleaner_rl.compare.config import CompareConfig, parse_arguments
+from cleaner_rl.compare.config import CompareConfig, parse_compare
 from cleaner_rl.compare.directory import PLAN, ComparisonDirectory, PlannedRun
 from cleaner_rl.compare.plots import write_plots
 from cleaner_rl.compare.pool import Failures, Lane, WorkerPool
@@ -18,7 +23,7 @@ from cleaner_rl.compare.progress import ComparisonProgress
 from cleaner_rl.compare.report import report
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.distributed.interrupt import Interrupt
-from cleaner_rl.errors import CheckpointError, run_command
+from cleaner_rl.errors import CheckpointError
 from cleaner_rl.models.policy import resolve_device
 from cleaner_rl.runs.files import write_json, write_whole
 from cleaner_rl.runs.provenance import made_with
@@ -28,10 +33,9 @@ DONE, FAILED, INTERRUPTED = 0, 1, 130
 """Exit statuses besides 2, which ``run_command`` gives for a ``UserError``."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the command; see ``CompareConfig`` for its exit statuses."""
-    given = sys.argv[1:] if arguments is None else arguments
-    config, arms = parse_arguments(given)
+    config, arms = parse_compare(arguments)
     directory = ComparisonDirectory(config.directory)
     if config.report_only:
         print(f"report: {write_report(directory)}")
@@ -41,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for run in runs:
             run.require_same_settings()
         plan = {
-            "command": shlex.join(["python", "-m", "cleaner_rl.compare", *given]),
+            "command": shlex.join(["python", "-m", "cleaner_rl.compare", *arguments]),
             "arms": [arm.name for arm in arms],
             "seeds": config.seed_list,
             "config": flat(config.train),
@@ -136,7 +140,3 @@ def _complete(
     every = [run for of_arm in runs.values() for run in of_arm]
     missing = [run.name for run in every if run not in complete.get(run.arm, [])]
     return complete, missing
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -60,7 +60,7 @@ def compare(runs: Mapping[str, Sequence[PlannedRun]]) -> dict[str, Any]:
         "baseline": baseline,
         "seeds": [run.seed for run in runs[baseline]],
         "tasks": tasks,
-        "samples": config.eval_samples,
+        "samples": config.monitor.eval_samples,
         "steps": config.steps,
         "evaluated_steps": steps,
         "arms": {

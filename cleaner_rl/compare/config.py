@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
@@ -11,7 +11,7 @@ import tyro
 from cleaner_rl.compare.arms import Arm, parse_arms, require_unset
 from cleaner_rl.config import PRESETS, TrainConfig, choose, given
 from cleaner_rl.errors import UserError
-from cleaner_rl.settings import Count, CountOrNone, check_bounds
+from cleaner_rl.settings import Count, CountOrNone, change, check_bounds
 
 _EVALUATIONS = 10
 """Evaluations of a run after its start, unless --eval-every says otherwise."""
@@ -19,30 +19,26 @@ _EVALUATIONS = 10
 
 @dataclass(frozen=True, slots=True)
 class CompareConfig:
-    """Train several ways on the same tasks, seeds and sample budgets, and report the differences.
+    """Train in several ways on the same tasks, seeds and budgets, and report the differences.
 
-    The same command again goes on where it was stopped. Exit status: 0 everything was run; 1 a run
-    failed, and the report is of the others; 2 an error, said on standard error; 130 interrupted.
+    The same command continues a comparison that was stopped.
+    Exit status: 0 complete, 1 a run failed, 2 an error, 130 interrupted.
     """
 
     arms: str = "default"
-    """Ways of training, with commas between them: off, purified (SAAR as published; saar for
-    short), positive, contrastive, shallow-only, deep-only, mask-failed, roc, rho-0.7, gamma-0.3,
-    retries-1, ... Several at once: default (off, purified and the best rule), rules, modes,
-    ablations."""
+    """Ways of training: off, purified, branched, ..., or default, rules, modes, ablations."""
     seeds: Count = 3
     """Runs of each arm, with the seeds --seed, --seed + 1, ..."""
     out: str = ""
-    """Directory of the comparison; empty means runs/compare-PRESET."""
+    """Directory of the comparison; empty uses runs/compare-PRESET."""
     devices: str = ""
-    """Devices to run on side by side, such as cuda:0,cuda:1; empty means --device."""
+    """Devices to use side by side, such as cuda:0,cuda:1; empty uses --device."""
     jobs: CountOrNone = 0
-    """Runs at the same time on each device; 0 means 1 on a CUDA device and one for each core on a
-    CPU, with one thread each."""
+    """Runs at the same time on a device; 0 uses 1 on a GPU, and the number of cores on a CPU."""
     report_only: str = ""
-    """Directory of a comparison whose report is to be written again, from the files of its runs."""
+    """Directory of a comparison whose report is written again, without any training."""
     train: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
-    """Settings of every run, as of python -m cleaner_rl.train."""
+    """Settings of every run, as for python -m cleaner_rl.train."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -51,7 +47,7 @@ class CompareConfig:
                 "a comparison has many runs: leave out --run-dir and --resume. --out names its "
                 "directory, and the same command again goes on with it"
             )
-        if not self.train.eval_every:
+        if not self.train.monitor.eval_every:
             raise UserError("--eval-every must be at least 1: a comparison needs evaluations")
 
     @property
@@ -71,15 +67,16 @@ class CompareConfig:
         return named or [self.train.device]
 
 
-def parse_arguments(arguments: Sequence[str]) -> tuple[CompareConfig, list[Arm]]:
+def parse_compare(
+    arguments: Sequence[str], prog: str = "cleaner-rl compare"
+) -> tuple[CompareConfig, list[Arm]]:
     """The configuration behind command-line arguments, and its arms."""
     early = given(arguments, "preset", "eval_every")
     train = choose(PRESETS, early.get("preset", "tiny"))
-    train = replace(train, keep_checkpoints=1, eval_every=_every(train))
-    default, prog = CompareConfig(train=train), "python -m cleaner_rl.compare"
+    default = CompareConfig(train=change(train, keep_checkpoints=1, eval_every=_every(train)))
     config = tyro.cli(CompareConfig, args=arguments, default=default, prog=prog)
     if "eval_every" not in early:
-        config = replace(config, train=replace(config.train, eval_every=_every(config.train)))
+        config = change(config, eval_every=_every(config.train))
     arms = parse_arms(config.arms)
     require_unset(arms, arguments)
     return config, arms

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # arguments are checked before the imports below, which take seconds
+    from cleaner_rl.commands import start
+
+    start("doctor")
+
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import tyro
 from rich.console import Console
 from rich.text import Text
 
-from cleaner_rl.config import PRESETS, TrainConfig, choose, given
+from cleaner_rl.doctor.config import parse_doctor
 from cleaner_rl.doctor.machine import check_attention, check_memory, check_model, check_sandbox
 from cleaner_rl.doctor.preview import check_trained_tokens, show_segments
-from cleaner_rl.doctor.subject import Check, DoctorConfig, Finding, Subject, run_checks
+from cleaner_rl.doctor.subject import Check, Finding, Subject, run_checks
 from cleaner_rl.doctor.tasks import check_grader, check_prompts, check_tasks
 from cleaner_rl.doctor.text import check_format, check_round_trip, check_template
-from cleaner_rl.errors import run_command
 from cleaner_rl.runs.provenance import made_with
 from cleaner_rl.settings import flat
 
@@ -41,20 +42,9 @@ CHECKS: dict[str, Check] = {
 _STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 
 
-def parse_arguments(arguments: Sequence[str]) -> Subject:
-    """What to look at, and how: a preset, or a run to be resumed with its own settings."""
-    early = given(arguments, "preset", "resume")
-    if "resume" in early:
-        train = TrainConfig.load(Path(early["resume"]) / "config.json")
-    else:
-        train = choose(PRESETS, early.get("preset", "tiny"))
-    default, prog = DoctorConfig(train=train), "python -m cleaner_rl.doctor"
-    return Subject(tyro.cli(DoctorConfig, args=arguments, default=default, prog=prog))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the command; 0 when no check failed, else 1."""
-    subject = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+    subject = Subject(parse_doctor(arguments))
     findings = run_checks(CHECKS, subject)
     if subject.doctor.json:
         print(json.dumps(report(subject, findings), indent=2))
@@ -91,7 +81,3 @@ def show(subject: Subject, findings: Mapping[str, Finding], console: Console) ->
         f"{statuses.count('warning')} warnings, {statuses.count('failed')} failed"
     )
     console.print(Text(summary), soft_wrap=True)
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-import tyro
-
 from cleaner_env.chat import ChatCodec, TemplateError
 from cleaner_env.formats import TextFormat
 from cleaner_env.task import Task
 from cleaner_env.tasks.load import first_tasks
 from cleaner_rl.config import TrainConfig
+from cleaner_rl.doctor.config import DoctorConfig
 from cleaner_rl.errors import UserError
 from cleaner_rl.models.policy import (
     KNOWS_TOOL,
@@ -25,30 +24,7 @@ from cleaner_rl.models.policy import (
     load_tokenizer,
     template_errors,
 )
-from cleaner_rl.settings import Count, Positive, check_bounds
 from cleaner_rl.trainer import load_source
-
-
-@dataclass(frozen=True, slots=True)
-class DoctorConfig:
-    """Look at a model, tasks and this machine before a training, and say what would go wrong.
-
-    Exit status: 0 no check failed (there may be warnings), 1 one did, 2 wrong arguments.
-    """
-
-    num_tasks: Count = 64
-    """Problems to look at."""
-    weights: bool = True
-    """Load the weights; without, only tokenizer and configuration are looked at."""
-    grader_seconds: Positive = 10.0
-    """Longest time that grading one answer may take."""
-    json: bool = False
-    """Print one JSON object and nothing else."""
-    train: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
-    """Settings of the training, as of python -m cleaner_rl.train."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self)
 
 
 @dataclass

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-import os
+if __name__ == "__main__":  # arguments are checked before the imports below, which take seconds
+    from cleaner_rl.commands import start
+
+    start("eval")
+
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,15 +18,15 @@ from cleaner_env.completion import Completion
 from cleaner_env.task import Task
 from cleaner_env.tasks.load import first_tasks
 from cleaner_rl.distributed.interrupt import Interrupt
-from cleaner_rl.errors import UserError, run_command
-from cleaner_rl.eval.config import EvalConfig, parse_arguments
+from cleaner_rl.errors import UserError
+from cleaner_rl.eval.config import EvalConfig, parse_eval
 from cleaner_rl.eval.evaluate import episode_row, evaluation_jobs
 from cleaner_rl.eval.journal import EvalJournal
 from cleaner_rl.eval.summary import summarize, table
 from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.models.memory import memory_errors
 from cleaner_rl.models.policy import load_policy
-from cleaner_rl.rollout.endpoint import EndpointConfig, EndpointRollout, Usage
+from cleaner_rl.rollout.endpoint import Endpoint, EndpointRollout, Usage
 from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.rollout.runner import FinishedEpisode, Job
 from cleaner_rl.runs.progress import CountProgress
@@ -33,9 +37,9 @@ COMPLETE, MISSING, INTERRUPTED = 0, 1, 130
 """Exit statuses besides 2, which ``run_command`` gives for a ``UserError``."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the command; see ``EvalConfig`` for its exit statuses."""
-    config = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+    config = parse_eval(arguments)
     tasks = first_tasks(load_source(config.tasks, "test", config.seed), config.num_tasks)
     if len(tasks) < config.num_tasks:
         print(f"{config.tasks} has only {len(tasks)} held-out tasks", file=sys.stderr)
@@ -67,7 +71,7 @@ def _play(
     jobs = evaluation_jobs(tasks, config.samples, config.seed)
     if len(journal.rows) == len(jobs) * len(config.modes):
         return
-    play = _endpoint_player(config, journal) if config.endpoint else _player(config, journal)
+    play = _endpoint_player(config, journal) if config.server.endpoint else _player(config, journal)
     for mode in config.modes:
         left = [job for job in jobs if (mode, job.index) not in journal.rows]
         if left:
@@ -136,22 +140,14 @@ def _player(config: EvalConfig, journal: EvalJournal) -> _Player:
 
 def _endpoint_player(config: EvalConfig, journal: EvalJournal) -> _Player:
     """Plays with a model on a server."""
-    endpoint = EndpointConfig(
-        url=config.endpoint,
-        model=config.model,
-        api_key=os.environ.get(config.api_key_env) or None,
-        temperature=config.episode.temperature,
-        top_p=config.top_p,
-        timeout_s=config.request_seconds,
-        retries=config.request_retries,
-    )
 
     def play(jobs: Sequence[Job], recorder: _Recorder) -> None:
         mode = recorder.mode
         jobs = [replace(job, turns=journal.turns(mode, job.index)) for job in jobs]
         spent = {job.index: journal.usage(mode, job.index) for job in jobs}
-        settings = config.rollout(mode)
-        rollout = EndpointRollout(endpoint, settings, config.concurrency, config.tool_role)
+        temperature = config.episode.temperature
+        endpoint = Endpoint(config.server, config.model, temperature, config.top_p)
+        rollout = EndpointRollout(endpoint, config.rollout(mode))
         rollout.play(jobs, spent, recorder.turn, recorder.episode)
 
     return play
@@ -195,7 +191,3 @@ def _resume_hint(journal: EvalJournal) -> str:
     if journal.directory is None:
         return "with --out they could be tried again"
     return f"Go on with: python -m cleaner_rl.eval --resume {journal.directory}"
-
-
-if __name__ == "__main__":
-    run_command(main)

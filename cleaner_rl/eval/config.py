@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,17 +10,16 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from cleaner_rl.config import TrainConfig, choose, given, restore
-from cleaner_rl.errors import CheckpointError, UserError
-from cleaner_rl.eval.journal import SETTINGS
+from cleaner_rl.errors import UserError
 from cleaner_rl.settings import (
-    Bound,
+    ABOVE_0,
     Count,
     CountOrNone,
     EpisodeConfig,
     EpisodeRules,
-    Positive,
     Precision,
-    ToolRole,
+    ServerConfig,
+    Share,
     change,
     changed,
     check_bounds,
@@ -29,6 +27,8 @@ from cleaner_rl.settings import (
     flat,
 )
 
+SETTINGS = "settings.json"
+"""File of an evaluation's directory."""
 _OF_THE_MACHINE = ("workers", "allow_weak", "sample_batch", "cache_tokens", "schedule")
 _FROM_THE_RUN = {"tasks"} | {rule.name for rule in fields(EpisodeRules)} - {*_OF_THE_MACHINE}
 """Settings that the evaluation of a checkpoint takes from its run, unless they are given."""
@@ -36,71 +36,50 @@ _MAY_CHANGE = (
     *("out", "resume", "device", "endpoint", *_OF_THE_MACHINE),
     *("api_key_env", "concurrency", "request_seconds", "request_retries"),
 )
-"""Settings that may differ when an evaluation is resumed: they do not say what is measured."""
+"""Settings that may differ when an evaluation is resumed: they do not affect the result."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvalConfig:
     """Evaluate a policy on held-out tasks, with rollback off, on, or both side by side.
 
-    Exit status: 0 every episode was played; 1 some are missing because of faults of the sandbox or
-    the endpoint (--resume tries them again); 2 an error, said on standard error; 130 interrupted.
+    Exit status: 0 complete, 1 episodes are missing, 2 an error, 130 interrupted.
     """
 
     preset: str = "default"
-    """Where the other defaults come from: default, or paper (CLEANER's protocol: 16 samples,
-    temperature 1.0, top_p 0.6; 16 turns and 20480 tokens)."""
+    """Preset of defaults: default, or paper (the protocol of CLEANER; docs/evaluation.md)."""
     model: str = "bundled"
-    """bundled, smollm2, a Hugging Face directory, or a hub name; with --endpoint the model's name
-    there. For a checkpoint of a run, the defaults of the settings below are those of the run."""
-    endpoint: str = ""
-    """URL of an OpenAI-compatible server, such as http://localhost:8000/v1; empty samples here."""
+    """Policy: bundled, smollm2, a Hugging Face directory, a checkpoint, or a hub name."""
     tasks: str = "reasoning-gym"
-    """reasoning-gym, reasoning-gym:FAMILY,FAMILY, or a .jsonl file with prompt and answer."""
+    """Problems: reasoning-gym, gsm8k:FILE, a file of your own, ... (docs/tasks.md)."""
     rollback: Literal["off", "on", "both"] = "off"
-    """Whether failed calls are rolled back during the evaluation; off shows the policy itself."""
+    """Whether failed calls are rolled back; off shows the policy itself."""
     num_tasks: Count = 240
-    """Held-out problems."""
+    """Number of held-out problems."""
     samples: Count = 1
     """Episodes for each problem."""
-    top_p: Annotated[float, Bound(lambda value: 0 < value <= 1, "lie above 0 and be at most 1")] = (
-        1.0
-    )
-    """Of sampling."""
+    out: str = ""
+    """Directory for the episodes and the summary; empty writes nothing."""
+    resume: str = ""
+    """Directory of an evaluation to resume with its own settings."""
+    seed: CountOrNone = 0
+    """Seed of tasks, sampling and the bootstrap."""
+    device: str = "auto"
+    """auto (CUDA if there is one), cpu, cuda, cuda:1, ..."""
+    dtype: Precision = "float32"
+    """Precision of the forward passes."""
+    top_p: Annotated[Share, ABOVE_0] = 1.0
+    """Sample from the most probable tokens whose probabilities sum to this share."""
     top_k: CountOrNone = 0
     """Sample from that many of the most probable tokens; 0 for all."""
     episode: tyro.conf.OmitArgPrefixes[EpisodeRules] = field(default_factory=EpisodeRules)
-    seed: CountOrNone = 0
-    """Of tasks, sampling and the bootstrap."""
-    dtype: Precision = "float32"
-    """Precision of the forward passes."""
-    device: str = "auto"
-    """auto (CUDA when there is one), cpu, cuda, ..."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """With --endpoint: environment variable that holds the API key; no key is sent without it."""
-    concurrency: Count = 16
-    """With --endpoint: conversations at the same time."""
-    request_seconds: Positive = 600.0
-    """With --endpoint: longest wait for an answer."""
-    request_retries: CountOrNone = 6
-    """With --endpoint: how often a request is sent again that the server was too busy for, did not
-    answer or failed at; waits double from half a second, or are what the server asks for."""
-    tool_role: ToolRole = "user"
-    """With --endpoint: role of the message that carries a program's output. user wraps it in
-    <tool_response>, which every server takes; tool is for servers that take that role as it is."""
-    out: str = ""
-    """Directory for summary.json, episodes.jsonl and what --resume needs; empty writes nothing."""
-    resume: str = ""
-    """Directory of an evaluation to go on with, with its own settings; beside it may be given what
-    does not change the result, such as --device and --workers."""
+    server: tyro.conf.OmitArgPrefixes[ServerConfig] = field(default_factory=ServerConfig)
 
     def __post_init__(self) -> None:
         check_bounds(self)
-        if self.endpoint and not self.endpoint.startswith(("http://", "https://")):
-            raise UserError(f"--endpoint {self.endpoint!r}: give a URL such as http://host:8000/v1")
-        if self.endpoint and self.model == "bundled":
+        if self.server.endpoint and self.model == "bundled":
             raise UserError("--endpoint needs --model: the model's name on that server")
-        if self.endpoint and self.top_k:
+        if self.server.endpoint and self.top_k:
             raise UserError(
                 "--top-k is no part of the OpenAI protocol; leave it out with --endpoint"
             )
@@ -133,7 +112,7 @@ PRESETS: dict[str, EvalConfig] = {
 """Settings by name. Source of ``paper``: CLEANER, arXiv 2601.15141, evaluation and recipe."""
 
 
-def parse_arguments(arguments: Sequence[str]) -> EvalConfig:
+def parse_eval(arguments: Sequence[str], prog: str = "cleaner-rl eval") -> EvalConfig:
     """The configuration behind command-line arguments.
 
     A checkpoint of a run is evaluated with the budgets that it was trained with, and a resumed
@@ -141,7 +120,7 @@ def parse_arguments(arguments: Sequence[str]) -> EvalConfig:
     """
     early = given(arguments, "preset", "model", "resume")
     if "resume" in early:
-        return _resumed(arguments, Path(early["resume"]))
+        return _resumed(arguments, Path(early["resume"]), prog)
     default = choose(PRESETS, early.get("preset", "default"))
     checkpoints = Path(early.get("model", "")).resolve().parent
     run = checkpoints.parent / "config.json"
@@ -149,16 +128,16 @@ def parse_arguments(arguments: Sequence[str]) -> EvalConfig:
         kept = _FROM_THE_RUN - ({"temperature"} if default.preset == "paper" else set())
         trained = flat(TrainConfig.load(run))
         default = change(default, **{name: trained[name] for name in kept})
-    return _parse(arguments, default)
+    return tyro.cli(EvalConfig, args=arguments, default=default, prog=prog)
 
 
-def _resumed(arguments: Sequence[str], directory: Path) -> EvalConfig:
+def _resumed(arguments: Sequence[str], directory: Path, prog: str) -> EvalConfig:
     stored = load_settings(directory)
-    config = _parse(arguments, stored)
+    config = tyro.cli(EvalConfig, args=arguments, default=stored, prog=prog)
     other = changed(stored, config, _MAY_CHANGE)
     if config.out:
         other.append("out")
-    if bool(config.endpoint) != bool(stored.endpoint):
+    if bool(config.server.endpoint) != bool(stored.server.endpoint):
         other.append("endpoint")
     if other:
         raise UserError(
@@ -170,15 +149,5 @@ def _resumed(arguments: Sequence[str], directory: Path) -> EvalConfig:
 
 def load_settings(directory: Path) -> EvalConfig:
     """The settings of the evaluation in a directory."""
-    path = directory / SETTINGS
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))["config"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"cannot read {path}: {error}; --resume wants the --out directory of an evaluation"
-        ) from error
-    return restore(EvalConfig(), values, path)
-
-
-def _parse(arguments: Sequence[str], default: EvalConfig) -> EvalConfig:
-    return tyro.cli(EvalConfig, args=arguments, default=default, prog="python -m cleaner_rl.eval")
+    remedy = "--resume wants the --out directory of an evaluation"
+    return restore(EvalConfig(), directory / SETTINGS, remedy, "config")

@@ -22,7 +22,7 @@ from cleaner_rl.trainer import Trainer, load_source
 
 
 def evaluate_if_due(trainer: Trainer, progress: TrainingProgress) -> None:
-    """Evaluate the policy of the trainer's step where ``config.eval_every`` asks for it.
+    """Evaluate the policy of the trainer's step where ``--eval-every`` asks for it.
 
     The state is saved first, so that nothing after an evaluation's policy can be lost. Episodes are
     drawn from a random stream of their own. A step that was evaluated already is not again.
@@ -44,7 +44,7 @@ def evaluate_once(trainer: Trainer, progress: TrainingProgress, when: str) -> No
     def wanted() -> bool:
         known = run.read_json(name)
         done = known is not None and (when == "before" or known["step"] == step)
-        return config.eval_tasks > 0 and not done
+        return config.monitor.eval_tasks > 0 and not done
 
     if not ranks.on_first(wanted):
         return
@@ -55,7 +55,7 @@ def evaluate_once(trainer: Trainer, progress: TrainingProgress, when: str) -> No
 
     def record() -> None:
         result = played or Evaluation.of(
-            read_evaluation(run.path, step, "off"), config.eval_samples, config.seed
+            read_evaluation(run.path, step, "off"), config.monitor.eval_samples, config.seed
         )
         run.write_json(name, {"step": step, **result.summary()})
         progress.say(_line(f"held-out {when}, rollback off", result))
@@ -65,12 +65,13 @@ def evaluate_once(trainer: Trainer, progress: TrainingProgress, when: str) -> No
 
 def is_due(config: TrainConfig, step: int) -> bool:
     """Whether a run evaluates after that step; before the first and after the last it does."""
-    return config.eval_every > 0 and (step % config.eval_every == 0 or step == config.steps)
+    every = config.monitor.eval_every
+    return every > 0 and (step % every == 0 or step == config.steps)
 
 
 def held_out_tasks(config: TrainConfig) -> list[Task]:
     """The problems of a run's evaluations."""
-    return first_tasks(load_source(config.tasks, "test", config.seed), config.eval_tasks)
+    return first_tasks(load_source(config.tasks, "test", config.seed), config.monitor.eval_tasks)
 
 
 def evaluate_step(
@@ -122,7 +123,7 @@ def _play(
         policy,
         ranks.together(lambda: held_out_tasks(config)),
         episodes,
-        samples=config.eval_samples,
+        samples=config.monitor.eval_samples,
         seed=config.seed,
         dtype=config.dtype,
         on_progress=partial(progress.phase, label),

@@ -10,10 +10,10 @@ from typing import Any
 
 from cleaner_env.completion import Completion, Decode
 from cleaner_rl.errors import CheckpointError
+from cleaner_rl.eval.config import SETTINGS
 from cleaner_rl.rollout.endpoint import Usage
 from cleaner_rl.runs.files import Row, append_row, read_json, read_rows, write_json
 
-SETTINGS = "settings.json"
 EPISODES = "episodes.jsonl"
 TURNS = "turns.jsonl"
 SUMMARY = "summary.json"

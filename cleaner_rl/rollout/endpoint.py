@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from cleaner_env.interpreter import Sandbox
 from cleaner_rl.errors import EndpointError
 from cleaner_rl.rollout.environment import check_faults, make_env, open_sandbox
 from cleaner_rl.rollout.runner import EpisodeRunner, FinishedEpisode, Job
-from cleaner_rl.settings import EpisodeConfig
+from cleaner_rl.settings import EpisodeConfig, ServerConfig
 
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 """Statuses after which the same request may succeed."""
@@ -47,39 +48,26 @@ class Usage:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointConfig:
-    """A server, a model on it, and how to send requests.
-
-    Attributes:
-        url: base URL of the API, such as ``http://localhost:8000/v1``.
-        model: the model's name on the server.
-        api_key: sent as a bearer token; None sends none.
-        timeout_s: the longest wait for an answer.
-        retries: how often a failed request is sent again.
-        first_wait_s: seconds before the first retry; the wait doubles with every retry.
-    """
-
-    url: str
-    model: str
-    api_key: str | None = None
-    temperature: float = 1.0
-    top_p: float = 1.0
-    timeout_s: float = 600.0
-    retries: int = 6
-    first_wait_s: float = 0.5
-
-
 class Endpoint:
     """A client for chat completions. Use as an asynchronous context manager."""
 
-    def __init__(self, config: EndpointConfig) -> None:
-        self.config = config
-        key = config.api_key
-        self._url = config.url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
+    def __init__(
+        self,
+        server: ServerConfig,
+        model: str,
+        temperature: float,
+        top_p: float,
+        first_wait_s: float = 0.5,
+    ) -> None:
+        self.server = server
+        self._sampling = {"model": model, "temperature": temperature, "top_p": top_p}
+        self._first_wait_s = first_wait_s
+        base = server.endpoint.rstrip("/").removesuffix("/chat/completions")
+        self._url = base + "/chat/completions"
+        key, longest = os.environ.get(server.api_key_env), server.request_seconds
         self._http = httpx2.AsyncClient(
-            headers={} if key is None else {"Authorization": f"Bearer {key}"},
-            timeout=httpx2.Timeout(config.timeout_s, connect=min(30.0, config.timeout_s)),
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx2.Timeout(longest, connect=min(30.0, longest)),
             limits=httpx2.Limits(max_connections=None),
         )
 
@@ -99,26 +87,24 @@ class Endpoint:
             EndpointError: the server cannot be reached or used, or does not answer with a turn.
         """
         request = {
-            "model": self.config.model,
+            **self._sampling,
             "messages": list(messages),
             "max_tokens": max_tokens,
-            "temperature": self.config.temperature,
-            "top_p": self.config.top_p,
             "seed": seed,
         }
         return _read(await self._post(request), self._url)
 
     async def _post(self, request: Mapping[str, Any]) -> httpx2.Response:
         """The server's answer, after retries if needed."""
-        config = self.config
-        for attempt in range(config.retries + 1):
-            wait = min(_LONGEST_WAIT, config.first_wait_s * 2**attempt) * random.uniform(0.5, 1.0)
+        attempts = self.server.request_retries + 1
+        for attempt in range(attempts):
+            wait = min(_LONGEST_WAIT, self._first_wait_s * 2**attempt) * random.uniform(0.5, 1.0)
             try:
                 response = await self._http.post(self._url, json=request)
             except httpx2.TransportError as error:
                 reason = f"{type(error).__name__} {error}".strip()
             except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
-                raise EndpointError(f"--endpoint {config.url!r}: {error}") from error
+                raise EndpointError(f"--endpoint {self.server.endpoint!r}: {error}") from error
             else:
                 if response.status_code == 200:
                     return response
@@ -128,10 +114,10 @@ class Endpoint:
                 if response.status_code not in _BUSY:
                     raise EndpointError(f"{self._url}: {reason}; {_remedy(response.status_code)}")
                 wait = max(wait, _asked_wait(response))
-            if attempt < config.retries:
+            if attempt + 1 < attempts:
                 await asyncio.sleep(wait)
         raise EndpointError(
-            f"{self._url} did not answer in {config.retries + 1} attempts; the last one: {reason}. "
+            f"{self._url} did not answer in {attempts} attempts; the last one: {reason}. "
             "Check the server, or raise --request-retries or --request-seconds"
         )
 
@@ -185,24 +171,14 @@ class EndpointRollout:
     Qwen family's templates, or as a message with the role ``tool``.
 
     Args:
-        endpoint: the server and the model.
+        endpoint: the client, which is closed after ``play``.
         config: the episode's settings; ``max_response_tokens`` limits only the sampled tokens,
             because those of program output are known to the server alone.
-        concurrency: the number of conversations at a time.
-        tool_role: ``user`` or ``tool``.
     """
 
-    def __init__(
-        self,
-        endpoint: EndpointConfig,
-        config: EpisodeConfig,
-        concurrency: int = 16,
-        tool_role: str = "user",
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, config: EpisodeConfig) -> None:
         self.endpoint = endpoint
         self.config = config
-        self.concurrency = concurrency
-        self.tool_role = tool_role
         # The server's chat template is not visible, so it cannot tell the format.
         name = "hermes" if config.tool_format == "auto" else config.tool_format
         self.format = make_format(name, max_calls=config.max_calls, strict=config.strict_calls)
@@ -256,7 +232,7 @@ class EndpointRollout:
                 used = spent.get(job.index, Usage())
                 try:
                     while not runner.over:
-                        turn, usage = await self._ask(endpoint, runner, used)
+                        turn, usage = await self._ask(runner, used)
                         on_turn(job, turn, usage)
                         used += usage
                         await asyncio.to_thread(runner.step, turn)
@@ -269,23 +245,21 @@ class EndpointRollout:
                     check_faults(faults, len(jobs))
                 on_episode(runner.finished(), used)
 
-        async with Endpoint(self.endpoint) as endpoint, asyncio.TaskGroup() as group:
-            for number in range(min(self.concurrency, len(jobs))):
+        async with self.endpoint, asyncio.TaskGroup() as group:
+            for number in range(min(self.endpoint.server.concurrency, len(jobs))):
                 group.create_task(work(number))
 
-    async def _ask(
-        self, endpoint: Endpoint, runner: EpisodeRunner, used: Usage
-    ) -> tuple[Completion, Usage]:
+    async def _ask(self, runner: EpisodeRunner, used: Usage) -> tuple[Completion, Usage]:
         """Ask for the next turn of an episode that has used ``used`` so far."""
         room = self.config.max_response_tokens - used.completion_tokens
-        return await endpoint.complete(
+        return await self.endpoint.complete(
             [self._message(message) for message in runner.info["messages"]],
             max(1, min(room, self.config.max_turn_tokens)),
             _seed(runner.job.seed, len(runner.env.episode.raw_turns)),
         )
 
     def _message(self, message: Mapping[str, str]) -> dict[str, str]:
-        if message["role"] != "tool" or self.tool_role == "tool":
+        if message["role"] != "tool" or self.endpoint.server.tool_role == "tool":
             return dict(message)
         content = f"<tool_response>\n{message['content']}\n</tool_response>"
         return {"role": "user", "content": content}

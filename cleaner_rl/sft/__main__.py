@@ -8,6 +8,11 @@ model with its own tokenizer and chat template.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # arguments are checked before the imports below, which take seconds
+    from cleaner_rl.commands import start
+
+    start("sft")
+
 import hashlib
 import sys
 import time
@@ -20,12 +25,12 @@ from cleaner_env.chat import ChatCodec
 from cleaner_env.formats import TextFormat
 from cleaner_env.interpreter import Limits, Sandbox, SandboxError
 from cleaner_env.tasks.load import first_tasks, load_tasks
-from cleaner_rl.errors import UserError, run_command
+from cleaner_rl.errors import UserError
 from cleaner_rl.eval.evaluate import Evaluation, evaluate
 from cleaner_rl.models.policy import Policy, load_policy, resolve_device
 from cleaner_rl.runs.files import partial_path, write_json
 from cleaner_rl.runs.progress import CountProgress
-from cleaner_rl.sft.config import SftArgs, parse_sft_arguments
+from cleaner_rl.sft.config import SftArgs, parse_sft
 from cleaner_rl.sft.demonstrations.episodes import (
     Demonstration,
     DemonstrationError,
@@ -231,9 +236,9 @@ def summary_lines(build: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the command; returns its exit status."""
-    args = parse_sft_arguments(sys.argv[1:] if argv is None else argv)
+    args = parse_sft(arguments)
     try:
         build = build_policy(args)
     except (DemonstrationError, SandboxError) as error:
@@ -246,7 +251,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("\n".join(summary_lines(build)))
     print(f"saved to {args.out}")
     return 0
-
-
-if __name__ == "__main__":
-    run_command(main)

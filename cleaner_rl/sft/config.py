@@ -19,16 +19,15 @@ from cleaner_rl.settings import (
     Positive,
     check_bounds,
 )
-from cleaner_rl.sft.demonstrations.episodes import DemonstrationMix
 
 SCRATCH = "scratch"
-"""Value of ``--base`` that builds a small model instead of going on from one."""
+"""Value of ``--base`` that builds a small model with a tokenizer of its own."""
 
 _MAY_CHANGE = (
     *("out", "overwrite", "resume", "device", "workers", "allow_weak"),
     *("eval_tasks", "eval_batch", "max_turn_tokens", "max_response_tokens"),
 )
-"""Settings that may differ when a training is resumed: those that do not say what is learned."""
+"""Settings that may differ when a training is resumed: they do not affect what is learned."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class ModelArgs:
     """Shape of the model that is trained from scratch."""
 
     vocab_size: int = 1024
-    """Tokens of the vocabulary, bytes and added tokens included."""
+    """Size of the vocabulary, bytes and special tokens included."""
     hidden_size: int = 192
     """Width of the residual stream."""
     layers: int = 4
@@ -48,7 +47,28 @@ class ModelArgs:
     mlp_size: int = 576
     """Width inside the MLP."""
     max_length: int = 1024
-    """Longest sequence the model is meant for, in tokens."""
+    """Longest sequence that the model is meant for, in tokens."""
+
+
+@dataclass(frozen=True)
+class DemonstrationMix:
+    """Shares of the ingredients, each in [0, 1]. `buggy` counts those of `two_bugs` as well."""
+
+    wrong: float = 0.5
+    """Demonstrations whose program runs but computes the wrong thing."""
+    buggy: float = 0.85
+    """Demonstrations whose first program fails."""
+    two_bugs: float = 0.35
+    """Demonstrations whose first correction fails as well."""
+    other_program: float = 0.25
+    """Last corrections that write another program instead of repairing the same one."""
+
+    def __post_init__(self) -> None:
+        for name, share in asdict(self).items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} is a share and must lie in [0, 1], got {share}")
+        if self.two_bugs > self.buggy:
+            raise ValueError(f"two_bugs ({self.two_bugs}) cannot exceed buggy ({self.buggy})")
 
 
 @dataclass(frozen=True)
@@ -56,58 +76,55 @@ class SftArgs:
     """Teach a model the tool by demonstrations whose programs were executed, and evaluate it."""
 
     preset: str = "tiny"
-    """Where the other defaults come from: tiny (the bundled policy, from scratch) or smollm2."""
+    """Preset of defaults: tiny (the bundled policy, from scratch) or smollm2."""
     base: str = SCRATCH
-    """Model to go on from: smollm2, a Hugging Face directory, or a hub name; scratch builds the
-    small one of --model.* with a tokenizer of its own."""
+    """Model to start from: scratch, smollm2, a Hugging Face directory, or a hub name."""
     tasks: str = "reasoning-gym"
-    """Problems of the demonstrations, as in training: families of reasoning-gym that there are
-    programs for, and gsm8k:FILE, whose worked solutions become programs; " + " between them."""
+    """Problems of the demonstrations: reasoning-gym, gsm8k:FILE, or both with + between."""
     out: Path = Path("runs/policy")
-    """Directory the policy is saved to, in the Hugging Face format."""
+    """Directory for the policy, in the Hugging Face format."""
     overwrite: bool = False
-    """Replace --out where it exists already."""
+    """Replace --out if it exists."""
     resume: bool = False
-    """Go on with the training that was interrupted for the same --out, with the same settings."""
+    """Resume the interrupted training of the same --out, with the same settings."""
     seed: CountOrNone = 0
     """Seed of demonstrations, initial weights and batches."""
     device: str = "cpu"
-    """auto (CUDA when there is one), cpu, cuda, ..."""
+    """auto (CUDA if there is one), cpu, cuda, cuda:1, ..."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of all forward passes; weights and optimiser stay in float32."""
+    """Precision of forward passes; weights and optimiser stay in float32."""
     demonstrations: Count = 16_000
-    """Number of training episodes that are generated."""
+    """Number of demonstrations to generate."""
     max_tokens: Count = 1024
-    """Episodes that are longer are left out, and counted."""
+    """Longest demonstration, in tokens; longer ones are left out and counted."""
     learn_slips: bool = True
-    """Train on the turns whose program fails as well; off only reads them, and trains on what
-    corrects them."""
+    """Train on turns whose program fails as well as on those that correct them."""
     clean_epochs: NotNegative = 2.0
-    """Passes over the episodes without bugs that come first: short ones, to learn copying from."""
+    """Epochs over demonstrations without bugs, which come first."""
     epochs: NotNegative = 1.0
-    """Passes over all episodes. More leave the policy more certain, and RL less choice."""
+    """Epochs over all demonstrations; more leave the policy less to explore in RL."""
     batch_tokens: Count = 2048
-    """Tokens per optimiser step, padding included."""
+    """Tokens in an optimiser step, padding included."""
     learning_rate: Positive = 2e-3
-    """Peak learning rate of AdamW; a short warm-up, then a cosine down to a tenth."""
+    """Peak learning rate of AdamW; warm-up, then cosine decay to a tenth."""
     weight_decay: NotNegative = 0.05
-    """Weight decay of the matrices."""
+    """Weight decay of AdamW, for matrices only."""
     workers: Count = 2
-    """Sandbox workers that execute programs."""
+    """Number of programs that run at the same time."""
     allow_weak: bool = False
     """Run programs without isolation where bubblewrap does not work."""
     eval_tasks: CountOrNone = 480
-    """Held-out tasks of the evaluation at the end; 0 skips it."""
+    """Held-out problems of the evaluation at the end; 0 for none."""
     eval_batch: Count = 128
-    """Episodes of the evaluation that are decoded together."""
+    """Number of episodes that the evaluation decodes together."""
     max_turn_tokens: Count = 128
-    """Tokens of one turn in the evaluation."""
+    """Maximum number of tokens in a turn of the evaluation."""
     max_response_tokens: Count = 512
-    """Tokens of an episode after its prompt in the evaluation."""
+    """Maximum number of tokens after the prompt in an episode of the evaluation."""
     mix: DemonstrationMix = field(default_factory=DemonstrationMix)
     """Shares of bugs and wrong programs in the demonstrations."""
     model: ModelArgs = field(default_factory=ModelArgs)
-    """Shape of the model from scratch."""
+    """Shape of a model trained from scratch."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -118,11 +135,11 @@ class SftArgs:
 
     @property
     def from_scratch(self) -> bool:
-        """True when there is no model to go on from."""
+        """Whether a new model is built."""
         return self.base == SCRATCH
 
     def learned_by(self) -> dict[str, Any]:
-        """The settings that say what is learned, as plain data."""
+        """The settings that determine what is learned, as plain data."""
         return {name: value for name, value in asdict(self).items() if name not in _MAY_CHANGE}
 
     def rollout(self) -> EpisodeConfig:
@@ -163,7 +180,7 @@ SFT_PRESETS: dict[str, SftArgs] = {
 """Settings by name. ``smollm2`` takes minutes on a GPU and hours on two cores."""
 
 
-def parse_sft_arguments(arguments: Sequence[str]) -> SftArgs:
+def parse_sft(arguments: Sequence[str], prog: str = "cleaner-rl sft") -> SftArgs:
     """The settings behind command-line arguments."""
     default = choose(SFT_PRESETS, given(arguments, "preset").get("preset", "tiny"))
-    return tyro.cli(SftArgs, args=arguments, default=default, prog="python -m cleaner_rl.sft")
+    return tyro.cli(SftArgs, args=arguments, default=default, prog=prog)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, is_dataclass
 
 import pytest
 
-from cleaner_rl.config import PRESETS, TrainConfig, given, restore
+from cleaner_rl.config import PRESETS, TrainConfig, given
 from cleaner_rl.errors import CheckpointError, UserError
 from cleaner_rl.eval.config import EvalConfig
 from cleaner_rl.settings import (
@@ -83,8 +83,9 @@ def test_a_written_config_is_flat_and_read_back(tmp_path, name):
 
 
 def test_settings_that_do_not_exist_are_refused(tmp_path):
+    (path := tmp_path / "config.json").write_text(json.dumps({"episode": {}, "gamma": 0.5}))
     with pytest.raises(CheckpointError, match=r"config\.json has settings .* \['episode'"):
-        restore(TrainConfig(), {"episode": {}, "gamma": 0.5}, tmp_path / "config.json")
+        TrainConfig.load(path)
 
 
 @pytest.mark.parametrize(

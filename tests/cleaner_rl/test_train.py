@@ -13,7 +13,7 @@ import trainings
 from safetensors.torch import load_file
 
 from cleaner_env import Episode, SandboxError, Task
-from cleaner_rl.config import PRESETS, parse_arguments
+from cleaner_rl.config import PRESETS, parse_train
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.errors import CheckpointError, OutageError, PolicyError, UserError
 from cleaner_rl.rollout.environment import WRAPPER_MODES, reward_of
@@ -92,7 +92,7 @@ def test_a_run_leaves_everything_behind(run):
 
 def test_the_curves_are_drawn(run, tmp_path, drawing):
     copy = shutil.copytree(run, tmp_path / "copy")
-    write_report(copy, parse_arguments(["--resume", str(copy)]))
+    write_report(copy, parse_train(["--resume", str(copy)]))
     assert (copy / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -212,7 +212,7 @@ def test_roc_keeps_groups_of_the_usual_size(monkeypatch, saar, rewards):
     monkeypatch.setattr("cleaner_rl.train.step_tasks", lambda *_: ([], 0))
     monkeypatch.setattr("cleaner_rl.train.play_groups", lambda *_: [[right, wrong] * 4])
     monkeypatch.setattr("cleaner_rl.train._reward", lambda episode, *_: episode.reward)
-    config = parse_arguments([*SMALL, "--group-size", "4", "--saar", saar])
+    config = parse_train([*SMALL, "--group-size", "4", "--saar", saar])
     trainer = SimpleNamespace(config=config, rollout=None, ranks=Ranks("cpu"))
     (played,), (kept,), _ = play_step(trainer, 1, None)
     assert played.episodes == [right, wrong] * 4
@@ -231,25 +231,23 @@ def test_roc_keeps_groups_of_the_usual_size(monkeypatch, saar, rewards):
     ],
 )
 def test_saar_chooses_the_mode_of_the_episodes(saar, rollback, mode):
-    chosen = WRAPPER_MODES[parse_arguments(["--saar", saar]).episode.saar]
+    chosen = WRAPPER_MODES[parse_train(["--saar", saar]).episode.saar]
     assert (chosen != "off", chosen) == (rollback, mode)
 
 
 def test_unknown_preset_lists_the_presets():
     with pytest.raises(UserError, match="unknown preset 'small'; use one of: tiny, smollm2"):
-        parse_arguments(["--preset", "small"])
+        parse_train(["--preset", "small"])
 
 
 @pytest.mark.parametrize("arguments", [["--preset=qwen3-4b"], ["--preset", "qwen3-4b"]])
 def test_a_preset_gives_the_other_defaults(arguments):
-    assert parse_arguments(["--max_turns", "5", *arguments]) == change(
-        PRESETS["qwen3-4b"], max_turns=5
-    )
+    assert parse_train(["--max_turns", "5", *arguments]) == change(PRESETS["qwen3-4b"], max_turns=5)
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_parse_and_take_overrides(name):
-    config = parse_arguments(["--preset", name, "--learning-rate", "0.5"])
+    config = parse_train(["--preset", name, "--learning-rate", "0.5"])
     assert (config.preset, config.update.learning_rate) == (name, 0.5)
 
 
@@ -264,11 +262,11 @@ def test_qwen3_preset_has_the_papers_values():
 
 
 def test_reward_arguments_reach_the_environments():
-    config = parse_arguments(["--wrong-reward", "-0.5", "--failure-penalty", "0.1"])
+    config = parse_train(["--wrong-reward", "-0.5", "--failure-penalty", "0.1"])
     reward = reward_of(config.episode)
     assert (reward.wrong, [term.name for term in reward.terms]) == (-0.5, ["format", "tool"])
     with pytest.raises(UserError, match="--wrong-reward must be below 1"):
-        parse_arguments(["--wrong-reward", "1"])
+        parse_train(["--wrong-reward", "1"])
 
 
 def test_missing_model_directory(tmp_path):
@@ -344,7 +342,7 @@ def test_missing_cuda_is_said(tmp_path):
 )
 def test_bad_values_are_refused(arguments, part):
     with pytest.raises(UserError, match=part):
-        parse_arguments(arguments)
+        parse_train(arguments)
 
 
 def test_errors_are_one_line_on_the_command_line(tmp_path):
@@ -375,7 +373,7 @@ def test_resuming_with_fewer_steps_is_refused(tmp_path, random_weights):
     with pytest.raises(UserError, match="has already done 2 steps"):
         main(["--resume", str(tmp_path / "run"), "--steps", "1"])
     assert main(["--resume", str(tmp_path / "run"), "--steps", "3"]) == 0
-    assert parse_arguments(["--resume", str(tmp_path / "run")]).steps == 3
+    assert parse_train(["--resume", str(tmp_path / "run")]).steps == 3
 
 
 def test_half_a_surrogate_in_a_program_does_not_stop_the_run(tmp_path, toy_policy):

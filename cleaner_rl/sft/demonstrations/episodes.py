@@ -16,7 +16,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from cleaner_env.formats import HermesFormat
 from cleaner_env.formats.protocol import ToolCallFormat
@@ -25,6 +25,7 @@ from cleaner_env.observation import format_observation
 from cleaner_env.rewards import score
 from cleaner_env.task import Task
 from cleaner_env.tasks.sources import ReasoningGymTasks, TaskSource
+from cleaner_rl.sft.config import DemonstrationMix
 from cleaner_rl.sft.demonstrations.bugs import propose_bug
 from cleaner_rl.sft.demonstrations.programs import PROGRAM_BOOK, ProgramBook, Programs
 
@@ -51,27 +52,6 @@ Run = Callable[[str], Result]
 
 class DemonstrationError(RuntimeError):
     """Too few tasks gave a demonstration: no programs for them, or a sandbox that runs none."""
-
-
-@dataclass(frozen=True)
-class DemonstrationMix:
-    """Shares of the ingredients, each in [0, 1]. `buggy` counts those of `two_bugs` as well."""
-
-    wrong: float = 0.5
-    """Episodes whose program runs but computes the wrong thing."""
-    buggy: float = 0.85
-    """Episodes whose first program fails."""
-    two_bugs: float = 0.35
-    """Episodes whose first correction fails as well."""
-    other_program: float = 0.25
-    """Final corrections that are a different program instead of the same one repaired."""
-
-    def __post_init__(self) -> None:
-        for name, share in asdict(self).items():
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name} is a share and must lie in [0, 1], got {share}")
-        if self.two_bugs > self.buggy:
-            raise ValueError(f"two_bugs ({self.two_bugs}) cannot exceed buggy ({self.buggy})")
 
 
 @dataclass(frozen=True)

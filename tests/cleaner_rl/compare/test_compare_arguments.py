@@ -7,7 +7,7 @@ import pytest
 
 from cleaner_rl.compare.__main__ import lanes_of, main
 from cleaner_rl.compare.arms import ALIASES, ARMS, parse_arms
-from cleaner_rl.compare.config import parse_arguments
+from cleaner_rl.compare.config import parse_compare
 from cleaner_rl.compare.directory import ComparisonDirectory
 from cleaner_rl.config import PRESETS
 from cleaner_rl.errors import CheckpointError, UserError
@@ -19,7 +19,7 @@ def names(text):
 
 
 def test_the_default_is_the_baseline_the_paper_and_the_best_rule():
-    config, arms = parse_arguments([])
+    config, arms = parse_compare([])
     assert [arm.name for arm in arms] == ["off", "purified", "branched"]
     assert config.seed_list == [0, 1, 2] and config.train.preset == "tiny"
 
@@ -54,14 +54,14 @@ def test_groups_that_roc_cannot_halve_are_refused(size):
 
 
 def test_settings_of_training_are_those_of_all_arms():
-    config, arms = parse_arguments(["--steps", "20", "--learning-rate", "0.5", "--arms", "off"])
+    config, arms = parse_compare(["--steps", "20", "--learning-rate", "0.5", "--arms", "off"])
     (run,) = ComparisonDirectory(config.directory).runs(config, arms)[:1]
     assert (run.config.steps, run.config.update.learning_rate, run.config.episode.saar) == (
         20,
         0.5,
         "off",
     )
-    assert run.config.eval_every == 2
+    assert run.config.monitor.eval_every == 2
 
 
 @pytest.mark.parametrize(
@@ -85,11 +85,11 @@ def test_settings_of_training_are_those_of_all_arms():
 )
 def test_bad_arguments_are_refused(arguments, part):
     with pytest.raises(UserError, match=part):
-        parse_arguments(arguments)
+        parse_compare(arguments)
 
 
 def test_runs_are_spread_over_devices_and_jobs():
-    config, _ = parse_arguments(["--devices", "cpu,cpu", "--jobs", "2"])
+    config, _ = parse_compare(["--devices", "cpu,cpu", "--jobs", "2"])
     assert [lane.device for lane in lanes_of(config, 9)] == ["cpu"] * 4
     assert all(lane.threads >= 1 for lane in lanes_of(config, 9))
 
@@ -116,7 +116,7 @@ def test_a_report_needs_a_comparison(tmp_path):
 
 def test_a_report_needs_a_finished_seed(tmp_path):
     plan = {"arms": ["off"], "seeds": [0], "command": "", "made_with": {}}
-    config = flat(parse_arguments([])[0].train)
+    config = flat(parse_compare([])[0].train)
     (tmp_path / "comparison.json").write_text(json.dumps({**plan, "config": config}))
     with pytest.raises(CheckpointError, match=r"no seed of the comparison .* is finished"):
         main(["--report-only", str(tmp_path)])

@@ -14,7 +14,8 @@ from cleaner_env.chat import ChatCodec
 from cleaner_env.token_samples import purified_sample
 from cleaner_rl.config import PRESETS
 from cleaner_rl.doctor import tasks as task_checks
-from cleaner_rl.doctor.__main__ import CHECKS, main, parse_arguments
+from cleaner_rl.doctor.__main__ import CHECKS, main
+from cleaner_rl.doctor.config import DoctorConfig, parse_doctor
 from cleaner_rl.doctor.machine import check_attention, check_memory, check_model, check_sandbox
 from cleaner_rl.doctor.preview import (
     check_trained_tokens,
@@ -22,7 +23,7 @@ from cleaner_rl.doctor.preview import (
     scripted_episode,
     show_segments,
 )
-from cleaner_rl.doctor.subject import DoctorConfig, Finding, Subject, run_checks
+from cleaner_rl.doctor.subject import Finding, Subject, run_checks
 from cleaner_rl.doctor.tasks import check_grader, check_prompts, check_tasks
 from cleaner_rl.doctor.text import check_format, check_round_trip, check_template
 from cleaner_rl.errors import UserError
@@ -108,17 +109,17 @@ def test_a_check_that_crashes_has_failed_and_stops_no_other():
 
 
 def test_settings_are_those_of_training():
-    assert parse_arguments(["--preset", "qwen3-4b"]).config == PRESETS["qwen3-4b"]
-    subject = parse_arguments(["--preset", "qwen3-4b", "--pack-tokens", "9", "--num-tasks", "3"])
-    assert subject.config == change(PRESETS["qwen3-4b"], pack_tokens=9)
-    assert subject.doctor == DoctorConfig(num_tasks=3, train=subject.config)
+    assert parse_doctor(["--preset", "qwen3-4b"]).train == PRESETS["qwen3-4b"]
+    config = parse_doctor(["--preset", "qwen3-4b", "--pack-tokens", "9", "--num-tasks", "3"])
+    train = change(PRESETS["qwen3-4b"], pack_tokens=9)
+    assert config == DoctorConfig(num_tasks=3, train=train)
     with pytest.raises(UserError, match="unknown preset"):
-        parse_arguments(["--preset", "huge"])
+        parse_doctor(["--preset", "huge"])
 
 
 def test_the_help_lists_the_settings_of_the_training_too(capsys):
     with pytest.raises(SystemExit):
-        parse_arguments(["--help"])
+        parse_doctor(["--help"])
     shown = capsys.readouterr().out
     flags = ("--num-tasks", "--model", "--tasks", "--preset", "--pack-tokens", "--code-seconds")
     assert all(f"{flag} " in shown for flag in flags)
@@ -127,13 +128,13 @@ def test_the_help_lists_the_settings_of_the_training_too(capsys):
 def test_a_run_to_be_resumed_is_looked_at_with_its_own_settings(tmp_path):
     config = change(PRESETS["tiny"], max_response_tokens=99)
     (tmp_path / "config.json").write_text(json.dumps(flat(config)))
-    subject = parse_arguments(["--resume", str(tmp_path)])
-    assert subject.config == replace(config, resume=str(tmp_path))
+    parsed = parse_doctor(["--resume", str(tmp_path)])
+    assert parsed.train == replace(config, resume=str(tmp_path))
 
 
 def test_a_setting_that_neither_doctor_nor_training_has_is_refused(capsys):
     with pytest.raises(SystemExit):
-        parse_arguments(["--num-taks", "3"])
+        parse_doctor(["--num-taks", "3"])
     assert "--num-taks" in capsys.readouterr().err
 
 

@@ -7,7 +7,7 @@ import pytest
 from cleaner_rl.config import PRESETS
 from cleaner_rl.errors import PolicyError, UserError
 from cleaner_rl.eval.__main__ import main
-from cleaner_rl.eval.config import parse_arguments
+from cleaner_rl.eval.config import parse_eval
 from cleaner_rl.runs.run_directory import RunDirectory
 from cleaner_rl.settings import change
 
@@ -43,22 +43,22 @@ def test_a_checkpoint_is_evaluated_with_the_settings_of_its_run(tmp_path):
     config = change(PRESETS["tiny"], max_turns=7, code_seconds=0.5)
     RunDirectory.create(tmp_path / "run", config)
     checkpoint = str(tmp_path / "run" / "checkpoints" / "step-000001")
-    parsed = parse_arguments(["--model", checkpoint])
+    parsed = parse_eval(["--model", checkpoint])
     assert (parsed.episode.max_turns, parsed.episode.code_seconds) == (7, 0.5)
-    assert parse_arguments(["--model", checkpoint, "--max-turns", "3"]).episode.max_turns == 3
-    assert parse_arguments([]).episode.max_turns == PRESETS["tiny"].episode.max_turns
+    assert parse_eval(["--model", checkpoint, "--max-turns", "3"]).episode.max_turns == 3
+    assert parse_eval([]).episode.max_turns == PRESETS["tiny"].episode.max_turns
 
 
 def test_the_papers_protocol_is_a_preset(tmp_path):
-    paper = parse_arguments(["--preset", "paper"])
+    paper = parse_eval(["--preset", "paper"])
     assert (paper.samples, paper.episode.temperature, paper.top_p) == (16, 1.0, 0.6)
-    assert parse_arguments(["--preset", "paper", "--samples", "4"]).samples == 4
+    assert parse_eval(["--preset", "paper", "--samples", "4"]).samples == 4
     with pytest.raises(UserError, match="unknown preset 'papers'"):
-        parse_arguments(["--preset", "papers"])
+        parse_eval(["--preset", "papers"])
     config = change(PRESETS["tiny"], max_turns=7, temperature=0.3)
     RunDirectory.create(tmp_path / "run", config)
     checkpoint = str(tmp_path / "run" / "checkpoints" / "step-000001")
-    ours = parse_arguments(["--preset", "paper", "--model", checkpoint])
+    ours = parse_eval(["--preset", "paper", "--model", checkpoint])
     assert (ours.episode.max_turns, ours.episode.temperature, ours.top_p) == (7, 1.0, 0.6)
 
 

@@ -7,16 +7,18 @@ import pytest
 from chat_server import DROP, completion, serve
 
 from cleaner_rl.errors import EndpointError
-from cleaner_rl.rollout.endpoint import Endpoint, EndpointConfig, RequestRefused, Usage
+from cleaner_rl.rollout.endpoint import Endpoint, RequestRefused, Usage
+from cleaner_rl.settings import ServerConfig
 
 QUESTION = [{"role": "user", "content": "What is 6*7?"}]
 
 
-def ask(server, url=None, **config):
-    settings = {"retries": 3, "first_wait_s": 0.01, "timeout_s": 5.0, **config}
+def ask(server, url=None, temperature=1.0, top_p=1.0, **settings):
+    settings = {"request_retries": 3, "request_seconds": 5.0, **settings}
+    config = ServerConfig(url or server.url, **settings)
 
     async def once():
-        async with Endpoint(EndpointConfig(url or server.url, "m", **settings)) as endpoint:
+        async with Endpoint(config, "m", temperature, top_p, first_wait_s=0.01) as endpoint:
             return await endpoint.complete(QUESTION, 32, seed=9)
 
     return asyncio.run(once())
@@ -28,9 +30,10 @@ def script(*answers):
     return lambda _: left.pop(0)
 
 
-def test_the_request_carries_the_settings():
+def test_the_request_carries_the_settings(monkeypatch):
+    monkeypatch.setenv("OUR_KEY", "secret")
     with serve(script("hello")) as server:
-        turn, usage = ask(server, temperature=0.7, top_p=0.6, api_key="secret")
+        turn, usage = ask(server, temperature=0.7, top_p=0.6, api_key_env="OUR_KEY")
     assert (turn, turn.truncated, usage) == ("hello", False, Usage(11, 5))
     assert server.requests == [
         {
@@ -46,9 +49,10 @@ def test_the_request_carries_the_settings():
     assert server.headers[0]["Authorization"] == "Bearer secret"
 
 
-def test_no_key_is_sent_without_one():
+def test_no_key_is_sent_without_one(monkeypatch):
+    monkeypatch.setenv("OUR_KEY", "")
     with serve(script("hello")) as server:
-        ask(server)
+        ask(server, api_key_env="OUR_KEY")
     assert "Authorization" not in server.headers[0]
 
 
@@ -90,7 +94,7 @@ def test_a_silent_server_is_asked_again():
         return "hello"
 
     with serve(answer) as server:
-        assert ask(server, timeout_s=0.1)[0] == "hello"
+        assert ask(server, request_seconds=0.1)[0] == "hello"
 
 
 def test_endless_trouble_is_said():
@@ -104,7 +108,7 @@ def test_endless_trouble_is_said():
 
 def test_no_server_is_said():
     with pytest.raises(EndpointError, match=r"did not answer.*ConnectError"):
-        ask(None, url="http://127.0.0.1:9/v1", retries=0)
+        ask(None, url="http://127.0.0.1:9/v1", request_retries=0)
 
 
 @pytest.mark.parametrize(
