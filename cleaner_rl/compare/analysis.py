@@ -1,4 +1,4 @@
-"""Analysis: everything that a comparison found, computed from the files of its runs.
+"""Analysis: the results of a comparison, computed from the files of its runs.
 
 Axes of arrays: ``_S`` seeds, ``_E`` evaluations, ``_K`` training steps from 0, ``_R`` resamples.
 """
@@ -31,19 +31,19 @@ _TRAINING = (
 )
 """Metrics of the training log that are compared."""
 _LAST = 0.25
-"""Share of the steps, at the end, that the training's figures are means over."""
+"""Training figures are means over this share of the steps, at the end."""
 
 Measures = Mapping[str, Measure]
-"""A row for each seed."""
+"""Measures by metric, with a row for each seed."""
 Evaluations = Mapping[tuple[str, int], Measures]
-"""Of the runs of an arm, by mode and step."""
+"""The measures of an arm's runs, by mode and step."""
 Logs = Sequence[Sequence[Mapping[str, float]]]
 """Metrics of the training steps of each seed."""
 
 
 def compare(runs: Mapping[str, Sequence[PlannedRun]]) -> dict[str, Any]:
-    """What the finished runs of all arms, each with the same seeds in the same order, come to: the
-    data that docs/compare.md explains."""
+    """The results of the finished runs of all arms, as docs/compare.md explains them. Each arm has
+    the same seeds in the same order."""
     baseline = BASELINE if BASELINE in runs else next(iter(runs))
     steps = _common_steps([run for of_arm in runs.values() for run in of_arm])
     evaluations = {
@@ -51,7 +51,7 @@ def compare(runs: Mapping[str, Sequence[PlannedRun]]) -> dict[str, Any]:
         for name, of_arm in runs.items()
     }
     logs = {name: [read_metrics(run.path) for run in of_arm] for name, of_arm in runs.items()}
-    # Up to the last problem that was not spoilt everywhere.
+    # Up to the last problem that any run has an unspoilt episode of.
     tasks = max(m["accuracy"].total_SP.shape[1] for of in evaluations.values() for m in of.values())
     config = runs[baseline][0].config
     bootstrap = CrossedBootstrap(len(runs[baseline]), tasks, config.seed)
@@ -84,7 +84,7 @@ def _common_steps(runs: Sequence[PlannedRun]) -> list[int]:
     for run in runs:
         if evaluated_steps(run.path) != steps:
             raise CheckpointError(
-                f"{run.path} was evaluated at steps {evaluated_steps(run.path)}, and "
+                f"{run.path} was evaluated at steps {evaluated_steps(run.path)}, but "
                 f"{runs[0].path} at {steps}; they cannot be compared"
             )
     return steps
@@ -100,7 +100,7 @@ def _measures(runs: Sequence[PlannedRun], step: int, mode: str) -> Measures:
 
 
 def _figures(of: Callable[..., Any], steps: Sequence[int], *arms: Evaluations) -> dict[str, Any]:
-    """mode -> step (a string, as JSON has it) -> figures of the arms' measures there."""
+    """mode -> step (a string, as in JSON) -> ``of`` the arms' measures there."""
     return {
         mode: {str(step): of(*(arm[mode, step] for arm in arms)) for step in steps}
         for mode in MODES
@@ -143,7 +143,7 @@ def _reaching(
 ) -> dict[str, Any]:
     """When each arm reached the baseline's final accuracy; see ``DEFINITION``.
 
-    Row 0 of all arrays is the estimate itself, the others are the resamples.
+    Row 0 of all arrays is the estimate itself, the other rows are the resamples.
     """
     curves = {name: isotonic(_accuracy_RE(of, bootstrap)) for name, of in evaluations.items()}
     target_R = curves[baseline][:, -1]
@@ -176,13 +176,13 @@ def _accuracy_RE(evaluations: Evaluations, bootstrap: CrossedBootstrap) -> Float
 
 
 def _tokens_SK(logs: Logs) -> Floats:
-    """Tokens sampled up to each step of the training, from step 0 on."""
+    """Tokens sampled up to each training step, from step 0 on."""
     sampled = [[row["tokens_sampled"] * row["episodes"] for row in rows] for rows in logs]
     return np.concatenate([np.zeros((len(sampled), 1)), np.cumsum(sampled, axis=1)], axis=1)
 
 
 def _tokens_at(logs: Logs, steps_R: Floats, bootstrap: CrossedBootstrap) -> Floats:
-    """[R] tokens that a seed sampled, on average, up to these steps; inf where there is no step."""
+    """[R] tokens sampled up to these steps, averaged over seeds; inf where the step is."""
     tokens_SK = _tokens_SK(logs)
     means_RK = np.vstack([tokens_SK.mean(axis=0), bootstrap.seed_means(tokens_SK)])
     steps_K = np.arange(tokens_SK.shape[1])
@@ -192,14 +192,14 @@ def _tokens_at(logs: Logs, steps_R: Floats, bootstrap: CrossedBootstrap) -> Floa
 
 
 def _over(values_R: Floats, baseline_R: Floats) -> Floats:
-    """Ratios; nan where the baseline was at its target from the start."""
+    """Ratios; NaN where the baseline was at its target from the start."""
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios: Floats = np.where(baseline_R > 0, values_R / baseline_R, np.nan)
     return ratios
 
 
 def _quantiles(values_R: Floats) -> list[float | None] | None:
-    """Both ends of the 95% interval; None for an end that is not reached."""
+    """Both ends of the 95% interval; None for an end that is infinite."""
     known = np.sort(values_R[~np.isnan(values_R)])
     if not len(known):
         return None
@@ -212,7 +212,7 @@ def _number(value: float) -> float | None:
 
 
 def _training(logs: Logs) -> dict[str, Any]:
-    """Each metric's mean over seeds at every step, its range over seeds, and its last figures."""
+    """Each metric's mean and range over seeds at every step, and its means over the last steps."""
     last = max(1, round(_LAST * len(logs[0])))
     curves = {}
     for name in [name for name in _TRAINING if all(name in rows[0] for rows in logs)]:
@@ -238,17 +238,17 @@ def _training(logs: Logs) -> dict[str, Any]:
 
 
 DEFINITION = (
-    "The target is the baseline's accuracy at the last step, rollback off. Both it and the step at "
-    "which an arm reaches it are read from the curve that rises, or stays level, and lies closest "
-    "to the arm's evaluations (isotonic regression, least squares), with straight lines between "
-    "evaluations. So a single lucky evaluation reaches nothing, nor does a curve that falls back. "
-    "Ratios are to the baseline's own step."
+    "The target is the baseline's accuracy at the last step, with rollback off. The target and the "
+    "step at which an arm reaches it are read from the non-decreasing curve closest to the arm's "
+    "evaluations (isotonic regression, least squares), with straight lines between evaluations. So "
+    "neither a single lucky evaluation nor a curve that falls back reaches it. Ratios are relative "
+    "to the baseline's own step."
 )
 _ROUNDING = 1e-9
 
 
 def isotonic(values_RE: Floats) -> Floats:
-    """The non-decreasing rows closest to these, by least squares.
+    """The non-decreasing rows closest to the given ones, by least squares.
 
     The max-min formula: ``fit[i] = max over a <= i of min over b >= i of mean(values[a..b])``.
 
@@ -267,7 +267,7 @@ def isotonic(values_RE: Floats) -> Floats:
 
 def first_reached(steps: Sequence[int], fit_RE: Floats, target_R: Floats) -> Floats:
     """[R] steps at which curves from ``isotonic`` reach their targets, interpolated between
-    evaluations; inf where they do not."""
+    evaluations; inf for curves that do not."""
     reached_RE = fit_RE >= target_R[:, None] - _ROUNDING
     steps_E = np.asarray(steps, float)
     at = reached_RE.argmax(axis=1)

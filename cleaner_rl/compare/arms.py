@@ -1,4 +1,4 @@
-"""Arms: the ways of training that a comparison sets side by side, as changes to a TrainConfig."""
+"""Arms: the ways of training that a comparison compares, as changes to a TrainConfig."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cleaner_rl.errors import UserError
 from cleaner_rl.settings import CREDIT_RULES, change, flag
 
 BASELINE = "off"
-"""The arm that others are compared with, where it takes part."""
+"""The arm that others are compared with, if it takes part."""
 _PUBLISHED = "purified"
-"""SAAR as the paper has it."""
+"""SAAR as published."""
 _BEST_RULE = "branched"
-"""The credit rule that has done best here."""
+"""The credit rule with the best results so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +24,15 @@ class Arm:
 
     name: str
     text: str
-    """What it is, for the report."""
+    """Describes the arm in the report."""
     changes: Mapping[str, Any]
-    """Settings that differ from those of the comparison, by name."""
+    """Settings that differ from the comparison's, by name."""
 
     def config(self, base: TrainConfig) -> TrainConfig:
         """The arm's settings.
 
-        Roc plays more episodes than it keeps; its groups are smaller in turn, so that all arms
-        sample the same number of episodes.
+        Since roc plays more episodes than it keeps, its groups are smaller, so that all arms sample
+        the same number of episodes.
         """
         config = change(base, **self.changes)
         if config.episode.saar == "roc":
@@ -57,7 +57,7 @@ _MODES = {
 
 
 def _published(name: str, text: str, **changes: Any) -> Arm:
-    """SAAR as published but for these changes."""
+    """SAAR as published, except for these changes."""
     return Arm(name, text, {"saar": "on", "credit": _PUBLISHED, **changes})
 
 
@@ -70,24 +70,23 @@ _ARMS = (
     *(_published(f"retries-{k}", f"as published, {k} retries", max_retries=k) for k in (1, 3, 5)),
 )
 ARMS: dict[str, Arm] = {arm.name: arm for arm in _ARMS}
-"""Arms by name."""
 ALIASES: dict[str, tuple[str, ...]] = {
     "default": (BASELINE, _PUBLISHED, _BEST_RULE),
     "saar": (_PUBLISHED,),
     "best": (_BEST_RULE,),
     "rules": (BASELINE, *CREDIT_RULES),
     "modes": (BASELINE, _PUBLISHED, *_MODES, "rho-0.7"),
-    # gamma-0.5 and retries-3 are what purified is: it stands for both.
+    # purified equals gamma-0.5 and retries-3, and stands for both.
     "ablations": (
         *(BASELINE, _PUBLISHED, "gamma-0", "gamma-0.3", "gamma-0.7", "gamma-1"),
         *("retries-1", "retries-5"),
     ),
 }
-"""Further names, each for one or several arms."""
+"""Other names for one arm or several."""
 
 
 def parse_arms(text: str) -> list[Arm]:
-    """The arms of a ``--arms`` value: names with commas between them, none twice."""
+    """Parse the comma-separated names of ``--arms``; no arm comes twice."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise UserError(f"--arms names no arm; {_choices()}")
@@ -99,12 +98,12 @@ def parse_arms(text: str) -> list[Arm]:
 
 
 def require_unset(arms: Sequence[Arm], arguments: Sequence[str]) -> None:
-    """Check that the command's arguments give no setting that one of the arms chooses itself."""
+    """Check that the command's arguments set nothing that one of the arms sets itself."""
     for arm in arms:
         for name in given(arguments, *arm.changes):
             raise UserError(
-                f"{flag(name)} is what the arm {arm.name} chooses itself; leave the option out, or "
-                "choose the arms with --arms"
+                f"the arm {arm.name} sets {flag(name)} itself; omit the option, or choose other "
+                "arms with --arms"
             )
 
 

@@ -2,9 +2,9 @@
 
 comparison.json         arms, seeds, command, versions
 start/seed-0/           what all runs of a seed begin with: its evaluation, hashes of policy, tasks
-runs/ARM/seed-0/        a training run, as python -m cleaner_rl.train leaves it
+runs/ARM/seed-0/        a training run, as python -m cleaner_rl.train writes it
 runs/ARM/seed-0.log     what it printed
-report.md, *.png        what came out
+report.md, *.png        the results
 results.json            the same, for programs
 """
 
@@ -29,9 +29,9 @@ from cleaner_rl.settings import changed, flag, flat
 PLAN = "comparison.json"
 _PARTS = {"arms", "seeds", "config", "command", "made_with"}
 IDENTITY = "identity.json"
-"""Of a start: hashes of the policy and of the held-out tasks; written last."""
+"""A start's hashes of the policy and of the held-out tasks, written last."""
 _FREE = ("run_dir", "resume", *(name for name in MAY_CHANGE if name != "steps"))
-"""Settings of a run that may differ from those it was begun with."""
+"""Settings that may change while a run is unfinished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,12 @@ class PlannedRun:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The name shown to people."""
         return f"{self.arm}, seed {self.seed}"
 
     @property
     def log(self) -> Path:
-        """What it prints."""
+        """The file with what it prints."""
         return self.path.with_name(self.path.name + ".log")
 
     @property
@@ -60,20 +60,20 @@ class PlannedRun:
 
     @property
     def steps_done(self) -> int:
-        """Steps whose metrics are written."""
+        """The number of steps whose metrics have been written."""
         file = self.path / "metrics.jsonl"
         return file.read_bytes().count(b"\n") if file.exists() else 0
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to do. A training's report is the last file that it writes."""
+        """Whether nothing is left to do. A training writes its report last."""
         if self.is_start:
             return (self.path / IDENTITY).exists()
         last = self.config.steps in evaluated_steps(self.path)
         return last and (self.path / "report.md").exists()
 
     def require_same_settings(self) -> None:
-        """Check that the run, where it was begun, was begun with the same settings."""
+        """Check that the run, if it has been started, was started with the same settings."""
         if not (self.path / "config.json").exists():
             return
         stored = TrainConfig.load(self.path / "config.json")
@@ -81,19 +81,17 @@ class PlannedRun:
             then, now = flat(stored), flat(self.config)
             settings = (f"{flag(name)} ({then[name]} then, {now[name]} now)" for name in other)
             raise UserError(
-                f"the run {self.path} was begun with other settings: {', '.join(settings)}. Give "
-                "the same ones, or begin another comparison with another --out"
+                f"the run {self.path} was started with other settings: {', '.join(settings)}; give "
+                "the same ones, or start another comparison with another --out"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class ComparisonDirectory:
-    """One comparison's directory."""
-
     path: Path
 
     def start(self, config: CompareConfig, seed: int) -> PlannedRun:
-        """The evaluation that all runs of a seed begin with."""
+        """The evaluation with which all runs of a seed begin."""
         path = self.path / "start" / f"seed-{seed}"
         return PlannedRun("start", seed, path, replace(config.train, seed=seed, run_dir=str(path)))
 
@@ -108,16 +106,16 @@ class ComparisonDirectory:
         return [self.run(config, arm, seed) for seed in config.seed_list for arm in arms]
 
     def arms(self) -> set[str]:
-        """Names of the arms that have runs here, whichever command they were begun by."""
+        """Names of the arms that have runs here, whichever command started them."""
         return {path.name for path in (self.path / "runs").glob("*") if path.is_dir()}
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Make the directory, and keep it to this process and its children."""
+        """Create the directory, and reserve it for this process and its children."""
         files = {file.name for file in self.path.iterdir()} if self.path.is_dir() else set()
         if files and not files & {PLAN, ".lock"}:
             raise CheckpointError(
-                f"{self.path} is not empty and holds no comparison; choose another --out"
+                f"{self.path} is not empty and not a comparison; choose another --out"
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -130,13 +128,13 @@ class ComparisonDirectory:
             yield
         except BlockingIOError as error:
             raise CheckpointError(
-                f"another process works on {self.path}; wait for it, or choose another --out"
+                f"another process is using {self.path}; wait for it, or choose another --out"
             ) from error
         finally:
             os.close(lock)
 
     def read_plan(self) -> dict[str, Any]:
-        """What is compared: ``arms``, ``seeds``, ``config``, ``command``, ``made_with``."""
+        """Read what is compared: ``arms``, ``seeds``, ``config``, ``command``, ``made_with``."""
         path = self.path / PLAN
         try:
             plan = read_json(path)
@@ -144,17 +142,16 @@ class ComparisonDirectory:
             raise CheckpointError(f"cannot read {path}: {error}") from error
         if plan is None:
             raise CheckpointError(
-                f"there is no comparison in {self.path}; --report-only wants the directory that "
-                "--out named"
+                f"there is no comparison in {self.path}; --report-only takes the directory that "
+                "was given as --out"
             )
         if not isinstance(plan, dict) or not set(plan) >= _PARTS:
-            raise CheckpointError(f"{path} is damaged: it wants {sorted(_PARTS)}")
+            raise CheckpointError(f"{path} is damaged: it must have {sorted(_PARTS)}")
         unknown = set(plan["arms"]) - set(ARMS)
         settings = set(plan["config"]) - flat(TrainConfig()).keys()
         if unknown or settings:
             raise CheckpointError(
-                f"{path} has arms that do not exist, {sorted(unknown)}, or settings, "
-                f"{sorted(settings)}: another version of cleaner-rl wrote it, which "
-                "is named there as made_with"
+                f"{path} has unknown arms, {sorted(unknown)}, or settings, {sorted(settings)}: it "
+                "was written by another version of cleaner-rl, which it names under made_with"
             )
         return plan

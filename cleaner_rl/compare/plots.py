@@ -1,4 +1,4 @@
-"""ComparisonPlots: the curves of a comparison, a colour for each arm, with the range over seeds."""
+"""ComparisonPlots: the curves of a comparison, in one colour per arm, with ranges over seeds."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ _TRAINING = (
     *("grafted_gap", "tokens_sampled", "turns", "grad_norm"),
 )
 _SMOOTHING = 5
-"""Training steps that a point of a curve is the mean of."""
+"""A point of a training curve is the mean of this many steps."""
 _STYLES = ("-", "--", "-.", ":")
 
 Curve = tuple[Sequence[float], Sequence[float], Sequence[Sequence[float]]]
-"""Where an arm's points lie, their values, and what they are in each seed, or in the extremes."""
+"""The x of an arm's points, their values, and for each point the values of the seeds, or just the
+extremes."""
 Data = Mapping[str, Any]
 
 
 def write_plots(results: Data, directory: Path) -> None:
-    """Write the three pictures."""
+    """Write the three figures."""
     held_out = {
         f"{LABELS[key][0]}, rollback {mode}": _evaluated(results, mode, key)
         for mode, key in _HELD_OUT
@@ -43,7 +44,7 @@ def write_plots(results: Data, directory: Path) -> None:
     training = {LABELS[key][0]: _trained(results, key) for key in _TRAINING}
     _draw(training, (3, 3), "step").savefig(directory / TRAINING, dpi=110)
     title = "held-out accuracy, rollback off; dotted: the baseline's final accuracy"
-    label = "million sampled tokens, those thrown away by rollback included"
+    label = "million sampled tokens, including those discarded by rollback"
     figure = _draw({title: _by_tokens(results)}, (1, 1), label, "o")
     figure.axes[0].axhline(results["reaching"]["target"], color="grey", lw=0.8, ls=":")
     figure.savefig(directory / TOKENS, dpi=110)
@@ -81,7 +82,7 @@ def _by_tokens(results: Data) -> dict[str, Curve]:
 def _draw(
     panels: Mapping[str, Mapping[str, Curve]], shape: tuple[int, int], label: str, marker: str = ""
 ) -> Figure:
-    """Pictures side by side; the first has a curve of every arm."""
+    """Draw panels in a grid; the first must have a curve of every arm."""
     arms = list(next(iter(panels.values())))
     rows, columns = shape
     figure = Figure(figsize=(max(7.0, 4.0 * columns), 1.0 + 3.0 * rows), layout="constrained")
@@ -102,6 +103,6 @@ def _draw(
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    """The mean of each value and those before it."""
+    """Replace each value by its mean with the ``_SMOOTHING - 1`` values before it."""
     windows = [values[max(0, i + 1 - _SMOOTHING) : i + 1] for i in range(len(values))]
     return [sum(window) / len(window) for window in windows]

@@ -1,4 +1,4 @@
-"""WorkerPool: the runs of a comparison side by side, each in a process of its own."""
+"""WorkerPool: the runs of a comparison in parallel, each in its own process."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from cleaner_rl.compare.directory import PlannedRun
 from cleaner_rl.compare.worker import work
 
 _TICK = 1.0
-"""Seconds between two looks at the runs."""
+"""Seconds between two checks of the runs."""
 _USER_ERROR = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """A place for one run at a time; ``threads`` of computations on a CPU, 0 for the default."""
+    """A place for one run at a time; ``threads`` for computing on a CPU, 0 for the default."""
 
     device: str
     threads: int
 
 
 Failures = list[tuple[PlannedRun, str]]
-"""Runs that did not reach their ends, and why, in a line."""
+"""Runs that did not finish, each with the reason in one line."""
 
 
 class WorkerPool:
     """Does runs, as many at a time as there are lanes.
 
-    A process each and no executor: a run that dies, or is killed, takes no other one with it.
-    ``on_tick`` is called about once a second with the runs that are under way.
+    Each run has a process and not a place in an executor, so a run that dies or is killed does not
+    affect others. ``on_tick`` is called about once a second with the active runs.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class WorkerPool:
         on_tick: Callable[[Sequence[PlannedRun]], None],
     ) -> None:
         self._free = list(lanes)
-        # CUDA does not survive a fork; a fork server saves each process the imports.
+        # CUDA does not survive a fork. Elsewhere a fork server spares each process the imports.
         self._context = get_context("spawn") if cuda else get_context("forkserver")
         self._context.set_forkserver_preload(["cleaner_rl.compare.worker"])
         self._on_tick = on_tick
@@ -51,9 +51,9 @@ class WorkerPool:
         self._failures: Failures = []
 
     def work_off(self, starts: Sequence[PlannedRun], runs: Sequence[PlannedRun]) -> Failures:
-        """Do all that are not finished; a run waits for its seed's start. Returns the failures.
+        """Do all unfinished runs, each after its seed's start, and return the failures.
 
-        After a signal, at the ``KeyboardInterrupt``, the runs under way have saved their state.
+        A signal raises ``KeyboardInterrupt`` once all active runs have saved their state.
         """
         start_of = {start.seed: start for start in starts}
         waiting = [run for run in (*starts, *runs) if not run.finished]
@@ -68,7 +68,7 @@ class WorkerPool:
         return self._failures
 
     def _settle(self, run: PlannedRun, start: PlannedRun) -> bool:
-        """Begin a run where it can begin, or give it up; whether it waits no more."""
+        """Start a run if it can start, or give it up; return False if it has to wait."""
         if not run.is_start and any(failed == start for failed, _ in self._failures):
             self._failures.append((run, f"its seed's first evaluation failed; see {start.log}"))
             return True
@@ -94,7 +94,7 @@ class WorkerPool:
                 self._failures.append((run, reason))
 
     def _stop(self) -> None:
-        """End what is under way, each after its update in progress."""
+        """End the active runs, each once it has finished an update in progress."""
         for process in self._active:
             process.terminate()
         for process in self._active:
@@ -103,9 +103,9 @@ class WorkerPool:
 
 
 def _last_words(log: Path, status: int | None) -> str:
-    """The last line of a log that says why its run ended."""
+    """The line of a log that tells why its run ended."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if status == _USER_ERROR:  # how to resume may follow the message
+    if status == _USER_ERROR:  # instructions for resuming may follow the message
         lines = [line for line in lines if line.startswith("error: ")] or lines
     return lines[-1] if lines else "it printed nothing"

@@ -1,4 +1,4 @@
-"""ComparisonProgress: all runs of a comparison at a glance, with the time that is left."""
+"""ComparisonProgress: all runs of a comparison at a glance, with the remaining time."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from cleaner_rl.runs.progress import Display, format_seconds
 from cleaner_rl.runs.run_directory import evaluation_seconds, read_metrics
 
 _INTERVAL = 60.0
-"""Seconds between two lines where the output is no terminal."""
+"""Seconds between two lines if the output is not a terminal."""
 
 
 class ComparisonProgress(Display):
-    """A bar for each run on a terminal; elsewhere a line when one begins or ends, and now and then.
+    """A bar per run on a terminal; elsewhere a line when a run begins or ends, and every minute.
 
-    What it shows is read from the files of all runs, starts and earlier sessions included.
+    It reads the files of all runs, including starts and runs of earlier sessions.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class ComparisonProgress(Display):
         self._last = time.monotonic()
 
     def tick(self, under_way: Sequence[PlannedRun]) -> None:
-        """Look at the runs again."""
+        """Show the present state of the runs."""
         for run in self._under_way:
             if run not in under_way:
                 self.say(f"{run.name}: {'done' if run.finished else 'stopped'}; {self._total()}")
@@ -67,8 +67,8 @@ class ComparisonProgress(Display):
 
 
 def seconds_left(runs: Sequence[PlannedRun], lanes: int) -> float | None:
-    """Time that the runs will still take, from what their steps and evaluations took so far; None
-    as long as there is nothing to go by."""
+    """Estimate of the remaining time from the steps and evaluations so far; None before there are
+    any."""
     steps: list[float] = []
     evaluations: list[float] = []
     for run in runs:
@@ -93,5 +93,5 @@ def _evaluations_left(run: PlannedRun) -> int:
 
 def _state(run: PlannedRun) -> str:
     if run.is_start:
-        return "evaluates the policy it starts from"
+        return "evaluating the initial policy"
     return f"step {run.steps_done}/{run.config.steps}"

@@ -30,7 +30,7 @@ Data = Mapping[str, Any]
 
 
 def report(results: Data, plan: Data, title: str) -> str:
-    """The page of what ``compare`` found, with ``missing``: names of runs that are left out."""
+    """The page for the results of ``compare``, with ``missing``: the names of omitted runs."""
     last = str(results["evaluated_steps"][-1])
     parts = [f"# {title}\n", _setting(results, plan), _arms(results)]
     for mode in ("off", "on"):
@@ -58,7 +58,7 @@ def _setting(results: Data, plan: Data) -> str:
     )
     if results["missing"]:
         names = "; ".join(results["missing"])
-        text += f"\n**Left out, because not finished or without their counterparts: {names}.**\n"
+        text += f"\n**Omitted, because unfinished or without a counterpart: {names}.**\n"
     return text
 
 
@@ -87,7 +87,7 @@ def _final(results: Data, mode: str, last: str) -> str:
 
 def _differences(results: Data) -> str:
     if not results["differences"]:
-        return "There is one arm only.\n"
+        return "There is only one arm.\n"
     rows = []
     for name, modes in results["differences"].items():
         for mode, steps in modes.items():
@@ -96,7 +96,7 @@ def _differences(results: Data) -> str:
                 rows.append([name, _MODE[mode], LABELS[key][0], *cells])
     heads = [f"step {step}" for step in results["evaluated_steps"]]
     return (
-        "Arm less baseline; accuracy in points. Paired by seed and problem.\n\n"
+        "Arm minus baseline, paired by seed and problem; accuracy in percentage points.\n\n"
         f"{table(['arm', '', '', *heads], rows)}\n{_by_seed(results)}"
     )
 
@@ -114,8 +114,8 @@ def _by_seed(results: Data) -> str:
                 rows.append([name, LABELS[key][0], seeds, *both])
     heads = ["arm", "", "by seed", "95% interval, seeds and problems", "95% interval, seeds alone"]
     return (
-        f"After step {last}, rollback off. The last column is Student's t over seeds: wide where "
-        "they are few, and free of assumptions about problems.\n\n" + table(heads, rows)
+        f"After step {last}, rollback off. The last column is Student's t over seeds: wide if they "
+        "are few, but free of assumptions about problems.\n\n" + table(heads, rows)
     )
 
 
@@ -134,8 +134,8 @@ def _reached(results: Data) -> str:
     ]
     heads = ["arm", "steps", "steps, ratio", "million sampled tokens", "tokens, ratio", "resamples"]
     return (
-        f"Target: {reaching['target']:.1%}. Sampled tokens include those that rollback threw away. "
-        "The last column says in how many of the resamples the target is reached.\n\n"
+        f"Target: {reaching['target']:.1%}. Sampled tokens include those that rollback discarded. "
+        "The last column is the share of resamples in which the target is reached.\n\n"
         + table(heads, rows)
     )
 
@@ -171,7 +171,7 @@ def _made_with(plan: Data) -> str:
     versions = ", ".join(f"{name} {value}" for name, value in plan["made_with"].items())
     return (
         f"{versions}.\n\n`{plan['command']}`\n\nEvery figure is computed from the files of the "
-        "runs: `python -m cleaner_rl.compare --report-only DIR` does it again.\n"
+        "runs; `python -m cleaner_rl.compare --report-only DIR` computes them again.\n"
     )
 
 
@@ -194,7 +194,7 @@ def _cell(
 
 
 def _ratio(arm: Data, of: str) -> str:
-    """To the baseline's; a dash where the baseline was at its target from the start."""
+    """The ratio to the baseline; a dash if the baseline was at its target from the start."""
     value, ends = arm[f"{of}_ratio"], arm[f"{of}_ratio_interval_95"]
     if value is None and arm[of] is not None:
         return "-"

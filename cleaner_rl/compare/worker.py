@@ -1,4 +1,4 @@
-"""ComparisonWorker: one run of a comparison, in a process of its own."""
+"""ComparisonWorker: one run of a comparison, in its own process."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from cleaner_rl.trainer import Trainer
 
 
 def work(run: PlannedRun, start: Path, device: str, threads: int) -> None:
-    """Begin a run or continue it, and exit with a command's status; what it prints is its log.
+    """Start or continue a run, and exit with a command's status; its output goes to its log.
 
-    ``start`` holds the evaluation that it begins with; 0 threads stands for torch's own number.
+    ``start`` has the evaluation that it begins with; 0 ``threads`` means torch's default.
     """
     _end_with_the_parent()
     _print_to(run.log)
@@ -79,13 +79,13 @@ def _require_same_start(identity: dict[str, str], start: Path) -> None:
     for name, value in identity.items():
         if known[name] != value:
             raise UserError(
-                f"the {name} changed since this comparison was begun: no longer what was evaluated "
-                f"in {start}; begin another comparison with another --out"
+                f"the {name} changed since this comparison was started and differs from the one "
+                f"evaluated in {start}; start another comparison with another --out"
             )
 
 
 def _begin_with(start: Path, run: Path) -> None:
-    """The evaluation of step 0 is the same for all arms: take the one that there is."""
+    """Copy the evaluation of step 0, which is the same for all arms."""
     if 0 in evaluated_steps(run):
         return
     (run / FOLDER).mkdir(exist_ok=True)
@@ -95,7 +95,7 @@ def _begin_with(start: Path, run: Path) -> None:
 
 
 def _print_to(log: Path) -> None:
-    """Send what this process prints, libraries included, to a file."""
+    """Redirect everything that this process prints, libraries included, to a file."""
     log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     sys.stdout.flush()
@@ -106,7 +106,7 @@ def _print_to(log: Path) -> None:
 
 
 def _end_with_the_parent() -> None:
-    """A run whose comparison was killed must not go on beside the next one's."""
+    """End this process with its parent: a run must not outlive a comparison that was killed."""
     parent = parent_process()
     if parent is None:
         return

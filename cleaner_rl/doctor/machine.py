@@ -18,14 +18,14 @@ from cleaner_rl.rollout.environment import open_sandbox
 from cleaner_rl.trainer import check_policy
 
 _PROGRAMS = 20
-"""Empty programs to time."""
+"""How many empty programs are timed."""
 _SLOW_MS = 50.0
-"""A median above this slows training down noticeably."""
+"""A higher median slows training down noticeably."""
 _GIB = 2**30
 
 
 def check_model(subject: Subject) -> Finding:
-    """Model and tokenizer must load, and packed samples give the model's own numbers."""
+    """Model and tokenizer must load, and packed samples must give the model's own numbers."""
     context = subject.context_length
     if not subject.doctor.weights:
         size = len(subject.tokenizer)
@@ -42,7 +42,7 @@ def check_model(subject: Subject) -> Finding:
 
 
 def check_sandbox(subject: Subject) -> Finding:
-    """Programs must be isolated, and fast enough not to hold the sampling up."""
+    """Programs must be isolated, and fast enough not to delay sampling."""
     try:
         sandbox = open_sandbox(replace(subject.config.episode, workers=1))
     except OutageError as error:
@@ -76,7 +76,7 @@ def check_sandbox(subject: Subject) -> Finding:
 
 
 def check_memory(subject: Subject) -> Finding:
-    """Training should fit into the device's memory. An estimate."""
+    """Training should fit into the device's memory, by an estimate."""
     config, device = subject.config, resolve_device(subject.config.device)
     shape = ModelShape.of(subject.model_config)
     context = config.max_prompt_tokens + config.episode.max_response_tokens
@@ -89,18 +89,18 @@ def check_memory(subject: Subject) -> Finding:
     cache = sizes.pop("cache")
     learning = ", ".join(f"{name} {size}" for name, size in sizes.items())
     text = (
-        f"estimate {_size(estimate.total)} ({learning}; when sampling instead of the last two: "
-        f"cache {cache}); {_size(available)} are free on {device}"
+        f"estimate {_size(estimate.total)} ({learning}; while sampling, a cache of {cache} instead "
+        f"of the last two); {_size(available)} are free on {device}"
     )
     details = {**asdict(estimate), "total": estimate.total, "available": available}
     if estimate.total <= available:
         return Finding("ok", text, details=details)
     fixed = estimate.weights + estimate.gradients + estimate.optimiser
-    remedy = "use a smaller model or a larger device: weights, gradients, optimiser alone exceed it"
+    remedy = "use a smaller model or a larger device: weights, gradients and optimiser do not fit"
     if fixed < available:
         remedy = (
-            f"lower --pack-tokens (activations) or --sample-batch (cache): {_size(fixed)} are "
-            "taken by weights, gradients and optimiser"
+            "lower --pack-tokens (activations) or --sample-batch (cache); weights, gradients and "
+            f"optimiser take {_size(fixed)}"
         )
     return Finding("warning", text, remedy, details)
 
@@ -110,15 +110,15 @@ def _size(count: int) -> str:
 
 
 def check_attention(subject: Subject) -> Finding:
-    """What computes the attention of packed samples."""
+    """Which implementation computes the attention of packed samples."""
     config, device = subject.config, resolve_device(subject.config.device)
     dtype = getattr(torch, config.dtype)
     chosen = backend(device, dtype, head_size(subject.model_config))
     if device.type == "cpu":
-        return Finding("ok", f"{chosen}, one call a sample, as always on a CPU")
+        return Finding("ok", f"{chosen}, one call per sample, as always on a CPU")
     if chosen != "sdpa":
-        return Finding("ok", f"{chosen}, one call a pack")
-    text = f"sdpa, one call a sample, slow for many short ones on {device}"
+        return Finding("ok", f"{chosen}, one call per pack")
+    text = f"sdpa, one call per sample, which is slow for many short ones on {device}"
     if dtype == torch.float32:
-        return Finding("warning", text, "use --dtype bfloat16, or float16")
+        return Finding("warning", text, "use --dtype bfloat16 or float16")
     return Finding("warning", text, "install flash-attn")

@@ -31,8 +31,8 @@ ANSWER = r"The answer is \boxed{42}."
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Neighbouring tokens that were sampled where they stand, grafted by the splice, or written by
-    the environment; ``trained`` when the loss counts them."""
+    """Adjacent tokens that were sampled in place, grafted by the splice, or written by the
+    environment; ``trained`` if the loss counts them."""
 
     kind: Kind
     trained: bool
@@ -41,7 +41,7 @@ class Segment:
 
 
 def check_trained_tokens(subject: Subject) -> Finding:
-    """The loss must count what the policy wrote, all of it and nothing else."""
+    """The loss must count everything that the policy wrote, and nothing else."""
     episode = scripted_episode(subject)
     segments = episode_segments(subject, episode)
     trained = "".join(segment.text for segment in segments if segment.trained)
@@ -64,8 +64,8 @@ def check_trained_tokens(subject: Subject) -> Finding:
     if record.decision != "shallow":
         return Finding(
             "warning",
-            f"{told}; the splice could not keep the reasoning: no token boundary where the call "
-            "begins",
+            f"{told}; the splice could not keep the reasoning, because the call does not begin at "
+            "a token boundary",
             "every splice will be deep with this tokenizer",
             details,
         )
@@ -73,11 +73,11 @@ def check_trained_tokens(subject: Subject) -> Finding:
 
 
 def scripted_episode(subject: Subject) -> Episode:
-    """A call that fails, its correction, and the answer, as the policy would have sampled them."""
+    """Play a failing call, its correction and the answer, as if the policy had sampled them."""
     calls = {"I multiply.": BUG, "The name is missing.": FIX}
     texts = [f"{reasoning}\n{subject.format.render(code)}" for reasoning, code in calls.items()]
     config = EpisodeConfig(system_prompt=subject.config.episode.system_prompt)
-    # The scripted programs are ours: they may run wherever programs can be run at all.
+    # The scripted programs are our own, so they may run without isolation.
     with Sandbox(allow_weak=True) as sandbox:
         env = make_env(config, sandbox, subject.format, knows_tool=subject.knows_tool)
         env.reset(seed=0, options={"task": TASK})
@@ -90,8 +90,8 @@ def scripted_episode(subject: Subject) -> Episode:
 
 
 def episode_segments(subject: Subject, episode: Episode) -> list[Segment]:
-    """The purified trajectory of an episode with a positive advantage; what a credit rule trains
-    beside it is not shown."""
+    """The purified trajectory of an episode with a positive advantage, without the extra samples of
+    credit rules."""
     config, codec = subject.config, subject.codec
     prompt_ids = codec.prompt_ids(episode.prompt)
     sample = episode_samples(
@@ -109,7 +109,7 @@ def episode_segments(subject: Subject, episode: Episode) -> list[Segment]:
 
 
 def show_segments(segments: Sequence[Segment], console: Console) -> None:
-    """The scripted episode in colour, each run of tokens with where it came from."""
+    """Print the scripted episode in colour, and where each of its segments comes from."""
     environment, sampled, grafted = _STYLES.items()
     trained = ("\nTokens of a scripted episode with one splice: ", sampled, " and ", grafted)
     legend = Text.assemble(*trained, " are trained, ", environment, " never\n")

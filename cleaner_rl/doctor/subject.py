@@ -1,4 +1,4 @@
-"""Subject: the model, tasks and settings that the doctor looks at, loaded when they are needed."""
+"""Subject: the model, tasks and settings that the doctor checks, loaded when first needed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from cleaner_rl.trainer import load_source
 
 @dataclass
 class Subject:
-    """What the checks share. Reading a property may raise what its loader raises."""
+    """What the checks share. Reading a property may raise the errors of its loader."""
 
     doctor: DoctorConfig
 
@@ -49,12 +49,12 @@ class Subject:
 
     @cached_property
     def codec(self) -> ChatCodec:
-        """Its chat codec."""
+        """The tokenizer's chat codec."""
         return load_codec(self.tokenizer)
 
     @cached_property
     def format(self) -> TextFormat:
-        """How its calls would be read."""
+        """The format in which the model's calls would be read."""
         config = self.config.episode
         with template_errors():
             return self.codec.make_format(
@@ -73,12 +73,12 @@ class Subject:
 
     @property
     def knows_tool(self) -> bool:
-        """The policy needs no system prompt."""
+        """Whether the policy can do without a system prompt."""
         return getattr(self.model_config, KNOWS_TOOL, False) is True
 
     @property
     def context_length(self) -> int:
-        """Tokens that the model can attend to."""
+        """The number of tokens that the model can attend to."""
         return int(self.model_config.get_text_config().max_position_embeddings)
 
     @cached_property
@@ -90,10 +90,10 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found, what to do about it, and more of it for ``--json``."""
+    """What a check found, what to do about it, and details for ``--json``."""
 
     status: Literal["ok", "warning", "failed"]
-    """``warning``: works, but look at it; ``failed``: will not work."""
+    """``warning``: works, but deserves a look; ``failed``: will not work."""
     text: str
     remedy: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -103,10 +103,10 @@ Check = Callable[[Subject], Finding]
 
 
 def run_checks(checks: Mapping[str, Check], subject: Subject) -> dict[str, Finding]:
-    """Every check's finding, in their order. A check that raises has failed; the others run on.
+    """Run all checks in order and return their findings. A check that raises has failed.
 
-    What several checks fail at for the same reason, such as a model that cannot be loaded, is told
-    once; the later ones refer to it.
+    If several checks fail for the same reason, such as a model that cannot be loaded, the first one
+    gives it and the others refer to that one.
     """
     findings: dict[str, Finding] = {}
     for name, check in checks.items():
@@ -114,7 +114,7 @@ def run_checks(checks: Mapping[str, Check], subject: Subject) -> dict[str, Findi
             finding = check(subject)
         except (UserError, TemplateError) as error:
             finding = Finding("failed", str(error))
-        except Exception as error:  # whatever it is, it belongs in the report
+        except Exception as error:  # any error at all belongs in the report
             text = f"the check itself broke: {type(error).__name__}: {error}"
             finding = Finding("failed", text, "report this, with the output of --json")
         same = [n for n, f in findings.items() if f.status == "failed" and f.text == finding.text]

@@ -1,4 +1,4 @@
-"""Checks of tasks: whether they load, are graded in time and rightly, and fit into the context."""
+"""Checks of tasks: that they load, are graded correctly and in time, and fit into the context."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HOSTILE = (
     "x" * 100_000,
     "\\sqrt{" + "+".join(f"x_{i}" for i in range(500)) + "}",
 )
-"""Answers that have kept graders busy for hours, or killed them; none is right."""
+"""Wrong answers that have kept graders busy for hours, or killed them."""
 _NONSENSE = "no such answer"
 
 
@@ -43,7 +43,7 @@ def check_tasks(subject: Subject) -> Finding:
 def check_grader(subject: Subject) -> Finding:
     """Reference answers must be right, nonsense wrong, and every answer graded in time."""
     runs_programs = any(SCORERS[task.reward].runs_programs for task in subject.tasks)
-    # The reference programs are the data set's own: they may run wherever programs can run at all.
+    # The reference programs come from the data set, so they may run without isolation.
     with Sandbox(allow_weak=True) if runs_programs else nullcontext() as sandbox:
         return _grade_all(subject, sandbox)
 
@@ -64,11 +64,11 @@ def _grade_all(subject: Subject, sandbox: Sandbox | None) -> Finding:
                 "failed",
                 f"the reward {task.reward!r} had not graded {shown} ({len(answer)} characters) "
                 f"after {limit:g} s",
-                "training would stand still at such an answer: name another reward for these tasks",
+                "such an answer would halt training; use another reward for these tasks",
             )
         if number >= len(references) and verdict >= 1.0:
-            text = f"the reward {task.reward!r} takes {shown} for the answer {task.answer!r}"
-            return Finding("failed", text, "name another reward for these tasks")
+            text = f"the reward {task.reward!r} accepts {shown} as the answer {task.answer!r}"
+            return Finding("failed", text, "use another reward for these tasks")
         if number < len(references) and verdict < 1.0:
             wrong.append(task)
     rewards = dict(Counter(task.reward for task in subject.tasks))
@@ -77,22 +77,22 @@ def _grade_all(subject: Subject, sandbox: Sandbox | None) -> Finding:
         task = wrong[0]
         return Finding(
             "warning",
-            f"{len(wrong)} of {len(subject.tasks)} reference answers are not right in the eyes of "
-            f"their own reward, such as {task.answer!r} ({task.reward}, {task.family})",
-            "check that the rows name the right reward; where the reference is no answer, as with "
+            f"{len(wrong)} of {len(subject.tasks)} reference answers are wrong according to their "
+            f"own reward, such as {task.answer!r} ({task.reward}, {task.family})",
+            "check that the rows name the right reward; if the reference is not an answer, as with "
             "programs that are judged by tests, this is expected",
             details,
         )
     return Finding(
         "ok",
-        f"{len(subject.tasks)} reference answers are right, nonsense is wrong, and of "
-        f"{len(_HOSTILE)} hostile answers none took longer than {max(slowest, 0.01):.2f} s",
+        f"{len(subject.tasks)} reference answers are right, nonsense is wrong, and none of "
+        f"{len(_HOSTILE)} hostile answers took longer than {max(slowest, 0.01):.2f} s",
         details=details,
     )
 
 
 def _verdict(answer: str, task: Task, sandbox: Sandbox | None, seconds: float) -> float | None:
-    """The grader's, asked from a thread as in training; None out of time, or what it raised."""
+    """Grade an answer in a thread, as in training; None if that took too long."""
     verdict: Future[float] = Future()
 
     def grade() -> None:
@@ -101,7 +101,7 @@ def _verdict(answer: str, task: Task, sandbox: Sandbox | None, seconds: float) -
         except Exception as error:
             verdict.set_exception(error)
 
-    # A daemon, so that a grader which never ends does not keep the doctor from ending.
+    # A daemon thread, so that a grader that never ends does not keep the doctor from ending.
     thread = threading.Thread(target=grade, daemon=True)
     thread.start()
     thread.join(seconds)
@@ -109,7 +109,7 @@ def _verdict(answer: str, task: Task, sandbox: Sandbox | None, seconds: float) -
 
 
 def check_prompts(subject: Subject) -> Finding:
-    """Prompts must fit beside the response."""
+    """Prompts must leave room for the response."""
     config, codec = subject.config, subject.codec
     prompt = config.episode.system_prompt
     bare = prompt == "none" or (prompt == "auto" and subject.knows_tool)
@@ -128,12 +128,12 @@ def check_prompts(subject: Subject) -> Finding:
     )
     details = {"longest": longest, "median": middle, "over": over, "limit": limit}
     if wanted > context:
-        text += f"; prompt and response may have {wanted} tokens, the model attends to {context}"
+        text += f"; prompt and response may have {wanted} tokens; the model attends to {context}"
         remedy = "lower --max-response-tokens or --max-prompt-tokens"
         return Finding("failed", text, remedy, details)
     if over == len(lengths):
-        return Finding("failed", text, f"raise it to {longest} at least", details)
+        return Finding("failed", text, f"raise it to at least {longest}", details)
     if over:
-        text += "; training skips and counts them, nothing is cut"
+        text += "; training skips and counts them; none is truncated"
         return Finding("warning", text, f"raise it to {longest} if the context has room", details)
     return Finding("ok", text, details=details)

@@ -42,27 +42,27 @@ _ALPHABETS = ((0x20, 0x7F), (0x80, 0x250), (0x370, 0x600), (0x3040, 0x30FF), (0x
 
 def check_template(subject: Subject) -> Finding:
     """A longer conversation must not change how its beginning is rendered."""
-    assert subject.codec, "reading it raises what is wrong with the template"
+    assert subject.codec, "reading it raises if the template cannot be used"
     changes = {
         name: change
         for name, messages in _CONVERSATIONS.items()
         if (change := _prefix_change(subject.tokenizer, messages)) is not None
     }
     if not changes:
-        return Finding("ok", "a growing conversation never changes what stands before")
+        return Finding("ok", "a growing conversation never changes its earlier text")
     return Finding(
         "warning",
         "the template rewrites earlier text in: "
         + "; ".join(f"{name} ({change})" for name, change in changes.items()),
-        "training is not affected, it never renders a conversation twice; but a server that is "
-        "sent messages shows the model another history than the one it was trained on: serve it "
+        "training is not affected, because it never renders a conversation twice; but a server "
+        "that is sent messages will show the model a different history than in training: serve it "
         "with a template that keeps earlier turns",
         changes,
     )
 
 
 def _prefix_change(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str | None:
-    """Where a longer conversation changes the rendering of a shorter one; None when nowhere."""
+    """Where a longer conversation changes the rendering of a shorter one; None if nowhere."""
     before = ""
     for count, message in enumerate(messages, start=1):
         try:
@@ -77,7 +77,7 @@ def _prefix_change(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str
 
 
 def _shared(first: str, second: str) -> int:
-    """Characters with which two texts begin alike."""
+    """The length of the longest common prefix."""
     pairs = enumerate(zip(first, second, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
 
@@ -102,8 +102,8 @@ def check_round_trip(subject: Subject) -> Finding:
         if len(ids) != 1 or decode(ids) != token:
             return Finding(
                 "failed",
-                f"the special token {token!r} is encoded as {ids}, which reads {decode(ids)!r}",
-                "repair the tokenizer's added tokens; the end of a turn would not be seen",
+                f"the special token {token!r} is encoded as {ids}; these decode to {decode(ids)!r}",
+                "repair the tokenizer's added tokens; the end of a turn would not be noticed",
             )
         if ids[0] in codec.plain_ids(token):
             return Finding(
@@ -115,7 +115,7 @@ def check_round_trip(subject: Subject) -> Finding:
         return Finding(
             "failed",
             f"a program does not survive the tokenizer: {_PROGRAM!r} came back as {found!r}",
-            "use a byte-level tokenizer (Qwen, Llama 3, GPT-2 and their kin)",
+            "use a byte-level tokenizer (Qwen, Llama 3, GPT-2 and the like)",
         )
     lost = [text for text in _random_texts() if decode(codec.plain_ids(text)) != text]
     if lost:
@@ -123,12 +123,12 @@ def check_round_trip(subject: Subject) -> Finding:
             "warning",
             f"{len(lost)} of {_RANDOM_TEXTS} random Unicode texts do not survive the tokenizer, "
             f"such as {lost[0]!r}",
-            "programs' output will reach the model altered where it has such characters",
+            "program output with such characters will reach the model altered",
         )
     return Finding(
         "ok",
         f"{len(special)} special tokens, a program and {_RANDOM_TEXTS} random "
-        "Unicode texts come back as they were",
+        "Unicode texts come back unchanged",
     )
 
 
@@ -143,9 +143,9 @@ def _random_texts() -> list[str]:
 
 
 def check_format(subject: Subject) -> Finding:
-    """The template's way to write a tool call must be one that the environment reads."""
+    """The template must write tool calls in a format that the environment reads."""
     if subject.knows_tool:
-        return Finding("ok", "the policy's cold start taught it the environment's format")
+        return Finding("ok", "the policy learned the environment's format in its cold start")
     reason = "it ignores tool calls"
     try:
         written = _written_call(subject.tokenizer)
@@ -156,26 +156,26 @@ def check_format(subject: Subject) -> Finding:
             "warning",
             f"the chat template has no tool format of its own ({reason})",
             "the system prompt explains the environment's format (keep --system-prompt default); "
-            "expect few calls from a model that was never trained on tools: give it a cold start",
+            "a model that was never trained on tools will make few calls: give it a cold start",
         )
     reading = subject.format.name
     readers = [name for name in FORMATS if make_format(name).parse(written).code == _ONE_CALL]
     if reading in readers:
-        return Finding("ok", f"the template writes calls in the format that is read: {reading}")
+        return Finding("ok", f"calls are written and read in the same format: {reading}")
     text = f"the template writes a call as {written.strip()[:120]!r}"
     if readers:
-        text += f", and calls are read as {reading}"
+        text += f", but calls are read as {reading}"
         return Finding("failed", text, f"use --tool-format {readers[0]}")
     return Finding(
         "failed",
         f"{text}, which none of {sorted(FORMATS)} reads; the model's calls would count as answers, "
         "without a warning",
-        "use a model of one of these formats, or train the format first",
+        "use a model with one of these formats, or train the format first",
     )
 
 
 def _written_call(tokenizer: Any) -> str:
-    """What the template makes of an assistant's message with a call; "" when it drops it."""
+    """How the template renders a tool call of the assistant; empty if it drops the call."""
     call = {"name": TOOL_NAME, "arguments": {"code": _ONE_CALL}}
     message = {
         "role": "assistant",

@@ -29,27 +29,27 @@ from cleaner_rl.runs.metrics import METRICS, EpisodeSummary, Metric
 from cleaner_rl.settings import EpisodeConfig, Precision
 
 Problems = Sequence[Sequence[EpisodeSummary]]
-"""The episodes of each problem; those that faults spoilt are missing."""
+"""The episodes of each problem, without those that sandbox faults spoilt."""
 
 _LEFT_OUT = ("accuracy", "first_attempt_success")
-"""Of the table of metrics: what comes first here, and what only comparisons show."""
+"""Metrics not taken from the table: accuracy comes first here, the other is for comparisons."""
 _ZERO_WITHOUT_CALLS = ("first_call_failed", "recovery")
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What came out; episodes that faults spoilt are in none of it.
+    """The figures of an evaluation. Episodes that sandbox faults spoilt count in none of them.
 
     Attributes:
-        samples: episodes asked for each task.
+        samples: the number of episodes requested per task.
         metrics: ``accuracy`` (avg@n: mean over all episodes), ``pass@k``, ``majority@n``, and those
-            of ``METRICS``. ``first_call_failed`` and ``recovery`` are 0 where there was no call;
-            tokens are missing where nobody counted them.
-        intervals_95: both ends, over problems, for the metrics that have them.
-        standard_errors: over tasks, of ``accuracy`` and ``failed_calls``.
-        families: metrics of each task family.
-        measures: what the metrics are made of, for comparisons.
-        rows: of the episodes, see ``episode_row``.
+            of ``METRICS``. ``first_call_failed`` and ``recovery`` are 0 if there was no call; token
+            metrics are missing if nobody counted tokens.
+        intervals_95: 95% confidence intervals over problems, for the metrics that have one.
+        standard_errors: those of ``accuracy`` and ``failed_calls``, over tasks.
+        families: the metrics of each task family.
+        measures: the sums that metrics are computed from, for comparisons.
+        rows: the episodes, see ``episode_row``.
     """
 
     tasks: int
@@ -64,7 +64,7 @@ class Evaluation:
 
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, Any]], samples: int, seed: int = 0) -> Evaluation:
-        """The evaluation of saved episodes: at least one, in any order."""
+        """Evaluate saved episodes: at least one, in any order."""
         episodes = [EpisodeSummary.read(row) for row in rows]
         problems = by_problem(episodes, sorted({episode.problem for episode in episodes}))
         families: dict[str, list[EpisodeSummary]] = {}
@@ -93,8 +93,8 @@ class Evaluation:
 def difference(
     first: Evaluation, second: Evaluation, seed: int = 0
 ) -> dict[str, tuple[float, float, float]]:
-    """``second - first`` on the same tasks, with its 95% interval, for metrics that have one in
-    both; empty when they do not have the same tasks left."""
+    """``second - first`` with its 95% interval, for metrics that have an interval in both; empty if
+    the two do not have the same tasks left."""
     if first.tasks != second.tasks:
         return {}
     before, after = ({n: of.measures[n] for n in of.intervals_95} for of in (first, second))
@@ -103,7 +103,7 @@ def difference(
 
 
 def by_problem(episodes: Iterable[EpisodeSummary], problems: Iterable[int]) -> Problems:
-    """The episodes of each of these problems."""
+    """Group episodes by problem, in the order of ``problems``."""
     groups: dict[int, list[EpisodeSummary]] = {problem: [] for problem in problems}
     for episode in episodes:
         groups[episode.problem].append(episode)
@@ -111,7 +111,7 @@ def by_problem(episodes: Iterable[EpisodeSummary], problems: Iterable[int]) -> P
 
 
 def measure(metric: Metric, seeds: Sequence[Problems]) -> Measure:
-    """The parts of a metric for each seed and problem."""
+    """A metric's sum and weight for each seed and problem."""
     parts = [[list(map(metric.part, episodes)) for episodes in of_seed] for of_seed in seeds]
     totals = [[sum(total for total, _ in of) for of in of_seed] for of_seed in parts]
     counts = [[sum(count for _, count in of) for of in of_seed] for of_seed in parts]
@@ -119,7 +119,7 @@ def measure(metric: Metric, seeds: Sequence[Problems]) -> Measure:
 
 
 def _measures(problems: Problems, samples: int) -> dict[str, Measure]:
-    """What every metric is made of; pass@k counts problems with at least k episodes left."""
+    """The measure of every metric; pass@k counts only problems with at least k episodes left."""
     measures = {"accuracy": measure(METRICS["accuracy"], [problems])}
     for k in powers_of_two(samples):
         measures[f"pass@{k}"] = _over_problems(problems, partial(_pass_at, k), least=k)
@@ -140,7 +140,7 @@ def _majority(episodes: Sequence[EpisodeSummary]) -> float:
 def _over_problems(
     problems: Problems, value: Callable[[Sequence[EpisodeSummary]], float], least: int = 1
 ) -> Measure:
-    """A share that each problem has as a whole, over those with at least ``least`` episodes."""
+    """A share that is defined per problem, over problems with at least ``least`` episodes."""
     counted = [len(episodes) >= least for episodes in problems]
     values = [value(of) if enough else 0.0 for of, enough in zip(problems, counted, strict=True)]
     return Measure(np.array([values], float), np.array([counted], float), share=True)
@@ -174,11 +174,11 @@ def evaluate(
     on_progress: Callable[[int, int], None] | None = None,
     ranks: Ranks | None = None,
 ) -> Evaluation:
-    """Play every task ``samples`` times and count; ``saar="off"`` shows the policy itself.
+    """Play every task ``samples`` times; ``saar="off"`` measures the policy itself.
 
-    Each rank plays a share of the episodes and gets the evaluation of all. An episode's random
-    numbers are its own, so what it is does not depend on who plays it. ``on_progress`` is called
-    with the numbers of finished and of all episodes of this process.
+    Each rank plays a share of the episodes and returns the evaluation of all. Every episode has its
+    own random numbers, so it does not depend on which rank plays it. ``on_progress`` is called with
+    the number of finished episodes of this process and the number of all its episodes.
     """
     ranks = ranks or Ranks()
     jobs = evaluation_jobs(tasks, samples, seed)
@@ -208,13 +208,13 @@ def evaluate(
 
 
 def evaluation_jobs(tasks: Sequence[Task], samples: int, seed: int) -> list[Job]:
-    """The episodes of an evaluation: the samples of a task next to each other."""
+    """The episodes of an evaluation, with the samples of a task next to each other."""
     repeated = [task for task in tasks for _ in range(samples)]
     return [Job(index, task, seed + index) for index, task in enumerate(repeated)]
 
 
 def episode_row(played: FinishedEpisode, samples: int) -> dict[str, Any]:
-    """A finished episode as plain data for JSON; ``EpisodeSummary.read`` reads it."""
+    """A finished episode as plain data for JSON, which ``EpisodeSummary.read`` reads."""
     problem, sample = divmod(played.job.index, samples)
     return {
         "index": played.job.index,

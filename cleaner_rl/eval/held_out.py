@@ -1,4 +1,4 @@
-"""A run's evaluations on held-out tasks: before and after training, and at fixed steps."""
+"""Evaluations of a run on held-out tasks: before and after training, and at fixed steps."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from cleaner_rl.trainer import Trainer, load_source
 
 
 def evaluate_if_due(trainer: Trainer, progress: TrainingProgress) -> None:
-    """Evaluate the policy of the trainer's step where ``--eval-every`` asks for it.
+    """Evaluate the trainer's policy if ``--eval-every`` asks for it at this step.
 
-    The state is saved first, so that nothing after an evaluation's policy can be lost. Episodes are
-    drawn from a random stream of their own. A step that was evaluated already is not again.
+    The state is saved first, so that the evaluated policy is never lost. Episodes have a random
+    stream of their own. A step that has been evaluated is not evaluated again.
     """
     config, path, step, ranks = trainer.config, trainer.run.path, trainer.step, trainer.ranks
     if is_due(config, step) and ranks.on_first(lambda: step not in evaluated_steps(path)):
@@ -34,9 +34,9 @@ def evaluate_if_due(trainer: Trainer, progress: TrainingProgress) -> None:
 
 
 def evaluate_once(trainer: Trainer, progress: TrainingProgress, when: str) -> None:
-    """The evaluation ``before`` or ``after`` training, rollback off, unless the run has it.
+    """Evaluate ``before`` or ``after`` training, with rollback off, unless the run has done so.
 
-    Where ``evaluate_if_due`` has just evaluated the step, this is what it found.
+    If ``evaluate_if_due`` has just evaluated the step, its results are used.
     """
     config, run, step, ranks = trainer.config, trainer.run, trainer.step, trainer.ranks
     name = f"evaluation-{when}.json"
@@ -64,7 +64,7 @@ def evaluate_once(trainer: Trainer, progress: TrainingProgress, when: str) -> No
 
 
 def is_due(config: TrainConfig, step: int) -> bool:
-    """Whether a run evaluates after that step; before the first and after the last it does."""
+    """Whether a run evaluates after a step: 0, multiples of ``--eval-every``, and the last."""
     every = config.monitor.eval_every
     return every > 0 and (step % every == 0 or step == config.steps)
 
@@ -98,8 +98,8 @@ def evaluate_step(
 
 
 def _episodes(config: TrainConfig, mode: str) -> EpisodeConfig:
-    """What an evaluation's episode is like; with rollback on it is SAAR as published, whatever the
-    run trains with, so that the figures of different runs can be compared."""
+    """The settings of evaluation episodes. Rollback on means SAAR as published, whatever the run
+    trains with, so that the figures of different runs can be compared."""
     published = EpisodeConfig()
     return replace(
         config.episode,

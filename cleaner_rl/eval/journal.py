@@ -1,4 +1,4 @@
-"""EvalJournal: the episodes of an evaluation, saved as they end, so that none is lost."""
+"""EvalJournal: the episodes of an evaluation, each saved when it ends, so that none is lost."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SUMMARY = "summary.json"
 
 
 class EvalJournal:
-    """Rows of finished episodes, by mode and index, and the turns of those that are being played.
+    """Rows of finished episodes, by mode and index, and the turns of unfinished ones.
 
-    With a directory every row is appended to ``episodes.jsonl`` when its episode ends, and every
-    turn to ``turns.jsonl`` when it was sampled. A resumed evaluation steps through those turns
-    again: episodes that were under way are continued and not drawn anew, so an interruption does
-    not favour the short ones. Without a directory everything is kept in memory.
+    With a directory, each row is appended to ``episodes.jsonl`` when its episode ends, and each
+    turn to ``turns.jsonl`` once it is sampled. A resumed evaluation replays those turns: unfinished
+    episodes continue rather than being sampled again, so an interruption does not favour short
+    ones. Without a directory, everything is kept in memory.
     """
 
     def __init__(
@@ -40,13 +40,13 @@ class EvalJournal:
 
     @classmethod
     def begin(cls, directory: Path, settings: Mapping[str, Any]) -> EvalJournal:
-        """Begin an evaluation in a directory that holds nothing yet."""
+        """Start an evaluation in an empty directory."""
         try:
             directory.mkdir(parents=True, exist_ok=True)
             if any(directory.iterdir()):
                 raise CheckpointError(
-                    f"{directory} is not empty; choose another --out, or go on with an evaluation "
-                    f"that was begun there: --resume {directory}"
+                    f"{directory} is not empty; choose another --out, or continue the evaluation "
+                    f"that was started there: --resume {directory}"
                 )
             journal = cls(directory, settings)
             journal._write_header()
@@ -57,9 +57,9 @@ class EvalJournal:
 
     @classmethod
     def resume(cls, directory: Path, settings: Mapping[str, Any] | None = None) -> EvalJournal:
-        """The evaluation that was begun there; ``settings`` take the place of those that it had.
+        """Continue the evaluation in a directory; ``settings`` replace those that it had.
 
-        What a kill cut short is dropped.
+        A row that a kill cut short is dropped.
         """
         journal = cls(directory)
         try:
@@ -73,29 +73,29 @@ class EvalJournal:
             for turn in read_rows(directory / TURNS, mend=True):
                 journal._turns.setdefault((turn["mode"], turn["index"]), []).append(turn)
         except OSError as error:
-            raise CheckpointError(f"cannot go on in {directory}: {error}") from error
+            raise CheckpointError(f"cannot continue in {directory}: {error}") from error
         except KeyError as error:
             raise CheckpointError(f"a row in {directory} has no {error}") from error
         return journal
 
     def identify(self, name: str, value: str | int) -> None:
-        """Record what is evaluated, or what on, or check that it is the same as before."""
+        """Record a part of what is evaluated, or check that it is still the recorded one."""
         begun = bool(self.rows or self._turns)
         known = self._header["identity"].setdefault(name, "not recorded" if begun else value)
         if known != value:
             raise CheckpointError(
-                f"the {name} of the evaluation in {self.directory} changed since it was begun "
-                f"({known} then, {value} now); begin another one with another --out"
+                f"the {name} of the evaluation in {self.directory} changed since it was started "
+                f"({known} then, {value} now); start another one with another --out"
             )
         self._write_header()
 
     @property
     def problems(self) -> int:
-        """How many problems the evaluation has."""
+        """The number of problems."""
         return int(self._header["identity"]["problems"])
 
     def start_clock(self) -> None:
-        """Rows record the seconds since then."""
+        """Start counting the seconds that rows record."""
         self._began = time.monotonic()
 
     def add_turn(self, mode: str, index: int, turn: Completion, usage: Usage | None = None) -> None:
@@ -117,21 +117,21 @@ class EvalJournal:
         self.rows[mode, row["index"]] = whole
 
     def of_mode(self, mode: str) -> list[Row]:
-        """The finished episodes of a mode, by their indices."""
+        """The finished episodes of a mode, ordered by index."""
         return [self.rows[key] for key in sorted(self.rows) if key[0] == mode]
 
     def turns(self, mode: str, index: int, decode: Decode | None = None) -> list[Completion]:
-        """What was sampled in earlier sessions for an episode that has not ended; ``decode`` turns
-        token ids into text, and is None where an endpoint sampled them."""
+        """The turns of an unfinished episode from earlier sessions. ``decode`` turns token ids into
+        text; it is None for turns from an endpoint."""
         return [_completion(row, decode) for row in self._turns.get((mode, index), [])]
 
     def usage(self, mode: str, index: int) -> Usage:
-        """What an endpoint counted for those turns."""
+        """The usage that an endpoint counted for those turns."""
         rows = self._turns.get((mode, index), [])
         return sum((Usage(*row["usage"]) for row in rows), Usage())
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write ``summary.json``; a complete evaluation needs its turns no more."""
+        """Write ``summary.json``, and remove the saved turns if the evaluation is complete."""
         if self.directory is None:
             return
         write_json(self.directory / SUMMARY, summary)
@@ -149,13 +149,13 @@ class EvalJournal:
             append_row(self.directory / name, row)
         except OSError as error:
             raise CheckpointError(
-                f"cannot write {self.directory / name}: {error}; make room, then go on with "
-                f"--resume {self.directory}"
+                f"cannot write {self.directory / name}: {error}; free some space, then continue "
+                f"with --resume {self.directory}"
             ) from error
 
 
 def wall_seconds(rows: Iterable[Row]) -> float:
-    """Time that the episodes of a mode took, summed over the sessions that played them."""
+    """The time that a mode took, summed over sessions."""
     ends: dict[int, float] = {}
     for row in rows:
         ends[row["session"]] = max(row["at"], ends.get(row["session"], 0.0))
@@ -166,7 +166,7 @@ def _completion(row: Row, decode: Decode | None) -> Completion:
     truncated = row["truncated"]
     if "ids" not in row:
         return Completion(row["text"], truncated=truncated)
-    assert decode is not None, "turns with tokens are continued by a policy"
+    assert decode is not None, "only a policy can continue turns with tokens"
     return Completion.from_tokens(
         row["ids"], row["logprobs"], decode, stop_length=row["stop_length"], truncated=truncated
     )

@@ -20,17 +20,17 @@ Floats = NDArray[np.float64]
 Interval = tuple[float, float]
 
 _RESAMPLES = 2000
-"""Of the bootstrap."""
+"""Resamples of the bootstrap."""
 _TAIL = 0.025
-"""Probability left out at each end of a 95% interval."""
+"""Probability beyond each end of a 95% interval."""
 _NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?")
 _RIGHT = ("right",)
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
-    """Chance that at least one of ``k`` samples is right: ``1 - C(n-c, k) / C(n, k)``.
+    """Estimate of the probability that at least one of ``k`` samples is right.
 
-    The unbiased estimator from ``n >= k`` samples, ``c`` of them right.
+    ``1 - C(n-c, k) / C(n, k)`` is unbiased, given ``n >= k`` samples, ``c`` of them right.
     Source: Chen et al. 2021, arXiv 2107.03374, section 2.1.
     """
     if not 1 <= k <= samples or not 0 <= correct <= samples:
@@ -44,11 +44,11 @@ def powers_of_two(limit: int) -> list[int]:
 
 
 def majority(votes: Iterable[tuple[str | None, bool]]) -> float:
-    """Chance that the answer with most votes is right; 0 when nobody voted.
+    """Probability that the answer with the most votes is right; 0 without votes.
 
-    A vote is an answer and the scorer's verdict on it; None is no vote. The answers that the scorer
-    accepts are one candidate; of the others, those with the same ``answer_key``. Where several
-    lead, it is ``1 / leaders`` if the right one is among them: a draw's chance.
+    A vote is an answer and the scorer's verdict on it; None is not a vote. All answers that the
+    scorer accepts form one candidate; other answers form one for each ``answer_key``. A tie is
+    decided by lot: ``1 / leaders`` if the right candidate is among the leaders.
     """
     ballots = Counter(
         _RIGHT if right else ("wrong", answer_key(answer))
@@ -63,8 +63,8 @@ def majority(votes: Iterable[tuple[str | None, bool]]) -> float:
 
 
 def answer_key(answer: str) -> str:
-    """A form that equal answers share: a plain number by its value, else the text, in lower case
-    and without spaces."""
+    """A key that equal answers share: the value of a plain number, otherwise the text in lower case
+    without spaces."""
     text = "".join(answer.split()).lower().strip("$").removesuffix(".")
     if len(text) <= 400 and _NUMBER.fullmatch(text):
         return str(Fraction(text.replace(",", "")))
@@ -73,10 +73,10 @@ def answer_key(answer: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A metric's parts: its value is ``total_SP.sum() / count_SP.sum()``.
+    """A metric as a ratio of sums: its value is ``total_SP.sum() / count_SP.sum()``.
 
-    Where an episode counts 1, the metric is a mean over episodes, and a problem's episodes stay
-    together in the bootstrap.
+    If each episode counts 1, the metric is a mean over episodes; the bootstrap still resamples
+    whole problems.
     """
 
     total_SP: Floats
@@ -86,7 +86,7 @@ class Measure:
 
     @property
     def value(self) -> float | None:
-        """The metric; None when there was nothing to count."""
+        """The metric; None if nothing counts."""
         return _ratio(float(self.total_SP.sum()), float(self.count_SP.sum()))
 
     @property
@@ -97,7 +97,7 @@ class Measure:
 
     @property
     def problems(self) -> int:
-        """How many problems have something to count."""
+        """The number of problems in which something counts."""
         return int((self.count_SP.sum(axis=0) > 0).sum())
 
 
@@ -105,12 +105,13 @@ class CrossedBootstrap:
     """Resamples of seeds and of problems, drawn independently of each other.
 
     The same resamples serve every measure, so differences are paired by seed and by problem. With
-    one seed this is the plain bootstrap over problems. Problems count too much in these intervals,
-    most where every seed has problems of its own; how seeds differ counts too little where seeds
-    are few (with S of them by a factor of (S - 1) / S in the variance, and without the wider tails
-    that S - 1 degrees of freedom have). ``seeds_interval`` goes by the seeds alone.
+    one seed this is the plain bootstrap over problems. These intervals give the variation between
+    problems too much weight, above all if each seed has its own problems. They give the variation
+    between seeds too little if seeds are few: with S of them, its variance is too small by a factor
+    of (S - 1) / S, and the wider tails of S - 1 degrees of freedom are missing. ``seeds_interval``
+    uses the seeds alone.
 
-    A measure may lack the last problems, where it has nothing to count.
+    A measure may lack the last problems if nothing counts in them.
 
     Source: Owen 2007, The pigeonhole bootstrap, Annals of Applied Statistics 1(2), 386-411.
     """
@@ -121,7 +122,7 @@ class CrossedBootstrap:
         self._weights_RP = _weights(generator, problems)
 
     def values(self, measures: Mapping[str, Measure]) -> dict[str, Floats]:
-        """[R] values of each measure; nan where a resample has nothing to count."""
+        """[R] values of each measure; NaN where nothing counts in a resample."""
         if not measures:
             return {}
         total_RM = self._sums([measure.total_SP for measure in measures.values()])
@@ -137,14 +138,14 @@ class CrossedBootstrap:
         return sums_RM
 
     def seed_means(self, values_SK: Floats) -> Floats:
-        """[R, K] means over seeds of numbers that a seed has one of each."""
+        """[R, K] resampled means over seeds, given K numbers of each seed."""
         means_RK: Floats = self._weights_RS @ values_SK / values_SK.shape[0]
         return means_RK
 
     def intervals(self, measures: Mapping[str, Measure]) -> dict[str, Interval]:
-        """95% percentile intervals of the measures with at least two problems to count.
+        """95% percentile intervals of the measures in which at least two problems count.
 
-        Where all problems give 0, or all 1, a bootstrap sees no spread: the other end is then the
+        If all problems give 0, or all 1, a bootstrap sees no spread; the other end is then the
         Clopper-Pearson bound ``1 - 0.025 ** (1 / problems)``, or its mirror image.
         """
         enough = {name: m for name, m in measures.items() if m.problems >= 2}
@@ -154,7 +155,7 @@ class CrossedBootstrap:
     def differences(
         self, first: Mapping[str, Measure], second: Mapping[str, Measure]
     ) -> dict[str, Interval]:
-        """95% intervals of ``second - first``, where a resample has both of them."""
+        """95% intervals of ``second - first``, from the resamples that have both."""
         if self._weights_RP.shape[1] < 2:
             return {}
         both = [name for name in second if name in first]
@@ -165,12 +166,12 @@ class CrossedBootstrap:
 
 
 def _weights(generator: np.random.Generator, count: int) -> Floats:
-    """[R, count] how often each is drawn."""
+    """[R, count]: how often each item is drawn in each resample."""
     return generator.multinomial(count, np.full(count, 1.0 / count), size=_RESAMPLES).astype(float)
 
 
 def _certain(measure: Measure) -> Interval | None:
-    """The interval of a share that is the same extreme in all problems; None for others."""
+    """The interval of a share that is 0 in all problems, or 1 in all; None for other measures."""
     if not measure.share:
         return None
     total_P, count_P = measure.total_SP.sum(axis=0), measure.count_SP.sum(axis=0)
@@ -182,7 +183,7 @@ def _certain(measure: Measure) -> Interval | None:
 
 
 def _percentiles(values_R: Floats) -> Interval:
-    """Both ends of the 95% percentile interval of resampled values; nan is left out."""
+    """The 95% percentile interval of resampled values, ignoring NaN."""
     low, high = np.nanquantile(values_R, [_TAIL, 1.0 - _TAIL])
     return float(low), float(high)
 
@@ -191,14 +192,14 @@ _STUDENT = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
 )
-"""97.5% quantiles of Student's t with 1, 2, ... degrees of freedom; the last serves for more."""
+"""97.5% quantiles of Student's t for 1, 2, ... degrees of freedom; the last is used for more."""
 
 
 def seeds_interval(values_S: Sequence[float]) -> Interval | None:
     """95% interval of the mean over independent seeds, by Student's t; None for one seed.
 
-    Wide where seeds are few, and free of assumptions about problems, which are a part of how seeds
-    differ where each has its own.
+    It is wide if seeds are few, and assumes nothing about problems: if each seed has its own, they
+    are part of the variation between seeds.
     """
     if len(values_S) < 2:
         return None

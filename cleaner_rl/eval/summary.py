@@ -1,4 +1,4 @@
-"""Summary: what an evaluation came to, as data for scripts and as a table for people."""
+"""Summary: the results of an evaluation, as data for scripts and as a table for people."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _WIDTH = 25
 
 
 def summarize(config: EvalConfig, rows: Mapping[str, Sequence[Row]], tasks: int) -> dict[str, Any]:
-    """The summary of the episodes saved in each mode, of an evaluation on so many tasks.
+    """Summarise the episodes saved in each mode of an evaluation on ``tasks`` tasks.
 
-    ``missing`` counts episodes. ``results`` has of each mode ``Evaluation.summary()``,
-    ``wall_seconds``, and for an endpoint ``usage``; with both modes ``difference`` is ``on - off``
-    of each metric and the ends of its 95% interval.
+    ``missing`` counts episodes. ``results`` has, for each mode, ``Evaluation.summary()``,
+    ``wall_seconds`` and, for an endpoint, ``usage``. With both modes, ``difference`` has ``on -
+    off`` of each metric and its 95% interval.
     """
     missing = {mode: tasks * config.samples - len(rows[mode]) for mode in config.modes}
     found = {
@@ -48,31 +48,31 @@ def summarize(config: EvalConfig, rows: Mapping[str, Sequence[Row]], tasks: int)
 
 
 def _warnings(config: EvalConfig, found: Mapping[str, Evaluation]) -> list[str]:
-    """What makes figures worthless without looking wrong."""
+    """Warnings of problems that make figures worthless without looking wrong."""
     warnings = []
     for mode, result in found.items():
         if not result.metrics["calls"]:
             warnings.append(
                 f"rollback {mode}: no episode called the tool; does the model know its format? "
-                f"python -m cleaner_rl.doctor --model {config.model} looks into it"
+                f"Check it with: python -m cleaner_rl.doctor --model {config.model}"
             )
         if result.metrics["answered"] and not result.metrics["answer_found"]:
             warnings.append(
                 f"rollback {mode}: no answer stood in \\boxed{{}}, so none could be graded; read "
-                "some of the episodes (--out)"
+                "some of the episodes, which --out saves"
             )
     return warnings
 
 
 def summarize_directory(directory: Path) -> dict[str, Any]:
-    """The summary computed again from what lies in an evaluation's directory."""
+    """Compute the summary again from the files in an evaluation's directory."""
     config, journal = load_settings(directory), EvalJournal.resume(directory)
     rows = {mode: journal.of_mode(mode) for mode in config.modes}
     return summarize(config, rows, journal.problems)
 
 
 def _spent(rows: Sequence[Row]) -> dict[str, Any]:
-    """Time, and tokens that an endpoint counted."""
+    """Wall time, and the tokens that an endpoint counted."""
     spent: dict[str, Any] = {"wall_seconds": wall_seconds(rows)}
     counted = [row["usage"] for row in rows if "usage" in row]
     if counted:
@@ -88,7 +88,7 @@ def table(summary: Mapping[str, Any]) -> str:
     rows = [["rollback", *heads]]
     for name in next(iter(results.values()))["metrics"]:
         if name == "pass@1" or (list(results) == ["off"] and name in _OF_ROLLBACK):
-            continue  # the same number as accuracy; what cannot happen
+            continue  # equal to accuracy; impossible without rollback
         label = f"accuracy (avg@{samples})" if name == "accuracy" else name
         rows.append([label, *(_cell(result, name) for result in results.values())])
         if name in compared:
@@ -98,7 +98,7 @@ def table(summary: Mapping[str, Any]) -> str:
 
 
 def _cell(result: Mapping[str, Any], name: str) -> str:
-    """A metric and its interval; a dash where there was nothing to count."""
+    """A metric and its interval; a dash if nothing counts."""
     value, ends = result["metrics"].get(name), result["intervals_95"].get(name)
     if value is None or (ends is None and result["tasks"] > 1):
         return "-"

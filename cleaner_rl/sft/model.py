@@ -1,4 +1,4 @@
-"""The model that a cold start trains: a small one from scratch, or a pretrained one."""
+"""The model of a cold start: a small one from scratch, or a pretrained one."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from cleaner_rl.runs.files import read_json, whole_directory, write_json
 from cleaner_rl.sft.config import ModelArgs
 
 BUILD = "build.json"
-"""What a policy was built with and from, beside its weights."""
+"""File next to a policy's weights that records what it was built from, and with which settings."""
 _CALL_FORM = (
     "{%- set form_of_tool_calls = '<tool_call>\\n"
     """{"name": <name>, "arguments": <object>}\\n</tool_call>' %}"""
 )
-"""Renders nothing: it says in a chat template how calls are written, where it is looked for."""
+"""Renders nothing, but tells whoever inspects the chat template how calls are written."""
 
 
 def build_model(tokenizer: Any, shape: ModelArgs, seed: int) -> Any:
@@ -51,8 +51,8 @@ def build_model(tokenizer: Any, shape: ModelArgs, seed: int) -> Any:
 def load_base(name: str, device: str) -> Policy:
     """A pretrained model, ready to learn the tool without a system prompt that explains it.
 
-    Its configuration is marked accordingly, so that training and evaluation leave the prompt out.
-    Where its chat template shows no tool-call format, it says from now on that calls are Hermes's.
+    Its configuration is marked accordingly, so that training and evaluation omit the prompt. If its
+    chat template shows no tool-call format, the template is extended to name the Hermes format.
     """
     policy = load_policy(name, device)
     setattr(policy.model.config, KNOWS_TOOL, True)
@@ -66,8 +66,8 @@ def load_base(name: str, device: str) -> Policy:
 def save_policy(policy: Policy, build: dict[str, Any], out: Path) -> None:
     """Write a Hugging Face directory and its ``build.json``, completely or not at all.
 
-    Weights are stored in half precision; the configuration says float32, so that they are loaded
-    as such.
+    Weights are stored in half precision, but the configuration says float32, so they are loaded as
+    float32.
     """
     with whole_directory(out) as directory:
         policy.model.half()
@@ -79,7 +79,7 @@ def save_policy(policy: Policy, build: dict[str, Any], out: Path) -> None:
 
 
 def check_out(out: Path, overwrite: bool) -> None:
-    """Refuses, before any work, an output directory that cannot or must not be written."""
+    """Refuse, before any work, an output directory that cannot or must not be written."""
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a directory")
     if out.is_dir() and any(out.iterdir()):
@@ -89,7 +89,7 @@ def check_out(out: Path, overwrite: bool) -> None:
             )
         if not (out / "tokenizer.json").exists() or (out / "checkpoints").exists():
             raise UserError(
-                f"--out {out} holds something else than a policy, which --overwrite would delete; "
+                f"--out {out} holds something other than a policy, which --overwrite would delete; "
                 "name another directory"
             )
     try:

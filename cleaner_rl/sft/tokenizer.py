@@ -1,9 +1,9 @@
-"""The small tokenizer of the bundled policy: byte-level BPE, digits apart, Hermes chat template.
+"""The small tokenizer of the bundled policy: byte-level BPE, single digits, Hermes chat template.
 
-Any Unicode text survives encoding and decoding, because the alphabet of the merges is all 256
-bytes. Every digit is a token of its own, so that copying a number is copying its digits. The
-special tokens and the chat template are those of the Qwen2.5 family. The template is
-prefix-preserving: a longer conversation never changes what an earlier message was rendered to.
+Any Unicode text survives encoding and decoding, because the base alphabet is all 256 bytes. Each
+digit is a token, so that copying a number means copying its digits. Special tokens and chat
+template are those of the Qwen2.5 family. The template is prefix-preserving: a longer conversation
+never changes how an earlier message is rendered.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BOILERPLATE = (
     ", in <module>\n",
     "The answer is \\boxed{",
 )
-"""Texts that every episode repeats, each one ordinary (not special) token. None holds a digit."""
+"""Texts that every episode repeats, each an ordinary (not special) token. None has a digit."""
 
 _PIECES = Regex(
     r"\\n *"  # a line break escaped in JSON, and the indentation after it
@@ -34,14 +34,14 @@ _PIECES = Regex(
     r"|\\."
     r"|\s+"
 )
-"""Pieces within which BPE may merge. What no branch matches is a piece of its own."""
+"""Pieces within which BPE may merge. Text that no branch matches is a piece of its own."""
 
 CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja").read_text("utf-8").strip()
-"""ChatML with Hermes tools; prefix-preserving, because each tool message is a block of its own."""
+"""ChatML with Hermes tools; prefix-preserving because each tool message has its own block."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> PreTrainedTokenizerFast:
-    """Learns the merges from texts without special tokens, for ``AutoTokenizer`` to load.
+    """Learn the merges from texts without special tokens. ``AutoTokenizer`` can load the result.
 
     ``vocab_size`` includes the 256 bytes and all added tokens.
     """
@@ -76,7 +76,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> PreTrainedT
 
 
 def _without_added_tokens(texts: Iterable[str]) -> Iterable[str]:
-    """Cuts the added tokens out, so that no merge is spent on what is one token already."""
+    """Cut out the added tokens, so that no merge is spent on text that is one token already."""
     for text in texts:
         for token in (*TOOL_TOKENS, *sorted(BOILERPLATE, key=len, reverse=True)):
             text = text.replace(token, "\0")

@@ -1,4 +1,4 @@
-"""Training on demonstrations: the loss of the assistant's tokens, a loop that can be resumed."""
+"""Training on demonstrations: the loss on the assistant's tokens, and a loop that can resume."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from cleaner_rl.sft.demonstrations.examples import IGNORED, Example, collate
 
 
 def assistant_loss(model: Any, ids_BT: Tensor, labels_BT: Tensor) -> Tensor:
-    """Mean cross-entropy of the assistant's tokens, each given what is before it.
+    """Mean cross-entropy of the assistant's tokens, each given everything before it.
 
-    Padding is on the right, where causal attention never looks at it, so no attention mask is
-    needed; logits are computed at the trained positions only.
+    Padding is on the right, where causal attention never sees it, so no attention mask is needed.
+    Logits are computed at the trained positions only.
     """
     hidden_BTD = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state[:, :-1]
     targets_BT = labels_BT[:, 1:]
@@ -41,19 +41,20 @@ def assistant_loss(model: Any, ids_BT: Tensor, labels_BT: Tensor) -> Tensor:
 
 
 _SAVE_SECONDS = 600.0
-"""Time after which the state of a training is written again."""
+"""Seconds between two checkpoints of a training."""
 
 
 @dataclass
 class Partial:
-    """A checkpoint of a training under way, beside its output; one of other settings is refused."""
+    """The checkpoint of an unfinished training, next to its output. It can be resumed with the same
+    settings only."""
 
     directory: Path
     settings: Mapping[str, Any]
 
     @property
     def exists(self) -> bool:
-        """True when there is something to resume."""
+        """Whether there is something to resume."""
         restore_replaced(self.directory)
         return self.directory.is_dir()
 
@@ -66,18 +67,19 @@ class Partial:
         save_checkpoint(self.directory, policy, policy.model, tensors, state, Ranks())
 
     def load(self, policy: Policy, adamw: torch.optim.AdamW) -> tuple[int, float]:
-        """Put the state into policy and optimizer; returns the steps done and the loss then."""
+        """Load the state into policy and optimizer; return the steps done and the loss then."""
         try:
             state = load_state(self.directory)
         except CheckpointError as error:
-            raise CheckpointError(f"{error}; begin anew with --overwrite, not --resume") from error
+            message = f"{error}; start again with --overwrite instead of --resume"
+            raise CheckpointError(message) from error
         known, mine = state["settings"], json.loads(json.dumps(self.settings))
         changed = sorted(name for name in mine if known.get(name) != mine[name])
         if changed:
             flags = ", ".join("--" + name.replace("_", "-") for name in changed)
             raise CheckpointError(
                 f"the training in {self.directory} has other settings: {flags}; give the same, or "
-                "begin anew with --overwrite, not --resume"
+                "start again with --overwrite instead of --resume"
             )
         saved = load_policy(str(self.directory), str(policy.device))
         policy.model.load_state_dict(saved.model.state_dict())
@@ -87,7 +89,7 @@ class Partial:
         return int(state["step"]), float(state["loss"])
 
     def remove(self) -> None:
-        """The training is complete, or not wanted any more."""
+        """Remove the checkpoint of a training that is complete or no longer wanted."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -101,13 +103,13 @@ def train_on_examples(
     report: Callable[[int, float], None] = lambda step, loss: None,
     partial: Partial | None = None,
 ) -> float:
-    """One AdamW step per batch, with warm-up and cosine decay; returns the last smoothed loss.
+    """Take one AdamW step per batch, with warm-up and cosine decay; return the last smoothed loss.
 
-    ``report`` is called with each step done and the smoothed loss. ``partial`` is resumed where it
-    exists, and keeps the steps done, also when a signal raises KeyboardInterrupt.
+    ``report`` is called with the number of each finished step and the smoothed loss. ``partial`` is
+    resumed if it exists, and saves finished steps, even when a signal raises KeyboardInterrupt.
     """
     model = policy.model
-    # Matrices decay, vectors do not.
+    # Weight decay applies to matrices, not to vectors.
     groups = [
         {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
@@ -147,6 +149,6 @@ def train_on_examples(
 
 
 def _schedule(step: int, steps: int) -> float:
-    """Share of the peak learning rate: warm-up in a twentieth of the steps, cosine to a tenth."""
+    """Share of the peak learning rate: warm-up over 1/20 of the steps, then cosine down to 1/10."""
     warmup = max(1, steps // 20)
     return min((step + 1) / warmup, 0.1 + 0.45 * (1 + math.cos(math.pi * step / max(1, steps))))

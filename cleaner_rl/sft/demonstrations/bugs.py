@@ -1,7 +1,7 @@
 """Bug injectors: small edits that turn a program that runs into one that fails.
 
-The edits, listed in ``bugs.toml``, are the slips that language models make. Which of them really
-make a program fail is decided by executing it.
+The edits, listed in ``bugs.toml``, are slips that language models make. Executing the program
+decides whether an edit really makes it fail.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Injector:
-    """Yields every edit that it can make of a program, possibly none."""
+    """Yields every edit that it can make to a program, possibly none."""
 
     each: Sequence[Sequence[str]] = ()
-    """Regular expressions, each with what may stand in the place of any of its matches."""
+    """Regular expressions, each with the replacements for any of its matches."""
     last: Mapping[str, str] = field(default_factory=dict)
-    """Words and pieces of code, each with what may stand in the place of its last mention."""
+    """Words and pieces of code, each with the replacement for its last occurrence."""
 
     def __call__(self, code: str) -> Iterator[str]:
         for pattern, *replacements in self.each:
@@ -43,11 +43,11 @@ def _read_injectors() -> dict[str, Injector]:
 
 
 INJECTORS = _read_injectors()
-"""Bug -> the edits that make it."""
+"""Bug -> its injector."""
 
 
 def propose_bug(code: str, rng: random.Random) -> tuple[str, str] | None:
-    """One edit by a random injector that applies: (injector's name, edited code), or None."""
+    """Make one edit with a random injector that applies: (its name, the edited code), or None."""
     for name in rng.sample(list(INJECTORS), len(INJECTORS)):
         edits = [edit for edit in INJECTORS[name](code) if edit != code]
         if edits:

@@ -1,9 +1,9 @@
-"""Demonstrations: episodes in which a program is written, run, repaired and answered from.
+"""Demonstrations: episodes in which a program is written, run and repaired, and gives the answer.
 
-Every program is executed; what the policy reads as a tool's answer is what the sandbox said. An
-episode draws its ingredients independently of each other, so that none betrays another:
+Every program is executed, and the tool's answers are the sandbox's real output. The ingredients of
+an episode are drawn independently of each other, so that none gives another away:
 
-- the program is one that is right, or one that runs and computes the wrong thing;
+- the program is right, or it runs but computes the wrong thing;
 - it is written without a bug, with one, or with two that are corrected one at a time, in the order
   in which they are reported;
 - a correction is the same program without the bug, or another program.
@@ -30,7 +30,7 @@ from cleaner_rl.sft.demonstrations.bugs import propose_bug
 from cleaner_rl.sft.demonstrations.programs import PROGRAM_BOOK, ProgramBook, Programs
 
 MAX_ATTEMPTS = 40
-"""Draws of a program or a bug before a task is given up."""
+"""Draws of a program or a bug before giving up on a task."""
 
 REMARKS = {
     "SyntaxError": ("There is a syntax error, I will fix it.", "I fix the syntax."),
@@ -41,7 +41,7 @@ REMARKS = {
     "ModuleNotFoundError": ("The import is wrong, I will fix it.", "I fix the import."),
     "TypeError": ("The type is wrong, I will fix it.", "I fix the type."),
 }
-"""What is said before a corrected call, by the class of the error."""
+"""What the assistant says before a corrected call, by the class of the error."""
 OTHER_REMARKS = ("That failed, I will correct it.", "I correct the program.")
 NEW_PROGRAM_REMARKS = ("I will try another way.", "Let me write it differently.")
 ANSWER = "The answer is \\boxed{{{}}}."
@@ -51,12 +51,12 @@ Run = Callable[[str], Result]
 
 
 class DemonstrationError(RuntimeError):
-    """Too few tasks gave a demonstration: no programs for them, or a sandbox that runs none."""
+    """Too few tasks gave a demonstration: they have no programs, or the sandbox does not work."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """An assistant's text (without its end token) and the tool's answer, None after the last."""
+    """The assistant's text, without its end token, and the tool's answer; None in the last turn."""
 
     text: str
     observation: str | None = None
@@ -81,9 +81,9 @@ def write_demonstration(
     book: ProgramBook = PROGRAM_BOOK,
     format: ToolCallFormat | None = None,
 ) -> Demonstration | None:
-    """A demonstration for a task of the book, with calls in ``format`` (Hermes when None).
+    """Write a demonstration for a task of the book, with calls in ``format`` (None for Hermes).
 
-    None where the ingredients that were drawn do not go together.
+    Returns None if the ingredients drawn do not go together.
     """
     programs = book[task.family]
     format = format or HermesFormat()
@@ -122,10 +122,10 @@ def generate_demonstrations(
     book: ProgramBook = PROGRAM_BOOK,
     format: ToolCallFormat | None = None,
 ) -> Iterator[Demonstration]:
-    """Demonstrations of tasks in their order; the same ones for the same seed.
+    """Yield demonstrations in the order of tasks; the same seed gives the same ones.
 
-    ``run`` is called from several threads. Tasks without programs in ``book`` are skipped; None
-    takes the training split of the bundled policy's families, all in turn.
+    ``run`` is called from several threads. Tasks without programs in ``book`` are skipped. None as
+    ``tasks`` means the training split of the bundled policy's families, in turn.
     """
     mix = mix or DemonstrationMix()
     source = ReasoningGymTasks(split="train", seed=seed) if tasks is None else tasks
@@ -148,12 +148,12 @@ def generate_demonstrations(
             if tried > 200 and made < tried // 2:
                 raise DemonstrationError(
                     f"only {made} of {tried} tasks gave a demonstration, because programs that "
-                    "should run do not; try `python -m sandbox doctor`"
+                    "should run do not; check the sandbox with: python -m sandbox doctor"
                 )
             if drawn > 200 and tried < drawn // 20:
                 raise DemonstrationError(
-                    f"there are programs for {tried} of {drawn} tasks only; demonstrations know "
-                    f"the families {', '.join(sorted(book))}"
+                    f"only {tried} of {drawn} tasks have programs; demonstrations exist for the "
+                    f"families {', '.join(sorted(book))}"
                 )
 
 
@@ -163,7 +163,7 @@ def _knows(book: ProgramBook, task: Task) -> bool:
 
 @dataclass(frozen=True)
 class _Executed:
-    """A program with what the sandbox said."""
+    """A program and its result in the sandbox."""
 
     code: str
     result: Result
@@ -177,7 +177,7 @@ class _Executed:
 def _draw_program(
     task: Task, programs: Programs, run: Run, rng: random.Random, *, right: bool, avoid: str = ""
 ) -> _Executed | None:
-    """A program that runs, prints one line, and scores 1 exactly when it should."""
+    """Draw a program that runs, prints one line, and is right, or wrong, as ``right`` demands."""
     seen = {avoid}
     for _ in range(MAX_ATTEMPTS):
         code = programs.draw(task.prompt, rng, right=right)
@@ -196,7 +196,7 @@ def _draw_program(
 def _break_program(
     code: str, bug_count: int, run: Run, rng: random.Random
 ) -> list[_Executed] | None:
-    """Failing versions of a program, the first with all bugs, each later one with a bug fewer."""
+    """Failing versions of a program: the first has all bugs, each later one a bug fewer."""
     for _ in range(MAX_ATTEMPTS if bug_count else 1):
         failures: list[_Executed] = []
         broken = code
@@ -208,8 +208,8 @@ def _break_program(
             failures.insert(0, _Executed(broken, run(broken), bug))
         if len(failures) < bug_count or any(failure.result.ok for failure in failures):
             continue
-        # The bug that is corrected first has to be the one that was reported first. An error is the
-        # last line, below its traceback.
+        # The bug corrected first must be the one reported first. The error is the last line, below
+        # the traceback.
         errors = {failure.observation.rstrip().rpartition("\n")[2] for failure in failures}
         if len(errors) == bug_count:
             return failures
@@ -217,5 +217,5 @@ def _break_program(
 
 
 def _call_turn(format: ToolCallFormat, remark: str, executed: _Executed) -> Turn:
-    """A sentence and the call, and what the program printed."""
+    """A remark with the call, and the program's output."""
     return Turn(f"{remark}\n{format.render(executed.code)}", executed.observation)

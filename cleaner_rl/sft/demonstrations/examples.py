@@ -1,4 +1,4 @@
-"""Examples: demonstrations as token ids, with a mask of what is trained, in padded batches."""
+"""Examples: demonstrations as token ids, with a mask of the trained ones, in padded batches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Example:
-    """One episode as tokens; ``trained[i]`` is True where token i was written by the assistant."""
+    """One episode as tokens; ``trained[i]`` says whether token i is trained."""
 
     ids: tuple[int, ...]
     trained: tuple[bool, ...]
@@ -29,11 +29,11 @@ class Example:
 def encode_demonstration(
     demonstration: Demonstration, codec: ChatCodec, learn_slips: bool = True
 ) -> Example:
-    """Token ids of an episode, put together as a rollout does it, and which of them are trained.
+    """Token ids of an episode, built as in a rollout, and which of them are trained.
 
-    The assistant's text is encoded by itself and ended by the template's end of turn; everything
-    else comes from the codec and is not trained. Without ``learn_slips`` neither are the turns
-    whose program fails; they stay in the context of what corrects them.
+    The assistant's text is encoded on its own and followed by the template's end of turn. The rest
+    comes from the codec and is not trained. Without ``learn_slips``, turns whose program fails are
+    not trained either, but remain in the context of their corrections.
     """
     stop_id = codec.stop_ids[0]
     ids = codec.prompt_ids([{"role": "user", "content": demonstration.prompt}])
@@ -55,7 +55,7 @@ def length_batches(
 ) -> list[list[Example]]:
     """Batches of examples of similar length, in random order.
 
-    No batch of more than one example has more than ``batch_tokens`` tokens, padding included.
+    A batch has at most ``batch_tokens`` tokens, padding included, unless it is a single example.
     """
     rng = random.Random(seed)
     batches: list[list[Example]] = []

@@ -1,7 +1,7 @@
 """GSM8K: programs from the calculator annotations of its solutions.
 
-``Natalia sold 48/2 = <<48/2=24>>24 clips in May.`` becomes ``clips_in_may = 48 / 2``: a variable a
-step, named after the words behind the result, used by name in later steps.
+``Natalia sold 48/2 = <<48/2=24>>24 clips in May.`` becomes ``clips_in_may = 48 / 2``: each step
+sets a variable, which is named after the words that follow the result and used in later steps.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SKIPPED = re.compile(
 _KNOWN_NUMBERS = frozenset(
     map(float, (0.25, 0.5, 0.75, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 24, 30, 52, 60, 100, 365))
 )
-"""Numbers that a solution may use without the question having them: halves, words, units."""
+"""Numbers that a solution may use even if they are not in the question: halves, words, units."""
 
 
 @dataclass(frozen=True)
@@ -35,24 +35,24 @@ class Gsm8kPrograms:
     """Programs for the questions of GSM8K files."""
 
     steps: Mapping[str, Mapping[str, str]]
-    """Question -> its program, variable -> expression; questions without one are left out."""
+    """Question -> its program as variable -> expression; questions without one are omitted."""
     solutions: int
-    """How many there were, with a program or without."""
+    """The number of solutions, with a program or without."""
     sentences: tuple[str, ...] = ("I will compute it step by step.", "Let me calculate this.")
     longest_answer: int = 20
 
     @classmethod
     def of(cls, solutions: Mapping[str, str]) -> Gsm8kPrograms:
-        """The programs that can be built from worked solutions by question."""
+        """Build programs from worked solutions, which are given by question."""
         built = {question: _solution_steps(question, text) for question, text in solutions.items()}
         return cls({question: steps for question, steps in built.items() if steps}, len(solutions))
 
     def knows(self, question: str) -> bool:
-        """True for a question whose solution gave a program."""
+        """Whether the question's solution gave a program."""
         return question in self.steps
 
     def draw(self, question: str, rng: random.Random, *, right: bool) -> str:
-        """The program of a question, or one that stops a step too early."""
+        """The program of a question, or the same stopping one step too early."""
         steps = self.steps[question]
         names = list(steps)
         result = names[-1] if right or len(names) < 2 else names[-2]
@@ -74,11 +74,11 @@ def read_solutions(tasks: str) -> dict[str, str]:
 
 
 def _solution_steps(question: str, solution: str) -> dict[str, str]:
-    """A program that computes what a solution does, variable -> expression; empty without one.
+    """The program of a solution as variable -> expression; empty if there is none.
 
-    There is none for a solution that computes in its head: each number of the program has to be in
-    the question, the result of an earlier step, or an everyday constant, and the last step's result
-    has to be the answer.
+    A solution that computes anything in its head has none: each number must be in the question, the
+    result of an earlier step, or an everyday constant, and the last step's result must be the
+    answer.
     """
     given = _numbers(question)
     steps: dict[str, str] = {}
@@ -99,9 +99,9 @@ def _solution_steps(question: str, solution: str) -> dict[str, str]:
 def _expression(
     expression: str, given: set[float], names: Mapping[float, str], used: set[str]
 ) -> str | None:
-    """An expression with earlier results by name; None where a number comes from nowhere.
+    """Replace earlier results in an expression by their names; None if a number has no source.
 
-    A number that is both a result and in the question is the result the first time.
+    A number that is both a result and in the question is taken as the result the first time.
     """
     if not _EXPRESSION.fullmatch(expression):
         return None
@@ -128,7 +128,7 @@ def _expression(
 
 
 def _name(words: str, taken: Collection[str]) -> str:
-    """A variable's name from the words behind a result."""
+    """A variable's name from the words that follow a result."""
     kept = [word for word in re.findall(r"[a-z]+", words.lower()) if not _SKIPPED.fullmatch(word)]
     name = "_".join(kept[:3])
     if not name or iskeyword(name) or name in ("print", "round") or len(name) > 30:
@@ -139,7 +139,7 @@ def _name(words: str, taken: Collection[str]) -> str:
 
 
 def _numbers(text: str) -> set[float]:
-    """The numbers of a text, and what its percentages are as fractions."""
+    """The numbers of a text, and its percentages as fractions."""
     found = {float(number.replace(",", "")) for number in _IN_TEXT.findall(text)}
     return found | {round(value / 100, 6) for value in found if f"{value:g}%" in text}
 

@@ -2,8 +2,8 @@
 
 A family's programs are templates in ``templates/*.toml``, separated by blank lines, the plain ones
 first. Their ``$name`` fields are the named groups of the family's ``question`` (a regular
-expression, whose line breaks do not count) and what its function below derives from these. Whether
-a program really is right is not taken from here: it is executed and its output is scored.
+expression, whose line breaks are ignored) and fields that a function below derives from these.
+Whether a program is really right is not decided here: it is executed and its output scored.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ Fields = dict[str, str]
 
 @dataclass(frozen=True)
 class FamilyPrograms:
-    """The programs of one family, as its table in ``templates/`` gives them."""
+    """The programs of one family, from its table in ``templates/``."""
 
     question: str
     sentences: tuple[str, ...]
-    """Openings that go with every program, right or wrong: they give nothing away."""
+    """Openings that suit every program, right or wrong, so that they give nothing away."""
     right: tuple[str, ...]
     wrong: tuple[str, ...]
     derive: Callable[[Fields], Fields]
     longest_answer: int = 40
-    """Characters that a program may print and still be taken for an answer."""
+    """The most characters that a program may print for an answer."""
 
     def knows(self, question: str) -> bool:
-        """True for a question that there are programs for."""
+        """Whether there are programs for a question."""
         try:
             return bool(self.fields(question))
         except ValueError:
             return False
 
     def fields(self, question: str) -> Fields:
-        """The template fields of a question; ValueError when it is not of this family."""
+        """The template fields of a question; ValueError if it is not of this family."""
         match = re.search(self.question, question)
         if match is None:
             raise ValueError(
@@ -52,25 +52,25 @@ class FamilyPrograms:
         return {**fields, **self.derive(fields)}
 
     def programs(self, question: str, *, right: bool) -> list[str]:
-        """All programs for a question that are meant to be right (or wrong)."""
+        """All programs for a question that are meant to be right, or wrong."""
         fields = self.fields(question)
         return [Template(text).substitute(fields) for text in (self.right if right else self.wrong)]
 
     def draw(self, question: str, rng: random.Random, *, right: bool) -> str:
-        """One of `programs`, those at the head of the list more often."""
+        """Draw one of ``programs``, preferring those at the head of the list."""
         programs = self.programs(question, right=right)
         weights = [1 / (2 + rank) for rank in range(len(programs))]
         return rng.choices(programs, weights)[0]
 
 
 Programs = FamilyPrograms | Gsm8kPrograms
-"""Where the programs for a kind of question come from."""
+"""A source of programs for one kind of question."""
 ProgramBook = Mapping[str, Programs]
 """Family -> its programs."""
 
 
 def _chain(fields: Fields) -> Fields:
-    """Terms with their signs and without, and the sum with its last sign flipped."""
+    """The terms with and without their signs, and the sum with its last sign flipped."""
     pieces = fields["expr"].split(" ")
     signs, numbers = pieces[1::2], pieces[0::2]
     flipped = [*pieces[:-2], "+" if pieces[-2] == "-" else "-", pieces[-1]]
@@ -96,12 +96,12 @@ def _arithmetic(fields: Fields) -> Fields:
 
 
 def _equation(fields: Fields) -> Fields:
-    """The equation's left side in x, whatever the question calls the unknown."""
+    """The left side of the equation in terms of x, whatever the question calls the unknown."""
     return {"left": re.sub("[a-z]", "x", fields["left"])}
 
 
 def _bases(fields: Fields) -> Fields:
-    """Bases as numbers: the library writes base 2 and base 16 as words."""
+    """Bases as numbers; reasoning-gym writes base 2 and base 16 as words."""
     named = {"binary": "2", "hexadecimal": "16"}
     bases = {key: fields[key].removeprefix("base-") for key in ("source", "target")}
     return {key: named.get(base, base) for key, base in bases.items()}
@@ -124,7 +124,7 @@ _LEGS_OF = {animal: legs for legs, animals in _LEGS.items() for animal in animal
 
 
 def _legs(fields: Fields) -> Fields:
-    """Sums and tables of the animals; the library writes their plurals with an s, always."""
+    """Sums and tables of the animals; reasoning-gym forms every plural with an s."""
     counts = {}
     for item in fields["animals"].split(", "):
         count, _, animal = item.partition(" ")
@@ -145,7 +145,7 @@ def _legs(fields: Fields) -> Fields:
 
 
 def _filter(fields: Fields) -> Fields:
-    """The comparison that the numbers which stay pass, and its mirror image."""
+    """The comparison that holds for the numbers to keep, and its mirror image."""
     strict, other = ("<", ">") if fields["side"] == "smaller" else (">", "<")
     if fields["what"] == "Keep":
         return {"kept": strict, "mirror": other}
@@ -153,7 +153,7 @@ def _filter(fields: Fields) -> Fields:
 
 
 def _sort(fields: Fields) -> Fields:
-    """The arguments of ``sort`` and ``sorted`` for the order asked for, and for its reverse."""
+    """The arguments of ``sort`` and ``sorted`` for the requested order, and for its reverse."""
     if fields["order"] == "descending":
         return {"how": "reverse=True", "also": ", reverse=True", "flipped": ""}
     return {"how": "", "also": "", "flipped": ", reverse=True"}
@@ -170,11 +170,11 @@ _TIMES = {
         'print(f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}")',
     ),
 }
-"""The form of an answer -> the form of the times in the question, and how the answer is printed."""
+"""Form of an answer -> form of the times in the question, and lines that print the answer."""
 
 
 def _times(fields: Fields) -> Fields:
-    """The form of the times, and the lines that print the difference."""
+    """The form of the times, and the lines that print their difference."""
     form, lines = _TIMES[fields["form"]]
     if len(fields["start"]) != len(fields["form"]):
         raise ValueError(f"the times are not written as {fields['form']}: {fields['start']}")
@@ -192,7 +192,7 @@ _DERIVE: dict[str, Callable[[Fields], Fields]] = {
     "number_sorting": _sort,
     "time_intervals": _times,
 }
-"""Family -> fields that its templates need besides the groups of its regular expression."""
+"""Family -> the fields of its templates that are not groups of its regular expression."""
 
 
 def _read_book() -> dict[str, FamilyPrograms]:
@@ -215,6 +215,6 @@ PROGRAM_BOOK: Mapping[str, FamilyPrograms] = _read_book()
 
 
 def program_book(tasks: str) -> ProgramBook:
-    """The programs for a ``--tasks`` value: the families', and those of its ``gsm8k:`` sources."""
+    """The programs for a ``--tasks`` value: all families, and its own ``gsm8k:`` sources."""
     solutions = read_solutions(tasks)
     return {**PROGRAM_BOOK, "gsm8k": Gsm8kPrograms.of(solutions)} if solutions else PROGRAM_BOOK

@@ -218,7 +218,7 @@ def test_another_policy_under_the_same_name_is_refused(whole, tmp_path, capsys):
         identity = copy / "start" / f"seed-{seed}" / "identity.json"
         identity.write_text(json.dumps({**json.loads(identity.read_text()), "policy": "other"}))
     assert compare(copy) == 1
-    assert "the policy changed since this comparison was begun" in capsys.readouterr().err
+    assert "the policy changed since this comparison was started" in capsys.readouterr().err
 
 
 def test_a_damaged_file_of_episodes_is_said(whole, tmp_path):
@@ -233,7 +233,7 @@ def test_a_damaged_file_of_episodes_is_said(whole, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"arms": ["off", "none"]}, "arms that do not exist, ['none']"),
+        ({"arms": ["off", "none"]}, "unknown arms, ['none']"),
         ({"config": {"steeps": 1}}, "settings, ['steeps']"),
     ],
 )

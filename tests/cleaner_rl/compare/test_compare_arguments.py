@@ -69,11 +69,11 @@ def test_settings_of_training_are_those_of_all_arms():
     [
         (["--arms", "off,sar"], "unknown arm 'sar'; use off, purified"),
         (["--arms", ","], "--arms names no arm"),
-        (["--saar", "off"], "--saar is what the arm"),
-        (["--gamma", "0.4", "--arms", "off,gamma-0"], "--gamma is what the arm gamma-0 chooses"),
-        (["--saar", "on", "--arms", "off"], "--saar is what the arm off chooses"),
-        (["--rollback_probability", "1", "--arms", "rho-0.7"], "--rollback-probability is what"),
-        (["--max_retries=3", "--arms", "retries-3"], "--max-retries is what the arm retries-3"),
+        (["--saar", "off"], "the arm off sets --saar itself"),
+        (["--gamma", "0.4", "--arms", "off,gamma-0"], "the arm gamma-0 sets --gamma itself"),
+        (["--saar", "on", "--arms", "off"], "the arm off sets --saar itself"),
+        (["--rollback_probability", "1", "--arms", "rho-0.7"], "rho-0.7 sets --rollback-prob"),
+        (["--max_retries=3", "--arms", "retries-3"], "the arm retries-3 sets --max-retries itself"),
         (["--seeds", "0"], "--seeds must be at least 1"),
         (["--jobs", "-1"], "--jobs must not be negative"),
         (["--run-dir", "x"], "leave out --run-dir"),
@@ -96,7 +96,7 @@ def test_runs_are_spread_over_devices_and_jobs():
 
 def test_a_directory_with_something_else_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(CheckpointError, match="holds no comparison; choose another --out"):
+    with pytest.raises(CheckpointError, match="not a comparison; choose another --out"):
         main(["--out", str(tmp_path)])
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -104,7 +104,7 @@ def test_a_directory_with_something_else_is_left_alone(tmp_path):
 def test_a_directory_in_use_is_refused(tmp_path):
     with (
         ComparisonDirectory(tmp_path).opened(),
-        pytest.raises(CheckpointError, match="another process works on"),
+        pytest.raises(CheckpointError, match="another process is using"),
     ):
         main(["--out", str(tmp_path)])
 

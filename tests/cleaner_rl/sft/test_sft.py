@@ -213,7 +213,7 @@ def test_full_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="--overwrite"):
         check_out(tmp_path, overwrite=False)
-    with pytest.raises(UserError, match="something else than a policy"):
+    with pytest.raises(UserError, match="something other than a policy"):
         check_out(tmp_path, overwrite=True)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 

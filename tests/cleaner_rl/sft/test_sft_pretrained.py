@@ -157,7 +157,7 @@ def test_a_resumed_training_keeps_its_settings(interrupted, tmp_path):
     with pytest.raises(CheckpointError, match="other settings: --learning-rate;"):
         main([*interrupted, "--resume", "--learning-rate", "1e-3"])
     (tmp_path / ".policy.training" / "trainer" / "state.json").write_bytes(b"{")
-    with pytest.raises(CheckpointError, match="begin anew with --overwrite"):
+    with pytest.raises(CheckpointError, match="start again with --overwrite"):
         main([*interrupted, "--resume"])
 
 
@@ -167,7 +167,7 @@ def test_a_resumed_training_keeps_its_settings(interrupted, tmp_path):
         (["--resume"], UserError, "no interrupted training"),
         (["--base", "./nowhere"], PolicyError, "no directory nowhere"),
         (["--tasks", "gsm8k:nowhere.jsonl"], UserError, r"nowhere\.jsonl"),
-        (["--tasks", "reasoning-gym:maze"], UserError, "programs for 0 of"),
+        (["--tasks", "reasoning-gym:maze"], UserError, "only 0 of"),
         (["--max-tokens", "20"], UserError, "longer than 20 tokens; raise --max-tokens"),
         (["--model.layers", "2"], UserError, r"--model\.\* shapes a model from scratch"),
         (["--epochs", "0"], UserError, "give --epochs above 0"),
