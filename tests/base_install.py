@@ -115,3 +115,26 @@ def test_the_environment_is_imported_fast():
     began = time.perf_counter()
     status, *_ = run(sys.executable, "-P", "-c", "from cleaner_env import SAARWrapper, CodeToolEnv")
     assert status == 0 and time.perf_counter() - began < 5.0  # a fraction of it on an idle machine
+
+
+COMMANDS = ("train", "sft", "eval", "compare", "doctor", "export", "scaling")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_says_in_one_sentence_what_it_needs(command):
+    status, output, errors = run(sys.executable, "-P", "-m", f"cleaner_rl.{command}")
+    assert (status, output) == (2, "")
+    assert errors.count("\n") == 1 and "pip install -e '.[train]'" in errors
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        [str(Path(sys.executable).with_name("cleaner-rl"))],
+        [sys.executable, "-P", "-m", "cleaner_rl"],
+    ],
+)
+def test_the_commands_are_listed_all_the_same(program):
+    status, output, _ = run(*program)
+    assert status == 0
+    assert all(re.search(rf"^\s*{command}\b", output, re.MULTILINE) for command in COMMANDS)
