@@ -40,14 +40,10 @@ class Trainer:
     """The parts of a training.
 
     Attributes:
-        config: every setting.
         policy: samples the episodes. In a single process this is the trained model itself, on
             several ranks a whole copy of it, see ``learn``.
         updater: updates the trained model.
         source: where the problems come from.
-        rollout: plays the episodes.
-        run: where everything is written.
-        ranks: the processes that train together.
         base: fingerprint of the weights that a KL term or LoRA adapters refer to, or empty.
         step: the last finished step; the policy is the one after this step.
         saved_step: the step of the newest checkpoint.

@@ -39,15 +39,9 @@ class Group:
         scaled: bool = True,
         branch_reward: float | None = None,
     ) -> Group:
-        """Compute the advantages of at least two episodes.
-
-        Args:
-            episodes: the episodes of the group.
-            rewards: their rewards.
-            scaled: whether to divide advantages by the group's standard deviation.
-            branch_reward: reward of each call that a splice removed, if these join the group (the
-                credit rule ``branched``); otherwise None.
-        """
+        """Compute the advantages of at least two episodes; ``scaled`` ones are divided by the
+        group's standard deviation. ``branch_reward`` is the reward of each call that a splice
+        removed, if these join the group (the credit rule ``branched``); otherwise None."""
         if branch_reward is None:
             return cls(episodes, rewards, group_advantages(rewards, scaled=scaled))
         branches = sum(len(splices(episode)) for episode in episodes)
@@ -70,16 +64,9 @@ def minibatch_samples(
     observation_ids: ObservationIds,
     ranks: Ranks,
 ) -> list[list[Sample]]:
-    """This rank's samples of each minibatch.
+    """This rank's samples of each minibatch, that is of ``size`` groups; see ``episode_samples``.
 
-    Args:
-        groups: the groups of a step.
-        size: groups per minibatch.
-        rule: see ``cleaner_rl.grpo.credit``.
-        grafted: what becomes of grafted tokens, see ``episode_samples``.
-        prompt_ids: gives the token ids of an episode's prompt.
-        observation_ids: gives the token ids of what follows a turn.
-        ranks: the ranks that share a minibatch, each about as many tokens as the others.
+    The ranks share the episodes of a minibatch so that each has about as many tokens.
     """
     numbers = count()
     minibatches = []

@@ -143,17 +143,13 @@ def row_attention(
     """Attention over a ``RowCache``, with the signature that transformers expects.
 
     Args:
-        module: the attention layer (unused).
         query: [1, heads, N, head_dim].
         key, value: [rows, key_value_heads, cells, head_dim].
-        attention_mask: must be None; the layout takes its place.
         scaling: factor on the scores; None means ``head_dim ** -0.5``.
-        dropout: must be 0.
-        layout: which rows the queries belong to.
+        layout: which rows the queries belong to; it takes the place of a mask.
         sliding_window: the layer's window, in tokens.
         softcap: soft bound on the scores, as in Gemma 2.
         s_aux: attention sinks; refused with a ValueError.
-        _unused: whatever else transformers passes to attention functions.
 
     Returns:
         [1, N, heads, head_dim], and None for the attention weights.

@@ -18,9 +18,6 @@ class DecodeGraphs:
     The first pass of a shape runs directly, the second is captured, and later ones are replayed.
     Without CUDA every pass runs directly, and nothing is padded.
 
-    Args:
-        device: where the passes run.
-
     Attributes:
         padded: whether passes are padded to common shapes.
     """

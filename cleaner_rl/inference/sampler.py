@@ -177,12 +177,7 @@ class Sampler:
         return [(s.request.key, self._completion(s)) for s in scheduler.take_ended()]
 
     def sample(self, contexts: Sequence[Sequence[int]], limits: Sequence[int]) -> list[Completion]:
-        """Sample one turn for each of several conversations of a single turn, in their order.
-
-        Args:
-            contexts: token ids that each turn continues.
-            limits: the most tokens that each turn may have.
-        """
+        """Sample one turn after each context, of at most as many tokens as its limit."""
         call = next(self._calls)
         for index, (ids, limit) in enumerate(zip(contexts, limits, strict=True)):
             self.submit(Request(index, ids, limit, (self._seed, call, index)))
@@ -207,13 +202,8 @@ class Sampler:
         self.stats.passes += 1
 
     def _pass(self, decoding: int, reach: int, segments: Sequence[PrefillSegment] = ()) -> None:
-        """Compute the last tokens of the first rows, and segments; sample each row's next token.
-
-        Args:
-            decoding: the number of rows with one token to compute.
-            reach: the largest number of cells that those tokens attend to.
-            segments: tokens to prefill in the rows that follow.
-        """
+        """Compute the last tokens of the first ``decoding`` rows, which attend to ``reach`` cells
+        at most, and the segments of the rows that follow; sample each row's next token."""
         rows, count = self._scheduler.rows, decoding + len(segments)
         layout = BatchLayout(rows.filled_B[:decoding], reach, segments)
         ids_N = rows.last_B[:decoding]

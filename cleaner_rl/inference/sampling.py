@@ -161,15 +161,8 @@ _TABLES = ("numbers_BL", "ids_BL", "logprobs_BL")
 
 
 def turn_numbers(seed: Sequence[int], count: int) -> Tensor:
-    """Uniform numbers in [0, 1) for the tokens of a turn, determined by its seed.
-
-    Args:
-        seed: non-negative integers; no two turns should share them.
-        count: the most tokens that the turn may have.
-
-    Returns:
-        [count] float64.
-    """
+    """[count] float64, uniform in [0, 1): the random numbers of a turn, determined by its seed of
+    non-negative integers."""
     bits = np.random.Philox(np.random.SeedSequence(tuple(seed)))
     return torch.from_numpy(np.random.Generator(bits).random(count))
 
@@ -179,15 +172,9 @@ def sample_tokens(
 ) -> tuple[Tensor, Tensor]:
     """Draw a token for every row by inverting its cumulative distribution.
 
-    Rounding that differs from batch to batch moves the distribution's steps by some 1e-7, so it
-    changes a token only when the row's number falls right next to a step.
-
-    Args:
-        logits_BV: logits of the next token.
-        numbers_B: uniform in [0, 1), float64.
-        temperature: divisor of the logits.
-        top_p: draw from the smallest set of tokens with at least this probability.
-        top_k: draw from this many of the most probable tokens; 0 for all. Applied before ``top_p``.
+    ``numbers_B`` are float64, uniform in [0, 1). ``top_k`` is applied before ``top_p``. Rounding
+    that differs from batch to batch moves the distribution's steps by some 1e-7, so it changes a
+    token only when the row's number falls right next to a step.
 
     Returns:
         ids_B, and logprobs_B at this temperature, before top-k and top-p; NaN where logits are NaN.

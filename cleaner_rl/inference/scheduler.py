@@ -60,14 +60,8 @@ class SamplerStats:
 
 
 class Scheduler:
-    """Gives rows to sequences within a budget of cached tokens.
-
-    Args:
-        device: where the cache lives.
-        graphs: pads shapes, and is told when tensors move.
-        max_running: the most sequences decoded together.
-        budget: the most tokens cached at a time, in rows and in the prefix cache.
-        poll_every: tokens decoded between two checks for ended turns.
+    """Gives rows to at most ``max_running`` sequences within a budget of cached tokens, in rows and
+    in the prefix cache. ``graphs`` pads shapes, and is told when tensors move.
 
     Attributes:
         running: sequences that have a row, in the order of the rows.

@@ -80,13 +80,11 @@ def packed_attention(
     """Causal attention within each sample of a packed row, with the signature of transformers.
 
     Args:
-        module: the attention layer (unused).
         query: [1, heads, T, head_dim].
         key, value: [1, key_value_heads, T, head_dim].
-        attention_mask: must be None; the boundaries take its place.
         scaling: factor on the scores; None means ``head_dim ** -0.5``.
-        dropout: must be 0.
-        boundaries_S1: [S + 1] int32, the start of each sample and the end of the row.
+        boundaries_S1: [S + 1] int32, the start of each sample and the end of the row; they take
+            the place of a mask.
         lengths: the lengths of the samples.
         sliding_window: the layer's window, in tokens.
 

@@ -32,7 +32,6 @@ def token_logprobs(
 
     Args:
         model: a transformers causal language model; if it is sharded, every rank has to call this.
-        pack: the samples.
         temperature: the temperature of the sampling, a divisor of the logits.
         chunk: tokens whose logits are held at a time; these are recomputed for the gradient. None
             means ``logit_chunk``.

@@ -23,13 +23,9 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 class Optimizer:
     """Accumulates gradients and takes a step with them, unless they are not finite.
 
-    Args:
-        model: the model; its parameters with ``requires_grad`` are updated.
-        learning_rate: AdamW's initial learning rate; every step sets its own.
-        weight_decay: AdamW's weight decay.
-        grad_clip: the largest norm of the gradient.
-        scaled: scale the loss, so that the gradients of a float16 pass do not vanish; the scale is
-            lowered when they overflow.
+    Parameters with ``requires_grad`` are updated, by gradients of a norm of ``grad_clip`` at most.
+    ``scaled`` scales the loss, so that the gradients of a float16 pass do not vanish; the scale is
+    lowered when they overflow.
     """
 
     def __init__(

@@ -57,13 +57,7 @@ def logprobs_of(
     logits_NV: Tensor, ids_N: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probability of each row's id, entropy, and log-sum-exp, in float32, of logits divided by
-    the temperature.
-
-    Args:
-        logits_NV: contiguous along V.
-        ids_N: int64.
-        temperature: above 0.
-    """
+    the temperature. ``logits_NV`` must be contiguous along V, ``ids_N`` int64."""
     out = torch.empty(3, len(ids_N), dtype=torch.float32, device=logits_NV.device)
     if len(ids_N):
         _forward[(len(ids_N),)](

@@ -52,11 +52,9 @@ class Updater:
     Args:
         model: a transformers causal language model with float32 weights. Parameters without
             ``requires_grad`` do not change.
-        config: settings of the optimiser and the loss.
         reference: the reference policy of the KL term; None for a model with LoRA, which is its own
             reference with the adapters off.
         ranks: the ranks, each with a part of the model and of the samples; one process by default.
-        temperature: temperature of the sampling.
         budget: the most tokens of an episode after its prompt, for ``dr_grpo``.
         dtype: precision of the passes.
 

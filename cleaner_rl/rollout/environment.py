@@ -48,16 +48,8 @@ def make_env(
     max_length: int | None = None,
     measure: Callable[[str], int] = len,
 ) -> SAARWrapper:
-    """The environment for episodes with these settings.
-
-    Args:
-        config: the episode's settings.
-        sandbox: runs the programs.
-        format: how turns call the tool.
-        knows_tool: whether the policy can do without a system prompt.
-        max_length: the longest response, in units of ``measure``; None for no limit.
-        measure: gives the length of a text.
-    """
+    """The environment for episodes with these settings. A policy that ``knows_tool`` can do without
+    a system prompt. ``max_length`` limits the response, in units of ``measure``."""
     bare = config.system_prompt == "none" or (config.system_prompt == "auto" and knows_tool)
     env = CodeToolEnv(
         [Task("unused", "unused")],

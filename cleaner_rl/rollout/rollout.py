@@ -29,11 +29,7 @@ from cleaner_rl.settings import EpisodeConfig
 class Rollout:
     """Plays episodes with a policy. Use as a context manager, or call ``close``.
 
-    Args:
-        policy: the policy that plays.
-        sampler: samples the policy's turns.
-        config: the episode's settings.
-        sandbox: runs the programs and is closed with the rollout; None opens one for ``config``.
+    ``sandbox`` runs the programs and is closed with the rollout; None opens one for ``config``.
 
     Raises:
         OutageError: programs cannot be isolated on this machine.
@@ -107,15 +103,8 @@ class Rollout:
     ) -> Iterator[FinishedEpisode]:
         """Yield episodes in the order in which they end, beginning another whenever one ends.
 
-        Turns are sampled while the programs of other episodes run (``ToolQueue``).
-
-        Args:
-            jobs: the episodes to play.
-            at_once: the number of episodes played at a time.
-            on_turn: called with each sampled turn before it is stepped.
-
-        Raises:
-            OutageError: as for ``play``.
+        Turns are sampled while the programs of other episodes run (``ToolQueue``). ``on_turn`` is
+        called with each sampled turn before it is stepped. Errors are those of ``play``.
         """
         self.sampler.reset()
         threads = torch.get_num_threads()

@@ -25,7 +25,6 @@ class Job:
 
     Attributes:
         index: its number among the episodes of a rollout.
-        task: the problem.
         seed: seed of its rollback draw and sampling; no two jobs should share it.
         turns: turns sampled before an interruption, which are replayed first.
     """
@@ -41,7 +40,6 @@ class FinishedEpisode:
     """An episode that has ended.
 
     Attributes:
-        job: the job it was played for.
         episode: the episode; ``faulted`` if the sandbox spoilt it.
         seconds: wall time from beginning to end, while other episodes were played as well.
     """
@@ -57,8 +55,6 @@ class EpisodeRunner:
 
     Attributes:
         number: the environment's number.
-        env: the environment.
-        job: the episode's job.
         info: the last step's info.
         began: ``time.monotonic()`` at the episode's beginning.
         prompt_ids: token ids of the prompt, for players that need them.

@@ -53,12 +53,10 @@ def save_checkpoint(
     interrupted write leaves no partial checkpoint.
 
     Args:
-        directory: the checkpoint's directory.
         policy: supplies configuration and tokenizer.
         trained: the model whose weights are written.
         tensors: what else a training continues from, sharded like ``trained``.
         state: plain numbers and names, the same on all ranks.
-        ranks: the ranks, each of which holds a part of every tensor.
     """
     partial = partial_path(directory)
 
