@@ -10,7 +10,7 @@ import itertools
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
@@ -26,12 +26,20 @@ class Files:
     """What a version of the interface calls its files."""
 
     memory: str
+    usage: str
+    cache: bytes  # what memory.stat calls the pages of files
     oom_kills: str
     extra: dict[str, str]  # to be written where it is possible
 
 
-V2 = Files("memory.max", "memory.events", {"memory.swap.max": "0"})
-V1 = Files("memory.limit_in_bytes", "memory.oom_control", {"memory.swappiness": "0"})
+V2 = Files("memory.max", "memory.current", b"file", "memory.events", {"memory.swap.max": "0"})
+V1 = Files(
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+    b"cache",
+    "memory.oom_control",
+    {"memory.swappiness": "0"},
+)
 
 
 @dataclass(slots=True)
@@ -45,7 +53,7 @@ class Cgroup:
     memory: Path
     pids: Path | None
     files: Files
-    events_fd: int | None = None
+    opened: dict[str, int] = field(default_factory=dict)  # what is read for every execution
 
     def enter(self, command: Sequence[str]) -> list[str]:
         """The command that runs `command` inside."""
@@ -65,16 +73,29 @@ class Cgroup:
 
     def oom_kills(self) -> int:
         """How many processes were killed so far because the bound of memory was reached."""
-        if self.events_fd is None:  # kept open: this is asked twice for every execution
-            self.events_fd = os.open(self.memory / self.files.oom_kills, os.O_RDONLY)
-        words = os.pread(self.events_fd, 4096, 0).split()
+        words = self._read(self.files.oom_kills).split()
         return int(words[words.index(b"oom_kill") + 1]) if b"oom_kill" in words else 0
+
+    def holds_more_than(self, memory_mb: int) -> bool:
+        """Whether so much is in use, without what the kernel can drop and read from disk again."""
+        used = int(self._read(self.files.usage)) - (memory_mb << 20)
+        if used > 0:  # counted over some time, and slower to read
+            words = self._read("memory.stat").split()
+            cache, shmem = (
+                int(words[words.index(name) + 1]) for name in (self.files.cache, b"shmem")
+            )
+            used -= cache - shmem  # a tmpfs is on no disk
+        return used > 0
+
+    def _read(self, name: str) -> bytes:
+        if name not in self.opened:
+            self.opened[name] = os.open(self.memory / name, os.O_RDONLY)
+        return os.pread(self.opened[name], 8192, 0)
 
     def remove(self) -> None:
         """Remove the groups, once their processes are gone."""
-        if self.events_fd is not None:
-            os.close(self.events_fd)
-            self.events_fd = None
+        while self.opened:
+            os.close(self.opened.popitem()[1])
         deadline = time.monotonic() + REMOVE_S
         for path in {self.memory, self.pids or self.memory}:
             while not removed(path) and time.monotonic() < deadline:

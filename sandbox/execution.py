@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import resource
 import select
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -23,6 +26,7 @@ REPORT_BYTES = 65_536
 CHUNK, CHUNKS = 65_536, 16  # bytes of one read, and reads before something else has its turn
 INLINE_BYTES = 32_768  # a longer source travels as a file
 MESSAGE_BYTES = 65_536
+_limit_raised = threading.Lock()
 
 
 class Stream:
@@ -86,7 +90,27 @@ def send_program(
             text = stdin.encode("utf-8", "surrogatepass")
             fds.append(stack.enter_context(sealed_file("stdin", text)).fileno())
         header = json.dumps({**request, "source_fd": as_file}).encode()
-        socket.send_fds(channel, [header + b"\n" + (b"" if as_file else source)], fds)
+        send_fds(channel, header + b"\n" + (b"" if as_file else source), fds)
+
+
+def send_fds(channel: socket.socket, data: bytes, fds: list[int]) -> None:
+    """Send a message with descriptors.
+
+    The kernel compares the limit of open files with how many descriptors all processes of the user
+    have sent that nobody has received, and a plain user is that of the programs as well.
+    """
+    try:
+        socket.send_fds(channel, [data], fds)
+    except OSError as error:
+        if error.errno != errno.ETOOMANYREFS:
+            raise
+        with _limit_raised:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            try:
+                socket.send_fds(channel, [data], fds)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def receive(channel: socket.socket, timeout_s: float) -> dict[str, Any] | None:

@@ -271,11 +271,11 @@ class Sandbox:
         """What goes back into the slot: the worker if it may run another program."""
         if worker is None:
             return None
-        if worker.alive and worker.full:  # it lives on for its sessions, and others get a new one
-            worker.retired = True
+        fit = worker.jail.reusable and worker.settled()
+        if worker.alive and (worker.full or (worker.sessions and not fit)):
+            worker.retired = True  # it lives on for its sessions, and others get a new one
             return None
-        young = worker.runs < RECYCLE_AFTER or worker.sessions
-        if worker.alive and worker.jail.reusable and young:
+        if fit and (worker.runs < RECYCLE_AFTER or worker.sessions):
             return worker
         self._drop(worker)
         self._meter.restart()

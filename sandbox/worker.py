@@ -24,6 +24,7 @@ from .execution import (
     judge,
     open_streams,
     receive,
+    send_fds,
     send_program,
 )
 from .jail import ENVIRONMENT, Jail
@@ -33,6 +34,7 @@ from .spawner import Spawner
 
 START_S = 60.0  # preloading from a cold disk takes long
 KILL_S = 30.0  # from the order to kill to the child's end
+SETTLE_S = 1.0  # in which the memory of a program is gone after its end
 TMPFS_MB = 128  # the files of a program, in /tmp and /dev/shm
 OWN_PROCESSES = 16  # of the jail itself
 SESSIONS = 32  # at most, in one worker
@@ -185,7 +187,7 @@ class Worker:
             request["processes"] = limits.processes + SESSION_PROCESSES * SESSIONS
         try:
             with self._busy:
-                socket.send_fds(self.socket, [json.dumps(request).encode()], [end.fileno()])
+                send_fds(self.socket, json.dumps(request).encode(), [end.fileno()])
         except OSError as error:
             self.close()
             raise WorkerFault(f"lost the worker: {error}") from error
@@ -203,6 +205,17 @@ class Worker:
     def oom_kills(self) -> int:
         """How many processes in here were killed because they used too much memory together."""
         return 0 if self.cgroup is None else self.cgroup.oom_kills()
+
+    def settled(self) -> bool:
+        """Wait until the memory of programs that have ended is gone, some of which the kernel frees
+        only later; False when it does not go."""
+        until = time.monotonic() + SETTLE_S
+        with self._busy:
+            while self.alive and self.cgroup and self.cgroup.holds_more_than(self._base_mb):
+                if time.monotonic() > until:
+                    return False
+                time.sleep(0.001)
+        return self.alive
 
     def _receive(self, timeout_s: float) -> dict[str, Any]:
         message = receive(self.socket, timeout_s)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import builtins
 import ctypes
-import linecache
 import os
 import resource
 import signal
@@ -21,7 +20,7 @@ import sys
 import types
 
 # As in child.py.
-from builtins import BaseException, OSError, bool, compile, exec, len, min, range  # noqa: UP029
+from builtins import BaseException, OSError, bool, exec, min, range  # noqa: UP029
 from typing import Any, NoReturn
 
 from . import kernel
@@ -29,8 +28,9 @@ from .child import (
     MESSAGE_BYTES,
     OPEN_FILES,
     REPORT_FD,
+    compiled,
+    find_source,
     flush_streams,
-    read_source,
     run_guarded,
 )
 
@@ -95,14 +95,12 @@ def run_cell(data: bytes, fds: list[int], variables: dict[str, Any]) -> dict[int
     for old, new in ((stdout, 1), (stderr, 2), (report, REPORT_FD), (new_link, LINK_FD)):
         dup2(old, new, inheritable=new in (1, 2))
         close(old)
-    request, source = read_source(data, others)
-    name = request["name"]
-    linecache.cache[name] = (len(source), None, source.splitlines(True), name)
+    request, source = find_source(data, others)
     link = Socket(fileno=LINK_FD)
     send(link, b"+")
     own = getpid()
     spare_descriptors(SPARE_FDS)
-    code = run_guarded(lambda: exec(compile(source, name, "exec", 0, True), variables))
+    code = run_guarded(lambda: exec(compiled(source, request["name"]), variables))
     flush_streams()
     if code or getpid() != own:  # a child that the cell forked is no state when it comes here
         os._exit(code)

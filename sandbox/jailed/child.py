@@ -25,6 +25,7 @@ from builtins import (  # noqa: UP029
     MemoryError,
     OSError,
     SystemExit,
+    compile,
     getattr,
     int,
     isinstance,
@@ -37,7 +38,7 @@ from typing import Any, NoReturn
 
 from . import kernel, landlock, seccomp
 
-MAX_FDS = 256  # low, so that closing all of them is cheap
+MAX_FDS = 256  # more than the zygote or a keeper has open
 MESSAGE_BYTES = 65_536  # of a request, its source included when that is short
 REPORT_FD = 3
 FIRST_OWN_FD = 10  # the zygote's own descriptors lie above those a child installs
@@ -47,16 +48,22 @@ FILE_BYTES = 16 << 20  # neither RLIMIT_AS nor a tmpfs bounds the files of memfd
 OPEN_FILES = 64
 FIXED_LIMITS = (
     (resource.RLIMIT_FSIZE, FILE_BYTES),
-    (resource.RLIMIT_NOFILE, OPEN_FILES),
     (resource.RLIMIT_CORE, 0),
+    (resource.RLIMIT_MSGQUEUE, 0),  # of this and the next there is so much for all of a user's
+    (resource.RLIMIT_SIGPENDING, 128),
+    (resource.RLIMIT_RTPRIO, 0),  # the user may be one who may go before others
+    (resource.RLIMIT_NICE, 0),
 )
-VARIED_LIMITS = (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_NPROC)
+VARIED_LIMITS = (
+    resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE
+)  # fmt: skip
 HARNESS_BYTES = 32 << 20  # address space kept back to format the traceback of a MemoryError
 TRACEBACK_CHARS = 4_000
 PRIVATE_DIRS = ("/tmp", "/dev/shm")
 WORK_DIR = "/tmp/cwd"
 
 Config = dict[str, Any]
+Source = bytes | int  # or a descriptor of the file that holds it
 HARNESS = os.path.dirname(__file__)
 
 
@@ -81,6 +88,7 @@ def child_main(
         # The zygote holds the mounts until it has told how the program ended: taking them down
         # takes longer than most programs.
         socket.send_fds(link, [b"+%d" % time.monotonic_ns()], namespace)
+        limit_files(config)
         if not config["private"]:
             link.recv(1)  # the program could kill the zygote before it has said "started"
     except BaseException as error:
@@ -88,7 +96,9 @@ def child_main(
         os._exit(70)
     try:
         link.detach()
-        os.closerange(REPORT_FD + 1, MAX_FDS)
+        kept = source if isinstance(source, int) else REPORT_FD
+        os.closerange(REPORT_FD + 1, kept)
+        os.closerange(kept + 1, MAX_FDS)
         sys.stdin, sys.stdout, sys.stderr = streams
         run_program(source)
     finally:
@@ -146,27 +156,34 @@ def install_placeholders() -> None:
         os.close(fd)
 
 
-def take_program(config: Config, data: bytes, fds: list[int]) -> str:
+def take_program(config: Config, data: bytes, fds: list[int]) -> Source:
     """Take descriptors and limits of the program, and return its source."""
     stdout, stderr, report, *others = fds
     for old, new in ((stdout, 1), (stderr, 2)):
         os.dup2(old, new)
     os.dup2(report, REPORT_FD, inheritable=False)
-    request, source = read_source(data, others)
+    request, source = find_source(data, others)
     if others:
         os.dup2(others.pop(), 0)
     limit_resources(config, request)
     return source
 
 
-def read_source(data: bytes, others: list[int]) -> tuple[dict[str, Any], str]:
+def find_source(data: bytes, others: list[int]) -> tuple[dict[str, Any], Source]:
     """A request and the source that came behind it, or in the first of the other descriptors."""
     header, _, source = data.partition(b"\n")
     request = json.loads(header)
-    if request["source_fd"]:
-        with open(others.pop(0), "rb") as file:
+    return request, others.pop(0) if request["source_fd"] else source
+
+
+def compiled(source: Source, name: str) -> types.CodeType:
+    """The source as code. It may be more than fits, so this is done within the program's limits."""
+    if isinstance(source, int):
+        with open(source, "rb") as file:
             source = file.read()
-    return request, source.decode("utf-8", "surrogatepass")
+    text = source.decode("utf-8", "surrogatepass")
+    linecache.cache[name] = (len(text), None, text.splitlines(True), name)
+    return compile(text, name, "exec", 0, True)
 
 
 def confine(config: Config, scratch: str | None) -> None:
@@ -175,12 +192,13 @@ def confine(config: Config, scratch: str | None) -> None:
         own = [scratch] if scratch else PRIVATE_DIRS
         landlock.restrict(config["landlock"], config["rules"] + landlock.rules(own, landlock.ALL))
     if config["seccomp"]:
-        seccomp.install(config["filter"] or seccomp.strict_filter(os.getpid()))
+        program = config["filter"] or seccomp.strict_filter(config["cgroup"], os.getpid())
+        seccomp.install(program)
 
 
 def make_private(config: Config) -> None:
-    """Fresh /tmp, /dev/shm, /proc and System V IPC for this execution alone."""
-    kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC)
+    """Fresh /tmp, /dev/shm and /proc for this execution alone, and System V IPC if not denied."""
+    kernel.unshare(kernel.CLONE_NEWNS | (0 if config["seccomp"] else kernel.CLONE_NEWIPC))
     # An interpreter that is installed below /tmp must stay visible under the new one.
     kept = [(path, os.open(path, os.O_PATH)) for path in config["keep"]]
     for path in PRIVATE_DIRS:
@@ -206,22 +224,25 @@ def limit_resources(config: Config, request: dict[str, Any]) -> None:
         limit(config, resource.RLIMIT_NPROC, processes, processes)
 
 
+def limit_files(config: Config) -> None:
+    """The limit of open files, which comes last: the kernel lets nobody send descriptors while more
+    than that are on their way between any processes of the same user, of other programs too."""
+    limit(config, resource.RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES)
+
+
 def limit(config: Config, kind: int, soft: int, hard: int) -> None:
     ceiling = config["ceilings"].get(kind, hard)
     resource.setrlimit(kind, (min(soft, ceiling), min(hard, ceiling)))
 
 
-def run_program(source: str) -> NoReturn:
+def run_program(source: Source) -> NoReturn:
     """Run the source as __main__ of a script "main.py", then leave with its exit status."""
     main = types.ModuleType("__main__")
     main.__dict__.update(__file__="main.py", __builtins__=builtins)
     sys.modules["__main__"] = main
     sys.argv[:] = ["main.py"]
     sys.path.insert(0, os.getcwd())
-    linecache.cache["main.py"] = (len(source), None, source.splitlines(True), "main.py")
-    exit_code = run_guarded(
-        lambda: exec(compile(source, "main.py", "exec", 0, True), main.__dict__)
-    )
+    exit_code = run_guarded(lambda: exec(compiled(source, "main.py"), main.__dict__))
     # The rest of what an interpreter does on its way out.
     if threading := sys.modules.get("threading"):
         exit_code = run_guarded(threading._shutdown) or exit_code

@@ -34,6 +34,7 @@ from .child import (
     REPORT_FD,
     WORK_DIR,
     Config,
+    limit_files,
     limit_resources,
 )
 from .files import Files, kept_bytes
@@ -115,6 +116,7 @@ class Keeper:
             self.host.close()
             ours.close()
             limit_resources(self.config, self.limits)
+            limit_files(self.config)
             hold_state(theirs)
         theirs.close()
         return State(pid, ours)

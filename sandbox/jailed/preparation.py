@@ -146,7 +146,7 @@ def probe_layers(config: Config) -> None:
     config["landlock"] = config["landlock_abi"] if config["visible"] else 0
     config["seccomp"] = not config["no_seccomp"]
     if not config["strict"]:
-        config["filter"] = seccomp.base_filter() if config["seccomp"] else None
+        config["filter"] = seccomp.base_filter(config["cgroup"]) if config["seccomp"] else None
         return
     config["filter"] = None  # it names the program's pid
     if config["landlock_abi"] < landlock.FILES_ARE_SAFE_FROM:

@@ -1,7 +1,8 @@
 """The system call filter of a program: what is denied, and how the kernel is told.
 
 Two policies. BASE is for a program that lives in namespaces: it takes away what reaches deep into
-the kernel or would leave the jail. STRICT, for a program without namespaces, also takes away new
+the kernel, would leave the jail, or draws on what the machine has for all programs or all of a
+user's together. STRICT, for a program without namespaces, also takes away new
 processes, other programs, signals to others and changes of the metadata of files, because nothing
 else stands between it and the rest of the machine.
 """
@@ -34,12 +35,14 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {  # x86_64, aarch64
     "finit_module": (313, 273), "fork": (57, None), "fremovexattr": (199, 16),
     "fsconfig": (431, 431),
     "fsetxattr": (190, 7), "fsmount": (432, 432), "fsopen": (430, 430), "fspick": (433, 433),
-    "futimesat": (261, None), "init_module": (175, 105), "io_uring_enter": (426, 426),
+    "futimesat": (261, None), "init_module": (175, 105), "inotify_init": (253, None),
+    "inotify_init1": (294, 26), "io_setup": (206, 0), "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427), "io_uring_setup": (425, 425), "ioctl": (16, 29),
     "ioperm": (173, None), "iopl": (172, None), "ioprio_set": (251, 30), "kcmp": (312, 272),
     "kexec_file_load": (320, 294), "kexec_load": (246, 104), "keyctl": (250, 219),
     "kill": (62, 129), "lchown": (94, None), "lookup_dcookie": (212, 18),
-    "lremovexattr": (198, 15), "lsetxattr": (189, 6), "migrate_pages": (256, 238),
+    "lremovexattr": (198, 15), "lsetxattr": (189, 6), "memfd_create": (319, 279),
+    "memfd_secret": (447, 447), "migrate_pages": (256, 238),
     "modify_ldt": (154, None), "mount": (165, 40), "mount_setattr": (442, 442),
     "move_mount": (429, 429), "move_pages": (279, 239), "mq_open": (240, 180),
     "mq_unlink": (241, 181), "msgget": (68, 186), "name_to_handle_at": (303, 264),
@@ -56,7 +59,8 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {  # x86_64, aarch64
     "setpgid": (109, 154), "setpriority": (141, 140), "setsid": (112, 157),
     "settimeofday": (164, 170), "setxattr": (188, 5), "shmat": (30, 196), "shmget": (29, 194),
     "socket": (41, 198), "socketpair": (53, 199), "swapoff": (168, 225), "swapon": (167, 224),
-    "syslog": (103, 116), "tgkill": (234, 131), "tkill": (200, 130), "umount2": (166, 39),
+    "sync": (162, 81), "syncfs": (306, 267), "syslog": (103, 116),
+    "tgkill": (234, 131), "tkill": (200, 130), "umount2": (166, 39),
     "unshare": (272, 97), "userfaultfd": (323, 282), "utime": (132, None), "utimensat": (280, 88),
     "utimes": (235, None), "vfork": (58, None), "vhangup": (153, 58),
 }
@@ -66,7 +70,7 @@ NAMESPACES = 0x7E020000  # every CLONE_NEW* flag that clone() knows
 CLONE_THREAD = 0x00010000
 AF_UNIX = 1
 TIOCSTI, TIOCLINUX, FIOSETOWN, SIOCSPGRP = 0x5412, 0x541C, 0x8901, 0x8902
-F_SETOWN, F_SETSIG, F_SETOWN_EX = 8, 10, 15
+F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY = 8, 10, 15, 1024, 1026
 OWN_PID = -1  # stands for the pid of the program in the values of a check
 
 
@@ -86,7 +90,7 @@ class Check:
 
 
 Rule = int | Check  # an int: the call always ends with this errno
-DENY = errno.EPERM
+DENY, DONE = errno.EPERM, 0
 
 # fmt: off
 DEEP = (  # reaches deep into the kernel, or out of the jail
@@ -100,24 +104,34 @@ DEEP = (  # reaches deep into the kernel, or out of the jail
     "setdomainname", "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "acct",
     "quotactl", "quotactl_fd", "syslog", "vhangup", "fanotify_init",
 )
+# What would outlive a program (its pages are freed some time after its death), and what there is
+# only so much of on the machine, or for a user, who may be that of other programs too.
+SHARED = (
+    "shmget", "shmat", "semget", "msgget", "mq_open", "inotify_init", "inotify_init1", "io_setup",
+    "memfd_secret",
+)
 OUTWARD = (  # other processes, other programs, metadata of files, what outlives the program
     "fork", "vfork", "execve", "execveat", "setsid", "setpgid", "tkill", "rt_sigqueueinfo",
     "rt_tgsigqueueinfo", "pidfd_send_signal", "pidfd_open", "setpriority", "ioprio_set",
     "migrate_pages", "move_pages", "sched_setscheduler", "sched_setparam", "sched_setattr",
     "sched_setaffinity", "chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown",
     "fchownat", "setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr",
-    "utime", "utimes", "futimesat", "utimensat", "shmget", "shmat", "semget", "msgget", "mq_open",
-    "mq_unlink",
+    "utime", "utimes", "futimesat", "utimensat", "mq_unlink",
 )
 # fmt: on
-BASE: dict[str, Rule] = dict.fromkeys(DEEP, DENY)
+BASE: dict[str, Rule] = dict.fromkeys(DEEP + SHARED, DENY)
 BASE |= {
     "socket": errno.EACCES,
     "socketpair": Check(0, (AF_UNIX,), 0, errno.EACCES),  # asyncio talks to itself through one
     "clone": Check(0, (NAMESPACES,), DENY, 0, bits=True),
     "clone3": errno.ENOSYS,  # a filter cannot see its flags; libc then falls back on clone
     "ioctl": Check(1, (TIOCSTI, TIOCLINUX), DENY, 0),
+    "fcntl": Check(1, (F_SETLEASE, F_NOTIFY), DENY, 0),  # on files that others open as well
+    "sync": DONE,  # they would wait for the disks of the machine, and nothing kills them meanwhile
+    "syncfs": DONE,
 }
+
+UNCOUNTED: dict[str, Rule] = {"memfd_create": errno.ENOSYS}  # no other limit sees their memory
 
 ONLY_ONESELF = Check(0, (0, OWN_PID), 0, DENY)
 STRICT: dict[str, Rule] = BASE | dict.fromkeys(OUTWARD, DENY)
@@ -127,7 +141,7 @@ STRICT |= {
     "tgkill": Check(0, (OWN_PID,), 0, DENY),
     "prlimit64": ONLY_ONESELF,
     "prctl": Check(0, (kernel.PR_SET_PDEATHSIG,), DENY, 0),
-    "fcntl": Check(1, (F_SETOWN, F_SETOWN_EX, F_SETSIG), DENY, 0),
+    "fcntl": Check(1, (F_SETOWN, F_SETOWN_EX, F_SETSIG, F_SETLEASE, F_NOTIFY), DENY, 0),
     "ioctl": Check(1, (TIOCSTI, TIOCLINUX, FIOSETOWN, SIOCSPGRP), DENY, 0),
 }
 
@@ -155,13 +169,14 @@ def compile_filter(machine: str, policy: dict[str, Rule], pid: int = 0) -> bytes
     return program.assemble()
 
 
-def base_filter() -> bytes:
-    return compile_filter(os.uname().machine, BASE)
+def base_filter(counted: bool) -> bytes:
+    """counted: whether a control group counts the memory of files that have no name."""
+    return compile_filter(os.uname().machine, BASE if counted else BASE | UNCOUNTED)
 
 
-def strict_filter(pid: int) -> bytes:
+def strict_filter(counted: bool, pid: int) -> bytes:
     """For the program that runs as `pid`, the one process it may signal."""
-    return compile_filter(os.uname().machine, STRICT, pid)
+    return compile_filter(os.uname().machine, STRICT if counted else STRICT | UNCOUNTED, pid)
 
 
 def emit_search(program: Program, rules: list[tuple[int, Rule]], pid: int) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import kernel
-from .child import FIRST_OWN_FD, MAX_FDS, MESSAGE_BYTES, Config, child_main
+from .child import FIRST_OWN_FD, MESSAGE_BYTES, Config, child_main
 from .keeper import keep_session
 from .preparation import Broken, prepare
 
@@ -224,7 +224,8 @@ def sweep() -> None:
 
 def main() -> None:
     config: Config = json.loads(sys.argv[1])
-    resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_FDS, MAX_FDS))
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # so that it can send: see limit_files()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     control = socket.socket(fileno=fcntl.fcntl(config["fd"], fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_FD))
     os.close(config["fd"])
     while os.open("/dev/null", os.O_RDONLY) < FIRST_OWN_FD - 1:
