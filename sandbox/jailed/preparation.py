@@ -9,9 +9,11 @@ import gc
 import importlib
 import linecache
 import os
+import random
 import resource
 import sys
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from . import kernel, landlock, seccomp
 from .child import FIRST_OWN_FD, FIXED_LIMITS, KEPT_FD, MAX_FDS, VARIED_LIMITS, Config
@@ -31,6 +33,9 @@ LAZY = {  # what a module imports when it is first used
         "sympy.tensor.tensor",
     ),
 }
+
+
+Seed = Callable[[], None]
 
 
 def drop_root(uid: int) -> None:
@@ -111,15 +116,32 @@ def forbid_user_namespaces(host_proc: str | None) -> None:
         kernel.unmount(host_proc)
 
 
-def preload(names: list[str]) -> None:
-    for name in names:
-        importlib.import_module(name)
-        for part in LAZY.get(name, ()):
-            with contextlib.suppress(ImportError):  # another version has it elsewhere
-                importlib.import_module(part)
+def preload(names: list[str]) -> list[Seed]:
+    """Import modules; what seeds anew the generators that they have filled from the machine's own
+    randomness, and that would give the same numbers to every program."""
+    seeds: list[Seed] = []
+    by_hand = random.Random.seed
+
+    def noted(self: random.Random, a: Any = None, version: int = 2) -> None:
+        by_hand(self, a, version)
+        if a is None:
+            seeds.append(self.seed)
+
+    random.Random.seed = noted  # type: ignore[method-assign]
+    try:
+        for name in names:
+            importlib.import_module(name)
+            for part in LAZY.get(name, ()):
+                with contextlib.suppress(ImportError):  # another version has it elsewhere
+                    importlib.import_module(part)
+    finally:
+        random.Random.seed = by_hand  # type: ignore[method-assign]
+    if numpy_random := sys.modules.get("numpy.random"):
+        seeds.append(numpy_random.seed)
     # Threads do not survive fork, and a lock one of them holds would stay locked for ever.
     if _thread._count():
         raise RuntimeError("a preloaded module started a thread, which fork() cannot copy")
+    return seeds
 
 
 def address_space() -> int:
@@ -177,7 +199,7 @@ def prepare(config: Config) -> None:
     except Exception as error:
         raise Broken("isolation", error) from error
     try:
-        preload(config["preload"])
+        config["seeds"] = preload(config["preload"])
     except Exception as error:
         raise Broken("preload", error) from error
     config["base_bytes"] = address_space()
