@@ -52,10 +52,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--seconds", type=float, default=8.0, help="at most, for each row (%(default)s)")
     soak_parser = commands.add_parser("soak", help="many executions, 5%% hostile; nothing may grow")
     add = soak_parser.add_argument
-    add("--executions", type=int, default=20_000, help="(%(default)s)")
+    add("--executions", "--programs", type=int, default=20_000, help="(%(default)s)")
+    add("--hostile", action="store_true", help="more of them hostile, made to disturb the others")
     add("--workers", type=int, default=2, help="(%(default)s)")
-    add("--kill-every", type=float, default=2.0, help="seconds; 0 kills no worker (%(default)s)")
+    add("--kill-every", type=float, help="seconds; 0 kills no worker (2; with --hostile 0)")
     options = parser.parse_args(arguments)
+    if options.command == "soak" and options.kill_every is None:
+        options.kill_every = 0.0 if options.hostile else 2.0
     for name in ("runs", "executions", "workers"):
         if getattr(options, name, 1) < 1:
             parser.error(f"--{name} must be at least 1")
@@ -135,7 +138,9 @@ def run_bench(options: argparse.Namespace) -> int:
 
 def run_soak(options: argparse.Namespace) -> int:
     with Sandbox(workers=options.workers) as sandbox:
-        good = Soak(sandbox).run(options.executions, options.kill_every, print)
+        share = 0.15 if options.hostile else 0.05
+        soak = Soak(sandbox, share, greedy=options.hostile)
+        good = soak.run(options.executions, options.kill_every, print)
     print("every result right, nothing grew" if good else "FAILED")
     return OK if good else SANDBOX_FAULT
 

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from .errors import SandboxError
+from .hostile import GREEDY, HOSTILE, INNOCENT, PLAIN
 from .pool import Sandbox
 from .result import Limits, Result, Status
 
@@ -24,22 +26,8 @@ TASKS = 4  # calls in flight of the asyncio caller, which does a quarter of the 
 SHORT_LIMITS = Limits(wall_s=0.3, memory_mb=128)
 LONG_LIMITS = Limits(wall_s=20.0, cpu_s=20.0)
 MEMORY_SLACK = 1.25, 16.0  # times, and MiB: what allocators and page tables may do
-HOSTILE = {
-    "while True: pass": Status.TIMEOUT,
-    "import time; time.sleep(99)": Status.TIMEOUT,
-    "x = bytearray(10**10)": Status.MEMORY,
-    "while True: print('x' * 1000)": Status.OUTPUT,
-    "import ctypes; ctypes.string_at(0)": Status.SIGNAL,
-    "import os; os._exit(7)": Status.ERROR,
-    "import socket; socket.socket()": Status.ERROR,
-    "open('/etc/shadow')": Status.ERROR,
-    "open('leak', 'w').write('x'); open('/tmp/leak', 'w').write('x'); 1 / 0": Status.ERROR,
-    "f = open('fill', 'wb')\nwhile True: f.write(bytes(10**6))": Status.ERROR,
-    "import os\nwhile True: os.dup(0)": Status.ERROR,
-    "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass": Status.TIMEOUT,
-    "import signal\nsignal.signal(15, signal.SIG_IGN)\nwhile True: pass": Status.TIMEOUT,
-    "import os; os.closerange(0, 256); raise SystemExit(3)": Status.ERROR,
-}
+GREEDY_LIMITS = Limits(wall_s=1.0, memory_mb=128)
+Program = tuple[str, Status | None, str]  # code, its status (None: any), and what it prints when ok
 PLACEHOLDER = "import time; time.sleep(0.2)"  # holds a worker
 HEADER = (
     f"{'done':>7}{'wrong':>7}{'killed':>8}{'faults':>8}{'p50 ms':>8}{'p99 ms':>8}"
@@ -58,15 +46,26 @@ class Sample:
 
 
 class Soak:
-    """`wrong` lists the executions that did not end as they must; `samples` has one a round."""
+    """`wrong` lists the executions that did not end as they must; `samples` has one a round.
 
-    def __init__(self, sandbox: Sandbox, hostile_share: float = 0.05, seed: int = 0):
+    greedy   whether programs take part that use up what others need, and others that need it
+    """
+
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        hostile_share: float = 0.05,
+        seed: int = 0,
+        greedy: bool = False,
+    ):
         self.sandbox = sandbox
+        self.greedy = greedy
         self.hostile_share = hostile_share
         self.random = random.Random(seed)
         self.wrong: list[str] = []
         self.samples: list[Sample] = []
         self.done = self.killed = 0
+        self._counting = threading.Lock()
 
     def run(self, executions: int, kill_every_s: float, show: Callable[[str], None]) -> bool:
         """Whether every result was right and nothing grew after the first round."""
@@ -92,28 +91,32 @@ class Soak:
                 lines.append(f"{name} grew from {before:.0f} to {after:.0f}")
         return lines
 
-    def _program(self) -> tuple[str, Status, str]:
+    def _program(self) -> Program:
         if self.random.random() < self.hostile_share:
+            if self.greedy and self.random.random() < 0.5:
+                return self.random.choice(GREEDY), None, ""
             code = self.random.choice(list(HOSTILE))
             if self.sandbox.tier == "landlock" and "os.fork" in code:
                 code = "import os; os.fork()"
                 return code, Status.ERROR, ""
             return code, HOSTILE[code], ""
         number = self.random.randrange(10**6)
-        code = f"import os; print({number} * 2, os.listdir())"
-        return code, Status.OK, f"{number * 2} []\n"
+        code = self.random.choice(INNOCENT) if self.greedy else PLAIN
+        if self.sandbox.tier == "landlock" and "multiprocessing" in code:
+            code = PLAIN
+        return code.replace("{number}", str(number)), Status.OK, f"{number * 2} []\n"
 
-    def _round(self, programs: list[tuple[str, Status, str]]) -> None:
+    def _round(self, programs: list[Program]) -> None:
         quarter = len(programs) // 4
         cells = len(programs) // 10 if self.sandbox.tier == "full" else 0
-        with ThreadPoolExecutor(THREADS + 2, "soak") as threads:
+        with ThreadPoolExecutor(THREADS + 3, "soak") as threads:
             others = [
                 threads.submit(asyncio.run, self._arun_all(programs[:quarter])),
                 threads.submit(self._session_cells, cells, self.random.random()),
             ]
-            rest = programs[quarter + cells :]
-            for program, result in zip(rest, threads.map(self._call, rest), strict=True):
-                self._check(program, result)
+            if self.greedy:
+                others.append(threads.submit(self._hostile_cells, cells // 4, self.random.random()))
+            list(threads.map(self._run, programs[quarter + cells :]))
             for other in others:
                 other.result()
 
@@ -125,31 +128,60 @@ class Soak:
             with self.sandbox.session(limits=LONG_LIMITS) as session:
                 for _ in range(min(CELLS, count - first)):
                     number = draw.randrange(1000)
-                    cell = (f"x = 1; x += {number}; 1 / 0", Status.ERROR, "")
+                    cell: Program = f"x = 1; x += {number}; 1 / 0", Status.ERROR, ""
                     if draw.random() > 0.2:
                         total += number
                         code = f"x = globals().get('x', 0) + {number}; print(x)"
                         cell = (code, Status.OK, f"{total}\n")
-                    self._check(cell, session.run(cell[0]))
+                    with self._checked(cell) as check:
+                        check(session.run(cell[0]))
 
-    def _call(self, program: tuple[str, Status, str]) -> Result:
-        return self.sandbox.run(program[0], limits=limits_of(program[1]))
+    def _hostile_cells(self, count: int, seed: float) -> None:
+        """Sessions of cells that use up what others need; they end somehow, and none raises."""
+        draw = random.Random(seed)
+        for first in range(0, count, CELLS):
+            with self.sandbox.session(limits=GREEDY_LIMITS) as session:
+                for _ in range(min(CELLS, count - first)):
+                    cell = draw.choice([*GREEDY, *HOSTILE])
+                    with self._checked((cell, None, "")) as check:
+                        check(session.run(cell))
 
-    async def _arun_all(self, programs: list[tuple[str, Status, str]]) -> None:
+    def _run(self, program: Program) -> None:
+        with self._checked(program) as check:
+            check(self.sandbox.run(program[0], limits=limits_of(program[1])))
+
+    async def _arun_all(self, programs: list[Program]) -> None:
         gate = asyncio.Semaphore(TASKS)
 
-        async def one(program: tuple[str, Status, str]) -> None:
+        async def one(program: Program) -> None:
             async with gate:
-                result = await self.sandbox.arun(program[0], limits=limits_of(program[1]))
-            self._check(program, result)
+                with self._checked(program) as check:
+                    check(await self.sandbox.arun(program[0], limits=limits_of(program[1])))
 
         await asyncio.gather(*map(one, programs))
 
-    def _check(self, program: tuple[str, Status, str], result: Result) -> None:
+    @contextmanager
+    def _checked(self, program: Program) -> Iterator[Callable[[Result], None]]:
+        """Count a program, and note when it raises, or the result that is given is wrong."""
         code, status, stdout = program
-        self.done += 1
-        if result.status is not status or (status is Status.OK and result.stdout != stdout):
-            self.wrong.append(f"wrong: {code!r} ended as {result.status}: {result.traceback!r}")
+        fault = ""
+
+        def check(result: Result) -> None:
+            nonlocal fault
+            if status is None or (
+                result.status is status and (not result.ok or stdout == result.stdout)
+            ):
+                return
+            fault = f"ended as {result.status}: {result.traceback or result.stdout!r}"
+
+        try:
+            yield check
+        except SandboxError as error:
+            fault = f"raised {error!r}"
+        with self._counting:
+            self.done += 1
+            if fault:
+                self.wrong.append(f"wrong: {code[:100]!r} {fault[:500]}")
 
     @contextmanager
     def _killing(self, every_s: float) -> Iterator[None]:
@@ -200,8 +232,10 @@ class Soak:
         )
 
 
-def limits_of(status: Status) -> Limits:
+def limits_of(status: Status | None) -> Limits:
     """Short for a program that would not end; long enough for others on a busy machine."""
+    if status is None:
+        return GREEDY_LIMITS
     return SHORT_LIMITS if status is Status.TIMEOUT else LONG_LIMITS
 
 
