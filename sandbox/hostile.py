@@ -33,13 +33,13 @@ a, b = socket.socketpair()
 a.setblocking(False)
 try:
     while True: a.sendmsg([b"x"], [(1, 1, array.array("i", fds + [a.fileno(), b.fileno()]))])
-except OSError: time.sleep(0.2)
+except OSError: time.sleep(1.5)
 """
 SYSTEM_V = """
 import ctypes
 libc = ctypes.CDLL(None)
 libc.shmat.restype = ctypes.c_void_p
-while (key := libc.shmget(0, 1 << 20, 0o1600)) >= 0 and libc.semget(0, 32000, 0o1600) >= 0:
+while (key := libc.shmget(0, 1 << 20, 0o1600)) >= 0:
     page = libc.shmat(key, None, 0)
     ctypes.memset(page, 1, 1 << 20)
     libc.shmdt(ctypes.c_void_p(page))
@@ -92,6 +92,7 @@ os.nice(19)
 GREEDY = [
     IN_FLIGHT,
     SYSTEM_V,
+    "import ctypes\nwhile ctypes.CDLL(None).semget(0, 32000, 0o1600) >= 0: pass",
     PIPES,
     WATCHES,
     MEMORY,

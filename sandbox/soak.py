@@ -24,9 +24,9 @@ THREADS = 6
 CELLS = 20  # of one session; a tenth of the work is done in sessions
 TASKS = 4  # calls in flight of the asyncio caller, which does a quarter of the work
 SHORT_LIMITS = Limits(wall_s=0.3, memory_mb=128)
-LONG_LIMITS = Limits(wall_s=20.0, cpu_s=20.0)
+LONG_LIMITS = Limits(wall_s=20.0, cpu_s=20.0, memory_mb=128)
 MEMORY_SLACK = 1.25, 16.0  # times, and MiB: what allocators and page tables may do
-GREEDY_LIMITS = Limits(wall_s=1.0, memory_mb=128)
+GREEDY_LIMITS = Limits(wall_s=2.0, memory_mb=128)
 Program = tuple[str, Status | None, str]  # code, its status (None: any), and what it prints when ok
 PLACEHOLDER = "import time; time.sleep(0.2)"  # holds a worker
 HEADER = (
@@ -115,7 +115,7 @@ class Soak:
                 threads.submit(self._session_cells, cells, self.random.random()),
             ]
             if self.greedy:
-                others.append(threads.submit(self._hostile_cells, cells // 4, self.random.random()))
+                others.append(threads.submit(self._hostile_cells, cells, self.random.random()))
             list(threads.map(self._run, programs[quarter + cells :]))
             for other in others:
                 other.result()
