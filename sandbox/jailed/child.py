@@ -128,8 +128,8 @@ def shut_doors(config: Config, link: int, scratch: str | None) -> list[int]:
         os.chdir(scratch)
         os.environ["HOME"] = os.environ["TMPDIR"] = scratch
     install_placeholders()
-    for seed in config["seeds"]:
-        seed()
+    for generator in config["generators"]:
+        generator.seed()
     kernel.keep_capabilities(config["kept"])
     confine(config, scratch)
     for kind, value in FIXED_LIMITS:

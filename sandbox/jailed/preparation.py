@@ -12,7 +12,6 @@ import os
 import random
 import resource
 import sys
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 from . import kernel, landlock, seccomp
@@ -33,9 +32,6 @@ LAZY = {  # what a module imports when it is first used
         "sympy.tensor.tensor",
     ),
 }
-
-
-Seed = Callable[[], None]
 
 
 def drop_root(uid: int) -> None:
@@ -116,16 +112,18 @@ def forbid_user_namespaces(host_proc: str | None) -> None:
         kernel.unmount(host_proc)
 
 
-def preload(names: list[str]) -> list[Seed]:
-    """Import modules; what seeds anew the generators that they have filled from the machine's own
-    randomness, and that would give the same numbers to every program."""
-    seeds: list[Seed] = []
-    by_hand = random.Random.seed
+def preload(names: list[str]) -> list[Any]:
+    """Import modules, and return the generators of random numbers that they have made without a
+    seed: each program has to seed them anew, or all would see the same numbers."""
+    unseeded: list[Any] = []
+    seed = random.Random.seed
 
     def noted(self: random.Random, a: Any = None, version: int = 2) -> None:
-        by_hand(self, a, version)
+        seed(self, a, version)
         if a is None:
-            seeds.append(self.seed)
+            unseeded.append(self)
+        elif self in unseeded:
+            unseeded.remove(self)
 
     random.Random.seed = noted  # type: ignore[method-assign]
     try:
@@ -135,13 +133,13 @@ def preload(names: list[str]) -> list[Seed]:
                 with contextlib.suppress(ImportError):  # another version has it elsewhere
                     importlib.import_module(part)
     finally:
-        random.Random.seed = by_hand  # type: ignore[method-assign]
+        random.Random.seed = seed  # type: ignore[method-assign]
     if numpy_random := sys.modules.get("numpy.random"):
-        seeds.append(numpy_random.seed)
+        unseeded.append(numpy_random)
     # Threads do not survive fork, and a lock one of them holds would stay locked for ever.
     if _thread._count():
         raise RuntimeError("a preloaded module started a thread, which fork() cannot copy")
-    return seeds
+    return unseeded
 
 
 def address_space() -> int:
@@ -199,7 +197,7 @@ def prepare(config: Config) -> None:
     except Exception as error:
         raise Broken("isolation", error) from error
     try:
-        config["seeds"] = preload(config["preload"])
+        config["generators"] = preload(config["preload"])
     except Exception as error:
         raise Broken("preload", error) from error
     config["base_bytes"] = address_space()

@@ -12,7 +12,7 @@ import pytest
 
 import sandbox.cgroup
 from sandbox import Limits, Sandbox, Status
-from sandbox.cgroup import V1, V2, Cgroup, make_cgroup
+from sandbox.cgroup import V1, V2, Cgroup, Files, make_cgroup
 
 LIMITS = Limits(wall_s=20.0, cpu_s=20.0, memory_mb=256)
 
@@ -149,3 +149,14 @@ def test_a_large_session_that_ends_costs_the_others_nothing(grouped: Sandbox) ->
         large.close()
         assert grouped.run("print('at once')").stdout == "at once\n"
         assert grouped.faults == 0 and other.run("print(x)").stdout == "1\n"
+
+
+@pytest.mark.parametrize("files", [V1, V2], ids=["v1", "v2"])
+def test_what_the_kernel_can_read_again_from_disk_is_not_held(tmp_path: Path, files: Files) -> None:
+    group = Cgroup(tmp_path, None, files)
+    (tmp_path / files.usage).write_text(f"{100 << 20}\n")
+    stat = f"anon 5\n{files.cache.decode()} {50 << 20}\nshmem {10 << 20}\n"
+    (tmp_path / "memory.stat").write_text(stat)
+    assert group.holds_more_than(59) and not group.holds_more_than(60)
+    group.remove()
+    assert group.opened == {}

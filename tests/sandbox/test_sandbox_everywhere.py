@@ -14,7 +14,7 @@ from sandbox import TIERS
 
 ROOT = Path(sandbox.__file__).parents[1]
 PLAIN_USER = ROOT / "tests/support/plain_user.py"
-SUITES = [f"tests/sandbox/test_sandbox_{name}.py" for name in ("attacks", "results")]
+SUITES = [f"tests/sandbox/test_sandbox_{name}.py" for name in ("attacks", "results", "neighbours")]
 
 pytestmark = pytest.mark.exhaustive
 
