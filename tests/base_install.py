@@ -10,7 +10,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -111,10 +110,10 @@ def test_examples_that_train_nothing_run(name):
     assert (status, errors) == (0, "")
 
 
-def test_the_environment_is_imported_fast():
-    began = time.perf_counter()
-    status, *_ = run(sys.executable, "-P", "-c", "from cleaner_env import SAARWrapper, CodeToolEnv")
-    assert status == 0 and time.perf_counter() - began < 5.0  # a fraction of it on an idle machine
+def test_an_import_of_the_environment_leaves_the_graders_packages_alone():
+    program = "import sys; from cleaner_env import CodeToolEnv, SAARWrapper; print(*sys.modules)"
+    status, output, _ = run(sys.executable, "-P", "-c", program)
+    assert status == 0 and {"sympy", "math_verify", "jinja2"}.isdisjoint(output.split())
 
 
 COMMANDS = ("train", "sft", "eval", "compare", "doctor", "export", "scaling")

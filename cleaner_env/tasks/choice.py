@@ -67,10 +67,10 @@ def default_source() -> TaskSource:
 
 @cache
 def say_what_is_missing() -> None:
-    """Once in a process."""
+    """Warn, once in a process."""
     warnings.warn(
-        "reasoning-gym is not installed, so tasks come from the built-in families. Name them, with "
-        "tasks='builtin', or install reasoning-gym: pip install -e '.[tasks]'",
+        "reasoning-gym is not installed, so tasks come from the built-in families. tasks='builtin' "
+        "chooses them without this warning; pip install -e '.[tasks]' installs reasoning-gym",
         stacklevel=2,
     )
 

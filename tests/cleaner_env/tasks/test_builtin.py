@@ -163,7 +163,7 @@ def test_the_default_source_is_made_when_a_task_is_first_drawn(monkeypatch):
     assert made == []
     env.reset(seed=1)
     env.reset()
-    assert made == [1]
+    assert made == [1] and env.episode.task.reward == "reasoning_gym"
 
 
 def test_named_families_warn_of_nothing():
