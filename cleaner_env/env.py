@@ -77,6 +77,8 @@ class CodeToolEnv(gym.Env[str, str]):
     Raises:
         sandbox.SandboxError: from ``step``, when the sandbox itself is broken. The episode is then
             as it was before the step, and the step may be tried again.
+        cleaner_env.rewards.ScorerError: from ``step``, when a scorer raises at the final answer.
+            The same holds.
     """
 
     metadata = {  # noqa: RUF012 (Gymnasium declares it so)

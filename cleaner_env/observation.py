@@ -9,16 +9,25 @@ if TYPE_CHECKING:
     from sandbox import Result
 
 NO_OUTPUT = "(no output: print the result to see it)"
+STDERR = "[stderr]"
 
 
 def format_observation(result: Result, max_chars: int = 4096) -> str:
     """What the program printed, then its traceback or the reason why it was stopped.
 
-    Text longer than ``max_chars`` is cut in the middle, with a mark that says how much is missing.
+    What a program that ended well wrote to stderr (a log, a warning, what a thread died of) follows
+    under a line that says so, in at most half of the room. Text longer than ``max_chars`` is cut in
+    the middle, with a mark that says how much is missing.
     """
     output = result.stdout.rstrip("\n")
     if result.ok:
-        return clip(output, max_chars) or NO_OUTPUT
+        errors = result.stderr.rstrip("\n")
+        if not errors:
+            return clip(output, max_chars) or NO_OUTPUT
+        room = max_chars - len(STDERR) - 2
+        errors = clip(errors, max(room // 2, room - len(output)))
+        output = clip(output, max(room // 2, room - len(errors)))
+        return f"{output}\n{STDERR}\n{errors}" if output else f"{STDERR}\n{errors}"
     reason = (result.traceback or result.stderr).rstrip("\n")
     if not reason:
         reason = f"{result.error_class or 'Error'}: the program failed without a message"

@@ -11,18 +11,21 @@ from __future__ import annotations
 import ast
 import json
 import math
+import reprlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol
 
+from .answers import answers, decode, started
+from .comparison import same_text, same_value
 from .result import Limits, Result, Status
 
 Match = Literal["exact", "tolerant"]
+Same = Callable[[Any, Any], bool]
 PARALLEL = 8  # tests in flight; the sandbox runs as many of them as it has workers
-ABSOLUTE = 1e-9  # the tolerance next to zero
-UNKNOWN = object()
 
 
 class Runner(Protocol):
@@ -55,12 +58,13 @@ class CallTest:
 
     def __post_init__(self) -> None:
         given = (self.arguments, self.keywords)
-        try:
-            same_again = ast.literal_eval(repr(given)) == given
-        except (ValueError, SyntaxError):
-            same_again = False
-        if not same_again:
-            raise ValueError(f"arguments must be plain finite data, not {given!r}")
+        if not is_json([*self.arguments, self.keywords]):
+            try:
+                same_again = ast.literal_eval(repr(given)) == given
+            except (ValueError, SyntaxError):
+                same_again = False
+            if not same_again:
+                raise ValueError(f"arguments must be plain finite data, not {shown(given)}")
         if not all(part.removesuffix("()").isidentifier() for part in self.function.split(".")):
             raise ValueError(f"function must be a name such as solve, not {self.function!r}")
 
@@ -86,26 +90,34 @@ def judge(
     program: str,
     tests: Sequence[Test],
     *,
-    match: Match = "exact",
+    match: Match | Same = "exact",
     tolerance: float = 1e-6,
     stop_at_first_failure: bool = False,
     limits: Limits | None = None,
+    prefix: str = "",
 ) -> list[Verdict]:
     """One verdict per test, in their order. A test passes when the program ends well, and right.
 
-    match "tolerant": of text, the words count and not the space between them; numbers, in text or
-    returned, may differ by the relative `tolerance`, integers excepted.
+    match      "tolerant": of text, the words count and not the space between them; floats, in text
+               or returned, may differ by the relative `tolerance`, integers not at all. Or a
+               function of what came and what is expected, which never raises
+    prefix     source that runs before the program, in the same namespace
+
+    A call is judged by what it returns: what the program does afterwards is not waited for.
 
     Raises SandboxError when the sandbox itself fails, ValueError for an unknown `match`.
     """
-    if match not in ("exact", "tolerant"):
-        raise ValueError(f'match must be "exact" or "tolerant", not {match!r}')
+    if match not in ("exact", "tolerant") and not callable(match):
+        raise ValueError(f'match must be "exact", "tolerant" or a function, not {match!r}')
     margin = tolerance if match == "tolerant" else None
+    parts = {"prefix.py": prefix, "program.py": program} if prefix else {"program.py": program}
 
     def one(test: Test) -> Verdict:
         if isinstance(test, StdioTest):
-            return judge_output(runner, program, test, margin, limits)
-        return judge_call(runner, program, test, margin, limits)
+            same = match if callable(match) else partial(same_text, margin=margin)
+            return judge_output(runner, parts, test, same, limits)
+        same = match if callable(match) else partial(same_value, margin=margin)
+        return judge_call(runner, parts, test, same, limits)
 
     if not stop_at_first_failure:
         with ThreadPoolExecutor(PARALLEL, "judge") as threads:
@@ -120,79 +132,53 @@ def judge(
 
 
 def judge_output(
-    runner: Runner, program: str, test: StdioTest, margin: float | None, limits: Limits | None
+    runner: Runner, parts: Mapping[str, str], test: StdioTest, same: Same, limits: Limits | None
 ) -> Verdict:
-    result = runner.run(program, stdin=test.stdin, limits=limits)
+    result = runner.run(started(parts), stdin=test.stdin, limits=limits)
     if not result.ok:
         return failed(result)
-    if same_text(result.stdout, test.expected, margin):
+    if same(result.stdout, test.expected):
         return Verdict(True, "", result)
     return Verdict(False, f"printed {shown(result.stdout)}, not {shown(test.expected)}", result)
 
 
 def judge_call(
-    runner: Runner, program: str, test: CallTest, margin: float | None, limits: Limits | None
+    runner: Runner, parts: Mapping[str, str], test: CallTest, same: Same, limits: Limits | None
 ) -> Verdict:
+    if is_json([*test.arguments, test.keywords]):  # quick to read, where source is not
+        given = json.dumps([test.arguments, test.keywords])
+        tail = f"_judge['given'] = __import__('json').loads({given!r})\n"
+    else:
+        tail = f"_judge['given'] = {(test.arguments, test.keywords)!r}\n"
     mark = secrets.token_hex(8)
-    call = f"{test.function}(*{test.arguments!r}, **{test.keywords!r})"
-    driver = DRIVER.replace("MARK", mark).replace("CALL", call)
-    result = runner.run(f"{program}\n\n{driver}", limits=limits)
+    call = f"{test.function}(*_judge['given'][0], **_judge['given'][1])"
+    # What comes after the answer has no part in it: threads that go on, what runs at exit.
+    tail += f"_judge['answer']({mark!r}, _judge['encode']({call}))\n__import__('os')._exit(0)"
+    result = runner.run(started(parts, tail), limits=limits)
     if not result.ok:
         return failed(result)
-    value = returned(result.stdout, mark)
-    if value is UNKNOWN:
+    texts = answers(result.stdout, mark)
+    if not texts:
         return Verdict(False, "the program ended before the call returned", result)
-    if same_value(value, test.expected, margin):
+    try:
+        value = decode(texts[0], Unprintable)
+    except ValueError as error:
+        return Verdict(False, f"what it returned cannot be read: {error}", result)
+    if same(value, test.expected):
         return Verdict(True, "", result)
     return Verdict(False, f"returned {shown(value)}, not {shown(test.expected)}", result)
 
 
-# Runs behind the program, in its own execution. What it prints is a claim, no more.
-DRIVER = """
-def _call_MARK():
-    import json
-    def plain(v):
-        for kind in (bool, int, float, str):
-            if isinstance(v, kind):
-                return kind(v)  # of a subclass too: numpy has one of float
-        if v is None:
-            return v
-        if isinstance(v, dict):
-            return ["dict", *([plain(k), plain(x)] for k, x in v.items())]
-        for kind in (list, tuple, set, frozenset):
-            if isinstance(v, kind):
-                return [kind.__name__, *map(plain, v)]
-        for way in ("tolist", "item"):
-            if hasattr(v, way):
-                return plain(getattr(v, way)())
-        return ["other", repr(v)]
-    text = json.dumps(plain(CALL))
-    print("\\nMARK" + text, flush=True)
-_call_MARK()
-"""
-
-
-def returned(stdout: str, mark: str) -> Any:
-    """The value that the driver printed, UNKNOWN when there is none that can be read."""
-    _, found, text = stdout.rpartition(f"\n{mark}")
-    if not found:
-        return UNKNOWN
-    try:
-        return decode(json.loads(text))
-    except (ValueError, TypeError, IndexError, RecursionError):
-        return UNKNOWN
-
-
-def decode(data: Any) -> Any:
-    if not isinstance(data, list):
-        return data
-    kind, *items = data
-    if kind == "dict":
-        return {decode(key): decode(value) for key, value in items}
-    if kind == "other":
-        return Unprintable(items[0])
-    makers = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
-    return makers.get(kind, list)(decode(item) for item in items)
+def is_json(value: Any) -> bool:
+    """Whether JSON gives the very same value back."""
+    kind = type(value)
+    if kind is list:
+        return all(map(is_json, value))
+    if kind is dict:
+        return all(type(key) is str for key in value) and all(map(is_json, value.values()))
+    if kind is int:
+        return bool(value.bit_length() < 10_000)  # Python refuses to write longer ones
+    return value is None or kind in (bool, str) or (kind is float and math.isfinite(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,72 +191,28 @@ class Unprintable:
         return self.text
 
 
-def same_text(actual: str, expected: str, margin: float | None) -> bool:
-    if margin is None:
-        return actual == expected
-    words, wanted = actual.split(), expected.split()
-    if len(words) != len(wanted):
-        return False
-    return all(same_word(a, b, margin) for a, b in zip(words, wanted, strict=True))
-
-
-def same_word(actual: str, expected: str, margin: float) -> bool:
-    if actual == expected:
-        return True
-    values = (number(actual), number(expected))
-    if None in values or all(isinstance(value, int) for value in values):
-        return values[0] is not None and values[0] == values[1]
-    return same_value(values[0], values[1], margin)
-
-
-def number(word: str) -> int | float | None:
-    for kind in (int, float):
-        try:
-            return kind(word)
-        except (ValueError, OverflowError):
-            continue
-    return None
-
-
-def same_value(actual: Any, expected: Any, margin: float | None) -> bool:
-    """Equality of plain data; a list equals a tuple, and floats may differ by `margin`."""
-    if isinstance(actual, list | tuple) and isinstance(expected, list | tuple):
-        return len(actual) == len(expected) and all(
-            same_value(a, b, margin) for a, b in zip(actual, expected, strict=True)
-        )
-    if isinstance(actual, dict) and isinstance(expected, dict):
-        return actual.keys() == expected.keys() and all(
-            same_value(actual[key], expected[key], margin) for key in expected
-        )
-    if isinstance(actual, bool) or isinstance(expected, bool):
-        return actual is expected
-    if margin is not None and is_number(actual) and is_number(expected):
-        return close(actual, expected, margin)
-    return bool(actual == expected)
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
-
-
-def close(actual: float, expected: float, margin: float) -> bool:
-    if isinstance(actual, int) and isinstance(expected, int):
-        return actual == expected
-    try:
-        if math.isnan(actual) or math.isnan(expected):
-            return math.isnan(actual) and math.isnan(expected)
-        return math.isclose(actual, expected, rel_tol=margin, abs_tol=ABSOLUTE)
-    except OverflowError:  # an integer beyond the floats
-        return actual == expected
-
-
 def failed(result: Result) -> Verdict:
     lines = result.traceback.strip().splitlines()
     why = lines[-1] if lines else f"exit status {result.exit_code}"
     kind = "error" if result.status is Status.ERROR else str(result.status)
-    return Verdict(False, f"{kind}: {shown(why)}", result)
+    return Verdict(False, f"{kind}: {why:.200}", result)
+
+
+class Short(reprlib.Repr):
+    """A repr of bounded length and depth, at bounded cost, whatever the value is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 4
+        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdict = 10
+        self.maxstring = self.maxlong = self.maxother = 200
+
+    def repr_int(self, x: int, level: int) -> str:
+        if x.bit_length() > 10_000:  # Python refuses to write it
+            return f"<an integer of {x.bit_length()} bits>"
+        return super().repr_int(x, level)
 
 
 def shown(value: object) -> str:
-    text = value if isinstance(value, str) and "\n" not in value else repr(value)
+    text = Short().repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."

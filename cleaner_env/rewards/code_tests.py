@@ -5,23 +5,25 @@ A task's ``entry`` holds ``tests``, a list of mappings, each of one of three kin
 - ``{"input": "3\\n", "output": "6\\n"}``: the program reads the input and must print the output;
 - ``{"call": "solve([1, 2], k=3)", "returns": "6"}``: two literals of Python; the value is compared
   outside of the sandbox, so nothing that a program does to its own process makes it right;
-- ``{"check": "def check(candidate): ...", "entry_point": "solve"}``: assertions, run beside the
-  program. A call within a ``check`` that compares with a literal is taken out and judged as the
-  second kind; where that is not possible, a program that inspects its own frames could find them.
+- ``{"check": "def check(candidate): ...", "entry_point": "solve"}``: assertions, run in an
+  execution of their own, which only plain values reach from the program's (see ``checks``).
 
-Or ``tests`` is an ``EncodedTests``. ``entry`` may also have ``prefix`` (source before the program),
-``seconds`` and ``memory_mb`` (limits of each test).
+Printed text is compared word by word, what a call returns by value: integers exactly, floats up to
+a relative ``tolerance`` (1e-6). Or ``tests`` is an ``EncodedTests``, judged as LiveCodeBench does.
+``entry`` may also have ``tolerance``, ``prefix`` (source before the program), ``seconds`` and
+``memory_mb`` (limits of each test, or of all calls of a check).
 """
 
 from __future__ import annotations
 
 import ast
-import secrets
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from cleaner_env.rewards.checks import check_counts
 from cleaner_env.rewards.encoded_tests import EncodedTests
+from cleaner_env.rewards.livecodebench import harness, same_lines, same_prediction
 from cleaner_env.task import Task
 from sandbox import Limits
 from sandbox.judge import CallTest, Runner, StdioTest, Test, judge
@@ -30,34 +32,47 @@ SECONDS = 6.0
 """Wall and CPU time of one test where the task does not say; LiveCodeBench's own limit."""
 MEMORY_MB = 1024
 _OUTPUT_BYTES = 65_536
+_CHECK_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class _Case:
-    """A test, and the source that it needs behind the program."""
+class _Check:
+    """Assertions about the function ``entry_point``."""
 
-    test: Test
-    appended: str = ""
+    source: str
+    entry_point: str
 
 
 def code_score(program: str, task: Task, runner: Runner | None) -> float:
-    """The share of the task's tests that the program passes."""
+    """The share of the task's tests, and of the assertions in its checks, that a program passes."""
     if runner is None:
         raise ValueError("the code reward runs programs: give score() a sandbox")
-    cases = _cases(task.entry)
-    passed = 0
-    for appended in dict.fromkeys(case.appended for case in cases):
-        tests = [case.test for case in cases if case.appended == appended]
-        verdicts = judge(
-            runner,
-            _assembled(program, task.entry, appended),
-            [_fitting(test, program) for test in tests],
-            # Printed text is compared as words and numbers, as judges of contests do.
-            match="tolerant" if isinstance(tests[0], StdioTest) else "exact",
-            limits=_limits(task.entry, tests),
-        )
-        passed += sum(verdict.passed for verdict in verdicts)
-    return passed / len(cases)
+    entry, tests = task.entry, task.entry.get("tests")
+    if isinstance(tests, EncodedTests):
+        same = same_prediction if tests.function else same_lines
+        cases = tests.decode()
+        verdicts = judge(runner, harness(program), cases, match=same, limits=_limits(entry, cases))
+        return sum(verdict.passed for verdict in verdicts) / len(verdicts)
+    read = _tests(entry)
+    prefix = str(entry.get("prefix", ""))
+    plain = [_fitting(test, program) for test in read if not isinstance(test, _Check)]
+    verdicts = judge(
+        runner,
+        program,
+        plain,
+        match="tolerant",
+        tolerance=_tolerance(entry),
+        limits=_limits(entry, plain),
+        prefix=prefix,
+    )
+    passed, total = sum(verdict.passed for verdict in verdicts), len(verdicts)
+    for test in read:
+        if isinstance(test, _Check):
+            entry_point = _fitting_name(test.entry_point, program)
+            limits = _limits(entry, plain, _CHECK_BYTES)
+            held, made = check_counts(runner, program, prefix, test.source, entry_point, limits)
+            passed, total = passed + held, total + made
+    return passed / total
 
 
 def check_tests(task: Task) -> None:
@@ -66,110 +81,91 @@ def check_tests(task: Task) -> None:
     if isinstance(tests, EncodedTests):
         tests.check()
     else:
-        _cases(task.entry)
+        _tests(task.entry)
+    _tolerance(task.entry)
 
 
-def _cases(entry: Mapping[str, Any]) -> list[_Case]:
+def _tests(entry: Mapping[str, Any]) -> list[Test | _Check]:
     tests = entry.get("tests")
-    if isinstance(tests, EncodedTests):
-        return [_Case(test) for test in tests.decode()]
     if not isinstance(tests, Sequence) or isinstance(tests, str) or not tests:
         raise ValueError(f"the code reward needs entry['tests'], a list of tests, not {tests!r}")
-    cases: list[_Case] = []
+    read: list[Test | _Check] = []
     for number, test in enumerate(tests, start=1):
         try:
-            cases += _read(test)
+            read.append(_read(test))
         except (ValueError, SyntaxError, TypeError) as error:
             raise ValueError(f"test {number} of {len(tests)}: {error}") from error
-    return cases
+    return read
 
 
-def _read(test: Mapping[str, Any]) -> list[_Case]:
+def _read(test: Mapping[str, Any]) -> Test | _Check:
     keys = set(test)
     if keys == {"input", "output"}:
-        return [_Case(StdioTest(str(test["input"]), str(test["output"])))]
+        return StdioTest(str(test["input"]), str(test["output"]))
     if keys == {"call", "returns"}:
-        call = ast.parse(test["call"].strip(), mode="eval").body
-        return [_Case(_call_test(call, ast.literal_eval(test["returns"]), ast.unparse))]
+        return _call_test(ast.parse(test["call"].strip(), mode="eval").body, test["returns"])
     if keys == {"check", "entry_point"}:
-        return _checks(test["check"], test["entry_point"])
+        functions = [
+            n.name for n in ast.parse(test["check"]).body if isinstance(n, ast.FunctionDef)
+        ]
+        if "check" not in functions:
+            raise ValueError("a check defines a function of the name check")
+        return _Check(test["check"], str(test["entry_point"]))
     raise ValueError(
         "a test has the keys input and output, call and returns, or check and entry_point; "
         f"not {sorted(map(str, keys))}"
     )
 
 
-def _call_test(call: ast.expr, expected: Any, name: Callable[[ast.expr], str]) -> CallTest:
+def _call_test(call: ast.expr, returns: str) -> CallTest:
     if not isinstance(call, ast.Call) or any(word.arg is None for word in call.keywords):
         raise ValueError(f"not a call with plain arguments: {ast.unparse(call)!r}")
     return CallTest(
-        name(call.func),
+        ast.unparse(call.func),
         tuple(ast.literal_eval(argument) for argument in call.args),
-        expected,
+        ast.literal_eval(returns),
         {str(word.arg): ast.literal_eval(word.value) for word in call.keywords},
     )
 
 
-def _checks(source: str, entry_point: str) -> list[_Case]:
-    """The assertions of a ``check`` function as calls; as one case where that is not possible."""
-    tree = ast.parse(source)
-    functions = [node for node in tree.body if not isinstance(node, ast.Assign)]
-    if len(functions) == 1 and isinstance(functions[0], ast.FunctionDef):
-        try:
-            asserted = [_asserted_call(node, entry_point) for node in functions[0].body]
-        except (ValueError, SyntaxError, TypeError):
-            asserted = []
-        if any(asserted):
-            return [_Case(test) for test in asserted if test is not None]
-    token = secrets.token_hex(8)
-    runs = f"{source}\n\ndef _checked_{token}():\n    check({entry_point})\n    return {token!r}\n"
-    return [_Case(CallTest(f"_checked_{token}", (), token), runs)]
-
-
-def _asserted_call(node: ast.stmt, entry_point: str) -> CallTest | None:
-    """``assert candidate(...) == literal`` as a test; None for ``assert True``; else ValueError."""
-    if isinstance(node, ast.Pass):
-        return None
-    if not isinstance(node, ast.Assert):
-        raise ValueError("not an assertion")
-    if isinstance(node.test, ast.Constant) and node.test.value:
-        return None
-    match node.test:
-        case ast.Compare(left=call, ops=[ast.Eq()], comparators=[expected]):
-            value = ast.literal_eval(expected)
-            return _call_test(call, value, lambda function: _named(function, entry_point))
-    raise ValueError("not a comparison with a literal")
-
-
-def _named(function: ast.expr, entry_point: str) -> str:
-    if not isinstance(function, ast.Name) or function.id != "candidate":
-        raise ValueError("not a call of the candidate")
-    return entry_point
-
-
-def _assembled(program: str, entry: Mapping[str, Any], appended: str) -> str:
-    return "\n\n".join(part for part in (entry.get("prefix", ""), program, appended) if part)
+def _tolerance(entry: Mapping[str, Any]) -> float:
+    tolerance = entry.get("tolerance", 1e-6)
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not tolerance >= 0:
+        raise ValueError(f"entry['tolerance'] must be a number from 0 on, not {tolerance!r}")
+    return float(tolerance)
 
 
 def _fitting(test: Test, program: str) -> Test:
+    if isinstance(test, StdioTest):
+        return test
+    return replace(test, function=_fitting_name(test.function, program))
+
+
+def _fitting_name(function: str, program: str) -> str:
     """A method of ``Solution`` becomes a function where the program defines no such class."""
-    if isinstance(test, CallTest) and test.function.startswith("Solution()."):
-        if "class Solution" in program:
-            return test
-        function = test.function.removeprefix("Solution().")
-        return CallTest(function, test.arguments, test.expected, test.keywords)
-    return test
+    return function if "class Solution" in program else function.removeprefix("Solution().")
 
 
-def _limits(entry: Mapping[str, Any], tests: Sequence[Test]) -> Limits:
+def _limits(
+    entry: Mapping[str, Any], tests: Sequence[Test], output_bytes: int = _OUTPUT_BYTES
+) -> Limits:
     """Limits of each test; the output may be as long as the expected one twice over."""
-    expected = max(
-        len(test.expected if isinstance(test, StdioTest) else repr(test.expected)) for test in tests
-    )
+    expected = max((_length(test.expected) for test in tests), default=0)
     seconds = float(entry.get("seconds", SECONDS))
     return Limits(
         wall_s=seconds,
         cpu_s=seconds,
         memory_mb=int(entry.get("memory_mb", MEMORY_MB)),
-        output_bytes=max(_OUTPUT_BYTES, 2 * expected),
+        output_bytes=max(output_bytes, 2 * expected),
     )
+
+
+def _length(value: Any) -> int:
+    """About as many bytes as it takes to write the value."""
+    if isinstance(value, int):
+        return value.bit_length()  # decimal digits are limited
+    if isinstance(value, dict):
+        return sum(_length(part) + 16 for item in value.items() for part in item)
+    if isinstance(value, list | tuple | set | frozenset):
+        return sum(_length(item) + 16 for item in value)
+    return len(ascii(value))

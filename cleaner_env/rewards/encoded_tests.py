@@ -16,7 +16,7 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
-from sandbox.judge import CallTest, StdioTest, Test
+from sandbox.judge import CallTest
 
 Which = Literal["all", "public", "private"]
 _MAX_BYTES = 1 << 30
@@ -58,8 +58,8 @@ class EncodedTests:
             except (binascii.Error, zlib.error, ValueError) as error:
                 raise self._unreadable("private_test_cases", error) from error
 
-    def decode(self) -> list[Test]:
-        """All tests that count."""
+    def decode(self) -> list[CallTest]:
+        """All tests that count, as calls of what ``livecodebench.harness`` defines."""
         cases: list[dict[str, Any]] = []
         if self.which != "private":
             cases += self._cases("public_test_cases", self.public)
@@ -81,15 +81,15 @@ class EncodedTests:
             raise self._unreadable(column, error) from error
         return cases
 
-    def _test(self, case: dict[str, Any]) -> Test:
+    def _test(self, case: dict[str, Any]) -> CallTest:
         if not self.function:
-            return StdioTest(case["input"], case["output"])
+            return CallTest("printed", (case["input"],), case["output"])
         try:
             arguments = [json.loads(line) for line in case["input"].split("\n") if line.strip()]
             expected = json.loads(case["output"])
         except ValueError as error:
             raise self._unreadable("a functional test", error) from error
-        return CallTest(f"Solution().{self.function}", tuple(arguments), expected)
+        return CallTest("returned", (self.function, arguments), expected)
 
     def _unreadable(self, what: str, error: Exception) -> ValueError:
         return ValueError(f"{self.where}: cannot read {what}: {error}")

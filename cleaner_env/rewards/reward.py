@@ -6,12 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from cleaner_env.rewards.grader import GraderError
 from cleaner_env.rewards.scorers import SCORERS, Scorer, check_reward
 from cleaner_env.task import Task
+from sandbox import SandboxError
 from sandbox.judge import Runner
 
 if TYPE_CHECKING:
     from cleaner_env.episode import Episode
+
+
+class ScorerError(Exception):
+    """A scorer could not cope with an answer, or with its task: nothing has been scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +145,16 @@ class Reward:
 
         Raises:
             GraderError, sandbox.SandboxError: what compares or runs answers is broken.
+            ScorerError: the task's scorer raised anything else.
         """
         scorer = self._scorer(task)
-        answer = scorer.extract(text)
-        return answer, 0.0 if answer is None else scorer.score(answer, task, runner)
+        try:
+            answer = scorer.extract(text)
+            return answer, 0.0 if answer is None else scorer.score(answer, task, runner)
+        except (GraderError, SandboxError):
+            raise
+        except Exception as error:
+            raise ScorerError(f"the scorer {task.reward!r} raised {error!r:.500}") from error
 
     def _scorer(self, task: Task) -> Scorer:
         return self.scorers.get(task.reward) or SCORERS[task.reward]

@@ -18,16 +18,6 @@ from cleaner_env.tasks.spec import SourceSpec
 
 FENCED = "Give the whole program in a block that begins with ```python and ends with ```."
 READS_STDIN = "The program reads its input from stdin and prints the answer to stdout."
-_STAR = (
-    *("typing", "string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math"),
-    *("random", "statistics", "itertools", "functools", "operator", "io", "sys", "json"),
-    "builtins",  # last: pow and its like are the builtin ones
-)
-CONTEST_IMPORTS = "\n".join(
-    [f"from {module} import *" for module in _STAR]
-    + [f"import {module}" for module in _STAR if module not in ("datetime", "copy", "builtins")]
-)
-"""What contest sites import before a solution."""
 
 
 def human_eval_file() -> str:
@@ -78,7 +68,7 @@ def read_live_code_bench(row: Row, spec: SourceSpec, seed: int) -> Task | None:
         row.get("private_test_cases", default="[]"),
         spec.choice("tests", ("all", *(w for w in get_args(Which) if w != "all"))),  # type: ignore[arg-type]
     )
-    entry: dict[str, Any] = {"tests": tests, "prefix": CONTEST_IMPORTS}
+    entry: dict[str, Any] = {"tests": tests}
     if row.get("difficulty") is not None:
         entry["difficulty"] = row.text("difficulty")
     return Task(f"{question}\n\n{how}\n\n{FENCED}", "", "livecodebench", "code", entry)

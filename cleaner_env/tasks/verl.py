@@ -16,8 +16,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cleaner_env.rewards.livecodebench import CONTEST_IMPORTS
 from cleaner_env.task import Task
-from cleaner_env.tasks.code_layouts import CONTEST_IMPORTS, FENCED
+from cleaner_env.tasks.code_layouts import FENCED
 from cleaner_env.tasks.layouts import Layout
 from cleaner_env.tasks.rows import Row
 from cleaner_env.tasks.spec import SourceSpec

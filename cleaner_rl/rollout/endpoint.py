@@ -197,11 +197,11 @@ class EndpointRollout:
             spent: the usage of the turns that jobs already have, by a job's index.
             on_turn: called with each turn and its usage, before the turn is stepped.
             on_episode: called with each finished episode and its usage. Episodes spoilt by the
-                sandbox or by the server's refusal have ``faulted`` set.
+                sandbox, a scorer or the server's refusal have ``faulted`` set.
 
         Raises:
             EndpointError: the server cannot be used, or refused too many conversations.
-            OutageError: sandbox faults spoilt too many episodes.
+            OutageError: the sandbox or a scorer spoilt too many episodes.
         """
         with open_sandbox(self.config) as sandbox, asyncio.Runner() as runner:
             # Ctrl-C leaves exceptions in tasks, which asyncio would print much later, in the middle

@@ -14,7 +14,7 @@ from cleaner_rl.errors import OutageError
 from cleaner_rl.settings import EpisodeConfig, SaarMode
 
 _MAX_FAULTED = 0.05
-"""Share of episodes that sandbox faults may spoil before the rollout is stopped."""
+"""Share of episodes that the sandbox or a scorer may spoil before the rollout is stopped."""
 WRAPPER_MODES: dict[SaarMode, Mode] = {
     "on": "saar",
     "off": "off",
@@ -79,9 +79,9 @@ def reward_of(config: EpisodeConfig) -> Reward:
 
 
 def check_faults(faults: Sequence[Exception | None], episodes: int) -> None:
-    """Stop the rollout when so many episodes were spoilt that the sandbox must be at fault."""
+    """Stop the rollout when so many episodes were spoilt that the sandbox or a scorer is broken."""
     if len(faults) > max(1, _MAX_FAULTED * episodes):
         raise OutageError(
-            f"the sandbox spoilt {len(faults)} of {episodes} episodes ({faults[0]}); none of "
-            "these was scored. Check the sandbox with: python -m sandbox doctor"
+            f"the sandbox or a scorer spoilt {len(faults)} of {episodes} episodes ({faults[0]}); "
+            "none of these was scored. Check the sandbox with: python -m sandbox doctor"
         )

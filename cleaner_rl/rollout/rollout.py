@@ -84,8 +84,8 @@ class Rollout:
             on_progress: called with the number of finished episodes and the number of all.
 
         Raises:
-            OutageError: sandbox faults spoilt too many episodes, or answers cannot be compared. If
-                only a few are spoilt, they are returned with ``faulted`` set; leave them out.
+            OutageError: too many episodes were spoilt, or answers cannot be compared. If only a few
+                are spoilt, they are returned with ``faulted`` set; leave them out.
         """
         jobs = [Job(index, task, seed + index) for index, task in enumerate(tasks)]
         episodes: dict[int, Episode] = {}

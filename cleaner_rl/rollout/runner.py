@@ -10,7 +10,7 @@ from typing import Any
 from cleaner_env.completion import Completion
 from cleaner_env.episode import Episode
 from cleaner_env.interpreter import SandboxError
-from cleaner_env.rewards import GraderError
+from cleaner_env.rewards import GraderError, ScorerError
 from cleaner_env.saar import SAARWrapper
 from cleaner_env.task import Task
 from cleaner_rl.errors import OutageError
@@ -40,7 +40,7 @@ class FinishedEpisode:
     """An episode that has ended.
 
     Attributes:
-        episode: the episode; ``faulted`` if the sandbox spoilt it.
+        episode: the episode; ``faulted`` if the sandbox or a scorer spoilt it.
         seconds: wall time from beginning to end, while other episodes were played as well.
     """
 
@@ -59,7 +59,7 @@ class EpisodeRunner:
         began: ``time.monotonic()`` at the episode's beginning.
         prompt_ids: token ids of the prompt, for players that need them.
         over: whether the episode has ended.
-        fault: the last sandbox error, if there was one.
+        fault: the last error of the sandbox or a scorer, if there was one.
     """
 
     number: int
@@ -69,7 +69,7 @@ class EpisodeRunner:
     began: float
     prompt_ids: Sequence[int] = ()
     over: bool = False
-    fault: SandboxError | None = None
+    fault: SandboxError | ScorerError | None = None
 
     @classmethod
     def begin(cls, number: int, env: SAARWrapper, job: Job) -> EpisodeRunner:
@@ -83,13 +83,13 @@ class EpisodeRunner:
         return runner
 
     def step(self, turn: Completion) -> None:
-        """Take a turn, which may end the episode. A broken sandbox spoils the episode."""
+        """Take a turn, which may end the episode. A broken sandbox or scorer spoils it."""
         for _ in range(_STEP_ATTEMPTS):
             try:
                 _, _, terminated, truncated, self.info = self.env.step(turn)
                 self.over = bool(terminated or truncated)
                 return
-            except SandboxError as error:
+            except (SandboxError, ScorerError) as error:
                 self.fault = error
             except GraderError as error:
                 raise OutageError(f"answers cannot be compared: {error}") from error

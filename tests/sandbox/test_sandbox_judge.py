@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from sandbox import Limits, Sandbox, Status
-from sandbox.judge import CallTest, Match, StdioTest, judge, same_text, same_value
+from sandbox.comparison import same_text, same_value
+from sandbox.judge import CallTest, Match, StdioTest, judge
 
 DOUBLE = "print(int(input()) * 2)"
 

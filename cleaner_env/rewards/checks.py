@@ -1,0 +1,235 @@
+"""Checks: a function of assertions judges a program that it never meets.
+
+The assertions run in one execution, the program in another. Of the program's function the check has
+a stand-in, which knows what came back for each call: values of plain types alone, so neither an
+object's own ``==`` nor anything else that a program changes in its process has a say. The calls
+that a check makes are found by running it with a stand-in whose values can be used for everything;
+where calls depend on the values of earlier ones, this takes more than one round.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from sandbox import Limits
+from sandbox.answers import DECODE, answers, decode, encode, started
+from sandbox.judge import Runner
+
+_ROUNDS = 100
+Outcome = list[str]
+"""How a call ended: "returned", the value and, of None, the arguments afterwards; "raised", the
+exception's class and message; or "ended", when the program did."""
+
+
+def check_counts(
+    runner: Runner, program: str, prefix: str, check: str, entry_point: str, limits: Limits
+) -> tuple[int, int]:
+    """How many of a check's assertions hold for a program, and how many there are.
+
+    Raises:
+        ValueError: the check gives the function something that cannot be sent to it.
+        sandbox.SandboxError: the sandbox failed.
+    """
+    calls: list[str] = []
+    outcomes: list[Outcome] = []
+    for _ in range(_ROUNDS):
+        known = list(zip(calls, outcomes, strict=True))
+        examined = f"examine'](globals(), {check!r}, {entry_point!r}, {known!r})"
+        texts = _told(runner, {"prefix.py": prefix}, examined, limits)
+        if not texts:
+            break
+        calls, passed, total, unsent = json.loads(texts[0])
+        if unsent:
+            raise ValueError(f"a check may call with plain data only, not with {unsent}")
+        if not calls:
+            return passed, total
+        parts = {"prefix.py": prefix, "program.py": program}
+        texts = _told(runner, parts, f"respond'](globals(), {calls!r})", limits)
+        outcomes = [_outcome(text) for text in texts[: len(calls)]]
+        outcomes += [["ended"]] * (len(calls) - len(outcomes))
+    return 0, 1
+
+
+def _told(runner: Runner, parts: Mapping[str, str], told: str, limits: Limits) -> list[str]:
+    """The texts that an iterator in the sandbox gives, as far as it comes."""
+    mark = secrets.token_hex(8)
+    tail = f"for _text in _judge['{told}: _judge['answer']({mark!r}, _text)"
+    source = started(parts, f"{tail}\n__import__('os')._exit(0)", _TOOLS)
+    return answers(runner.run(source, limits=limits).stdout, mark)
+
+
+def _outcome(text: str) -> Outcome:
+    """A reply, if it has the form of one, whatever the program says."""
+    try:
+        outcome = json.loads(text)
+    except (ValueError, RecursionError):
+        return ["ended"]
+    texts = isinstance(outcome, list) and all(isinstance(part, str) for part in outcome)
+    good = texts and len(outcome) == 3 and outcome[0] in ("returned", "raised")
+    return outcome if good else ["ended"]
+
+
+# What runs in the sandbox, beside `encode` and `decode`.
+
+
+def respond(namespace: dict[str, Any], calls: Sequence[str]) -> Iterator[str]:
+    """With the program: make the calls, and tell of each how it ended."""
+    import json
+
+    functions: dict[str, Any] = {}
+    for call in calls:
+        name, arguments, keywords = decode(call, str, namespace)
+        try:
+            if name not in functions:
+                functions[name] = eval(name, namespace)
+            value = functions[name](*arguments, **keywords)
+        except Exception as error:
+            outcome = ["raised", type(error).__name__, str(error)]
+        else:
+            after = encode([arguments, keywords], namespace) if value is None else ""
+            outcome = ["returned", encode(value, namespace), after]
+        yield json.dumps(outcome)
+
+
+def examine(
+    namespace: dict[str, Any], check: str, entry_point: str, known: Sequence[tuple[str, Outcome]]
+) -> Iterator[str]:
+    """Without the program: run the check, and tell which calls it makes or what has held."""
+    import ast
+    import builtins
+    import json
+    import random
+    import sys
+
+    calls: list[str] = []
+    verdicts: list[bool] = []
+    unsent = ""
+    asks = lost = ended = False
+
+    class Ended(BaseException):
+        """The program was over before it came to this call."""
+
+    class Anything:
+        """Stands for a value that is not known yet: there is nothing that it cannot do."""
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return self
+
+        def __iter__(self) -> Any:
+            return iter(())
+
+    anything = Anything()
+    for methods, value in (
+        ("add sub mul truediv floordiv mod pow matmul and or xor lshift rshift divmod", anything),
+        ("radd rsub rmul rtruediv rfloordiv rmod rpow neg pos abs invert round", anything),
+        ("call getitem setitem delitem enter exit", anything),
+        ("lt le gt ge eq ne contains bool", True),
+        ("index int len hash", 1),
+        ("float", 1.0),
+    ):
+        for method in methods.split():
+            setattr(Anything, f"__{method}__", lambda *_, value=value, **__: value)
+
+    def stand_in(name: str) -> Callable[..., Any]:
+        def function(*arguments: Any, **keywords: Any) -> Any:
+            nonlocal asks, ended, lost, unsent
+            if ended:
+                raise Ended
+            call = encode([name, arguments, keywords], namespace)
+            if '["other", ' in call and not lost:
+                unsent = "" if asks else f"{(arguments, keywords)!r:.200}"
+                asks = lost = True
+            if lost:  # what it is called with from here on depends on what is not known
+                return anything
+            calls.append(call)
+            if asks or len(calls) > len(known) or known[len(calls) - 1][0] != call:
+                asks = True
+                return anything
+            kind, *told = known[len(calls) - 1][1]
+            if kind == "ended":
+                ended = True
+                raise Ended
+            if kind == "raised":
+                error = getattr(builtins, told[0], namespace.get(told[0]))
+                if isinstance(error, type) and issubclass(error, Exception):
+                    raise error(told[1])
+                raise Exception(": ".join(told))
+            value = decode(told[0], refuse, namespace)
+            if value is None:
+                after, named = decode(told[1], refuse, namespace)
+                for old, new in zip(arguments, after, strict=True):
+                    put_back(old, new)
+                for key, new in named.items():
+                    put_back(keywords.get(key), new)
+            return value
+
+        return function
+
+    def refuse(text: str) -> Any:
+        raise TypeError(f"{text} is not plain data")
+
+    def put_back(old: Any, new: Any) -> None:
+        """What a function that returns nothing has made of an argument."""
+        if type(old) is not type(new):
+            return
+        if isinstance(old, list):
+            old[:] = new
+        elif isinstance(old, dict | set):
+            old.clear()
+            old.update(new)
+        elif hasattr(old, "__dict__"):
+            vars(old).clear()
+            vars(old).update(vars(new))
+        elif type(old).__name__ == "ndarray":
+            old[...] = new
+
+    class Names(dict[str, Any]):
+        """What the check's source sees; a name that nobody knows is one of the program's."""
+
+        def __missing__(self, name: str) -> Any:
+            if hasattr(builtins, name):
+                raise KeyError(name)
+            return stand_in(name)
+
+    def asserted(test: Callable[[], Any]) -> None:
+        try:
+            holds = bool(test())
+        except (Exception, Ended):
+            holds = False
+        if not asks:
+            verdicts.append(holds)
+
+    class Counted(ast.NodeTransformer):
+        """A failed assertion does not keep the others from being looked at."""
+
+        def visit_Assert(self, node: ast.Assert) -> ast.AST:
+            if isinstance(node.test, ast.Constant) and node.test.value:
+                return ast.copy_location(ast.Pass(), node)
+            test = ast.Lambda(ast.arguments([], [], None, [], [], None, []), node.test)
+            called = ast.Call(ast.Name("_asserted", ast.Load()), [test], [])
+            return ast.copy_location(ast.Expr(called), node)
+
+    random.seed(0)  # the same calls in every round
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    candidate = stand_in(entry_point)
+    names = Names(namespace, _asserted=asserted, **{entry_point: candidate})
+    tree = ast.fix_missing_locations(Counted().visit(ast.parse(check)))
+    finished = True
+    try:
+        exec(compile(tree, "check.py", "exec", 0, True), names)
+        names["check"](candidate)
+    except (Exception, Ended):
+        finished = False
+    if not finished or not verdicts:
+        verdicts.append(finished)
+    yield json.dumps([calls if asks else [], sum(verdicts), len(verdicts), unsent])
+
+
+_TOOLS = "\n".join([DECODE, inspect.getsource(respond), inspect.getsource(examine)])
