@@ -3,7 +3,7 @@
     env = gym.make("cleaner_env:CleanerCodeTool-v0")   # imports this package, which registers it
     env = SAARWrapper(env)                             # failed calls become their corrections
 
-Importing this package registers the environment and little else; the rest is imported when used.
+Importing this package registers the environment and does little else: names are imported on use.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ _NAMES = {
     "task": ("Task",),
     "tasks.sources": ("ReasoningGymTasks", "TaskList", "TaskSource"),
 }
-"""The names above, by the module that they are imported from when they are used."""
+"""The names above, by the module from which they are imported on first use."""
 
 register_envs()
 

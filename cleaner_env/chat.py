@@ -1,4 +1,4 @@
-"""ChatCodec: a chat template taken apart, so that a growing conversation is never encoded twice."""
+"""ChatCodec: a chat template split into parts, so that growing conversations are encoded once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cleaner_env.formats.protocol import TOOL_NAME
 _ANSWER = "\ue000answer\ue000"
 _RESULT = '\ue000"result"\ue000'
 _FALLBACK = "hermes"
-"""Format for templates that show none."""
+"""Format for templates that show no format."""
 
 
 class TemplateError(ValueError):
@@ -23,17 +23,17 @@ class TemplateError(ValueError):
 
 
 class ChatCodec:
-    """Token ids of prompts and of what the environment says between two assistant turns.
+    """Token ids of prompts and of the environment's text between two assistant turns.
 
-    The ids of a conversation are ``prompt_ids(messages)``, then for every turn the ids that the
-    policy sampled, as they were sampled, and ``observation_ids`` of the tool's answer. Text from
-    programs is encoded without special tokens, so no program can forge the end of a turn.
+    The ids of a conversation are ``prompt_ids(messages)``, then for every turn the ids exactly as
+    the policy sampled them, and ``observation_ids`` of the tool's answer. The output of programs is
+    encoded without special tokens, so no program can forge the end of a turn.
 
     Attributes:
-        tool_format: name of the tool-call format that the template shows; None when it shows none.
-        opens_thinking: True when the template begins the assistant's turn inside a think block.
-        stop_ids: ids that end a turn: the template's end of turn, those with which the tool-call
-            format ends a call (Llama's ``<|eom_id|>``, harmony's ``<|call|>``), eos, ``stop_ids``.
+        tool_format: name of the tool-call format that the template shows; None if it shows none.
+        opens_thinking: True if the template begins the assistant's turn inside a think block.
+        stop_ids: ids that end a turn: the template's end of turn, the tool-call format's end of a
+            call (Llama's ``<|eom_id|>``, harmony's ``<|call|>``), eos, and ``stop_ids``.
 
     Raises:
         TemplateError: there is no template, or it does not render a tool's answer.
@@ -41,7 +41,7 @@ class ChatCodec:
 
     def __init__(self, tokenizer: Any, stop_ids: Sequence[int] = ()) -> None:
         self.tokenizer = tokenizer
-        # Encoding without special tokens switches a flag of the tokenizer that all threads share.
+        # Encoding without special tokens sets a flag of the tokenizer that all threads share.
         self._lock = Lock()
         if not tokenizer.chat_template:
             raise TemplateError(
@@ -60,7 +60,7 @@ class ChatCodec:
     ) -> TextFormat:
         """The tool-call format in which this model's turns are read; see ``formats.make_format``.
 
-        ``"auto"`` takes the one that the template shows, or hermes.
+        ``"auto"`` means the format that the template shows, or hermes if it shows none.
         """
         name = wanted if wanted != "auto" else self.tool_format or _FALLBACK
         return make_format(
@@ -68,25 +68,25 @@ class ChatCodec:
         )
 
     def format_warning(self, wanted: str = "auto") -> str | None:
-        """Why the model may write calls that nobody reads; None when nothing speaks for that."""
+        """Why the model may write calls that nobody reads; None if there is no sign of that."""
         template = f"the chat template of {self.tokenizer.name_or_path!r}"
         if wanted == "auto" and self.tool_format is None:
             return (
                 f"{template} shows none of the tool-call formats {', '.join(FORMATS)}; calls are "
-                f"read as {_FALLBACK}, which only a system prompt can tell the model. One that "
-                "writes them in another way makes no calls and earns no reward. Choose a format "
-                "with --tool-format, and look at the calls of the first episodes"
+                f"read as {_FALLBACK}, which only a system prompt can tell the model. A model that "
+                "writes calls in another format makes none that count, and earns no reward. Choose "
+                "a format with --tool-format, and look at the calls of the first episodes"
             )
         if wanted not in ("auto", "fenced", self.tool_format) and self.tool_format is not None:
             return (
-                f"{template} writes calls as {self.tool_format}, and they are read as {wanted}: a "
-                f"model that keeps to its template may make no calls and earn no reward. Use "
+                f"{template} writes calls as {self.tool_format}, but they are read as {wanted}: a "
+                f"model that follows its template may make no calls and earn no reward. Use "
                 f"--tool-format {self.tool_format} unless the model was trained on {wanted}"
             )
         return None
 
     def _call_end_ids(self) -> tuple[int, ...]:
-        """The ids with which the template's tool-call format may end a turn after a call."""
+        """The ids that may end a turn after a call, by the template's tool-call format."""
         if self.tool_format is None:
             return ()
         known = self.tokenizer.get_added_vocab()
@@ -94,9 +94,9 @@ class ChatCodec:
         return tuple(known[token] for token in tokens if token in known)
 
     def _between_turns(self) -> tuple[str, str, bool]:
-        """The template's text between an assistant's words and a tool's, and from there on.
+        """The template's text between an assistant's message and a tool's, and its text after that.
 
-        The third value is True when the template writes the tool's words as a JSON string.
+        The third value is True if the template writes the tool's message as a JSON string.
         """
         messages: list[dict[str, Any]] = [
             {"role": "user", "content": "question"},
@@ -104,7 +104,7 @@ class ChatCodec:
             {"role": "tool", "content": _RESULT},
         ]
         if self.tool_format == "harmony":
-            # These templates take a tool's answer only after a call that is given as one.
+            # These templates accept a tool's answer only after a message with a structured call.
             call = {"name": TOOL_NAME, "arguments": {"code": _ANSWER}}
             messages[1] = {"role": "assistant", "tool_calls": [{"function": call}]}
         text = self._render(messages)
@@ -149,7 +149,7 @@ class ChatCodec:
         return text
 
     def _special(self, text: str) -> list[int]:
-        """Ids of the template's own text, in which special tokens count."""
+        """Ids of the template's own text, in which special tokens are special."""
         with self._lock:
             return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
@@ -168,8 +168,8 @@ class ChatCodec:
 
         Args:
             text: the tool's answer.
-            stop_id: the token that the policy ended its turn with; the template's end of turn is
-                added where that token is another one or none, and does not end a call either.
+            stop_id: the token with which the policy ended its turn. The template's end of turn is
+                added unless that token is the same one, or one that ends a call.
         """
         before = self._before_ids
         if stop_id is not None and (before[:1] == [stop_id] or stop_id in self._call_ends):
@@ -184,5 +184,5 @@ def _source(chat_template: str | dict[str, str]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """The text as it stands inside a JSON string."""
+    """The text as it appears inside a JSON string."""
     return json.dumps(text, ensure_ascii=False)[1:-1]

@@ -1,4 +1,4 @@
-"""Completion: an assistant's text that may also carry the tokens it was sampled as."""
+"""Completion: an assistant's text, which may also carry the tokens that were sampled."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Tokens:
     Attributes:
         ids: the tokens, including those that end the turn.
         logprobs: natural log-probability of each token in the context in which it was sampled.
-        grafted: for each token, True when a splice brought it here from another context.
+        grafted: for each token, True if a splice brought it here from another context.
         decode: turns ids into text; the text of a turn is ``decode(ids[:len(ids) - stop_length])``.
-        stop_length: how many tokens at the end close the turn and are no part of its text (0 or 1).
+        stop_length: how many tokens at the end (0 or 1) end the turn without belonging to its text.
     """
 
     ids: tuple[int, ...]
@@ -42,19 +42,19 @@ class Tokens:
 
     @property
     def text(self) -> str:
-        """The text that these tokens stand for, without the end of turn."""
+        """The text of these tokens, without the end of turn."""
         return self.decode(self.ids[: len(self.ids) - self.stop_length])
 
 
 class Completion(str):
-    """An action: the assistant's text, with the tokens behind it when a model sampled it.
+    """An action: the assistant's text, with its tokens if a model sampled it.
 
-    A plain ``str`` is as good an action; what has no tokens is spliced as text only.
+    A plain ``str`` is a valid action too; an action without tokens is spliced as text only.
 
     Attributes:
         tokens: the sampled tokens, or None.
-        truncated: True when sampling stopped at a length limit, so that the turn has no end.
-        raw: the completion as the agent sent it, when this one was made from it by a splice.
+        truncated: True if sampling stopped at a length limit, so that the turn has no end.
+        raw: the completion as the agent sent it, if a splice made this one from it; else itself.
         retry: 0 for what the agent sent; k for the result of the k-th splice at a position.
     """
 
@@ -81,7 +81,7 @@ class Completion(str):
 
     @classmethod
     def of(cls, action: str) -> Completion:
-        """The action itself when it is a Completion already, else one without tokens."""
+        """The action itself if it is a Completion, otherwise one made of it, without tokens."""
         if not isinstance(action, str):
             raise TypeError(f"an action is the text of a turn, a str; got {type(action).__name__}")
         return action if isinstance(action, Completion) else cls(action)
@@ -96,6 +96,6 @@ class Completion(str):
         stop_length: int = 0,
         truncated: bool = False,
     ) -> Completion:
-        """A completion as a model sampled it: every token's origin is this context."""
+        """A completion as a model sampled it: no token is grafted."""
         tokens = Tokens(tuple(ids), tuple(logprobs), (False,) * len(ids), decode, stop_length)
         return cls(tokens.text, tokens, truncated=truncated)

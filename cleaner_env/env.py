@@ -1,4 +1,4 @@
-"""CodeToolEnv: a problem, an assistant that may run Python programs, a reward for the answer."""
+"""CodeToolEnv: a problem, an assistant that can run Python programs, a reward for the answer."""
 
 from __future__ import annotations
 
@@ -30,55 +30,55 @@ class CodeToolEnv(gym.Env[str, str]):
     An action is the text of one assistant turn: a ``str``, or a ``Completion`` that also carries
     the sampled tokens. A turn with a tool call is answered with what the program printed, or with
     its error; a malformed call is an error that the agent sees. A turn without a call is the final
-    answer, expected in ``\boxed{}`` (in a fenced block where the task wants a program); it ends the
-    episode with reward 1 when the task's scorer gives full marks, else 0, or what ``reward`` makes
-    of it. Budgets on turns and on length truncate the episode.
+    answer, expected in ``\boxed{}`` (or in a fenced block if the task asks for a program). It ends
+    the episode with reward 1 if the task's scorer gives full marks and 0 otherwise, unless
+    ``reward`` says something else. Budgets on turns and on length truncate the episode.
 
-    ``info`` after ``reset`` and ``step``. A key that has nothing to say is absent, so that vector
-    environments, which pad what is absent and say so in ``_key``, never show a made-up value:
+    ``reset`` and ``step`` return this ``info``. Keys that do not apply are absent, so that vector
+    environments, which pad absent keys and mark them in ``_key``, never show a made-up value:
 
     =================  =============================================================================
     ``messages``       the conversation so far, as ``{"role", "content"}``: what to show the agent
     ``turn``           number of turns in the history
     ``family``         the task's family
     ``call_ok``        whether the last turn's call succeeded; absent when it had no call
-    ``error_class``    of a failed call, such as ``"NameError"``; "" otherwise
+    ``error_class``    why the call failed, such as ``"NameError"``; "" otherwise
     ``remaining``      length left in the budget; absent without a budget
-    ``answer``         the final answer, None when it could not be found; absent before the end
+    ``answer``         the final answer, None if none could be found; absent before the end
     ``score``          the scorer's verdict in [0, 1]; absent before the end
     ``lookahead``      from ``SAARWrapper``: whether the next turn answers a failed call
     =================  =============================================================================
 
     Args:
         tasks: where problems come from: a source, a list of tasks or of ``{"prompt", "answer"}``
-            mappings, or what ``load_tasks`` understands, ``"gsm8k:PATH"`` or a list of such texts,
-            of which the training split is taken; by default the reasoning-gym families of
-            ``cleaner_env.tasks.families``, or the built-in tasks where reasoning-gym is missing.
-        reward: what an episode earns; by default 1 for full marks and else 0. Programs that the
-            ``code`` reward judges run in the same sandbox as calls.
-        max_length: length of all turns and observations after which it is truncated; in tokens for
-            actions that carry tokens when ``measure`` counts tokens, else in characters.
-        max_observation_chars: longer tool output is cut in the middle with a visible mark.
-        system_prompt: first message; ``"default"`` explains the tool and how the format calls it,
-            None sends none.
-        format: how a turn calls the tool: a name of ``cleaner_env.formats.FORMATS``, or a format.
-        max_calls: most calls of one turn. They run in order, up to the first that fails.
+            mappings, or an argument of ``load_tasks``, such as ``"gsm8k:PATH"`` or a list of such
+            texts, whose training split is used. The default is the reasoning-gym families of
+            ``cleaner_env.tasks.families``, or the built-in tasks if reasoning-gym is missing.
+        reward: what an episode earns; by default 1 for full marks and 0 otherwise. Programs judged
+            by the ``code`` reward run in the same sandbox as calls.
+        max_length: the length of all turns and observations at which an episode is truncated, in
+            units of ``measure``; an action with tokens counts as that many units.
+        max_observation_chars: longer tool output is cut in the middle, with a visible mark.
+        system_prompt: the first message; ``"default"`` explains the tool and how to call it in the
+            format, None sends none.
+        format: how a turn calls the tool: a name in ``cleaner_env.formats.FORMATS``, or a format.
+        max_calls: the most calls in one turn. They run in order, up to the first that fails.
         strict: False repairs calls that break the format's rules in ways that models often do, so
             that the agent does not see those errors; see ``docs/environment.md``.
-        stateful: an episode's programs share their variables and files, as the cells of a notebook
-            do; a program that fails leaves no trace in them, and neither does a turn that is rolled
-            back. Needs the sandbox's tier ``full``.
+        stateful: an episode's programs share variables and files, like the cells of a notebook. A
+            program that fails, or a turn that is rolled back, leaves no trace in them. Needs the
+            sandbox's tier ``full``.
         sandbox: a sandbox to share between environments; by default each environment starts its
             own at its first call, and closes it.
-        limits: of one program, for the environment's own sandbox.
-        allow_weak: let the environment's own sandbox run without isolation where there is none.
+        limits: limits of one program in the environment's own sandbox.
+        allow_weak: let the environment's own sandbox run programs where isolation is unavailable.
         render_mode: ``"human"`` prints each turn as it is taken, ``"ansi"`` returns the transcript.
 
     Raises:
-        sandbox.SandboxError: from ``step``, when the sandbox itself is broken. The episode is then
-            as it was before the step, and the step may be tried again.
-        cleaner_env.rewards.ScorerError: from ``step``, when a scorer raises at the final answer.
-            The same holds.
+        sandbox.SandboxError: from ``step``, if the sandbox itself is broken. The episode is then
+            the same as before the step, and the step may be tried again.
+        cleaner_env.rewards.ScorerError: from ``step``, if a scorer raises at the final answer. The
+            same holds.
     """
 
     metadata = {  # noqa: RUF012 (Gymnasium declares it so)
@@ -114,7 +114,7 @@ class CodeToolEnv(gym.Env[str, str]):
         if sandbox is not None and (limits is not None or allow_weak):
             raise ValueError(
                 "limits and allow_weak belong to the environment's own sandbox; "
-                "give them to the sandbox that you share instead"
+                "give them to the shared sandbox instead"
             )
         self.observation_space = TextSpace()
         self.action_space = TextSpace()
@@ -151,8 +151,8 @@ class CodeToolEnv(gym.Env[str, str]):
             seed: restarts the draw of tasks; the same seed gives the same sequence of tasks.
             options: ``{"task": {"prompt": ..., "answer": ...}}`` or a ``Task`` poses that problem;
                 ``{"index": i}`` poses the source's problem ``i``; ``{"family": "gcd"}`` and
-                ``{"difficulty": 2}`` choose among its problems of a family, of a difficulty, or
-                both, and may come with an index among those.
+                ``{"difficulty": 2}`` restrict the draw to a family, a difficulty, or both, and may
+                come with an index among those problems.
         """
         super().reset(seed=seed)
         task = self._tasks.choose(options or {}, self.np_random)
@@ -173,7 +173,7 @@ class CodeToolEnv(gym.Env[str, str]):
         return task.prompt, self._info()
 
     def prompt(self, task: Task) -> list[dict[str, str]]:
-        """The messages that an episode on this task begins with."""
+        """The messages with which an episode on this task begins."""
         question = {"role": "user", "content": task.prompt}
         if self._system_prompt is None:
             return [question]
@@ -206,7 +206,7 @@ class CodeToolEnv(gym.Env[str, str]):
         return self._step_result()
 
     def _execute(self, turn: Turn) -> Turn:
-        """The turn with its programs' results, up to the first that failed."""
+        """Run the turn's programs, up to the first that fails; return the turn with the results."""
         if turn.parsed.error is not None:
             observation = format_call_error(turn.parsed.error)
             return replace(turn, observation=observation, ok=False, error_class="ToolCallError")
@@ -230,7 +230,7 @@ class CodeToolEnv(gym.Env[str, str]):
     def _grade(self, turn: Turn) -> None:
         """End the episode with the reward of its final answer.
 
-        The verdict comes first: when the sandbox or the grader fails, nothing has been recorded.
+        The verdict comes first: if the sandbox or the grader fails, nothing has been recorded.
         """
         episode = self.episode
         runner = self._interpreter() if self.reward.runs_programs(episode.task) else None
@@ -240,13 +240,13 @@ class CodeToolEnv(gym.Env[str, str]):
         episode.reward = self._earned()
 
     def _earned(self) -> float:
-        """What the episode earns as it is now."""
+        """What the episode earns in its present state."""
         return self.reward(Ended(self.episode, self._used(), self.max_length))
 
-    # What a rollback needs of an environment: see cleaner_env.rollback_protocol.
+    # What a rollback needs from an environment: see cleaner_env.rollback_protocol.
 
     def exceeds_budget(self, action: str) -> bool:
-        """True when the turn ran, or would run, into the length budget."""
+        """Whether the turn ran, or would run, into the length budget."""
         completion = Completion.of(action)
         if completion.truncated:
             return True
@@ -255,14 +255,14 @@ class CodeToolEnv(gym.Env[str, str]):
         )
 
     def retract(self) -> Turn:
-        """Take the last turn out of the history (it stays among the raw turns) and return it."""
+        """Remove the last turn from the history, though not from the raw turns, and return it."""
         self._show("[rollback] the turn above is replaced by:")
         if self._programs is not None:
             self._programs.take_back()
         return self.episode.turns.pop()
 
     def annotate(self, note: str) -> StepResult:
-        """Add a line to the last observation, and return what ``step`` returns."""
+        """Append a line to the last observation, and return what ``step`` returns."""
         self.episode.turns[-1] = self.episode.turns[-1].with_note(note)
         self._show(note)
         return self.truncate() if self._budget_is_used_up() else self._step_result()
@@ -335,13 +335,13 @@ class CodeToolEnv(gym.Env[str, str]):
         return None
 
     def _show(self, text: str) -> None:
-        """Print for people; what their terminal has no character for is escaped."""
+        """Print for people; characters that their terminal lacks are escaped."""
         if self.render_mode == "human":
             encoding = sys.stdout.encoding or "utf-8"
             print(text.encode(encoding, "backslashreplace").decode(encoding))
 
     def close(self) -> None:
-        """Stop the environment's own sandbox. A shared one is left to its owner."""
+        """Stop the environment's own sandbox. A shared one is its owner's to close."""
         self._end_programs()
         if self._owns_sandbox and self._sandbox is not None:
             self._sandbox.close()

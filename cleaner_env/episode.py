@@ -1,4 +1,4 @@
-"""Episode: the buffer of one episode, as sampled and purified, with its audit trail."""
+"""Episode: the buffer of one episode, both as sampled and purified, with its audit trail."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Outcome = Literal["recovered", "retry", "exhausted", "gave_up", "cut_off"]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn of the assistant and what came of it.
+    """One turn of the assistant and its outcome.
 
     Attributes:
-        observation: the tool's answer; None when nothing was executed.
-        ok: whether the call succeeded; None when nothing was executed.
+        observation: the tool's answer; None if nothing was executed.
+        ok: whether the call succeeded; None if nothing was executed.
         error_class: why it failed, such as ``NameError`` or ``ToolCallError``; "" otherwise.
         note: what SAAR added to the tool's answer, at the end of ``observation``; "" otherwise.
-        masked: True for a failed turn that stays in the history and out of the loss.
+        masked: True for a failed turn that stays in the history but is left out of the loss.
     """
 
     completion: Completion
@@ -41,17 +41,17 @@ class Turn:
 
     @property
     def reasoning(self) -> str:
-        """What stands before the call."""
+        """The text before the call."""
         return self.parsed.reasoning
 
     @property
     def code(self) -> str | None:
-        """The program; None without a call, or when the call could not be parsed."""
+        """The program; None if there is no call, or if it could not be parsed."""
         return self.parsed.code
 
     @property
     def failed(self) -> bool:
-        """True when a call was made and the program (or the parsing of the call) failed."""
+        """Whether a call was made and the program (or the parsing of the call) failed."""
         return self.ok is False
 
     @property
@@ -61,11 +61,11 @@ class Turn:
 
     @property
     def token_count(self) -> int:
-        """How many tokens were sampled for the turn; 0 for plain text."""
+        """The number of tokens sampled for the turn; 0 for plain text."""
         return 0 if self.completion.tokens is None else len(self.completion.tokens)
 
     def with_note(self, note: str) -> Turn:
-        """The turn with a line more at the end of what the tool answered."""
+        """The turn with another line at the end of the tool's answer."""
         return replace(self, observation=f"{self.observation}\n{note}", note=note)
 
 
@@ -75,15 +75,15 @@ class RollbackRecord:
 
     Attributes:
         position: index of the turn in the purified history.
-        retry: which lookahead at this position, from 1.
+        retry: the number of this lookahead at its position, from 1.
         failed: the failed turn that the agent was shown.
-        answer: the turn that it answered with, as sampled.
+        answer: the turn with which it answered, as sampled.
         outcome: ``recovered`` (spliced, and the new call works), ``retry`` (spliced, failed again,
             another lookahead follows), ``exhausted`` (spliced, failed again, no retries left),
             ``gave_up`` (the answer has no call), ``cut_off`` (a length budget ended the episode).
-        purified: the spliced turn; None when nothing was spliced.
-        decision: ``shallow`` or ``deep``; None when nothing was spliced.
-        similarity: of the two calls; None when nothing was spliced.
+        purified: the spliced turn; None if nothing was spliced.
+        decision: ``shallow`` or ``deep``; None if nothing was spliced.
+        similarity: the similarity of the two calls; None if nothing was spliced.
     """
 
     position: int
@@ -97,7 +97,7 @@ class RollbackRecord:
 
     @property
     def error_class(self) -> str:
-        """Why the call failed that started the lookahead."""
+        """The error class of the failed call that started the lookahead."""
         return self.failed.error_class
 
     @property
@@ -116,8 +116,8 @@ class EpisodeStats:
 
     ``triggered == recovered + exhausted + gave_up + cut_off`` counts positions, while ``shallow``
     and ``deep`` count splices, of which a position may have several. ``calls`` and ``failures``
-    count every call that was executed or refused, spliced ones included; token counts are zero for
-    agents that send plain text.
+    count all calls that were executed or refused, including those that splices removed. Token
+    counts are zero for agents that send plain text.
     """
 
     turns: int = 0
@@ -138,23 +138,23 @@ class EpisodeStats:
 
 @dataclass(slots=True)
 class Episode:
-    """One episode's buffer. ``turns`` is the purified history that an agent is trained on.
+    """The buffer of one episode. ``turns`` is the purified history, on which the agent is trained.
 
     Attributes:
         prompt: the messages before the first turn.
-        raw_turns: every turn as the agent sent it, in order, those that were spliced away included.
+        raw_turns: every turn as the agent sent it, in order, including those that splices removed.
         rollbacks: one record for each lookahead.
         rollback: whether rollback was on when the episode began.
-        answer: the final answer, None as long as there is none or when it could not be found.
+        answer: the final answer; None before there is one, or if none could be found.
         score: the scorer's verdict in [0, 1].
-        reward: of the last step.
-        terminated: a turn without a call ended the episode.
-        truncated: a budget ended it.
-        faulted: the sandbox broke during the episode; whoever plays it sets this and leaves the
+        reward: the reward of the last step.
+        terminated: whether a turn without a call ended the episode.
+        truncated: whether a budget ended it.
+        faulted: whether the sandbox broke during the episode; the player sets this and leaves the
             episode out of every count.
-        max_observation_chars: where the environment cuts the tool's answers, for ``replay``; None
-            when they do not come from a sandbox.
-        stateful: whether its programs shared their variables.
+        max_observation_chars: the length at which the environment cuts the tool's answers, for
+            ``replay``; None if they do not come from a sandbox.
+        stateful: whether its programs shared variables.
     """
 
     task: Task
@@ -175,7 +175,7 @@ class Episode:
     def commit(self, turn: Turn, parse: Callable[[str], ParsedTurn]) -> None:
         """Append a purified turn to the history, and what the agent really sent to the raw turns.
 
-        ``parse`` reads what was sent, when a splice made the turn from it.
+        ``parse`` reads the text that was sent if a splice changed it.
         """
         raw = turn.completion.raw
         self.turns.append(turn)
@@ -186,7 +186,7 @@ class Episode:
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """The history as chat messages: what the agent is shown next."""
+        """The history as chat messages, as the agent is shown it next."""
         messages = list(self.prompt)
         for turn in self.turns:
             messages.append({"role": "assistant", "content": turn.text})
@@ -197,12 +197,12 @@ class Episode:
 
     @property
     def correct(self) -> bool:
-        """True when the scorer gave full marks."""
+        """Whether the scorer gave full marks."""
         return self.score >= 1.0
 
     @property
     def first_call_failed(self) -> bool | None:
-        """Whether the first call of the episode failed; None when there was no call."""
+        """Whether the first call of the episode failed; None if there was no call."""
         for turn in self.raw_turns:
             if turn.ok is not None:
                 return turn.failed

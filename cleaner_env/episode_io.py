@@ -1,4 +1,4 @@
-"""Episodes as plain data for JSON and back, and files of them: one a line, gzip for ``.gz``."""
+"""Episodes as plain data for JSON, and files with one episode per line, compressed for ``.gz``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cleaner_env.formats.protocol import ParsedTurn
 from cleaner_env.task import Task
 
 VERSION = 1
-"""Of the data's layout. Data of another version is refused, not guessed at."""
+"""Version of the data's layout. Data of another version is refused."""
 
 _OUTCOME = (
     "answer",
@@ -38,7 +38,7 @@ class EpisodeFileError(ValueError):
 
 
 def write_episodes(path: str | Path, episodes: Iterable[Episode], *, append: bool = False) -> None:
-    """Write episodes to a file, or add them to its end."""
+    """Write episodes to a file, or append them to it."""
     with _open(Path(path), "a" if append else "w") as stream:
         for episode in episodes:
             line = json_line(episode_to_dict(episode)) + "\n"
@@ -46,19 +46,19 @@ def write_episodes(path: str | Path, episodes: Iterable[Episode], *, append: boo
 
 
 def read_episodes(path: str | Path, decode: Decode | None = None) -> list[Episode]:
-    """The episodes of a file. Empty lines are skipped.
+    """Read the episodes of a file. Empty lines are skipped.
 
-    Without ``decode``, which turns token ids into text, tokens have their ids, log-probabilities
-    and flags, and no text.
+    ``decode`` turns token ids into text. Without it, tokens have ids, log-probabilities and flags,
+    but no text.
 
     Raises:
-        EpisodeFileError: a line is not an episode, or is one of another version.
+        EpisodeFileError: a line is not an episode, or one of another version.
     """
     return list(iterate_episodes(path, decode))
 
 
 def iterate_episodes(path: str | Path, decode: Decode | None = None) -> Iterator[Episode]:
-    """The same one by one, for files that do not fit into memory."""
+    """Read the episodes one by one, for files that do not fit into memory."""
     with _open(Path(path), "r") as stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
@@ -78,10 +78,10 @@ def _open(path: Path, mode: Literal["r", "w", "a"]) -> IO[bytes]:
 
 
 def json_line(data: Mapping[str, Any]) -> str:
-    """The data in one line of ASCII.
+    """The data as one line of ASCII.
 
-    JSON's escapes cannot keep two surrogates in a row apart from the one character that they would
-    be as a pair, so a line that has such is not escaped.
+    With JSON's escapes, two adjacent surrogates cannot be told from the one character that they
+    form as a pair, so a line that has any is not escaped.
     """
     line = json.dumps(data, ensure_ascii=False)
     return line if _SURROGATE_PAIR.search(line) else json.dumps(data)
@@ -90,9 +90,9 @@ def json_line(data: Mapping[str, Any]) -> str:
 def episode_to_dict(episode: Episode) -> dict[str, Any]:
     """The episode as dicts, lists, strings and numbers.
 
-    What is left out: the function that decodes tokens, which ``episode_from_dict`` is given again,
-    and values in ``task.entry`` of types that JSON and Python's own containers do not cover: their
-    ``repr`` stands for them.
+    It does not include the function that decodes tokens, which ``episode_from_dict`` takes as an
+    argument. Values in ``task.entry`` that are neither JSON nor Python's built-in containers are
+    represented by their ``repr``.
     """
     task = episode.task
     return {
@@ -115,9 +115,9 @@ def episode_to_dict(episode: Episode) -> dict[str, Any]:
 
 
 def episode_from_dict(data: Mapping[str, Any], decode: Decode | None = None) -> Episode:
-    """The episode that ``episode_to_dict`` wrote. Keys that it does not know are left alone.
+    """Read an episode that ``episode_to_dict`` wrote. Unknown keys are ignored.
 
-    ``decode``, which turns token ids into text, is needed once the tokens' text is asked for.
+    ``decode`` turns token ids into text; it is needed only where the tokens' text is used.
 
     Raises:
         ValueError: the data has another version, or is not an episode.
@@ -160,7 +160,7 @@ def _turn_to_dict(turn: Turn) -> dict[str, Any]:
 
 
 def _plain_text(value: Any) -> Any:
-    """Text without the tokens that it has where a whole turn is its own reasoning."""
+    """Plain text: where a whole turn is its own reasoning, that is a Completion with tokens."""
     if isinstance(value, tuple):
         return [_plain_text(item) for item in value]
     return str(value) if isinstance(value, str) else value
@@ -199,7 +199,7 @@ def _record_to_dict(record: RollbackRecord) -> dict[str, Any]:
 
 
 class _Reader:
-    """Makes turns and records out of their data."""
+    """Builds turns and records from their data."""
 
     def __init__(self, decode: Decode) -> None:
         self._decode = decode
@@ -256,7 +256,7 @@ _CONTAINERS: dict[str, Any] = {"tuple": tuple, "set": set, "frozenset": frozense
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON can hold it; containers that JSON lacks become ``{"python": name, ...}``."""
+    """A value in JSON types; containers that JSON lacks become ``{"python": name, ...}``."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, str | int | float):
@@ -273,7 +273,7 @@ def _plain(value: Any) -> Any:
 
 
 def _original(value: Any) -> Any:
-    """The value behind ``_plain``; the ``repr`` itself where that is all there is."""
+    """Undo ``_plain``; a value that was saved as its ``repr`` stays that."""
     if isinstance(value, list):
         return [_original(item) for item in value]
     if not isinstance(value, dict):

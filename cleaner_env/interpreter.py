@@ -10,9 +10,9 @@ __all__ = ["LIGHT_PRELOAD", "Interpreter", "Limits", "Result", "Sandbox", "Sandb
 
 
 class Interpreter:
-    """Runs the programs of one episode, each by itself or, ``stateful``, as cells of one session.
+    """Runs the programs of one episode: each on its own or, if ``stateful``, as cells of a session.
 
-    The sandbox is asked for when it is first needed.
+    ``sandbox`` is called when a sandbox is first needed.
     """
 
     def __init__(self, sandbox: Callable[[], Sandbox], stateful: bool) -> None:
@@ -22,7 +22,7 @@ class Interpreter:
         self._before: int | None = None  # the state before a turn of several calls
 
     def run_turn(self, codes: Sequence[str]) -> list[Result]:
-        """The results of a turn's programs, up to the first that failed.
+        """Run a turn's programs up to the first that fails, and return their results.
 
         Raises:
             SandboxError: the sandbox is broken, or cannot keep variables; the turn left no trace.
@@ -40,7 +40,7 @@ class Interpreter:
         return results
 
     def take_back(self) -> None:
-        """Undo what the last turn, which failed, left behind: the calls before the one that did."""
+        """Undo what the failed last turn left behind: its calls before the one that failed."""
         if self._session is not None and self._before is not None:
             self._session.rollback(self._before)
 
@@ -55,6 +55,6 @@ class Interpreter:
             self._session = self.sandbox().session()
         if self._before is not None:
             self._session.release(self._before)
-        # A single call that fails has left nothing; of several, those before it have.
+        # A call that fails leaves nothing behind, but the turn's earlier calls do.
         self._before = self._session.checkpoint() if calls > 1 else None
         return self._session

@@ -13,7 +13,7 @@ STDERR = "[stderr]"
 
 
 def format_observation(result: Result, max_chars: int = 4096) -> str:
-    """What the program printed, then its traceback or the reason why it was stopped.
+    """The program's output, then its traceback or the reason why it was stopped.
 
     What a program that ended well wrote to stderr (a log, a warning, what a thread died of) follows
     under a line that says so, in at most half of the room. Text longer than ``max_chars`` is cut in
@@ -35,9 +35,9 @@ def format_observation(result: Result, max_chars: int = 4096) -> str:
 
 
 def format_observations(results: Sequence[Result], calls: int, max_chars: int = 4096) -> str:
-    """What each of several programs printed, under a line that says which call it was.
+    """The observation of each of several programs, under a line that says which call it was.
 
-    A failed one is the last that ran, of ``calls`` in all, which share ``max_chars`` evenly.
+    The turn has ``calls`` programs, which share ``max_chars`` evenly; none runs after a failed one.
     """
     if calls == 1:
         return format_observation(results[0], max_chars)
@@ -54,12 +54,12 @@ def format_observations(results: Sequence[Result], calls: int, max_chars: int = 
 
 
 def format_call_error(error: str) -> str:
-    """What the model is shown in place of a result when its call could not be parsed."""
+    """What the model is shown instead of a result if its call could not be parsed."""
     return f"ToolCallError: {error}"
 
 
 def clip(text: str, max_chars: int) -> str:
-    """Text of at most about ``max_chars``: beginning and end, with a visible mark between."""
+    """Cut text to about ``max_chars``: its beginning and end, with a visible mark between them."""
     if len(text) <= max_chars:
         return text
     head = max_chars // 2

@@ -6,7 +6,7 @@ ENV_ID = "CleanerCodeTool-v0"
 
 
 def register_envs() -> None:
-    """Make ``gym.make("CleanerCodeTool-v0")`` work. Harmless when called again."""
+    """Make ``gym.make("CleanerCodeTool-v0")`` work. May be called repeatedly."""
     from gymnasium.envs import registration
 
     if ENV_ID not in registration.registry:

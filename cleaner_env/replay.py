@@ -1,4 +1,4 @@
-"""Replay: a finished episode's programs run again, to see whether they still answer alike."""
+"""Replay: run a finished episode's programs again, to see whether they still answer the same."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from cleaner_env.interpreter import Sandbox
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The first turn whose program answers differently now.
+    """The first turn whose program now answers differently.
 
     Attributes:
         position: index of the turn in the purified history.
         code: its program; None for a call that could not be parsed.
         expected: what the agent was shown, without SAAR's note.
-        repeatable: whether it answers so once more. False: the program itself answers differently
-            from run to run (random numbers, the time, addresses), which says nothing about the
-            episode. True: two runs agree with each other and not with the episode.
+        repeatable: whether a second replay gave the same answer as the first. True means that two
+            runs agree with each other, but not with the episode. False means that the program
+            itself answers differently from run to run (random numbers, the time, addresses), which
+            says nothing about the episode.
     """
 
     position: int
@@ -31,12 +32,10 @@ class Difference:
 
 
 def replay(episode: Episode, sandbox: Sandbox | None = None) -> Difference | None:
-    """Run the purified history's programs from the beginning; None when all answer as they did.
+    """Run the purified history's programs from the beginning; None if all answers are the same.
 
-    Turns that were never executed (the final answer, a turn over a budget) have no part in it.
-
-    The sandbox should have the limits of the episode's own; by default it is a new one, closed
-    afterwards.
+    Turns that were never executed (the final answer, a turn over a budget) are skipped. The sandbox
+    should have the limits of the episode's own; by default a new one is used and closed afterwards.
 
     Raises:
         ValueError: the episode's calls were not Python programs in a sandbox.
@@ -50,7 +49,7 @@ def replay(episode: Episode, sandbox: Sandbox | None = None) -> Difference | Non
         turn = episode.turns[position]
         expected = _answer(turn)
         if answer != expected:
-            # From the beginning once more: programs may share their variables.
+            # Again from the beginning, because programs may share variables.
             again = dict(_answers(episode, sandbox, position))[position]
             return Difference(position, turn.code, expected, answer, again == answer)
     return None
@@ -59,7 +58,7 @@ def replay(episode: Episode, sandbox: Sandbox | None = None) -> Difference | Non
 def _answers(
     episode: Episode, sandbox: Sandbox | None, last: int | None = None
 ) -> Iterator[tuple[int, str]]:
-    """What the executed turns' programs answer now, each by its position, up to the last."""
+    """Yield the position and the new answer of each executed turn, up to ``last``."""
     env = CodeToolEnv(
         [episode.task],
         sandbox=sandbox,
@@ -75,6 +74,6 @@ def _answers(
 
 
 def _answer(turn: Turn) -> str:
-    """What the tool answered, without what SAAR added to it."""
+    """The tool's answer without SAAR's note."""
     observation = turn.observation or ""
     return observation.removesuffix(f"\n{turn.note}") if turn.note else observation

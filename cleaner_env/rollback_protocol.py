@@ -1,25 +1,25 @@
-"""What SAARWrapper needs of an environment, and how little of it an environment has to offer.
+"""What SAARWrapper needs from an environment, and how little of it the environment must provide.
 
-Any Gymnasium environment can be rolled back whose actions are the text of a turn, whose
-observations are the text of the answer, and which puts into ``info`` after a step:
+A Gymnasium environment can be rolled back if its actions are the text of a turn, its observations
+are the text of the answer, and its ``info`` has these keys after a step:
 
 =================  ===============================================================================
-``call_ok``        True when the turn's call worked, False when it failed; absent, or None, when
-                   the turn had no call
-``error_class``    optional: what kind of failure, for the audit records
-``messages``       optional, after ``reset``: the chat messages that the episode begins with;
+``call_ok``        True if the turn's call worked, False if it failed; absent, or None, if the
+                   turn had no call
+``error_class``    optional: the kind of failure, for the audit records
+``messages``       optional, after ``reset``: the chat messages with which the episode begins;
                    otherwise the observation is the user's first message
 ``family``         optional: the kind of problem, for statistics
 =================  ===============================================================================
 
-and one attribute of its own, or an argument of the wrapper in its place: ``format``, an object
-whose ``parse(text)`` says where in a turn the call is (a ``ParsedTurn``).
+It also needs an attribute ``format`` (or the wrapper needs this argument): an object whose
+``parse(text)`` says where in a turn the call is, by a ``ParsedTurn``.
 
-An environment whose failed calls leave traces offers one method more, ``retract()``: undo the last
-step, whose call failed. Without it a failed call must leave nothing behind.
+If failed calls leave traces in the environment, it must have a method ``retract()``, which undoes
+the last step, whose call failed.
 
-The rest, which ``CodeToolEnv`` has of its own, comes from ``EpisodeKeeper``; ``SAARWrapper`` puts
-it around an environment that lacks it.
+``CodeToolEnv`` has everything else itself. ``SAARWrapper`` wraps an environment that lacks it in an
+``EpisodeKeeper``.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from cleaner_env.task import Task
 StepResult = tuple[str, Any, bool, bool, dict[str, Any]]
 
 NEEDED = ("format", "exceeds_budget", "retract", "annotate", "truncate")
-"""The attributes of ``RollbackEnv``, but for ``episode``, which is there from ``reset`` on only."""
+"""The attributes of ``RollbackEnv``, except ``episode``, which exists only after ``reset``."""
 
 
 class TurnFormat(Protocol):
-    """Where in a turn its call is."""
+    """Finds the call in a turn."""
 
     def parse(self, text: str) -> ParsedTurn:
         """Read a turn. Never raises."""
@@ -62,15 +62,15 @@ class RollbackEnv(Protocol):
         ...
 
     def exceeds_budget(self, action: str) -> bool:
-        """True when the turn ran, or would run, into a length budget."""
+        """Whether the turn ran, or would run, into a length budget."""
         ...
 
     def retract(self) -> Turn:
-        """Take the last turn out of the history, and undo what it did."""
+        """Remove the last turn from the history, and undo its effects."""
         ...
 
     def annotate(self, note: str) -> StepResult:
-        """Add a line to the last observation, and return what ``step`` returns."""
+        """Append a line to the last observation, and return what ``step`` returns."""
         ...
 
     def truncate(self) -> StepResult:
@@ -79,11 +79,11 @@ class RollbackEnv(Protocol):
 
 
 class EpisodeKeeper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorArgs):
-    """Keeps the episode buffer of an environment that has none; see this module's text.
+    """Keeps the episode buffer for an environment that has none; see the text of this module.
 
-    ``info["messages"]`` and ``info["turn"]`` become those of the buffer. A turn that was cut off
-    while it was sampled truncates the episode and never reaches the environment. Its turns are read
-    by ``format``, which is ``env.format`` by default.
+    ``info["messages"]`` and ``info["turn"]`` are the buffer's. A turn that was cut off during
+    sampling truncates the episode and never reaches the environment. Turns are read by ``format``,
+    by default ``env.format``.
     """
 
     def __init__(self, env: gym.Env[str, str], format: TurnFormat | None = None) -> None:
@@ -91,8 +91,8 @@ class EpisodeKeeper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructor
         super().__init__(env)
         if format is None and not env.has_wrapper_attr("format"):
             raise TypeError(
-                f"{type(env.unwrapped).__name__} has no attribute 'format' that says where in a "
-                "turn its call is; give SAARWrapper one, as in SAARWrapper(env, format=...)"
+                f"{type(env.unwrapped).__name__} has no attribute 'format' that finds the call in "
+                "a turn; give SAARWrapper one, as in SAARWrapper(env, format=...)"
             )
         self.format: TurnFormat = format or env.get_wrapper_attr("format")
         self._undo = env.get_wrapper_attr("retract") if env.has_wrapper_attr("retract") else None
@@ -121,7 +121,7 @@ class EpisodeKeeper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructor
 
         Raises:
             gym.error.ResetNeeded: there is no running episode.
-            ValueError: the environment saw a call where the format sees none.
+            ValueError: the environment reports a call where the format finds none.
         """
         episode = self.episode
         if episode.terminated or episode.truncated:
@@ -140,7 +140,7 @@ class EpisodeKeeper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructor
         return observation, reward, terminated, truncated, self._info(info)
 
     def _answered(self, turn: Turn, observation: str, info: dict[str, Any]) -> Turn:
-        """The turn with what the environment said to it."""
+        """The turn with the environment's answer."""
         ok = info.get("call_ok")
         if ok is not None and not turn.parsed.has_call:
             raise ValueError(
@@ -154,17 +154,17 @@ class EpisodeKeeper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructor
         return replace(turn, observation=observation, ok=bool(ok), error_class=error_class)
 
     def exceeds_budget(self, action: str) -> bool:
-        """True when the turn was cut off while it was sampled; there is no other budget here."""
+        """Whether the turn was cut off during sampling; there is no other budget here."""
         return Completion.of(action).truncated
 
     def retract(self) -> Turn:
-        """Take the last turn out of the history, and have the environment undo it if it can."""
+        """Remove the last turn from the history, and let the environment undo it if it can."""
         if self._undo is not None:
             self._undo()
         return self.episode.turns.pop()
 
     def annotate(self, note: str) -> StepResult:
-        """Add a line to the last observation, and return what ``step`` returns."""
+        """Append a line to the last observation, and return what ``step`` returns."""
         self.episode.turns[-1] = self.episode.turns[-1].with_note(note)
         return self._result()
 
@@ -190,6 +190,6 @@ class EpisodeKeeper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructor
 def _require_text(env: gym.Env[str, str], observation: object) -> None:
     if not isinstance(observation, str):
         raise TypeError(
-            f"{type(env.unwrapped).__name__} answers with {type(observation).__name__}; rollback "
-            "needs observations that are text (wrap it in a gymnasium.ObservationWrapper)"
+            f"{type(env.unwrapped).__name__} returns a {type(observation).__name__}; rollback "
+            "needs observations that are text (use a gymnasium.ObservationWrapper)"
         )

@@ -17,52 +17,53 @@ from cleaner_env.similarity import Similarity, resolve_similarity
 from cleaner_env.splicing import Splice, splice
 
 Mode = Literal["off", "saar", "shallow-only", "deep-only", "mask-failed"]
-"""What becomes of failed calls; see ``SAARWrapper``."""
+"""What happens to failed calls; see ``SAARWrapper``."""
 
 _DRAW = 0x5AA2
-"""Keeps the wrapper's random stream apart from the environment's under the same seed."""
+"""Separates the wrapper's random stream from the environment's under the same seed."""
 
 
 class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorArgs):
     """Replace failed calls by the agent's own corrections while an episode is collected (CLEANER).
 
-    After a failed call the agent is shown the history, the failed turn and its error: the
-    *lookahead*. Its next turn is spliced over the failed one: at a similarity of at least ``gamma``
-    the failed turn keeps its reasoning and gets the new call (*shallow*), otherwise the new turn
-    replaces it whole (*deep*). The error leaves the history and the new call is executed at the
-    same position. A lookahead without a call, and ``max_retries`` failed splices, turn rollback off
-    for the rest of the episode; the failed turn and its error then stay. A lookahead that runs into
-    the length budget is thrown away and truncates the episode, the failed turn staying last.
+    After a failed call, the agent is shown the history, the failed turn and its error: the
+    *lookahead*. Its next turn is spliced over the failed one. If the two calls have a similarity of
+    at least ``gamma``, the failed turn keeps its reasoning and gets the new call (*shallow*);
+    otherwise the new turn replaces the whole failed one (*deep*). The error leaves the history, and
+    the new call is executed at the same position. A lookahead without a call, or ``max_retries``
+    failed splices, turn rollback off for the rest of the episode; the failed turn and its error
+    then stay. A lookahead that runs into the length budget is discarded and truncates the episode;
+    the failed turn stays as the last one.
 
-    ``info`` has, besides the environment's keys, ``lookahead``: True when the next turn answers a
-    lookahead. ``info["messages"]`` is always what the agent must be shown next. ``episode`` holds
+    In addition to the environment's keys, ``info`` has ``lookahead``: True if the next turn answers
+    a lookahead. ``info["messages"]`` is always what the agent must be shown next. ``episode`` holds
     purified turns, raw turns, one record per lookahead, and the statistics.
 
-    Besides ``saar`` there are modes to compare it with:
+    Other modes than ``saar`` serve for comparison:
 
     ================  ==============================================================================
     ``off``           failed calls stay, as in plain GRPO
-    ``shallow-only``  every splice is shallow, whatever the similarity, but where tokens cannot be
+    ``shallow-only``  every splice is shallow, whatever the similarity, unless tokens cannot be
                       joined
     ``deep-only``     every splice is deep
     ``mask-failed``   failed calls stay, and their turns are ``masked``: the loss leaves them out
     ================  ==============================================================================
 
-    The environment may be any whose actions are text and which reports in ``info`` whether a call
+    The environment may be any one whose actions are text and whose ``info`` reports whether a call
     worked: see ``cleaner_env.rollback_protocol``. Wrappers that count steps or rewards, such as
-    TimeLimit and RecordEpisodeStatistics, belong around this wrapper: inside, they count the turns
-    that a splice took away as well, and never see the end of an episode that a lookahead cut off.
+    TimeLimit and RecordEpisodeStatistics, belong outside this wrapper: inside it, they would also
+    count turns that splices remove, and never see the end of an episode that a lookahead cut off.
 
     Args:
         gamma: similarity threshold, in [0, 1].
-        max_retries: splices allowed at one position.
-        rollback_probability: share of episodes that have rollback (or masks) at all, drawn at
-            ``reset``.
-        similarity: ``"difflib"``; ``"embedding"`` or ``"embedding:MODEL"`` (a name or directory of
-            sentence-transformers); or a function of two strings that returns a number in [0, 1].
-        similarity_on: ``"code"`` compares the programs, as the paper says; ``"call"`` the whole
-            call blocks, as the authors' released code does. Where one of the calls cannot be
-            parsed, and so has no program, the blocks are compared.
+        max_retries: the most splices at one position.
+        rollback_probability: share of episodes that have rollback (or masks), drawn at ``reset``.
+        similarity: ``"difflib"``; ``"embedding"`` or ``"embedding:MODEL"`` (the name or directory
+            of a sentence-transformers model); or a function of two strings that returns a number
+            in [0, 1].
+        similarity_on: ``"code"`` compares programs, as the paper says; ``"call"`` compares whole
+            call blocks, as the authors' released code does. If a call could not be parsed and so
+            has no program, the blocks are compared.
         format: how turns are read, for an environment that has no ``format`` of its own.
 
     Source: CLEANER, arXiv 2601.15141.
@@ -145,7 +146,7 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
     def _open_lookahead(self, result: StepResult) -> StepResult:
         """Decide whether the turn just committed starts a lookahead."""
         observation, reward, terminated, truncated, info = result
-        if truncated:  # perhaps by a wrapper that the buffer knows nothing of
+        if truncated:  # perhaps by a wrapper that the buffer does not know about
             self.episode.truncated = True
         if self._masking:
             self._mask_failure()
@@ -156,13 +157,13 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
         return observation, reward, terminated, truncated, info
 
     def _mask_failure(self) -> None:
-        """Leave the turn just committed out of the loss when its call failed."""
+        """Leave the turn just committed out of the loss if its call failed."""
         episode = self.episode
         if episode.turns[-1].failed:
             episode.turns[-1] = episode.raw_turns[-1] = replace(episode.turns[-1], masked=True)
 
     def _failure_to_show(self) -> Turn | None:
-        """The turn just committed, when it failed and may be tried again."""
+        """The turn just committed, if it failed and may be tried again; otherwise None."""
         turn = self.episode.turns[-1]
         if not turn.failed:
             self._retries = 0
@@ -170,7 +171,7 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
         return turn if self._retries < self.max_retries else None
 
     def _answer_lookahead(self, failed: Turn, answer: Completion) -> StepResult:
-        """What the agent's answer to a failed turn leads to."""
+        """Take the agent's answer to a failed turn: cut it off, give up, or splice it."""
         self._retries += 1
         try:
             if self._env_call("exceeds_budget", answer):
@@ -179,7 +180,7 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
                 return self._give_up(failed, answer)
             return self._replace(failed, answer)
         except Exception:
-            # Such as a sandbox that broke: the step can be tried again.
+            # For example, the sandbox broke: the step can be tried again.
             self._retries -= 1
             raise
 
@@ -245,7 +246,7 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
         spliced: Splice | None = None,
         position: int = -1,
     ) -> None:
-        """Keep the audit record; ``position`` counts from the end of the history."""
+        """Add an audit record; ``position`` counts from the end of the history."""
         self.episode.rollbacks.append(
             RollbackRecord(
                 position=len(self.episode.turns) + position,
@@ -260,7 +261,7 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
         )
 
     def _compare(self, failed: ParsedTurn, corrected: ParsedTurn) -> float:
-        """Similarity of two calls: of their programs or of their blocks."""
+        """The similarity of two calls: that of their programs, or of their blocks."""
         parts = failed.call or "", corrected.call or ""
         if self.similarity_on == "code" and failed.code is not None and corrected.code is not None:
             parts = failed.code, corrected.code
@@ -278,7 +279,7 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
         return format
 
     def _env_call(self, name: str, *args: Any) -> Any:
-        """Call one of the methods that a rollback needs of the environment."""
+        """Call one of the environment's methods that a rollback needs."""
         return self.env.get_wrapper_attr(name)(*args)
 
 
@@ -288,14 +289,14 @@ def exhausted_note(attempts: int) -> str:
 
 
 def _keeping_episodes(env: gym.Env[str, str], format: TurnFormat | None) -> gym.Env[str, str]:
-    """The environment itself when it can be rolled back, else one that keeps its episodes."""
+    """The environment itself if it can be rolled back, otherwise an ``EpisodeKeeper`` around it."""
     if not isinstance(env, gym.Env):
-        raise TypeError(f"SAARWrapper goes around a gymnasium.Env, not {type(env).__name__}")
+        raise TypeError(f"SAARWrapper wraps a gymnasium.Env, not a {type(env).__name__}")
     if not all(env.has_wrapper_attr(name) for name in NEEDED):
         return EpisodeKeeper(env, format)
     if format is not None and format is not env.get_wrapper_attr("format"):
         raise ValueError(
-            f"{type(env.unwrapped).__name__} has a format of its own; give it to the environment, "
-            "not to SAARWrapper"
+            f"{type(env.unwrapped).__name__} has its own format; give the format to the "
+            "environment, not to SAARWrapper"
         )
     return env

@@ -19,34 +19,32 @@ except ImportError:
     from difflib import SequenceMatcher
 
 Similarity = Callable[[str, str], float]
-"""Failed call and corrected call in, a number in [0, 1] out; 1 means the same text."""
+"""Maps a failed and a corrected call to a number in [0, 1]; 1 means the same text."""
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE = "sentence_transformers"
 _REMEMBERED = 4096
-"""Embeddings that a metric keeps: a failed call is compared again at the next retry."""
+"""Embeddings that a metric keeps, because a failed call is compared again at the next retry."""
 
 
 def difflib_similarity(failed: str, corrected: str) -> float:
     """``difflib.SequenceMatcher(None, failed, corrected).ratio()``, autojunk on (CLEANER).
 
-    Where ``cydifflib`` is installed (the extra ``fast``), it computes the same ratio.
+    If ``cydifflib`` is installed (the extra ``fast``), it computes the same ratio.
     """
     ratio: float = SequenceMatcher(None, failed, corrected).ratio()
     return ratio
 
 
 class EmbeddingSimilarity:
-    """The cosine of two texts' embeddings, negative ones counted as 0.
+    """The cosine of two texts' embeddings, where negative values count as 0.
 
-    The cosine is not stretched to [0, 1], because then unrelated programs, whose cosine is seldom
-    below 0, would lie above any sensible threshold. Two equal texts have similarity 1. Models read
-    a limited number of tokens (all-MiniLM-L6-v2: 256) and do not see what follows.
+    The cosine is not rescaled from [-1, 1] to [0, 1]: unrelated programs, whose cosine is seldom
+    below 0, would then exceed any sensible threshold. Equal texts have similarity 1. Models read
+    only so many tokens (all-MiniLM-L6-v2: 256) and ignore the rest.
 
-    The model is loaded at the first comparison. Threads may share a metric; they wait for each
-    other.
-
-    ``model`` is the name or the directory of a sentence-transformers model.
+    ``model`` is the name or the directory of a sentence-transformers model, which is loaded at the
+    first comparison. Threads may share a metric; they wait for each other.
     """
 
     def __init__(self, model: str = DEFAULT_MODEL) -> None:
@@ -74,7 +72,7 @@ class EmbeddingSimilarity:
         """The text's embedding, of length 1."""
         if self._encoder is None:
             self._encoder = _load(self.model)
-        # A tokenizer takes no lone surrogates; what cannot be UTF-8 becomes "?" for it.
+        # Tokenizers reject lone surrogates, so characters that UTF-8 cannot encode become "?".
         readable = text.encode("utf-8", "replace").decode()
         vector: npt.NDArray[np.float32] = self._encoder.encode(
             readable, normalize_embeddings=True, show_progress_bar=False
@@ -84,12 +82,12 @@ class EmbeddingSimilarity:
 
 @cache
 def embedding_similarity(model: str) -> EmbeddingSimilarity:
-    """The metric of that model; environments that name the same model share it."""
+    """The metric of a model, shared by all environments that name this model."""
     return EmbeddingSimilarity(model)
 
 
 def _load(model: str) -> Any:
-    # By name at run time: this package never depends on torch, which comes with that one.
+    # Imported by name at run time: this package must not depend on torch, which that one needs.
     package = import_module(_PACKAGE)
     try:
         return package.SentenceTransformer(model)
@@ -101,12 +99,7 @@ def _load(model: str) -> Any:
 
 
 def resolve_similarity(metric: str | Similarity) -> Similarity:
-    """The function behind a metric's name, or the function itself.
-
-    Args:
-        metric: ``"difflib"``; ``"embedding"`` or ``"embedding:MODEL"``, with the name or the
-            directory of a sentence-transformers model; or a function.
-    """
+    """The function for a metric's name (see ``SAARWrapper``), or the function itself."""
     if callable(metric):
         return metric
     if metric == "difflib":

@@ -1,4 +1,4 @@
-"""Splice: put a corrected call in the place of a failed one, in text and in tokens."""
+"""Splice: replace a failed call by its correction, in text and in tokens."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Literal
 from cleaner_env.completion import Completion, Decode, Tokens
 
 _NEAR = 24
-"""Characters around a call's start among which a cut is looked for before it is looked for in all
-of the text that two turns share."""
+"""A cut is first searched within this many characters of the call's start, and only then in all of
+the text that the two turns share."""
 _MARGIN = 4
-"""Boundaries looked at beyond the wanted ones: a decoder that tidies up spaces may write fewer
-characters for more tokens, and then the search for a place is a few tokens off."""
+"""Extra token boundaries to look at: a decoder that cleans up spaces may write fewer characters for
+more tokens, and then the binary search is a few tokens off."""
 
 
 @dataclass(frozen=True, slots=True)
 class Splice:
-    """What became of a failed turn and the turn that corrects it.
+    """The result of splicing a failed turn and the turn that corrects it.
 
     ``completion`` is the purified turn. A ``shallow`` splice keeps the failed turn's reasoning and
-    takes the new call, a ``deep`` one takes the new turn whole.
+    takes the new call; a ``deep`` one takes the whole new turn.
     """
 
     completion: Completion
@@ -39,19 +39,19 @@ def splice(
     gamma: float,
     retry: int = 1,
 ) -> Splice:
-    """The purified turn of a failed turn (r, c) and its correction (r', c'); CLEANER's splice.
+    """The purified turn from a failed turn (r, c) and its correction (r', c'): CLEANER's splice.
 
-    Shallow when ``similarity >= gamma``: r and c'. Otherwise deep: r' and c'. Sampled tokens are
-    never encoded again: a shallow splice joins the two turns' ids at boundaries for which the
-    joined ids decode to the purified text, and where there are none it becomes deep.
+    If ``similarity >= gamma``, the splice is shallow: r and c'. Otherwise it is deep: r' and c'.
+    Sampled tokens are never encoded again. A shallow splice joins the two turns' ids at boundaries
+    for which the joined ids decode to the purified text; if there are none, it becomes deep.
 
     Args:
-        failed: the failed turn, as it stands in the history.
+        failed: the failed turn, as in the history.
         failed_call_start: index in its text at which its call begins.
-        corrected: the turn that the agent gave in the lookahead.
+        corrected: the agent's turn in the lookahead.
         corrected_call_start: index in that text at which the call begins.
-        similarity: of the two calls, in [0, 1]; ``gamma`` is the threshold.
-        retry: which retry at its position this is, from 1; kept on the result.
+        similarity: the similarity of the two calls, in [0, 1]; ``gamma`` is the threshold.
+        retry: the number of this retry at its position, from 1; recorded in the result.
     """
     if similarity >= gamma:
         text = failed[:failed_call_start] + corrected[corrected_call_start:]
@@ -69,15 +69,15 @@ def splice(
 def _join(
     failed: Completion, failed_start: int, corrected: Completion, corrected_start: int, text: str
 ) -> Tokens | None:
-    """The failed turn's tokens up to its call, then the corrected call's; None without a cut.
+    """The failed turn's tokens up to its call, then the corrected call's; None if no cut fits.
 
-    The two cuts must lie equally far from their call's start, within the text that the two turns
-    share around it: elsewhere the joined text would be another one. The nearest ones win. So a
-    marker that is several tokens, or whose first token has swallowed the characters before it, does
-    not force a deep splice.
+    Both cuts must lie at the same distance from their call's start, within the text that the two
+    turns share around it: elsewhere the joined text would be different. The nearest cuts win. So a
+    marker of several tokens, or one whose first token includes the characters before it, does not
+    force a deep splice.
     """
     left, right = failed.tokens, corrected.tokens
-    assert left is not None and right is not None, "the caller has looked"
+    assert left is not None and right is not None, "the caller has checked"
     shared = _shared(failed, failed_start, corrected, corrected_start)
     tried = range(0)
     for reach in (range(1), range(max(-_NEAR, shared.start), min(_NEAR, shared.stop)), shared):
@@ -93,7 +93,7 @@ def _join(
 
 
 def _joined(failed: Tokens, i: int, corrected: Tokens, j: int) -> Tokens:
-    """The first ``i`` tokens of one turn and those from ``j`` on of the other."""
+    """The first ``i`` tokens of the failed turn, then those of the corrected one from ``j`` on."""
     return Tokens(
         failed.ids[:i] + corrected.ids[j:],
         failed.logprobs[:i] + corrected.logprobs[j:],
@@ -104,22 +104,22 @@ def _joined(failed: Tokens, i: int, corrected: Tokens, j: int) -> Tokens:
 
 
 def _shared(a: str, a_start: int, b: str, b_start: int) -> range:
-    """Distances from two places at which a cut leaves the same text: the text they share there."""
+    """Distances from two places at which cuts give the same text: as far as the texts agree."""
     before = _alike(a[:a_start][::-1], b[:b_start][::-1])
     after = _alike(a[a_start:], b[b_start:])
     return range(-before, after + 1)
 
 
 def _alike(a: str, b: str) -> int:
-    """How many characters two texts have in common at their beginning."""
+    """The length of the longest common prefix."""
     differs = (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
     return next(differs, min(len(a), len(b)))
 
 
 def _boundaries(tokens: Tokens, start: int, reach: range) -> dict[int, list[int]]:
-    """Token boundaries near a place, as numbers of tokens by their distance from it.
+    """Token boundaries near a place: their distance from it -> the numbers of tokens before them.
 
-    Several boundaries have the same distance where a character is made of several tokens.
+    If a character consists of several tokens, several boundaries have the same distance.
     """
     ids = tokens.ids[: len(tokens.ids) - tokens.stop_length]
     first = token_index(ids, start + reach.start, tokens.decode) - _MARGIN
@@ -133,7 +133,7 @@ def _boundaries(tokens: Tokens, start: int, reach: range) -> dict[int, list[int]
 
 
 def token_index(ids: tuple[int, ...], target: int, decode: Decode) -> int:
-    """How many tokens it takes to write at least ``target`` characters (binary search)."""
+    """The least number of tokens that decode to at least ``target`` characters (binary search)."""
     low, high = 0, len(ids)
     while low < high:
         middle = (low + high) // 2

@@ -20,9 +20,9 @@ _ASCII, _UNICODE = (32, 127), (0, 0x110000)
 
 
 class TextSpace(gym.Space[str]):
-    """Every string of at most ``max_length`` characters, whatever the characters.
+    """All strings of at most ``max_length`` characters, whatever the characters.
 
-    ``gymnasium.spaces.Text`` wants a list of allowed characters; a model may write any. Lone
+    ``gymnasium.spaces.Text`` needs a list of allowed characters, but a model may write any. Lone
     surrogates, which Python's strings can hold and UTF-8 cannot, are text here as well.
     """
 
@@ -58,15 +58,15 @@ class TextSpace(gym.Space[str]):
     __hash__ = None  # type: ignore[assignment]
 
 
-# What gymnasium.vector.AsyncVectorEnv needs to hand observations over in shared memory: for each
-# environment a row of 32-bit numbers, the length of the text and then its characters.
+# gymnasium.vector.AsyncVectorEnv passes observations through shared memory. Each environment has a
+# row of 32-bit numbers: the length of the text, then its characters.
 
 
 class _SharedTexts(Sequence[str]):
-    """The texts that lie in shared memory now; a deep copy of it holds them as they are then.
+    """The current texts in shared memory; a deep copy is a snapshot of them.
 
-    AsyncVectorEnv reads the memory once, as an array that follows what is written. Text cannot be
-    such an array, so this follows in its place.
+    AsyncVectorEnv creates its view of the memory once and expects it to show what is written later.
+    An array cannot do that for text, so this sequence does.
     """
 
     def __init__(self, rows: npt.NDArray[np.uint32]) -> None:

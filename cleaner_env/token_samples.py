@@ -1,6 +1,6 @@
-"""Token samples: episodes as token ids, those that the policy sampled told from all others.
+"""Token samples: episodes as token ids, with a mask of those that the policy sampled.
 
-Sampled ids stay as they were sampled; nothing is encoded again.
+Sampled ids are kept exactly; nothing is encoded again.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from cleaner_env.episode import Episode, Turn
 from cleaner_env.splicing import token_index
 
 ObservationIds = Callable[[str, int | None], list[int]]
-"""Ids between two turns, given the tool's answer and the token that ended the turn before."""
+"""Gives the ids between two turns, from the tool's answer and the token that ended the turn."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenSample:
-    """A token sequence, of which some tokens may be trained.
+    """A token sequence, some of whose tokens may be trained.
 
     Attributes:
         ids: token ids, prompt first.
@@ -44,7 +44,7 @@ class TokenSample:
 def purified_sample(
     episode: Episode, prompt_ids: Sequence[int], observation_ids: ObservationIds
 ) -> TokenSample:
-    """The purified trajectory; turns that are ``masked`` are context alone."""
+    """The purified trajectory; ``masked`` turns are context only."""
     sample = _untrained(prompt_ids)
     for turn in episode.turns:
         tokens = _tokens(turn)
@@ -55,12 +55,12 @@ def purified_sample(
 
 
 def turn_sample(turn: Turn, context: Sequence[int]) -> TokenSample:
-    """A turn behind the context that it was sampled in."""
+    """A turn after the context in which it was sampled."""
     return _untrained(context) + _sampled(_tokens(turn))
 
 
 def call_sample(turn: Turn, context: Sequence[int]) -> TokenSample:
-    """As ``turn_sample``, with the reasoning before the call as context."""
+    """Like ``turn_sample``, but the reasoning before the call is context too."""
     tokens = _tokens(turn)
     first = token_index(tokens.ids, turn.parsed.call_start + 1, tokens.decode) - 1
     return _untrained(context) + _sampled(tokens, first)
@@ -69,7 +69,7 @@ def call_sample(turn: Turn, context: Sequence[int]) -> TokenSample:
 def context_ids(
     prompt_ids: Sequence[int], turns: Sequence[Turn], observation_ids: ObservationIds
 ) -> list[int]:
-    """What the policy is shown before its next turn."""
+    """The ids that the policy is shown before its next turn."""
     ids = list(prompt_ids)
     for turn in turns:
         tokens = _tokens(turn)
@@ -80,7 +80,7 @@ def context_ids(
 
 
 def stop_id(tokens: Tokens) -> int | None:
-    """The token that ended the turn; None when a length limit did."""
+    """The token that ended the turn; None if a length limit did."""
     return tokens.ids[-1] if tokens.stop_length else None
 
 

@@ -8,7 +8,7 @@ _RULE = "-" * 72
 
 
 def transcript(episode: Episode) -> str:
-    """The purified episode, turn by turn, each rollback noted where it happened."""
+    """The purified episode, turn by turn, with each rollback noted where it happened."""
     blocks = [beginning(episode)]
     for position, turn in enumerate(episode.turns):
         for record in episode.rollbacks:
@@ -19,12 +19,12 @@ def transcript(episode: Episode) -> str:
 
 
 def beginning(episode: Episode) -> str:
-    """What comes before the first turn."""
+    """The messages before the first turn."""
     return "\n".join([_RULE, *(_block(m["role"], m["content"]) for m in episode.prompt)])
 
 
 def describe_turn(turn: Turn) -> str:
-    """A turn and what the tool answered."""
+    """A turn and the tool's answer."""
     text = _block("assistant", turn.text)
     if turn.observation is None:
         return text

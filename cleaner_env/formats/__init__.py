@@ -34,19 +34,19 @@ FORMATS: dict[str, type[TextFormat]] = {
 def make_format(
     name: str, *, max_calls: int = 1, strict: bool = True, opened_thinking: bool = False
 ) -> TextFormat:
-    """The format of that name; for the arguments see ``TextFormat``."""
+    """Create the format with a name; for the arguments see ``TextFormat``."""
     if name not in FORMATS:
         raise ValueError(f"unknown tool-call format {name!r}; use one of: {', '.join(FORMATS)}")
     return FORMATS[name](max_calls=max_calls, strict=strict, opened_thinking=opened_thinking)
 
 
 def resolve_format(format: str | ToolCallFormat, *, max_calls: int, strict: bool) -> ToolCallFormat:
-    """The format of that name, or the format itself."""
+    """The format with a name, or the format itself."""
     if isinstance(format, str):
         return make_format(format, max_calls=max_calls, strict=strict)
     if max_calls != 1 or not strict:
         raise ValueError(
-            "max_calls and strict belong to a format that is chosen by its name; give them to "
-            f"{type(format).__name__} instead, where you make it"
+            "max_calls and strict apply only to a format that is chosen by name; give them to "
+            f"{type(format).__name__}(...) instead"
         )
     return format

@@ -14,7 +14,7 @@ from cleaner_env.formats.protocol import ParsedTurn
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call in a turn's text, ``text[start:end]``: its program, or the error that it has."""
+    """One call in a turn's text, ``text[start:end]``: its program, or what is wrong with it."""
 
     start: int
     end: int
@@ -24,14 +24,14 @@ class Call:
 
 
 class TextFormat(ABC):
-    """A format given by how one call is found and read.
+    """A format defined by how one call is found and read.
 
     Args:
-        max_calls: most calls that a turn may have. A turn with more is refused as a whole.
+        max_calls: the most calls that a turn may have. A turn with more is refused as a whole.
         strict: False repairs calls that break the format's rules in ways that models often do. The
-            model is then not told of its mistake; ``ParsedTurn.repaired`` tells you.
-        opened_thinking: True when the prompt ends inside a ``<think>`` block, as the templates of
-            some reasoning models do: the turn is reasoning up to ``</think>``.
+            model then does not learn of its mistake, but ``ParsedTurn.repaired`` reports it.
+        opened_thinking: True if the prompt ends inside a ``<think>`` block, as with the templates
+            of some reasoning models: the turn is then reasoning up to ``</think>``.
     """
 
     name: ClassVar[str]
@@ -68,8 +68,8 @@ class TextFormat(ABC):
     def parse(self, text: str) -> ParsedTurn:
         """Read a turn. Never raises: a malformed call comes back with ``error`` set.
 
-        Text inside a leading ``<think>`` block is reasoning, whatever it contains. Of several calls
-        none has a program when one is malformed: either all can be run or none is.
+        Text inside a leading ``<think>`` block is reasoning, whatever it contains. If one of
+        several calls is malformed, none has a program: either all are run or none.
         """
         found = self._calls(text, self._thought_end(text))
         calls = list(islice(found, self.max_calls + 1))
@@ -87,7 +87,7 @@ class TextFormat(ABC):
         return ParsedTurn(text[:start], call, "\n\n".join(codes), None, start, codes, repaired)
 
     def _thought_end(self, text: str) -> int:
-        """Where the leading think block ends; 0 without one, or when it is never closed."""
+        """Where the leading think block ends; 0 without one, or if it is never closed."""
         if self.opened_thinking or text.lstrip().startswith("<think>"):
             return text.find("</think>") + 1
         return 0
@@ -102,7 +102,7 @@ class TextFormat(ABC):
 
 
 def _first_error(calls: list[Call]) -> str | None:
-    """What is wrong with the first malformed call, None when all are well-formed."""
+    """What is wrong with the first malformed call; None if all are well-formed."""
     for number, call in enumerate(calls, 1):
         if call.error is not None and len(calls) > 1:
             return f"call {number} of {len(calls)}: {call.error}; no call of this turn was run"
@@ -112,7 +112,7 @@ def _first_error(calls: list[Call]) -> str | None:
 
 
 def skip_space(text: str, place: int) -> int:
-    """Index of the next character that is no white space, or the text's length."""
+    """The index of the next character that is not white space, or the text's length."""
     while place < len(text) and text[place].isspace():
         place += 1
     return place

@@ -1,4 +1,4 @@
-"""Choice: the tool-call format that a model was trained on, as its chat template shows it."""
+"""Choice: the tool-call format on which a model was trained, as its chat template shows it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _MARKS = (
 
 
 def choose_format(chat_template: str) -> str | None:
-    """The name of the format in which the template writes a model's tool calls.
+    """The name of the format in which a template writes the model's tool calls.
 
-    The template's text is searched for the format's marks; nothing is rendered. None means that the
-    template knows no tools, or writes calls in a way for which there is no format here. ``fenced``
-    is never chosen: templates do not show it.
+    The template's text is searched for each format's marks; nothing is rendered. None means that
+    the template does not know tools, or writes calls in a format that we do not have. ``fenced`` is
+    never chosen, because templates do not show it.
     """
     source = _COMMENT.sub("", chat_template).replace("\\", "")
     for name, present, absent in _MARKS:

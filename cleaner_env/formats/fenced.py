@@ -1,7 +1,7 @@
-"""Fenced code: a Markdown block marked ``python`` is a call. For models that know no tools.
+"""Fenced code: a Markdown block marked ``python`` is a call. For models without tool training.
 
-A closing fence is at least as long as the opening one (CommonMark), so a program that holds fences
-is written between longer ones.
+A closing fence is at least as long as the opening one (CommonMark), so a program that contains
+fences is written between longer ones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FENCE_IN_PROGRAM = re.compile(r"^ {0,3}(`{3,})", re.M)
 class FencedFormat(TextFormat):
     """A block that begins with a line of three backticks and ``python``; see ``TextFormat``.
 
-    Blocks in other languages, or in none, are text.
+    Blocks in other languages, or without a language, are text.
     """
 
     name = "fenced"

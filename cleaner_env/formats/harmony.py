@@ -1,13 +1,13 @@
-"""The format of gpt-oss models (harmony): messages on channels, a call is one with a recipient.
+"""The format of gpt-oss models (harmony): messages on channels; one with a recipient is a call.
 
-A turn continues ``<|start|>assistant``, which the prompt ends with, and may hold several messages::
+A turn continues the ``<|start|>assistant`` that ends the prompt, and may hold several messages::
 
     <|channel|>analysis<|message|>I have to count.<|end|><|start|>assistant<|channel|>commentary
      to=functions.code_interpreter <|constrain|>json<|message|>{"code": "print(6 * 7)"}<|call|>
 
-The recipient stands behind the channel or before it. ``<|call|>`` is a token that ends the turn and
-no part of its text when a model was sampled. Messages without a recipient, such as those on the
-analysis channel, are reasoning. The built-in ``python`` tool gets the program as it is.
+The recipient comes after the channel or before it. ``<|call|>`` is a token that ends the turn; in a
+sampled turn it is not part of the text. Messages without a recipient, such as those on the analysis
+channel, are reasoning. The built-in ``python`` tool is sent the program itself.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class HarmonyFormat(TextFormat):
     def render(self, code: str, *more: str) -> str:
         """The text that calls the tool with each program. Any program can be written.
 
-        It continues ``<|start|>assistant``, and leaves out the ``<|call|>`` at its end.
+        It continues ``<|start|>assistant`` and omits the final ``<|call|>``.
         """
         header = f"<|channel|>commentary to=functions.{TOOL_NAME} <|constrain|>json{_BODY}"
         return f"{_CALL}{_START}assistant".join(
@@ -62,7 +62,7 @@ class HarmonyFormat(TextFormat):
         )
 
     def _thought_end(self, text: str) -> int:
-        """0: thoughts are messages of their own here."""
+        """0, because thoughts are separate messages here."""
         return 0
 
     def _calls(self, text: str, start: int) -> Iterator[Call]:
@@ -81,7 +81,7 @@ class HarmonyFormat(TextFormat):
             yield Call(begin, message.end, *read)
 
     def _read(self, recipient: str, content_type: str | None, content: str) -> Read:
-        """The program in a message's content; without a type, functions get JSON."""
+        """The program in a message's content; without a type, the content of functions is JSON."""
         name = recipient.removeprefix("functions.")
         if name not in (TOOL_NAME, _PYTHON):
             known = f"functions.{TOOL_NAME}"
@@ -95,7 +95,7 @@ class HarmonyFormat(TextFormat):
 class _Message:
     """A message of the assistant, from after ``<|start|>assistant`` to after its ``<|call|>``.
 
-    The header reaches up to ``<|message|>``, without which there is no content.
+    The header extends to ``<|message|>``; without that there is no content.
     """
 
     start: int
@@ -105,10 +105,8 @@ class _Message:
 
 
 def _recipient(header: str) -> tuple[str, int] | None:
-    """Who a message is for, and where in its header that or the channel begins; None for nobody.
-
-    The recipient stands behind the channel, or right behind the role.
-    """
+    """The recipient of a message, and where in its header the recipient or the channel begins; None
+    without one. The recipient comes after the channel, or directly after the role."""
     channel = header.rfind(_CHANNEL)
     found = _RECIPIENT.search(header, channel) if channel >= 0 else None
     if found is None:
@@ -118,7 +116,7 @@ def _recipient(header: str) -> tuple[str, int] | None:
 
 
 def _messages(text: str) -> Iterator[_Message]:
-    """The messages of a turn, in order. What stands before one belongs to its header."""
+    """The messages of a turn, in order. Text before a message belongs to its header."""
     place = 0
     while place < len(text):
         body = text.find(_BODY, place)

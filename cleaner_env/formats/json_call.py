@@ -1,6 +1,6 @@
-"""JSON calls: the program in an object with a name and arguments, as three of the formats have it.
+"""JSON calls: the program in an object with a name and arguments, as in three of the formats.
 
-Programs of any text survive, because JSON can write every character as an escape.
+Any program can be written, because JSON can write every character as an escape.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 from cleaner_env.formats.protocol import TOOL_NAME
 
 _LONGEST_REPAIR = 4096
-"""Characters of a call that are repaired at most: json-repair takes seconds for nonsense of 10,000
-(a policy that repeats itself writes such), and a quarter of one for this much."""
+"""The most characters of a call that is repaired. json-repair takes seconds for nonsense of 10,000,
+as a policy that repeats itself may write, and a quarter of a second for this much."""
 
 Read = tuple[str | None, str | None, bool]
-"""A program or None, what is wrong or None, and whether a repair was needed."""
+"""The program or None, what is wrong or None, and whether a repair was needed."""
 
 
 def require_repair() -> None:
-    """Raise ImportError where JSON cannot be repaired."""
+    """Raise ImportError if JSON cannot be repaired."""
     if find_spec("json_repair") is None:
         raise ImportError(
             "strict=False repairs JSON with the json-repair package, which is not installed: "
@@ -30,7 +30,7 @@ def require_repair() -> None:
 
 
 def dump(value: Any, *markers: str) -> str:
-    r"""JSON in which none of the markers occurs: their first character is escaped as ``\u....``."""
+    r"""JSON without any of the markers: their first character is escaped as ``\u....``."""
     text = json.dumps(value, ensure_ascii=False)
     for marker in markers:
         text = text.replace(marker, f"\\u{ord(marker[0]):04x}{marker[1:]}")
@@ -38,9 +38,9 @@ def dump(value: Any, *markers: str) -> str:
 
 
 def read_call(body: str, argument_keys: Sequence[str], strict: bool) -> Read:
-    """The program in the JSON object of a call.
+    """Read the program in the JSON object of a call.
 
-    ``argument_keys`` are what the arguments may be called; messages name the first.
+    ``argument_keys`` are the allowed names of the arguments; error messages use the first.
     """
 
     def code_of(payload: Any) -> tuple[str | None, str | None]:
@@ -63,7 +63,7 @@ def read_call(body: str, argument_keys: Sequence[str], strict: bool) -> Read:
 
 
 def read_arguments(body: str, strict: bool) -> Read:
-    """The program in the JSON object of a call's arguments, where the name stands elsewhere."""
+    """Read the program in the JSON object of a call's arguments, without the name."""
 
     def code_of(payload: Any) -> tuple[str | None, str | None]:
         return code_argument(payload, "arguments")
@@ -88,9 +88,9 @@ def _read(
     whole: Callable[[Any], bool],
     strict: bool,
 ) -> Read:
-    """Read as it is, else repaired.
+    """Read JSON as it is, or repair it if that fails.
 
-    ``whole`` says that an object has the call's keys and no others. A repaired one must: where
+    ``whole`` tells whether an object has the call's keys and no others. A repaired object must: if
     quotation marks in the program are not escaped, a repair may end the program at one of them and
     take the rest for further keys.
     """
@@ -106,7 +106,7 @@ def _read(
 
 
 def _repair(body: str) -> Any:
-    """What json-repair makes of it; None where it makes nothing."""
+    """Repair JSON with json-repair; None if that fails."""
     if len(body) > _LONGEST_REPAIR:
         return None
     import json_repair  # an optional dependency

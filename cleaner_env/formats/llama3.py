@@ -1,10 +1,10 @@
 """The format of Llama 3.1, 3.2 and 3.3: a bare JSON object, or a program after ``<|python_tag|>``.
 
-The published templates write ``{"name": ..., "parameters": ...}`` for tools of one's own, and
-models put ``<|python_tag|>`` before it or not. The built-in interpreter gets the program itself
-after that tag, as it is, to the end of the turn. Such a turn ends with ``<|eom_id|>``, others with
-``<|eot_id|>``; both are tokens and no part of the text. Several objects stand one after another,
-with a semicolon between them or not.
+The published templates write ``{"name": ..., "parameters": ...}`` for custom tools, and models put
+``<|python_tag|>`` before it or not. For the built-in interpreter, the program itself follows that
+tag, up to the end of the turn. Such a turn ends with ``<|eom_id|>``, others with ``<|eot_id|>``;
+both are tokens and not part of the text. Several objects follow one another, with or without
+semicolons between them.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _ARGUMENTS = ("parameters", "arguments")
 _OBJECT = re.compile(r"""\{\s*["'](?:name|type)["']\s*:""")
 _TAG_OR_OBJECT = re.compile(rf"{re.escape(_TAG)}|{_OBJECT.pattern}")
 _HINT = re.compile("|".join((*_ARGUMENTS, TOOL_NAME)))
-"""An object that cannot be read is taken for a call only when one of these words is in it."""
+"""An object that cannot be read is taken for a call only if it contains one of these words."""
 _AFTER_BROKEN = re.compile(rf"{re.escape(_TAG)}|(?<=[;\n])\s*{_OBJECT.pattern}|<\|eo[mt]_id\|>")
-"""Where an object ends that cannot be read. Dictionaries in its program must not end it."""
+"""Ends an object that cannot be read. Dictionaries in its program must not end it."""
 
 
 class Llama3Format(TextFormat):
@@ -67,7 +67,7 @@ class Llama3Format(TextFormat):
 
     @staticmethod
     def _tagged(text: str, start: int, first: int) -> Call:
-        """A program as it is, up to the end of the turn or the next tag."""
+        """A program written directly, up to the end of the turn or the next tag."""
         ends = [place for mark in (_TAG, *_ENDS) if (place := text.find(mark, first)) >= 0]
         end = min(ends, default=len(text))
         if not text[first:end].strip():
@@ -75,7 +75,7 @@ class Llama3Format(TextFormat):
         return Call(start, end, text[first:end].strip("\n"))
 
     def _object(self, text: str, start: int, first: int) -> Call | None:
-        """The call in a JSON object; None when the object has nothing of a call."""
+        """The call in a JSON object; None if the object does not look like a call."""
         try:
             payload, end = json.JSONDecoder(strict=False).raw_decode(text, first)
         except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The tool, what an assistant's turn says, and what a format for saying it has to offer."""
+"""The tool, the parts of an assistant's turn, and the interface of a tool-call format."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ TOOL_SCHEMA: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class ParsedTurn:
-    """What one assistant turn says.
+    """The parts of one assistant turn.
 
     Attributes:
-        reasoning: the text before the first call, or the whole text when there is no call.
-        call: the calls as they were written, markers included, from the first one's start to the
-            last one's end; None without a call.
-        code: the program; of several calls all programs, joined by a blank line. None without a
-            call or when a call could not be parsed.
-        error: why a call could not be parsed, in words meant for the model; None when all could.
+        reasoning: the text before the first call, or the whole text if there is no call.
+        call: the calls as written, including markers, from the start of the first to the end of the
+            last; None without a call.
+        code: the program; for several calls all programs, joined by blank lines. None without a
+            call, or if a call could not be parsed.
+        error: why a call could not be parsed, in words meant for the model; None if all could.
         call_start: index in the turn's text at which the first call begins; the text's length
             without a call.
-        codes: the program of each call, in order; filled from ``code`` when left out.
-        repaired: True when a call had to be repaired to be read (formats that are not strict).
+        codes: the program of each call, in order; taken from ``code`` if not given.
+        repaired: whether a call had to be repaired to be read (formats that are not strict).
     """
 
     reasoning: str
@@ -54,22 +54,21 @@ class ParsedTurn:
 
     @property
     def has_call(self) -> bool:
-        """True when the turn carries a call, well-formed or not."""
+        """Whether the turn has a call, well-formed or not."""
         return self.call is not None
 
 
 class ToolCallFormat(Protocol):
-    """How a turn of the assistant carries programs. ``cleaner_env.formats`` has five of them.
+    """How a turn of the assistant carries programs. ``cleaner_env.formats`` has five formats.
 
-    Whatever follows a call in its turn is ignored. ``parse(reasoning + call)``, where ``call`` is
-    one that it read in another turn, finds ``call`` again at ``len(reasoning)``: the splice of a
-    rollback relies on that.
+    Text after a call is ignored. If ``call`` was read in another turn, ``parse(reasoning + call)``
+    must find it again at ``len(reasoning)``; the splice of a rollback relies on that.
 
     Attributes:
-        name: what ``--tool-format`` and ``make_format`` call it.
-        stop_tokens: special tokens that may end a turn after a call, besides the template's own end
-            of turn. They are no part of the turn's text.
-        max_calls: most calls that a turn may have.
+        name: its name for ``--tool-format`` and ``make_format``.
+        stop_tokens: special tokens that may end a turn after a call, in addition to the template's
+            own end of turn. They are not part of the turn's text.
+        max_calls: the most calls that a turn may have.
     """
 
     @property
@@ -87,7 +86,7 @@ class ToolCallFormat(Protocol):
         ...
 
     def render(self, code: str, *more: str) -> str:
-        """The text that calls the tool with each program; ValueError where it cannot be written."""
+        """The text that calls the tool with each program; ValueError if it cannot be written."""
         ...
 
     def parse(self, text: str) -> ParsedTurn:
@@ -96,7 +95,7 @@ class ToolCallFormat(Protocol):
 
 
 def system_prompt(format: ToolCallFormat, stateful: bool = False) -> str:
-    """What an agent has to know before it meets the environment, in the format's own terms."""
+    """What an agent has to know about the environment, in the terms of the format."""
     state = "Programs share no state."
     if stateful:
         state = "Variables stay from one program to the next; one that fails changes nothing."

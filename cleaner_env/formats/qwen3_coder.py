@@ -1,7 +1,7 @@
-"""The format of Qwen3-Coder, Qwen3.5 and later: XML-like tags, the program between them as it is.
+"""The format of Qwen3-Coder, Qwen3.5 and later: the program, unescaped, between XML-like tags.
 
-Nothing is escaped, so a program that holds ``</parameter>`` cannot be written. Servers read a value
-without one line break at each end; so does this parser.
+Without escapes, a program that contains ``</parameter>`` cannot be written. Servers strip one line
+break from each end of a value, and so does this parser.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _NAME = re.compile(r"([^<>\n]*)>\s*")
 _PARAMETER = re.compile(r"<parameter=([^<>\n]*)>")
 _END_OF_VALUE = "</parameter>"
 _LOST_END = re.compile(r"</function>|</tool_call>|<parameter=|\Z")
-"""Where a value ends whose own end tag is missing."""
+"""Ends a value whose own end tag is missing."""
 
 
 class Qwen3CoderFormat(TextFormat):
     """``<tool_call><function=code_interpreter><parameter=code>...``; see ``TextFormat``.
 
-    Not strict, it also reads calls that lack ``<tool_call>`` or an end tag.
+    If not strict, it also reads calls that lack ``<tool_call>`` or an end tag.
     """
 
     name = "qwen3-coder"
@@ -43,8 +43,8 @@ class Qwen3CoderFormat(TextFormat):
         for program in (code, *more):
             if _END_OF_VALUE in program:
                 raise ValueError(
-                    f"the qwen3-coder format cannot carry a program with {_END_OF_VALUE}; write "
-                    "that text in two parts in the program, or use another format"
+                    f"the qwen3-coder format cannot carry a program with {_END_OF_VALUE}; split "
+                    "that text in the program, or use another format"
                 )
         return "\n".join(
             f"<tool_call>\n<function={TOOL_NAME}>\n<parameter=code>\n{program}\n</parameter>\n"
@@ -82,7 +82,7 @@ class Qwen3CoderFormat(TextFormat):
     def _values(self, text: str, place: int) -> tuple[dict[str, str], int, bool]:
         """Parameters from an index on, the index after the call, and whether all tags were there.
 
-        The first value of a name counts.
+        If a name occurs twice, its first value counts.
         """
         values: dict[str, str] = {}
         complete = True
@@ -106,7 +106,7 @@ class Qwen3CoderFormat(TextFormat):
 
     @staticmethod
     def _broken(text: str, start: int, place: int, error: str) -> Call:
-        """A malformed call; it reaches to its end tag, or to the next call where it has none."""
+        """A malformed call, which extends to its end tag, or to the next call if it has none."""
         after = _OPEN.search(text, place)
         limit = len(text) if after is None else after.start()
         closed = text.find("</tool_call>", place, limit)

@@ -138,13 +138,13 @@ def test_a_format_that_sees_no_call_where_the_environment_does_is_reported():
 
 def test_observations_that_are_no_text_are_refused():
     env = SAARWrapper(gym.make("CartPole-v1"), format=Equals())
-    with pytest.raises(TypeError, match="CartPoleEnv answers with ndarray; rollback needs"):
+    with pytest.raises(TypeError, match="CartPoleEnv returns a ndarray; rollback needs"):
         env.reset()
     env.close()
 
 
 def test_what_is_no_environment_is_refused():
-    with pytest.raises(TypeError, match=r"goes around a gymnasium\.Env, not str"):
+    with pytest.raises(TypeError, match=r"wraps a gymnasium\.Env, not a str"):
         SAARWrapper("CleanerCodeTool-v0")
 
 
