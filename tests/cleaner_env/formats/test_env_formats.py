@@ -116,7 +116,7 @@ def test_a_format_may_be_given_as_an_object():
 
 
 def test_a_format_object_has_its_arguments_already():
-    with pytest.raises(ValueError, match="HermesFormat instead"):
+    with pytest.raises(ValueError, match=r"HermesFormat\(\.\.\.\) instead"):
         make(format=HermesFormat(), max_calls=2)
 
 
