@@ -222,11 +222,7 @@ class Session:
             message = watch.until_ended()
             for stream in streams:
                 stream.drain()
-            if message["lost"]:
-                return replace(LOST, tier=self._sandbox.tier), True
             committed = message["committed"]
-            if committed:
-                message["status"] = 0
             ending = Ending(message, watch.stopped)
             ending.out_of_memory = self._oom_kills() > kills
             result = judge(ending, limits, streams, self._sandbox.tier)
@@ -237,7 +233,7 @@ class Session:
             self._forget(state)
         else:
             result = explained(result, message["refused"])
-        return result, False
+        return result, message["lost"]
 
     def _open(self, worker: Worker) -> None:
         """Begin on a worker without any cell."""
@@ -320,10 +316,7 @@ class Session:
 
     def _receive(self, timeout_s: float) -> dict[str, Any]:
         assert self._socket is not None
-        message = receive(self._socket, timeout_s)
-        if message is None:
-            raise WorkerFault("the session's keeper died")
-        return message
+        return receive(self._socket, timeout_s) or DEAD
 
     def _send(self, **message: Any) -> None:
         assert self._socket is not None
@@ -357,8 +350,13 @@ def explained(result: Result, refused: str) -> Result:
     return replace(result, status=Status.ERROR, error_class=name, traceback=f"{why}\n")
 
 
-LOST = Result(
-    Status.ERROR,
-    error_class="SessionLost",
-    traceback="SessionLost: the cell broke its session, which is as it was before\n",
-)
+# What is said for a keeper that is dead: when its worker is not, the cell has used up its memory.
+DEAD = {
+    "event": "ended",
+    "committed": False,
+    "lost": True,
+    "refused": "SessionLost: the cell broke its session, which is as it was before",
+    "status": 0,
+    "timed_out": False,
+    "wall_s": 0.0,
+}

@@ -10,8 +10,10 @@ What runs here has run programs and is not trusted: all that it can do is to end
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # without enums, which take longer than the call
 import builtins
 import ctypes
+import errno
 import os
 import resource
 import signal
@@ -20,7 +22,8 @@ import sys
 import types
 
 # As in child.py.
-from builtins import BaseException, OSError, bool, exec, min, range  # noqa: UP029
+from builtins import BaseException, OSError, bool, exec, min  # noqa: UP029
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from . import kernel
@@ -28,24 +31,38 @@ from .child import (
     MESSAGE_BYTES,
     OPEN_FILES,
     REPORT_FD,
+    Source,
     compiled,
     find_source,
     flush_streams,
     run_guarded,
 )
+from .descriptors import NAMELESS_BYTES, Descriptors, TooMuch
 
 CLONE_PARENT, CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID = 0x8000, 0x200000, 0x1000000
 PR_GET_TID_ADDRESS = 40
 CLONE = {"x86_64": 56, "aarch64": 220}
 LINK_FD = OPEN_FILES - 1  # each process's end of its link to the keeper, out of the programs' way
 SPARE_FDS = 8  # that a cell leaves for what comes with the next: outputs, source, link
+NO_FORK = b"~"  # what is said where there is no process to be had now
+TOO_MUCH = (
+    "SessionFilesError: the cell left files open that have no name and hold more than "
+    f"{NAMELESS_BYTES >> 20} MiB; close them, or give them names"
+)
+FEWER_PROCESSES = "SessionLimitsError: the cell changed its RLIMIT_NPROC, which later cells need"
 
 libc = ctypes.PyDLL(None, use_errno=True)  # without giving up the interpreter lock
 # Bound here, because a program may replace what the modules hold.
 Socket, receive, send = socket.socket, socket.recv_fds, socket.socket.send
 dup2, close, waitpid, getpid = os.dup2, os.close, os.waitpid, os.getpid
-seek, getrlimit, setrlimit = os.lseek, resource.getrlimit, resource.setrlimit
-RLIMIT_NOFILE = resource.RLIMIT_NOFILE
+getrlimit, setrlimit = resource.getrlimit, resource.setrlimit
+RLIMIT_NOFILE, RLIMIT_NPROC = resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC
+pause = signal.pause
+set_mask, SET_MASK, ALL_SIGNALS = (
+    _signal.pthread_sigmask,
+    signal.SIG_SETMASK,
+    _signal.valid_signals(),
+)
 
 
 def hold_state(link: socket.socket) -> NoReturn:
@@ -57,58 +74,97 @@ def hold_state(link: socket.socket) -> NoReturn:
         sys.argv[:] = [""]
         sys.path.insert(0, os.getcwd())
         dup2(link.fileno(), LINK_FD, inheritable=False)
-        link.close()
+        link.detach()
+        os.closerange(REPORT_FD + 1, LINK_FD)  # the keeper's, and those that the first cell brings
         wait_and_run(main.__dict__)
     finally:
         os._exit(1)
 
 
 def wait_and_run(variables: dict[str, Any]) -> NoReturn:
-    """Fork for every cell that is asked for; the fork goes on waiting when its cell ends well."""
-    offsets = file_offsets()
+    """Fork for every cell that is asked for; the fork goes on waiting when its cell ends well.
+
+    While it waits it takes no signals: those that a cell sends to it must not change what it holds.
+    """
+    open_then, mask = Descriptors(LINK_FD), set[int]()
     while True:
         link = Socket(fileno=LINK_FD)
         data, fds, _, _ = receive(link, MESSAGE_BYTES, 8)
         if not data:
             os._exit(0)
-        if data == b"?":  # the keeper asks whether the cell has come back
-            send(link, b"!")
+        if data[:1] == b"?":  # the keeper asks whether the cell has come back
+            send(link, b"!" + data[1:])
             link.detach()
             continue
         link.detach()
         reap()  # what the keeper killed
-        for fd, offset in offsets.items():
-            seek(fd, offset, 0)
         seeded = random_state()
-        if fork_sibling() == 0:
-            if seeded:
-                sys.modules["random"].setstate(seeded)  # it seeds itself anew in every fork
-            offsets = run_cell(data, fds, variables)
+        try:
+            open_then.restore()
+            pid = fork_sibling()
+        except OSError as error:
+            pid = -1
+            why = f"-SessionLost: the state before this cell cannot be forked for it: {error}"
+            say(fds[-1], NO_FORK if error.errno == errno.EAGAIN else why.encode())
+        if pid == 0:
+            if seeded:  # it seeds itself anew in every fork
+                with suppress(BaseException):
+                    sys.modules["random"].setstate(seeded)
+            open_then, mask = run_cell(data, fds, variables, open_then, mask)
         else:
             for fd in fds:
                 close(fd)
 
 
-def run_cell(data: bytes, fds: list[int], variables: dict[str, Any]) -> dict[int, int]:
-    """Run a cell; return when it ended well, and where its files stand; else end the process."""
+def run_cell(
+    data: bytes, fds: list[int], variables: dict[str, Any], before: Descriptors, mask: set[int]
+) -> tuple[Descriptors, set[int]]:
+    """Run a cell; return when it ended well, with what it has open and the signals it blocks.
+
+    Else end the process.
+    """
     stdout, stderr, report, *others, new_link = fds
     for old, new in ((stdout, 1), (stderr, 2), (report, REPORT_FD), (new_link, LINK_FD)):
         dup2(old, new, inheritable=new in (1, 2))
         close(old)
     request, source = find_source(data, others)
-    link = Socket(fileno=LINK_FD)
-    send(link, b"+")
-    own = getpid()
+    say(LINK_FD, b"+")
+    own, processes = getpid(), getrlimit(RLIMIT_NPROC)
     spare_descriptors(SPARE_FDS)
-    code = run_guarded(lambda: exec(compiled(source, request["name"]), variables))
+    code = run_guarded(lambda: execute(source, request["name"], variables, mask))
+    mask = set_mask(SET_MASK, ALL_SIGNALS)
     flush_streams()
     if code or getpid() != own:  # a child that the cell forked is no state when it comes here
         os._exit(code)
     spare_descriptors(0)
-    offsets = file_offsets()
-    send(link, b".")
-    link.detach()
-    return offsets
+    refused = "" if getrlimit(RLIMIT_NPROC) == processes else FEWER_PROCESSES
+    try:
+        open_now = Descriptors(LINK_FD, before)
+    except TooMuch:
+        refused = TOO_MUCH
+    except OSError as error:
+        refused = f"SessionFilesError: a file that the cell left open cannot be kept: {error}"
+    if refused:
+        say(LINK_FD, b"-" + refused.encode())
+        while True:
+            pause()  # until the keeper, having heard it, kills us
+    say(LINK_FD, b".")
+    return open_now, mask
+
+
+def execute(source: Source, name: str, variables: dict[str, Any], mask: set[int]) -> None:
+    """The part of a cell that may fail as a program fails."""
+    code = compiled(source, name)
+    set_mask(SET_MASK, mask)
+    exec(code, variables)
+
+
+def say(fd: int, word: bytes) -> None:
+    link = Socket(fileno=fd)
+    try:
+        send(link, word)
+    finally:
+        link.detach()
 
 
 def random_state() -> Any:
@@ -123,17 +179,6 @@ def spare_descriptors(count: int) -> None:
     """Let the program open so many files less than there may be: the next cell needs some."""
     hard = getrlimit(RLIMIT_NOFILE)[1]
     setrlimit(RLIMIT_NOFILE, (min(OPEN_FILES - count, hard), hard))
-
-
-def file_offsets() -> dict[int, int]:
-    """Where open files are read and written: forks share it, and a cell that fails has moved it."""
-    found = {}
-    for fd in range(LINK_FD):
-        try:
-            found[fd] = seek(fd, 0, 1)
-        except OSError:  # not open, or a pipe
-            continue
-    return found
 
 
 def reap(wait: bool = False) -> None:

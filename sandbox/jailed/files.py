@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
-import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 Piece = tuple[int, bytes]  # where it stands in the file, and what stands there
@@ -14,10 +14,10 @@ Piece = tuple[int, bytes]  # where it stands in the file, and what stands there
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file, directory or symbolic link.
+    """One file that is no directory.
 
     mark      changes whenever the file does
-    pieces    what a file holds, without its holes
+    pieces    what a regular file holds, without its holes
     target    where a symbolic link leads
     """
 
@@ -29,17 +29,17 @@ class Entry:
 
 
 class Files:
-    """What lies below `roots`, as it was when it was last committed.
+    """What lies below `roots`, as it was when it was last committed, and the roots' own modes.
 
-    Pipes, sockets, extended attributes and the bond between hard links are not kept. What is there
-    at the beginning is left alone.
+    What is in pipes, sockets, extended attributes, the bond between hard links and the times of
+    directories are not kept. The paths in `left_alone` are not looked at.
     """
 
-    def __init__(self, roots: tuple[str, ...]):
+    def __init__(self, roots: tuple[str, ...], left_alone: Iterable[str]):
         self.roots = roots
+        self.left_alone = frozenset(left_alone)
+        self.directories: dict[str, int] = {}  # their modes; each stands before what is in it
         self.kept: dict[str, Entry] = {}
-        self.opened: dict[str, int] = {}  # directories with another mode for a moment
-        self.left_alone = {entry.path for root in roots for entry in os.scandir(root)}
         self.commit()
 
     def after(self) -> Files:
@@ -50,55 +50,61 @@ class Files:
 
     def commit(self) -> None:
         """Keep what is there now; only what has changed is read."""
-        found: dict[str, Entry] = {}
-        for path, status in self._walk():
+        directories, found = self._look()
+        kept = {}
+        for path, status in found.items():
             before = self.kept.get(path)
             unchanged = before is not None and before.mark == mark_of(status)
-            found[path] = before if unchanged and before else read(path, status)
-        self.kept = found
-        for path, mode in self.opened.items():
-            os.chmod(path, mode)
-        self.opened = {}
+            kept[path] = before if unchanged and before else read(path, status)
+        self.directories, self.kept = directories, kept
+        set_modes(directories)
 
     def restore(self) -> None:
         """Make what is there what it was when last committed."""
-        for path, status in list(self._walk()):
+        directories, found = self._look()
+        for path, status in found.items():
             before = self.kept.get(path)
             if before is None or stat.S_IFMT(before.mode) != stat.S_IFMT(status.st_mode):
-                remove(path)
-                self.opened.pop(path, None)
-        for path, before in self.kept.items():  # directories come before what is in them
-            if mark_at(path) != before.mark:
-                write(path, before)
-        for path, before in self.kept.items():
-            if stat.S_ISDIR(before.mode):
-                self.opened[path] = stat.S_IMODE(before.mode)
-        self.commit()  # the marks are new
+                os.unlink(path)
+        for path in reversed(directories):
+            if path not in self.directories:
+                os.rmdir(path)
+        for path in self.directories:
+            if path not in directories:
+                os.mkdir(path, 0o700)
+        self.kept = {
+            path: before if mark_at(path) == before.mark else write(path, before)
+            for path, before in self.kept.items()
+        }
+        set_modes(self.directories)
 
-    def _walk(self) -> Iterator[tuple[str, os.stat_result]]:
-        """Every path below the roots, a directory before what is in it."""
-        for root in self.roots:
-            directories = [root]
-            while directories:
-                directory = directories.pop()
-                self._make_accessible(directory)
-                for path in sorted(entry.path for entry in os.scandir(directory)):
-                    if path in self.left_alone:
-                        continue
-                    status = os.lstat(path)
-                    if stat.S_ISDIR(status.st_mode):
-                        directories.append(path)
-                    yield path, status
+    def _look(self) -> tuple[dict[str, int], dict[str, os.stat_result]]:
+        """Modes of the directories below the roots, which are all accessible then; other files."""
+        directories, found = {}, {}
+        waiting = list(self.roots)
+        while waiting:
+            directory = waiting.pop()
+            directories[directory] = stat.S_IMODE(os.lstat(directory).st_mode)
+            if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+                os.chmod(directory, 0o700)
+            for entry in os.scandir(directory):
+                if entry.path in self.left_alone:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                else:
+                    found[entry.path] = entry.stat(follow_symlinks=False)
+        return directories, found
 
-    def _make_accessible(self, directory: str) -> None:
-        if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
-            self.opened.setdefault(directory, stat.S_IMODE(os.lstat(directory).st_mode))
-            os.chmod(directory, 0o700)
+
+def set_modes(directories: dict[str, int]) -> None:
+    """Give directories the modes they are to have, the innermost first."""
+    for path, mode in reversed(directories.items()):
+        if stat.S_IMODE(os.lstat(path).st_mode) != mode:
+            os.chmod(path, mode)
 
 
 def mark_of(status: os.stat_result) -> tuple[int, ...]:
-    if stat.S_ISDIR(status.st_mode):
-        return (status.st_mode,)  # what is in it has marks of its own
     return status.st_mode, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
@@ -115,26 +121,40 @@ def read(path: str, status: os.stat_result) -> Entry:
         return Entry(status.st_mode, mark, target=os.readlink(path))
     if not stat.S_ISREG(status.st_mode):
         return Entry(status.st_mode, mark)
-    if not os.access(path, os.R_OK):
+    readable = os.access(path, os.R_OK)
+    if not readable:
         os.chmod(path, 0o600)
-    pieces = []
     with open(path, "rb", buffering=0) as file:
-        at = 0
-        while at < status.st_size:
-            try:
-                start = os.lseek(file.fileno(), at, os.SEEK_DATA)
-            except OSError:
-                break  # nothing but a hole from here on
-            at = os.lseek(file.fileno(), start, os.SEEK_HOLE)
-            pieces.append((start, os.pread(file.fileno(), at - start, start)))
-    os.chmod(path, stat.S_IMODE(status.st_mode))
-    return Entry(status.st_mode, mark_of(os.lstat(path)), status.st_size, tuple(pieces))
+        pieces = pieces_of(file.fileno(), status.st_size)
+    if not readable:
+        os.chmod(path, stat.S_IMODE(status.st_mode))
+        mark = mark_of(os.lstat(path))
+    return Entry(status.st_mode, mark, status.st_size, pieces)
 
 
-def write(path: str, entry: Entry) -> None:
-    if stat.S_ISDIR(entry.mode):
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        return
+def pieces_of(fd: int, size: int) -> tuple[Piece, ...]:
+    """What an open file holds, without its holes; moves its position."""
+    pieces, at = [], 0
+    while at < size:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError:
+            break  # nothing but a hole from here on
+        at = os.lseek(fd, start, os.SEEK_HOLE)
+        pieces.append((start, os.pread(fd, at - start, start)))
+    return tuple(pieces)
+
+
+def fill(fd: int, size: int, pieces: Iterable[Piece]) -> None:
+    """Let an open file hold this and nothing else."""
+    os.ftruncate(fd, 0)
+    for start, data in pieces:
+        os.pwrite(fd, data, start)
+    os.ftruncate(fd, size)
+
+
+def write(path: str, entry: Entry) -> Entry:
+    """Make a file what it was; the entry with its new mark."""
     same = is_same_file(path, entry)  # then it is written in place: processes have it open
     if same:
         os.chmod(path, 0o600)
@@ -142,26 +162,22 @@ def write(path: str, entry: Entry) -> None:
         os.unlink(path)
     if stat.S_ISLNK(entry.mode):
         os.symlink(entry.target, path)
+    elif stat.S_ISFIFO(entry.mode):
+        os.mkfifo(path)
+        os.chmod(path, stat.S_IMODE(entry.mode))
     elif stat.S_ISREG(entry.mode):
         with open(path, "r+b" if same else "xb", buffering=0) as file:
-            file.truncate(0)
-            for start, data in entry.pieces:
-                os.pwrite(file.fileno(), data, start)
-            file.truncate(entry.size)
+            fill(file.fileno(), entry.size, entry.pieces)
         os.chmod(path, stat.S_IMODE(entry.mode))
+        modified_ns = entry.mark[3]
+        os.utime(path, ns=(modified_ns, modified_ns))
+    return dataclasses.replace(entry, mark=mark_at(path) or entry.mark)
 
 
 def is_same_file(path: str, entry: Entry) -> bool:
     """Whether the regular file that is there is the kept one, with other contents perhaps."""
     mark = mark_at(path)
     return mark is not None and stat.S_ISREG(mark[0]) and mark[1:2] == entry.mark[1:2]
-
-
-def remove(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
-    elif os.path.lexists(path):
-        os.unlink(path)
 
 
 def kept_bytes(states: Iterable[Files]) -> int:

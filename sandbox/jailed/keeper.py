@@ -16,6 +16,7 @@ failed. It speaks with the host over a socket of its own:
 from __future__ import annotations
 
 import array
+import errno
 import json
 import os
 import select
@@ -23,10 +24,12 @@ import signal
 import socket
 import struct
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from .cell import hold_state, reap
+from . import seccomp
+from .cell import NO_FORK, hold_state, reap
 from .child import (
     MAX_FDS,
     MESSAGE_BYTES,
@@ -39,12 +42,14 @@ from .child import (
 )
 from .files import Files, kept_bytes
 
-HELLO_MS = 10_000  # from the request to the cell's first instruction
+HELLO_S = 2.0  # from the request to the cell's first instruction, and wall_s when that is longer
+FORK_S = 2.0  # to wait where there is no process to be had
 CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
+WORD_BYTES = 1_024  # of what a cell says
 ANSWER_MS = 2_000  # from the end of a cell to its process waiting for the next
 EXIT_MS = 200  # from a process that closes its descriptors to its end
 LOOK_S = 0.05  # between two looks at how many processes a cell has
-SWEEP_S = 0.2
+SWEEP_S = 2.0
 KEPT_BYTES = 256 << 20  # of files, over all states: twice what a session can have at one time
 THREAD_GRACE_MS = 50
 CPU_CLOCK = 2  # of a process, as clock_getcpuclockid(3) makes it of the pid
@@ -52,6 +57,7 @@ CPU_CLOCK = 2  # of a process, as clock_getcpuclockid(3) makes it of the pid
 
 def keep_session(config: Config, fd: int, request: dict[str, Any]) -> NoReturn:
     """Be the keeper of a session whose host is at the other end of the socket `fd`."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())  # cells may send them
     host = socket.socket(fileno=os.dup2(fd, REPORT_FD + 1, inheritable=False))
     os.closerange(REPORT_FD + 2, MAX_FDS)
     try:
@@ -65,6 +71,8 @@ def keep_session(config: Config, fd: int, request: dict[str, Any]) -> NoReturn:
 
 EXITS = "it is about to end"  # the kernel closes its descriptors first
 TOO_MANY = "ProcessLimitError: the cell had more processes than it may"
+BROKEN = "SessionLost: the cell broke its session, which is as it was before"
+UNFIT = "SessionLost: the state that earlier cells made takes no further cell; go back to another"
 TOO_MUCH = (
     "SessionFilesError: the files of this session's checkpoints and cells came to more than "
     f"{KEPT_BYTES >> 20} MiB; release checkpoints, or write less"
@@ -81,20 +89,24 @@ class State:
 
 @dataclass(slots=True)
 class Outcome:
-    """How a cell ended. `status` is the kernel's, None for a process that goes on."""
+    """How a cell ended. `status` is the kernel's, 0 for a process that goes on."""
 
     committed: bool = False
-    lost: bool = False  # the process that was to run it does not answer
-    status: int | None = None
+    lost: bool = False  # the session has to be made again
+    status: int = 0
     timed_out: bool = False
-    refused: str = ""  # why a cell that came to its end was not committed, in words for people
+    refused: str = ""  # why a cell that was not at fault in Python was not committed, for people
     wall_s: float = 0.0
     cpu_s: float = 0.0
     peak_mb: float = 0.0
 
 
 class Lost(Exception):
-    """A state's process is dead, or does not do as it is told."""
+    """A state's process is dead, or its files cannot be put back."""
+
+
+class Unfit(Exception):
+    """A state's process lives and makes no fork for a cell; the text says why."""
 
 
 class Keeper:
@@ -105,7 +117,8 @@ class Keeper:
         self.config = config
         self.limits = request
         self.states: dict[int, State] = {}
-        self.files = {0: Files((*PRIVATE_DIRS, WORK_DIR))}
+        there = [entry.path for root in PRIVATE_DIRS for entry in os.scandir(root)]
+        self.files = {0: Files(PRIVATE_DIRS, [path for path in there if path != WORK_DIR])}
         self.dying: set[int] = set()  # processes of states that were given up
         self.current = 0  # the state whose files are there
 
@@ -113,10 +126,10 @@ class Keeper:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if not pid:
-            self.host.close()
-            ours.close()
             limit_resources(self.config, self.limits)
             limit_files(self.config)
+            if self.config["seccomp"]:
+                seccomp.install(seccomp.session_filter())
             hold_state(theirs)
         theirs.close()
         return State(pid, ours)
@@ -152,51 +165,72 @@ class Keeper:
         self.dying.add(state.pid)
 
     def run(self, request: dict[str, Any], data: bytes, fds: list[int]) -> Outcome:
-        """Run a cell on the state `base`; when it ends well its process is the state `state`."""
-        base = self.states[request["base"]]
-        pid = 0
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        """Run a cell on the state `base`; when it ends well its process is the state `state`.
+
+        Raises OSError when what fails is ours. From the cell's first instruction on it is its own.
+        """
         try:
-            if request["base"] != self.current:
-                self.files[request["base"]].restore()
-                self.current = request["base"]
-            os.kill(base.pid, signal.SIGCONT)
-            ancillary = array.array("i", [*fds, theirs.fileno()])
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, ancillary)]
-            base.link.sendmsg([data], rights, socket.MSG_DONTWAIT)  # who does not read is lost
-            theirs.close()
-            pid = self._hello(base, ours)
-            outcome = self._watch(request, pid, ours)
-            os.kill(base.pid, signal.SIGSTOP)  # states do nothing between cells
-        except (Lost, OSError):
-            outcome = Outcome(lost=True)
+            self._go_to(request["base"])
+            pid, link = self._begin(request, data, fds)
+        except (Lost, ProcessLookupError):
+            return Outcome(lost=True, refused=UNFIT)
+        except Unfit as why:
+            self._sweep()
+            return Outcome(refused=str(why))
         finally:
-            theirs.close()
             for fd in fds:
                 os.close(fd)
-        if outcome.committed:
-            os.kill(pid, signal.SIGSTOP)
-            self.states[request["state"]] = State(pid, ours)
-        self._clean_up(outcome, request)
-        if not outcome.committed:
-            ours.close()
+        try:
+            outcome = self._watch(request, pid, link)
+            if outcome.committed:
+                self.states[request["state"]] = State(pid, link)
+            self._sweep()
+            if outcome.committed:
+                self._keep_files(outcome, request)
+            if not outcome.committed:
+                link.close()
+                self.files[request["base"]].restore()
+        except (Lost, OSError):
+            outcome = Outcome(lost=True, refused=BROKEN)
         return outcome
 
-    def _hello(self, base: State, link: socket.socket) -> int:
-        """The process id of the cell that says that it begins, in the kernel's own word."""
-        pidfd = os.pidfd_open(base.pid)
-        poll = select.poll()
-        for fd in (link.fileno(), pidfd):
-            poll.register(fd, select.POLLIN)
-        ready = [fd for fd, _ in poll.poll(HELLO_MS)]
-        os.close(pidfd)
-        if link.fileno() not in ready:
-            raise Lost
-        word, extra, _, _ = link.recvmsg(16, socket.CMSG_SPACE(CREDENTIALS.size))
-        if not word:
-            raise Lost
-        return int(CREDENTIALS.unpack(extra[0][2])[0])
+    def _go_to(self, state: int) -> None:
+        """Let the files be those of a state."""
+        if state != self.current:
+            try:
+                self.files[state].restore()
+            except OSError as error:
+                raise Lost from error
+            self.current = state
+
+    def _begin(
+        self, request: dict[str, Any], data: bytes, fds: list[int]
+    ) -> tuple[int, socket.socket]:
+        """Have a state forked for a cell; the process id of the fork and the link to it."""
+        base, began = self.states[request["base"]], time.monotonic()
+        os.kill(base.pid, signal.SIGCONT)
+        while True:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            with theirs:
+                rights = array.array("i", [*fds, theirs.fileno()])
+                ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
+                try:
+                    base.link.sendmsg([data], ancillary, socket.MSG_DONTWAIT)
+                except BlockingIOError as error:
+                    raise Unfit(UNFIT) from error  # it does not read
+                except ConnectionError as error:
+                    raise Lost from error
+            word, pid = hello(base, ours, max(HELLO_S, request["wall_s"]))
+            if word == b"+":
+                return pid, ours
+            ours.close()
+            if word != NO_FORK:
+                raise Unfit(word[1:].decode(errors="replace"))
+            # Another session of the worker may have taken what there is, until it is stopped.
+            if time.monotonic() > began + FORK_S:
+                raise BlockingIOError(errno.EAGAIN, "no process is to be had for a cell")
+            time.sleep(0.01)
 
     def _watch(self, request: dict[str, Any], pid: int, link: socket.socket) -> Outcome:
         """Wait for the end of a cell, which its time or an order may bring about."""
@@ -213,7 +247,7 @@ class Keeper:
             if pidfd in ready:
                 break
             if link.fileno() in ready:
-                outcome.refused = end_of(link, pid, pidfd)
+                outcome.refused = end_of(link, pid)
                 outcome.committed = not outcome.refused
                 if outcome.committed:
                     break
@@ -257,29 +291,23 @@ class Keeper:
             peak = [line for line in file if line.startswith("VmHWM")]
         outcome.peak_mb = int(peak[0].split()[1]) / 1024 if peak else 0.0
 
-    def _clean_up(self, outcome: Outcome, request: dict[str, Any]) -> None:
-        """Kill what is no state, and take the files back when the cell failed."""
+    def _sweep(self) -> None:
+        """Stop all processes, and kill what is no state: who is stopped cannot fork meanwhile."""
         until = time.monotonic() + SWEEP_S
-        while strays := self._strays():
-            if time.monotonic() > until:  # they multiply faster than they die
+        while True:
+            with suppress(ProcessLookupError):
+                os.kill(-1, signal.SIGSTOP)
+            reap()
+            strays = self._strays()
+            if not strays:
+                return
+            if time.monotonic() > until:  # they wake one another up faster than they die
                 os.kill(-1, signal.SIGKILL)
                 reap(wait=True)
-                outcome.lost = True
-                break
+                raise Lost
             for pid in strays:
                 kill(pid)
-            reap()
             time.sleep(0.001)
-        reap()
-        if outcome.lost:
-            return
-        try:
-            if outcome.committed:
-                self._keep_files(outcome, request)
-            if not outcome.committed:
-                self.files[request["base"]].restore()
-        except (OSError, RecursionError):
-            outcome.committed, outcome.lost = False, True
 
     def _keep_files(self, outcome: Outcome, request: dict[str, Any]) -> None:
         """Keep the files of a state that is to be committed, if there is room for them."""
@@ -299,26 +327,51 @@ class Keeper:
         return alive - self.dying - {state.pid for state in self.states.values()} - {os.getpid()}
 
 
-def end_of(link: socket.socket, pid: int, pidfd: int) -> str:
+def hello(base: State, link: socket.socket, patience_s: float) -> tuple[bytes, int]:
+    """The first word over the link to a new cell, and who says it, in the kernel's own word."""
+    poll = select.poll()
+    poll.register(link, select.POLLIN)
+    if poll.poll(patience_s * 1e3):
+        word, extra, _, _ = link.recvmsg(WORD_BYTES, socket.CMSG_SPACE(CREDENTIALS.size))
+        if word:
+            return word, int(CREDENTIALS.unpack(extra[0][2])[0])
+    if dies(base.pid):
+        raise Lost
+    raise Unfit(UNFIT)
+
+
+def end_of(link: socket.socket, pid: int) -> str:
     """Why a cell whose process has spoken cannot be committed; "" when it waits for the next."""
-    if not link.recv(16):
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        if poll.poll(EXIT_MS):
+    word = link.recv(WORD_BYTES)
+    if word[:1] == b"-":
+        return word[1:].decode(errors="replace")
+    if not word:
+        if dies(pid):
             return EXITS
         return "SessionExit: the cell closed the descriptors of its session"
     if threads := live_threads(pid):
         return f"LiveThreadsError: the cell left {threads} threads running; join them in it"
     poll = select.poll()
     poll.register(link, select.POLLIN)
+    token = os.urandom(8)  # else the answer could be there before the question
     try:
-        link.send(b"?")
-        answered = bool(poll.poll(ANSWER_MS) and link.recv(16))
+        link.send(b"?" + token)
+        answered = bool(poll.poll(ANSWER_MS) and link.recv(16) == b"!" + token)
     except OSError:
         answered = False
     if not answered:
         return "SessionExit: the cell did not come back when it had ended"
     return ""
+
+
+def dies(pid: int) -> bool:
+    """Whether a process is dead, or will be in a moment."""
+    pidfd = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    dead = bool(poll.poll(EXIT_MS))
+    os.close(pidfd)
+    return dead
 
 
 def live_threads(pid: int) -> int:

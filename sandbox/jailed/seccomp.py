@@ -174,6 +174,12 @@ def base_filter(counted: bool) -> bytes:
     return compile_filter(os.uname().machine, BASE if counted else BASE | UNCOUNTED)
 
 
+def session_filter() -> bytes:
+    """For the cells of a session, on top of the other: they leave the limits of its keeper alone,
+    and of the processes that hold its states."""
+    return compile_filter(os.uname().machine, {"prlimit64": Check(0, (0,), 0, DENY)})
+
+
 def strict_filter(counted: bool, pid: int) -> bytes:
     """For the program that runs as `pid`, the one process it may signal."""
     return compile_filter(os.uname().machine, STRICT if counted else STRICT | UNCOUNTED, pid)
