@@ -62,10 +62,11 @@ class Descriptors:
     """
 
     def __init__(self, end: int, before: Descriptors | None = None):
-        self.directory = (name_of("cwd"), identity_at("."))
+        here = name_of("cwd")
+        self.directory = here if identity_at(here) == identity_at(".") else ""  # "": it is removed
         self.opened: dict[int, Description] = {}
         self.nameless: dict[Identity, Nameless] = {}
-        bytes_kept = 0
+        held = 0  # bytes
         for fd in map(int, names_in("/proc/self/fd")):
             try:
                 status = status_of(fd)
@@ -79,21 +80,19 @@ class Descriptors:
                 path = ""
             if changeable and not path and stat.S_ISREG(status.st_mode):
                 if identity not in self.nameless:
-                    bytes_kept += status.st_blocks * 512
-                if bytes_kept > NAMELESS_BYTES:
+                    held += status.st_blocks * 512
+                if held > NAMELESS_BYTES:
                     raise TooMuch
                 known = before.nameless.get(identity) if before else None
                 unchanged = known is not None and known.mark == mark_of(status)
-                self.nameless[identity] = known if unchanged and known else read(fd, status)
+                self.nameless[identity] = known if unchanged and known else read(fd, status.st_size)
             flags = control(fd, fcntl.F_GETFL)
             self.opened[fd] = Description(identity, flags, position(fd), path)
 
     def restore(self) -> None:
         """Let them be what they were; raises OSError where that cannot be."""
-        path, identity = self.directory
-        if identity and identity_at(path) != identity:
-            change_directory(path)
-            self.directory = (path, identity_at("."))
+        if self.directory and identity_at(self.directory) != identity_at("."):
+            change_directory(self.directory)
         self._reopen()
         for fd, was in self.opened.items():
             if control(fd, fcntl.F_GETFL) != was.flags:
@@ -157,7 +156,7 @@ def position(fd: int) -> int | None:
 def open_again(path: str, flags: int) -> int:
     try:
         return open_fd(path, flags)
-    except PermissionError:  # its mode was changed when it was open
+    except PermissionError:  # its mode was changed when it was open already
         mode = stat.S_IMODE(status_at(path).st_mode)
         change_mode(path, 0o700)
         try:
@@ -166,17 +165,16 @@ def open_again(path: str, flags: int) -> int:
             change_mode(path, mode)
 
 
-def read(fd: int, status: os.stat_result) -> Nameless:
-    again = open_fd(f"/proc/self/fd/{fd}", os.O_RDONLY)  # it may be open for writing only
+def read(fd: int, size: int) -> Nameless:
+    again = open_again(f"/proc/self/fd/{fd}", os.O_RDONLY)  # it may be open for writing only
     try:
-        return Nameless(mark_of(status), status.st_size, pieces_of(again, status.st_size))
+        return Nameless(mark_of(status_of(fd)), size, pieces_of(again, size))
     finally:
         close(again)
 
 
 def write(fd: int, kept: Nameless) -> Nameless:
-    change_mode(fd, 0o600)
-    again = open_fd(f"/proc/self/fd/{fd}", os.O_RDWR)
+    again = open_again(f"/proc/self/fd/{fd}", os.O_RDWR)
     try:
         fill(again, kept.size, kept.pieces)
     finally:

@@ -11,7 +11,7 @@ import pytest
 
 import sandbox.jail
 import sandbox.pool
-from sandbox import IsolationUnavailable, Limits, Sandbox
+from sandbox import IsolationUnavailable, Limits, Sandbox, Session
 from sandbox.jail import Jail
 
 QUICK = Limits(wall_s=10.0, cpu_s=10.0)
@@ -29,6 +29,14 @@ def box() -> Iterator[Sandbox]:
             pytest.skip(str(error))
         with shared:
             yield shared
+
+
+@pytest.fixture
+def session(box: Sandbox) -> Iterator[Session]:
+    if box.tier != "full":
+        pytest.skip(f"sessions need tier full, and this machine gives {box.tier}")
+    with box.session() as opened:
+        yield opened
 
 
 def force_tier(patch: pytest.MonkeyPatch, tier: str) -> None:

@@ -8,7 +8,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,14 +16,6 @@ from sandbox import Limits, Sandbox, SandboxError, Session, Status
 from sandbox.soak import descendants
 
 LIMITS = Limits(wall_s=10.0, cpu_s=10.0)
-
-
-@pytest.fixture
-def session(box: Sandbox) -> Iterator[Session]:
-    if box.tier != "full":
-        pytest.skip(f"sessions need tier full, and this machine gives {box.tier}")
-    with box.session(limits=LIMITS) as opened:
-        yield opened
 
 
 def printed(session: Session, code: str) -> str:
@@ -94,57 +85,6 @@ def test_a_cell_that_takes_too_long_leaves_no_trace(box: Sandbox) -> None:
         assert printed(session, "print(x)") == "1"
 
 
-FILES = """
-import os
-def listing():
-    found = []
-    for root in ('/tmp/cwd', '/dev/shm'):
-        for top, directories, files in os.walk(root):
-            for name in sorted(directories + files):
-                path = os.path.join(top, name)
-                status = os.lstat(path)
-                text = ''
-                if os.path.islink(path): text = os.readlink(path)
-                elif os.path.isfile(path) and os.access(path, os.R_OK): text = open(path).read()
-                found.append((path, oct(status.st_mode), text))
-    return sorted(found)
-os.makedirs('d/e'); open('d/e/deep', 'w').write('deep'); open('a', 'w').write('old')
-os.symlink('a', 'link'); open('/dev/shm/s', 'w').write('shared')
-open('secret', 'w').write('s'); os.chmod('secret', 0); os.mkdir('closed', 0o500)
-print(listing())
-"""
-
-
-def test_a_failed_cell_takes_its_files_with_it(session: Session) -> None:
-    before = printed(session, FILES)
-    failed = session.run(
-        "import shutil\nopen('a', 'w').write('new'); shutil.rmtree('d'); os.mkdir('a2')\n"
-        "open('/dev/shm/more', 'w').write('x'); os.remove('link'); os.chmod('secret', 0o600)\n"
-        "open('secret', 'w').write('other'); os.rmdir('closed'); open('closed', 'w').write('!')\n"
-        "os.makedirs('/tmp/x/y/z'); os.chmod('/tmp/x', 0); 1 / 0"
-    )
-    assert failed.error_class == "ZeroDivisionError"
-    assert printed(session, "print(listing())") == before
-    assert printed(session, "print(os.path.exists('/tmp/x'))") == "False"
-
-
-def test_the_files_of_a_state_come_back_with_it(session: Session) -> None:
-    session.run("open('f', 'w').write('one')")
-    first = session.checkpoint()
-    session.run("open('f', 'w').write('two'); open('g', 'w').write('g')")
-    session.rollback(first)
-    assert printed(session, "import os; print(open('f').read(), os.listdir())") == "one ['f']"
-
-
-def test_a_sparse_file_is_not_read_in_full(session: Session) -> None:
-    code = "for i in range(500):\n    f = open(str(i), 'wb'); f.truncate(16 << 20); f.close()"
-    assert session.run(code).ok
-    assert session.run("open('0', 'r+b').write(b'x'); 1 / 0").error_class == "ZeroDivisionError"
-    assert printed(session, "import os; print(open('0', 'rb').read(1), os.path.getsize('0'))") == (
-        "b'\\x00' 16777216"
-    )
-
-
 def test_rollback_and_the_branches_after_it(session: Session) -> None:
     session.run("x = [1]")
     first = session.checkpoint()
@@ -181,24 +121,6 @@ def test_there_is_a_bound_for_checkpoints(session: Session) -> None:
     assert printed(session, "print(x)") == "99"
 
 
-@pytest.mark.parametrize(
-    "patch",
-    [
-        "import socket; socket.socket = None",
-        "import builtins; builtins.open = None",
-        "import builtins; builtins.exec = builtins.compile = None",
-    ],
-)
-def test_a_session_lives_on_whatever_its_cells_replace(session: Session, patch: str) -> None:
-    assert session.run(patch + "; x = 1").ok
-    assert printed(session, "print(x)\n#" + "long" * 10_000) == "1"
-
-
-def test_a_session_survives_a_cell_that_opens_all_files_it_may(session: Session) -> None:
-    session.run("f = []\ntry:\n    while True: f.append(open('/dev/null'))\nexcept OSError: pass")
-    assert int(printed(session, "print(len(f))\n#" + "long" * 10_000)) > 40
-
-
 def test_a_deleted_stream_is_no_failure(session: Session, box: Sandbox) -> None:
     assert session.run("import sys; out = sys.stdout; del sys.stdout").ok
     assert box.run("import sys; del sys.stdout").ok
@@ -217,64 +139,6 @@ def test_a_cell_with_live_threads_fails_and_says_so(session: Session) -> None:
 def test_threads_that_ended_are_welcome(session: Session) -> None:
     code = "import threading\nt = threading.Thread(target=print, args=(7,)); t.start(); t.join()"
     assert printed(session, code) == "7"
-
-
-def test_processes_that_a_cell_leaves_behind_are_killed(session: Session) -> None:
-    session.run(
-        "import os, time\n"
-        "def lives(pid):\n"
-        "    try:\n"
-        "        os.kill(pid, 0)\n"
-        "    except ProcessLookupError:\n"
-        "        return False\n"
-        "    return True\n"
-    )
-    fork = "pids = []\nfor _ in range(3):\n    pids.append(os.fork())\n"
-    fork += "    pids[-1] or time.sleep(60)\n"
-    assert printed(session, fork + "print(list(map(lives, pids)))") == "[True, True, True]"
-    assert printed(session, "print(list(map(lives, pids)))") == "[False, False, False]"
-
-
-def test_a_cell_ends_when_its_process_does_and_not_with_a_child_of_it(session: Session) -> None:
-    fork = "import os, time\nx = 1\nif os.fork():\n    os.wait(); time.sleep(0.2); "
-    assert printed(session, fork + "print('parent')\nelse: print('child')") == "child\nparent"
-    failed = session.run(fork + "1 / 0")
-    assert (failed.status, failed.error_class) == (Status.ERROR, "ZeroDivisionError")
-    assert printed(session, "print(x)") == "1"
-
-
-def test_a_cell_that_multiplies_is_ended(box: Sandbox) -> None:
-    with box.session(limits=Limits(wall_s=0.5)) as session:
-        session.run("x = 1")
-        result = session.run("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass")
-        assert result.status in (Status.TIMEOUT, Status.ERROR)
-        assert printed(session, "print(x)") == "1"
-
-
-@pytest.mark.parametrize("attempt", range(2))
-def test_a_cell_that_kills_its_own_checkpoints_does_not_end_the_session(
-    session: Session, attempt: int
-) -> None:
-    session.run("x = 1")
-    first = session.checkpoint()
-    session.run("x = 2; import os; os.kill(-1, 9)")
-    session.rollback(first)
-    assert printed(session, "print(x)") == "1"
-
-
-def test_a_cell_cannot_end_its_keeper(session: Session) -> None:
-    session.run("x = 1")
-    keeper = descendants(os.getpid())
-    session.run("import os, signal\nfor s in (9, 19, 11, 15): os.kill(1, s)\nx = 2")
-    assert printed(session, "print(x)") == "2"
-    assert set(keeper) & set(descendants(os.getpid()))
-
-
-def test_a_process_may_have_any_name(session: Session) -> None:
-    name = "import ctypes; x = ctypes.CDLL(None).prctl(15, b'\\xff', 0, 0, 0)"
-    assert session.run(name + "; 1 / 0").error_class == "ZeroDivisionError"
-    session.run(name)
-    assert printed(session, "print(x)") == "0"
 
 
 def test_a_session_whose_worker_dies_is_restored(box: Sandbox) -> None:
@@ -420,50 +284,6 @@ def processes_of_a_session(states: int) -> list[int]:
     raise AssertionError("no such keeper")
 
 
-@pytest.mark.slow
-def test_checkpoints_of_large_files_are_refused_and_not_fatal(session: Session) -> None:
-    code = "import os\nfor d in ('/tmp', '/dev/shm'):\n    for k in range(3):\n        "
-    code += "open(f'{d}/f{k}', 'wb').write(os.urandom(1 << 20) * 16)"
-    outcomes = []
-    for _ in range(4):
-        outcomes.append(session.run(code).error_class)
-        session.checkpoint()
-    assert outcomes[:2] == ["", ""] and outcomes[-1] == "SessionFilesError"
-    assert printed(session, "print(os.path.getsize('/tmp/f2'))") == str(16 << 20)
-
-
-def test_a_cell_that_claims_to_have_ended_is_not_believed(session: Session) -> None:
-    session.run("x = 1")
-    result = session.run("import socket\nsocket.socket(fileno=63).send(b'.')\nwhile 1: pass")
-    assert (result.status, result.error_class) == (Status.ERROR, "SessionExit")
-    assert printed(session, "print(x)") == "1"
-
-
-@pytest.mark.parametrize(
-    "cell",
-    ["import os; os.closerange(3, 256)", "import shutil, os\nshutil.rmtree(os.getcwd())\n1 / 0"],
-)
-def test_cells_that_cut_their_session_off_say_so(session: Session, cell: str) -> None:
-    session.run("x = 1")
-    assert session.run(cell).error_class in ("SessionExit", "SessionLost")
-    assert printed(session, "print(x)") == "1"
-
-
-def test_what_a_cell_replaces_does_not_break_the_next(session: Session) -> None:
-    assert session.run("import random; random.getstate = 1").ok
-    assert printed(session, "print(7)") == "7"
-
-
-def test_states_do_nothing_between_cells(session: Session) -> None:
-    session.run(
-        "import signal, os\ndef tick(*a):\n    open('ticks', 'a').write('x')\n"
-        "signal.signal(signal.SIGALRM, tick)\nsignal.setitimer(signal.ITIMER_REAL, .01, .01)"
-    )
-    time.sleep(0.3)
-    ticks = session.run("print(os.path.exists('ticks') and len(open('ticks').read()))").stdout
-    assert ticks.strip() == "False" or int(ticks) < 5
-
-
 def test_a_session_beyond_what_a_worker_takes_gets_another(box: Sandbox) -> None:
     with pytest.MonkeyPatch.context() as patch, Sandbox(limits=LIMITS) as own:
         patch.setattr("sandbox.worker.SESSIONS", 2)
@@ -483,45 +303,6 @@ def test_arun(session: Session) -> None:
         return [(await session.arun(code)).stdout for code in ("x = 3", "print(x)")]
 
     assert asyncio.run(both()) == ["", "3\n"]
-
-
-def test_cells_see_nothing_of_other_sessions_and_programs(session: Session, box: Sandbox) -> None:
-    session.run("open('mine', 'w').write('x')")
-    with box.session() as other:
-        assert printed(other, "import os; print(os.listdir('/tmp'), os.listdir())") == (
-            f"{['cwd', *kept()]} []"
-        )
-    assert box.run("import os; print(os.listdir())").stdout == "[]\n"
-
-
-def kept() -> list[str]:
-    """What of the interpreter lies below /tmp, and so is visible there."""
-    import sys
-
-    parts = Path(sys.prefix).parts
-    return [parts[2]] if parts[:2] == ("/", "tmp") else []
-
-
-def test_open_files_stay_open(session: Session) -> None:
-    session.run("f = open('log', 'w+'); f.write('one '); f.flush()")
-    session.run("f.write('two'); f.flush()")
-    assert printed(session, "f.seek(0); print(f.read())") == "one two"
-
-
-def test_a_failed_cell_does_not_move_open_files(session: Session) -> None:
-    session.run("open('data', 'w').write('abcdef'); f = open('data'); first = f.read(0)")
-    checkpoint = session.checkpoint()
-    assert session.run("print(f.read()); 1 / 0").stdout == "abcdef\n"
-    assert printed(session, "print(f.read())") == "abcdef"
-    assert printed(session, "print(f.read())") == ""
-    session.rollback(checkpoint)
-    assert printed(session, "print(f.read())") == "abcdef"
-
-
-def test_open_files_stay_those_of_their_names(session: Session) -> None:
-    session.run("f = open('log', 'w+'); f.write('one '); f.flush()")
-    session.run("open('log', 'a').write('no'); import os; os.chmod('log', 0); 1 / 0")
-    assert printed(session, "f.write('two'); f.flush(); print(open('log').read())") == "one two"
 
 
 def test_tracebacks_show_the_lines_of_the_cells(session: Session) -> None:
