@@ -96,7 +96,7 @@ class TrainConfig:
     credit: CreditRule = "purified"
     """Which tokens receive an episode's advantage; see docs/training.md."""
     grafted: GraftedTreatment = "recompute"
-    """Train grafted tokens on recomputed old log-probabilities, or mask them."""
+    """Recompute old log-probabilities of grafted tokens, or leave them out (mask)."""
     lora_rank: CountOrNone = 0
     """Rank of low-rank adapters to train instead of the weights; 0 for none."""
     lora_alpha: Positive = 32.0
@@ -137,7 +137,7 @@ class ScalingConfig:
     """Estimate the memory of each GPU and the traffic of a step, for models and numbers of GPUs."""
 
     models: tuple[str, ...] = ("qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen2.5-7b")
-    """Architectures known by name, or whatever --model of a training takes."""
+    """Architectures by name, or models as for train --model."""
     ranks: tuple[int, ...] = (1, 2, 8, 64)
     """Numbers of GPUs, one process on each."""
     preset: str = "qwen3-4b"

@@ -126,7 +126,7 @@ class EpisodeRules:
     stateful: bool = False
     """Let the programs of an episode share variables; one that fails leaves no trace."""
     preload: Preload = "full"
-    """Modules preloaded for programs: standard library (light), numpy and sympy too (full)."""
+    """Preload the standard library (light), or numpy and sympy as well (full)."""
     code_seconds: Positive = 4.0
     """Time limit of a program, in seconds of wall-clock time."""
     sample_batch: Count = 128

@@ -80,7 +80,7 @@ class SftArgs:
     base: str = SCRATCH
     """Model to start from: scratch, smollm2, a Hugging Face directory, or a hub name."""
     tasks: str = "reasoning-gym"
-    """Problems of the demonstrations: reasoning-gym, gsm8k:FILE, or both with + between."""
+    """Problems: reasoning-gym, gsm8k:FILE, or both with + between them."""
     out: Path = Path("runs/policy")
     """Directory for the policy, in the Hugging Face format."""
     overwrite: bool = False
