@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -61,12 +62,16 @@ def run(name: str, arguments: Sequence[str], prog: str) -> int:
         getattr(import_module(f"cleaner_rl.{settings}"), f"parse_{name}")(arguments, prog)
         if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
             print("loading torch and transformers ...", file=sys.stderr, flush=True)
+        gc.disable()  # it would take a quarter of the time, and find little in what imports leave
         command = import_module(f"cleaner_rl.{module}")
+        gc.freeze()  # nor does it look through that at the end, for a second
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA:
             raise
         raise UserError(
-            f"{prog} needs {error.name} of the training extra: pip install -e '.[train]'"
+            f"{prog} needs the training extra ({error.name} is missing): pip install -e '.[train]'"
         ) from error
+    finally:
+        gc.enable()
     status: int = command.main(arguments)
     return status

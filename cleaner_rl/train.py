@@ -7,6 +7,7 @@ if __name__ == "__main__":  # arguments are checked before the imports below, wh
 
     start("train")
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -255,6 +256,8 @@ def main(arguments: Sequence[str]) -> int:
     config = parse_train(arguments)
     torch.manual_seed(config.seed)
     with open_ranks(config.device, config.rank_timeout) as ranks:
+        if ranks.first:
+            print(f"loading {config.resume or config.model} ...", file=sys.stderr, flush=True)
         try:
             return run(Trainer.open(config, ranks))
         except UserError:

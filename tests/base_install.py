@@ -102,6 +102,19 @@ def test_the_sandbox_has_its_command():
     assert run(sys.executable, "-P", "-m", "sandbox", "doctor")[0] == 0
 
 
+def test_the_commands_are_listed_and_each_names_the_extra_that_it_needs():
+    script = str(Path(sys.executable).with_name("cleaner-rl"))
+    status, output, errors = run(script)
+    assert (status, errors) == (0, "")
+    names = re.findall(r"^  (\w+)  ", output, re.MULTILINE)
+    assert {"train", "eval", "doctor"} < set(names)
+    for name in names:
+        status, output, errors = run(script, name, "--help")
+        assert (status, output) == (2, "")
+        needed = "needs the training extra (tyro is missing): pip install -e '.[train]'"
+        assert errors == f"error: cleaner-rl {name} {needed}\n"
+
+
 @pytest.mark.parametrize(
     "name", ["drive_env", "watch_rollback", "foreign_agent", "other_environment", "session"]
 )

@@ -45,7 +45,8 @@ _STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 def main(arguments: Sequence[str]) -> int:
     """Run the command; 0 when no check failed, else 1."""
     subject = Subject(parse_doctor(arguments))
-    findings = run_checks(CHECKS, subject)
+    with Console(stderr=True).status("") as status:  # on a terminal only
+        findings = run_checks(CHECKS, subject, status.update)
     if subject.doctor.json:
         print(json.dumps(report(subject, findings), indent=2))
     else:

@@ -102,7 +102,9 @@ class Finding:
 Check = Callable[[Subject], Finding]
 
 
-def run_checks(checks: Mapping[str, Check], subject: Subject) -> dict[str, Finding]:
+def run_checks(
+    checks: Mapping[str, Check], subject: Subject, show: Callable[[str], None] = lambda _: None
+) -> dict[str, Finding]:
     """Run all checks in order and return their findings. A check that raises has failed.
 
     If several checks fail for the same reason, such as a model that cannot be loaded, the first one
@@ -110,6 +112,7 @@ def run_checks(checks: Mapping[str, Check], subject: Subject) -> dict[str, Findi
     """
     findings: dict[str, Finding] = {}
     for name, check in checks.items():
+        show(f"checking: {name}")
         try:
             finding = check(subject)
         except (UserError, TemplateError) as error:

@@ -52,6 +52,8 @@ def build_policy(args: SftArgs) -> dict[str, Any]:
     check_out(args.out, args.overwrite)
     partial = _partial(args)
     started = time.monotonic()
+    if not args.from_scratch:
+        print(f"loading {args.base} ...", file=sys.stderr, flush=True)
     base = None if args.from_scratch else load_base(args.base, args.device)
     demonstrations = make_demonstrations(args, base.codec.make_format() if base else None)
     policy = base or policy_from_scratch(args, demonstrations)

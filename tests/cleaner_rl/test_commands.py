@@ -126,9 +126,8 @@ def test_without_its_extra_a_command_says_so_in_a_sentence(missing, name):
     program = f"sys.argv[1:] = ['{name}']\ncommands.main()"
     status, output, errors = python("-c", WITHOUT.format([missing]) + program)
     assert (status, output) == (2, "")
-    assert errors.splitlines()[-1] == (
-        f"error: cleaner-rl {name} needs {missing} of the training extra: pip install -e '.[train]'"
-    )
+    needed = f"needs the training extra ({missing} is missing): pip install -e '.[train]'"
+    assert errors.splitlines()[-1] == f"error: cleaner-rl {name} {needed}"
     assert "Traceback" not in errors
 
 
