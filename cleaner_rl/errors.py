@@ -1,4 +1,4 @@
-"""Errors that a user can mend. The commands print them as one line and exit with status 2.
+"""Errors that the user can fix. Commands print them as one line and exit with status 2.
 
 UserError
 +-- PolicyError       the model cannot be loaded or cannot be used here
@@ -45,7 +45,7 @@ class RankError(UserError):
 
 
 class EndpointError(UserError):
-    """The server that a model is asked on cannot be used, or stopped answering."""
+    """The server with the model cannot be used, or stopped answering."""
 
 
 class ToolFormatWarning(UserWarning):
@@ -60,7 +60,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
-    except BrokenPipeError:  # nobody reads on, as after ``--help | head``
+    except BrokenPipeError:  # the reader has gone, as after ``--help | head``
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except KeyboardInterrupt:
@@ -73,7 +73,7 @@ _PLAIN_FORMAT = warnings.formatwarning
 
 
 def _format_warning(message: Warning | str, category: type[Warning], *at: Any, **named: Any) -> str:
-    """A warning for the user without the place in our code that it comes from."""
+    """Format a warning meant for the user without its place in our code."""
     if issubclass(category, ToolFormatWarning):
         return f"warning: {message}\n"
     return _PLAIN_FORMAT(message, category, *at, **named)

@@ -67,10 +67,10 @@ class EvalJournal:
             if settings is not None:
                 journal._header["config"] = settings
                 journal._write_header()
-            for row in read_rows(directory / EPISODES, mend=True):
+            for row in read_rows(directory / EPISODES, repair=True):
                 journal.rows[row["mode"], row["index"]] = row
                 journal._session = max(journal._session, row["session"] + 1)
-            for turn in read_rows(directory / TURNS, mend=True):
+            for turn in read_rows(directory / TURNS, repair=True):
                 journal._turns.setdefault((turn["mode"], turn["index"]), []).append(turn)
         except OSError as error:
             raise CheckpointError(f"cannot continue in {directory}: {error}") from error

@@ -76,10 +76,10 @@ def episode_samples(
     elif rule == "positive":
         grafted_advantage = max(advantage, 0.0)
     purified = purified_sample(episode, prompt_ids, observation_ids)
-    beside = _beside(episode, rule, advantage, branch_advantage, prompt_ids, observation_ids)
+    extra = _extra(episode, rule, advantage, branch_advantage, prompt_ids, observation_ids)
     return [
         _credited(purified, advantage, grafted_advantage, number),
-        *(_credited(tokens, value, None, number) for tokens, value in beside),
+        *(_credited(tokens, value, None, number) for tokens, value in extra),
     ]
 
 
@@ -88,7 +88,7 @@ def splices(episode: Episode) -> list[RollbackRecord]:
     return [record for record in episode.rollbacks if record.purified is not None]
 
 
-def _beside(
+def _extra(
     episode: Episode,
     rule: CreditRule,
     advantage: float,

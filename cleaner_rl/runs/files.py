@@ -81,11 +81,11 @@ def append_row(path: Path, row: Row) -> None:
         stream.write(json.dumps(row) + "\n")
 
 
-def read_rows(path: Path, mend: bool = False) -> Iterator[Row]:
+def read_rows(path: Path, repair: bool = False) -> Iterator[Row]:
     """Read the rows of a file of JSON lines; a missing file has none.
 
     A last line without a line break was cut short by a kill or is still being written. It is left
-    out; ``mend`` also removes it from the file, so that rows can be appended.
+    out; ``repair`` also removes it from the file, so that rows can be appended.
     """
     if not path.exists():
         return
@@ -106,7 +106,7 @@ def read_rows(path: Path, mend: bool = False) -> Iterator[Row]:
                 )
             whole += len(line)
             yield row
-    if mend and whole < path.stat().st_size:
+    if repair and whole < path.stat().st_size:
         os.truncate(path, whole)
 
 

@@ -123,7 +123,7 @@ def test_auto_falls_back_with_a_warning_that_names_the_option():
     assert "--tool-format" in codec.format_warning("auto")
 
 
-def test_a_choice_against_the_template_is_warned_of():
+def test_a_choice_against_the_template_gets_a_warning():
     codec = ChatCodec(tokenizer_with(templates.QWEN3_CODER))
     assert "--tool-format qwen3-coder" in codec.format_warning("hermes")
     assert codec.format_warning("qwen3-coder") is None

@@ -45,7 +45,7 @@ def test_tool_call_returns_its_output(env):
     assert info["call_ok"] is True
 
 
-def test_info_leaves_out_what_it_has_nothing_to_say_about(env):
+def test_info_omits_keys_that_do_not_apply(env):
     _, info = env.reset()
     assert not {"call_ok", "remaining", "answer", "score"} & info.keys()
     assert "call_ok" not in env.step(ANSWER)[4]

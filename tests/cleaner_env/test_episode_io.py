@@ -1,4 +1,4 @@
-"""Files of episodes: nothing is lost, and what cannot be read is named."""
+"""Files of episodes: nothing is lost, and errors name the line that cannot be read."""
 
 import json
 from fractions import Fraction
@@ -175,7 +175,7 @@ def test_the_audit_record_of_a_rollback(episode):
     assert record["tokens_discarded"] == len(call("print(y)", "Second.\n")) + 1
 
 
-def test_without_a_decoder_the_text_of_tokens_is_asked_for_in_vain(episode, tmp_path):
+def test_without_a_decoder_tokens_have_no_text(episode, tmp_path):
     write_episodes(tmp_path / "e.jsonl", [episode])
     (read,) = read_episodes(tmp_path / "e.jsonl")
     assert read.turns[0].completion.tokens.ids == episode.turns[0].completion.tokens.ids

@@ -49,7 +49,7 @@ def test_the_first_difference_is_reported(play, sandbox):
     assert difference.repeatable
 
 
-def test_a_program_that_never_answers_alike_is_called_so(play, sandbox):
+def test_a_program_that_never_answers_the_same_is_reported_so(play, sandbox):
     episode = play(call("import random\nprint(random.random())"))
     assert not replay(episode, sandbox).repeatable
 

@@ -1,4 +1,4 @@
-"""SAAR around environments that keep no episodes of their own."""
+"""SAAR around environments that have no episode buffer of their own."""
 
 import gymnasium as gym
 import pytest
@@ -136,14 +136,14 @@ def test_a_format_that_sees_no_call_where_the_environment_does_is_reported():
         env.step("hello")
 
 
-def test_observations_that_are_no_text_are_refused():
+def test_observations_that_are_not_text_are_refused():
     env = SAARWrapper(gym.make("CartPole-v1"), format=Equals())
     with pytest.raises(TypeError, match="CartPoleEnv returns a ndarray; rollback needs"):
         env.reset()
     env.close()
 
 
-def test_what_is_no_environment_is_refused():
+def test_only_environments_are_wrapped():
     with pytest.raises(TypeError, match=r"wraps a gymnasium\.Env, not a str"):
         SAARWrapper("CleanerCodeTool-v0")
 

@@ -122,7 +122,7 @@ def test_after_exhaustion_rollback_is_off(make):
     assert len(env.episode.turns) == 2
 
 
-def test_retries_start_anew_at_the_next_position(make):
+def test_retries_restart_at_the_next_position(make):
     env = make(max_retries=1)
     result = play(env, call(BUG), call(FIX), call(BUG))
     assert result[4]["lookahead"]

@@ -35,7 +35,7 @@ def test_unknown_metrics_are_refused(wrong):
         resolve_similarity(wrong)
 
 
-def test_without_the_extra_its_name_is_told(monkeypatch):
+def test_without_the_extra_its_name_is_given(monkeypatch):
     monkeypatch.setattr(similarity, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install -e '\.\[embed\]'"):
         resolve_similarity("embedding:a-model-that-nobody-has-named-before")
@@ -78,7 +78,7 @@ def test_environments_share_a_model(metric_name):
     assert resolve_similarity(metric_name) is resolve_similarity(metric_name)
 
 
-def test_a_directory_that_is_not_there_is_named_at_once(monkeypatch):
+def test_a_missing_directory_is_reported_at_once(monkeypatch):
     monkeypatch.setattr(similarity, "find_spec", lambda name: object())
     with pytest.raises(ValueError, match="there is no directory '/no/model'"):
         SAARWrapper(None, similarity="embedding:/no/model")

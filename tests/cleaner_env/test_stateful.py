@@ -1,4 +1,4 @@
-"""Stateful episodes: programs share their variables, and what is rolled back leaves no trace."""
+"""Stateful episodes: programs share variables, and a turn that is rolled back leaves no trace."""
 
 import pytest
 from scripted import call
@@ -48,7 +48,7 @@ def test_a_rolled_back_turn_leaves_no_trace(env):
     assert [turn.code for turn in saar.episode.turns[:2]] == ["x = [1]", "x.append(3); print(x)"]
 
 
-def test_of_a_rolled_back_turn_of_several_calls_nothing_stays(sandbox, env):
+def test_a_rolled_back_turn_of_several_calls_leaves_no_trace(sandbox, env):
     format = make_format("hermes", max_calls=3)
     env = CodeToolEnv([TASK], sandbox=sandbox, stateful=True, format=format)
     saar = SAARWrapper(env)

@@ -1,4 +1,4 @@
-"""TextSpace: any text is in it, in one process and across processes."""
+"""TextSpace: it contains any text, in one process and across processes."""
 
 import multiprocessing
 from copy import deepcopy

@@ -1,4 +1,4 @@
-"""What bounds an episode holds for the most stubborn policy."""
+"""The bounds on an episode hold even for the most stubborn policy."""
 
 from dataclasses import replace
 

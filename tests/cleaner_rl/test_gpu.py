@@ -70,7 +70,7 @@ def test_logprobs_are_those_of_the_model(gpu_policy, dtype, rollback):
     assert sampler._graphs._graphs
 
 
-def test_new_weights_are_sampled_from(gpu_policy):
+def test_sampling_uses_new_weights(gpu_policy):
     sampler = Sampler(gpu_policy, dtype="bfloat16")
     two_turns(sampler)
     with torch.no_grad():
@@ -84,7 +84,7 @@ def test_new_weights_are_sampled_from(gpu_policy):
 
 
 @pytest.mark.parametrize("window", [None, 5])
-def test_keys_behind_what_is_used_are_not_seen(window):
+def test_keys_after_the_filled_cells_are_not_seen(window):
     torch.manual_seed(0)
     cells, used, queries = 16, [16, 3, 9], [1, 2, 4]
     q, k, v = (

@@ -1,4 +1,4 @@
-"""What ranks cost, by formula, and the table of it."""
+"""The memory and traffic of ranks, by formula, and the table of them."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Settings: bounds, parts, and what is known before all arguments are parsed."""
+"""Settings: bounds, parts, and what the arguments tell before they are parsed."""
 
 import json
 from dataclasses import dataclass, fields, is_dataclass
@@ -52,14 +52,14 @@ def test_a_value_out_of_bounds_is_refused_by_its_flag(values, message):
 
 
 @pytest.mark.parametrize("config", [TrainConfig(), EvalConfig()])
-def test_each_setting_stands_in_one_part(config):
+def test_each_setting_is_in_one_part(config):
     parts = [getattr(config, field.name) for field in fields(config)]
     names = [field.name for field in fields(config)]
     names += [field.name for part in parts if is_dataclass(part) for field in fields(part)]
     assert len(names) == len(set(names)) == len(flat(config)) + sum(map(is_dataclass, parts))
 
 
-def test_a_change_reaches_the_part_that_the_setting_stands_in():
+def test_a_change_reaches_the_part_that_has_the_setting():
     config = change(TrainConfig(), steps=3, gamma=0.1, learning_rate=1.0)
     assert (config.steps, config.episode.gamma, config.update.learning_rate) == (3, 0.1, 1.0)
     assert sorted(changed(TrainConfig(), config)) == ["gamma", "learning_rate", "steps"]

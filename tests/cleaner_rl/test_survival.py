@@ -1,4 +1,4 @@
-"""Whatever ends a training, the run goes on from its last whole state as if nothing had been."""
+"""However a training ends, the run continues from its last complete state, with equal results."""
 
 import json
 import os
@@ -94,12 +94,12 @@ def wait_for_a_checkpoint(process, run):
         time.sleep(0.001)
 
 
-def test_killed_runs_go_on_as_if_they_had_not_been(train, tmp_path):
+def test_killed_runs_continue_as_if_never_killed(train, tmp_path):
     assert check_kills(train, tmp_path, [in_checkpoint(1), between(3)]) == 2
 
 
 @pytest.mark.exhaustive
-def test_runs_killed_at_random_go_on_as_if_they_had_not_been(train, tmp_path):
+def test_runs_killed_at_random_continue_as_if_never_killed(train, tmp_path):
     draw, kills = random.Random(0), 0
     whole = train("whole")
     wait_for_a_checkpoint(whole, tmp_path / "whole")
@@ -139,7 +139,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(train, tmp_pat
         ("the sandbox fails in step 2", "the sandbox is gone"),
     ],
 )
-def test_what_stops_a_run_is_said_with_the_state_saved(train, tmp_path, script, part):
+def test_what_stops_a_run_is_reported_and_the_state_saved(train, tmp_path, script, part):
     assert end(train("run", script, more=["--save-every", "100"])) == 2
     said = (tmp_path / "run.log0").read_text()
     assert f"error: {part}" in said and "The run is saved up to step 1. Resume: python" in said

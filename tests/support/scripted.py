@@ -1,4 +1,4 @@
-"""Scripted turns for tests, one token a character."""
+"""Scripted turns for tests, with one token per character."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, forked from one that has imported everything already."""
+"""Trainings in their own processes, forked from one that has already imported everything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Repair of malformed calls: only when asked for, only after strict reading failed, and told."""
+"""Repair of malformed calls: only on request, only after strict reading failed, and reported."""
 
 import sys
 

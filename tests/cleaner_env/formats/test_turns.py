@@ -1,4 +1,4 @@
-"""Turns as the models that speak each format write them, and what is said to malformed ones."""
+"""Turns as models write them in each format, and the errors for malformed ones."""
 
 import pytest
 

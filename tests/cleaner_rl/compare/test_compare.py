@@ -1,4 +1,4 @@
-"""The whole comparison in miniature: its numbers, its resumption, and what a kill leaves."""
+"""A whole comparison in miniature: its numbers, its resumption, and its state after a kill."""
 
 import json
 import multiprocessing
@@ -136,7 +136,7 @@ def test_finished_runs_are_not_repeated(whole, monkeypatch):
     assert (whole / "results.json").read_bytes() == before
 
 
-def test_arms_that_a_command_leaves_out_are_told(whole, tmp_path, capsys):
+def test_arms_that_a_command_omits_are_named(whole, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(whole, copy)
     assert main(["--arms", "off", *ARGUMENTS[2:], "--out", str(copy)]) == 0
@@ -221,7 +221,7 @@ def test_another_policy_under_the_same_name_is_refused(whole, tmp_path, capsys):
     assert "the policy changed since this comparison was started" in capsys.readouterr().err
 
 
-def test_a_damaged_file_of_episodes_is_said(whole, tmp_path):
+def test_a_damaged_file_of_episodes_is_reported(whole, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(whole, copy)
     file = copy / "runs" / "off" / "seed-1" / "evaluations" / "step-000002-on.jsonl.gz"
@@ -237,14 +237,14 @@ def test_a_damaged_file_of_episodes_is_said(whole, tmp_path):
         ({"config": {"steeps": 1}}, "settings, ['steeps']"),
     ],
 )
-def test_a_plan_of_another_version_is_said(whole, tmp_path, change, said):
+def test_a_plan_of_another_version_is_reported(whole, tmp_path, change, said):
     plan = json.loads((whole / "comparison.json").read_text())
     (tmp_path / "comparison.json").write_text(json.dumps({**plan, **change}))
     with pytest.raises(CheckpointError, match=re.escape(said)):
         main(["--report-only", str(tmp_path)])
 
 
-def test_a_plan_that_is_none_is_said(tmp_path):
+def test_a_file_that_is_not_a_plan_is_reported(tmp_path):
     (tmp_path / "comparison.json").write_text("[]")
     with pytest.raises(CheckpointError, match="is damaged"):
         main(["--report-only", str(tmp_path)])

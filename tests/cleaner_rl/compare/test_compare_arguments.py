@@ -1,4 +1,4 @@
-"""What the comparison's command and its arms accept, and what they say to the rest."""
+"""What the comparison's command and its arms accept, and how they refuse everything else."""
 
 import json
 from dataclasses import replace

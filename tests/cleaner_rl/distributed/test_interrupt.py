@@ -22,7 +22,7 @@ def test_protected_block_is_finished_first():
     assert finished
 
 
-def test_handlers_are_put_back():
+def test_handlers_are_restored():
     before = signal.getsignal(signal.SIGTERM)
     with Interrupt():
         pass

@@ -1,4 +1,4 @@
-"""The doctor: every check finds the fault that it is there for."""
+"""The doctor: every check finds the fault it is meant to find."""
 
 import copy
 import json
@@ -76,7 +76,7 @@ LLAMA_CALLS = (
 )
 
 
-def test_the_bundled_policy_is_well(capsys):
+def test_the_bundled_policy_passes(capsys):
     assert main(["--num-tasks", "24"]) == 0
     out = capsys.readouterr().out
     assert "11 ok, 0 warnings, 0 failed" in out
@@ -91,7 +91,7 @@ def test_json_says_the_same(capsys):
     assert report["config"]["model"] == "bundled" and "torch" in report["made_with"]
 
 
-def test_a_model_that_is_not_there_is_told_once(tmp_path, capsys):
+def test_a_missing_model_is_reported_once(tmp_path, capsys):
     assert main(["--model", str(tmp_path / "nowhere"), "--num-tasks", "4"]) == 1
     out = capsys.readouterr().out
     assert out.count("there is no directory") == 1
@@ -99,7 +99,7 @@ def test_a_model_that_is_not_there_is_told_once(tmp_path, capsys):
     assert "ok       grader" in out
 
 
-def test_a_check_that_crashes_has_failed_and_stops_no_other():
+def test_a_check_that_crashes_fails_and_stops_no_other():
     def crash(_):
         raise RuntimeError("boom")
 
@@ -125,7 +125,7 @@ def test_the_help_lists_the_settings_of_the_training_too(capsys):
     assert all(f"{flag} " in shown for flag in flags)
 
 
-def test_a_run_to_be_resumed_is_looked_at_with_its_own_settings(tmp_path):
+def test_a_resumed_run_is_checked_with_its_own_settings(tmp_path):
     config = change(PRESETS["tiny"], max_response_tokens=99)
     (tmp_path / "config.json").write_text(json.dumps(flat(config)))
     parsed = parse_doctor(["--resume", str(tmp_path)])
@@ -141,7 +141,7 @@ def test_a_setting_that_neither_doctor_nor_training_has_is_refused(capsys):
 # Chat template
 
 
-def test_a_template_that_keeps_what_was_said_is_well(subject):
+def test_a_template_that_keeps_earlier_text_passes(subject):
     assert check_template(subject()).status == "ok"
     assert check_template(subject(template(PLAIN))).status == "ok"
 
@@ -162,7 +162,7 @@ def test_a_template_that_drops_tools_is_refused(subject):
 # Round trip
 
 
-def test_a_byte_level_tokenizer_is_well(subject):
+def test_a_byte_level_tokenizer_passes(subject):
     assert check_round_trip(subject()).status == "ok"
 
 
@@ -232,7 +232,7 @@ def test_the_preview_says_where_every_token_comes_from(subject):
     assert sum(segment.tokens for segment in segments) == len(sample.ids)
 
 
-def test_grafted_tokens_that_are_left_out_are_shown_so(subject, capsys):
+def test_grafted_tokens_left_out_of_the_loss_are_marked(subject, capsys):
     finding = check_trained_tokens(subject(grafted="mask"))
     assert finding.status == "ok"
     (grafted,) = (s for s in finding.details["segments"] if s.kind == "grafted")
@@ -248,7 +248,7 @@ def test_the_preview_is_in_colour_on_a_terminal(subject, capsys):
     assert "\x1b[32mI multiply." in out and "\x1b[35m<tool_call>" in out
 
 
-def test_a_loss_that_counts_the_tools_words_is_refused(subject, monkeypatch):
+def test_a_loss_that_counts_tool_output_is_refused(subject, monkeypatch):
     from cleaner_rl.doctor import preview as module
 
     def careless(*args):
@@ -285,7 +285,7 @@ def test_a_reference_that_its_own_reward_rejects_is_noticed(subject, monkeypatch
     assert finding.status == "warning" and "1 of 2 reference answers" in finding.text
 
 
-def test_a_reward_that_takes_anything_is_refused(subject, monkeypatch):
+def test_a_reward_that_accepts_anything_is_refused(subject, monkeypatch):
     verdicts(monkeypatch, lambda answer, task: 1.0)
     finding = check_grader(subject(tasks=[TASK]))
     assert finding.status == "failed" and "no such answer" in finding.text
@@ -341,7 +341,7 @@ def test_no_sandbox_is_refused(subject, monkeypatch):
     assert "sandbox doctor" in finding.remedy
 
 
-def test_what_does_not_fit_is_noticed(subject):
+def test_a_training_that_does_not_fit_is_noticed(subject):
     assert check_memory(subject()).status == "ok"
     finding = check_memory(subject(pack_tokens=10**10))
     assert finding.status == "warning" and "--pack-tokens" in finding.remedy

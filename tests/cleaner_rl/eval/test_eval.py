@@ -76,11 +76,11 @@ def test_output_directory_in_use_is_left_alone(arguments, tmp_path):
         main([*arguments, "--out", str(tmp_path)])
 
 
-def test_missing_model_is_said(tmp_path):
+def test_a_missing_model_is_reported(tmp_path):
     with pytest.raises(PolicyError, match="there is no directory"):
         main(["--model", str(tmp_path / "nowhere")])
 
 
-def test_unknown_tasks_are_said(arguments):
+def test_unknown_tasks_are_reported(arguments):
     with pytest.raises(UserError, match="unknown tasks 'gsm8k'"):
         main([*arguments, "--tasks", "gsm8k"])

@@ -103,7 +103,7 @@ def test_turns_share_the_budget_that_the_server_counts(evaluate):
     assert [request["max_tokens"] for request in server.requests] == [50, 40, 10]
 
 
-def test_a_model_that_knows_neither_tool_nor_box_is_pointed_out(evaluate, tmp_path, capsys):
+def test_a_model_that_knows_neither_tool_nor_box_gets_warnings(evaluate, tmp_path, capsys):
     with serve(lambda request: f"It is {factor(request) * 7}.") as server:
         evaluate(server, problems=2)
     printed = capsys.readouterr().err
@@ -124,7 +124,7 @@ def test_conversations_run_side_by_side_up_to_the_limit(evaluate):
     assert server.busiest == 3
 
 
-def test_every_turn_has_a_seed_of_its_own_and_keeps_it(evaluate):
+def test_every_turn_has_its_own_seed_and_keeps_it(evaluate):
     seeds = []
     for out in ("one", "two"):
         with serve(solver) as server:
@@ -225,6 +225,6 @@ def test_ctrl_c_does_not_wait_for_the_server(evaluate, tmp_path, capsys):
         (["--request-seconds", "0"], "above 0"),
     ],
 )
-def test_wrong_settings_are_said(arguments, message):
+def test_wrong_settings_are_reported(arguments, message):
     with pytest.raises(UserError, match=message):
         main(arguments)

@@ -1,4 +1,4 @@
-"""An evaluation that stops early loses nothing, and goes on where it was."""
+"""An evaluation that stops early loses nothing, and continues where it stopped."""
 
 import json
 import os
@@ -188,7 +188,7 @@ def test_a_line_that_a_kill_cut_short_is_dropped(begin, tmp_path):
     assert sorted(row["index"] for row in rows(tmp_path / "out")) == list(range(8))
 
 
-def test_a_damaged_line_is_said(begin, tmp_path):
+def test_a_damaged_line_is_reported(begin, tmp_path):
     begin()
     file = tmp_path / "out" / "episodes.jsonl"
     file.write_text("{nonsense\n" + file.read_text())
@@ -196,7 +196,7 @@ def test_a_damaged_line_is_said(begin, tmp_path):
         main(["--resume", str(tmp_path / "out")])
 
 
-def test_there_has_to_be_an_evaluation_to_go_on_with(tmp_path):
+def test_resuming_needs_an_evaluation(tmp_path):
     with pytest.raises(CheckpointError, match="--resume wants the --out directory"):
         main(["--resume", str(tmp_path)])
 

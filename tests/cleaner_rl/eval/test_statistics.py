@@ -65,7 +65,7 @@ def test_majority(ballots, expected):
     assert majority(votes(ballots)) == pytest.approx(expected)
 
 
-def test_a_wrong_answer_that_reads_right_is_no_vote_for_the_right_one():
+def test_a_wrong_answer_that_reads_right_does_not_vote_for_the_right_one():
     assert majority([("right", False), ("right", False), ("7", True)]) == 0.0
 
 
@@ -76,7 +76,7 @@ def test_equal_answers_share_a_key(one, other):
     assert answer_key(one) == answer_key(other)
 
 
-def test_unlike_answers_have_keys_of_their_own():
+def test_different_answers_have_different_keys():
     keys = {answer_key(answer) for answer in ("1", "1.5", "15", "1/5", "a", "b", "9" * 500)}
     assert len(keys) == 7
 

@@ -286,7 +286,7 @@ def test_weights_that_are_not_finite_are_reported(toy_policy):
 
 
 @pytest.mark.parametrize("dtype, atol", [("float32", 1e-5), ("bfloat16", 0.1)])
-def test_turns_are_sampled_from_the_weights_of_now(toy_policy, dtype, atol):
+def test_turns_are_sampled_from_the_current_weights(toy_policy, dtype, atol):
     attention = toy_policy.model.config._attn_implementation
     sampler = Sampler(toy_policy, dtype=dtype)
     before = sampler.sample(CONTEXTS, [4] * 4)

@@ -279,7 +279,7 @@ def test_autocast_gives_the_kernel_one_precision(flash, toy_policy, samples):
     assert logprobs_T.isfinite().all()
 
 
-def test_the_models_own_attention_is_back_after_an_error(toy_policy):
+def test_the_models_own_attention_is_restored_after_an_error(toy_policy):
     before = toy_policy.model.config._attn_implementation
     with pytest.raises(RuntimeError), packed(toy_policy.model):
         raise RuntimeError

@@ -69,7 +69,7 @@ def test_gradients_of_the_model_are_those_of_the_plain_formula(toy_policy, sampl
     torch.testing.assert_close(chunked, [p.grad for p in model.parameters()], atol=1e-4, rtol=1e-3)
 
 
-def test_unwanted_tokens_are_zero_and_the_others_as_ever(toy_policy, samples):
+def test_unwanted_tokens_are_zero_and_the_others_unchanged(toy_policy, samples):
     row = Pack.of(samples)
     everything, entropies = token_logprobs(toy_policy.model, row)
     wanted, some = token_logprobs(toy_policy.model, row, wanted_T=row.mask_T)

@@ -25,12 +25,12 @@ def test_rows_keep_to_the_budget(samples):
     assert all(len(row.ids_T) <= 40 for row in pack(samples, max_tokens=40))
 
 
-def test_a_sample_beyond_the_budget_is_not_cut(samples):
+def test_a_sample_beyond_the_budget_is_not_truncated(samples):
     longest = max(samples, key=len)
     assert len(pack([longest], max_tokens=5)[0].ids_T) == len(longest)
 
 
-def test_positions_start_anew_in_each_sample(samples):
+def test_positions_restart_in_each_sample(samples):
     row = Pack.of(samples[:2])
     assert row.positions_T.tolist() == [*range(len(samples[0])), *range(len(samples[1]))]
 
@@ -82,7 +82,7 @@ def test_entropy_is_that_of_the_distribution(toy_policy, samples):
     torch.testing.assert_close(entropies[1:], expected)
 
 
-def test_the_models_own_attention_is_back_afterwards(toy_policy, samples):
+def test_the_models_own_attention_is_restored_afterwards(toy_policy, samples):
     before = toy_policy.model.config._attn_implementation
     token_logprobs(toy_policy.model, Pack.of(samples))
     assert toy_policy.model.config._attn_implementation == before
@@ -101,7 +101,7 @@ def test_packing_the_same_samples_gives_the_same_rows(samples):
     assert [row.ids_T.tolist() for row in once] == [row.ids_T.tolist() for row in again]
 
 
-def test_samples_of_an_episode_lie_side_by_side(samples):
+def test_samples_of_an_episode_stay_together(samples):
     paired = [replace(sample, episode=i % 4) for i, sample in enumerate(samples)]
     rows = pack(paired, max_tokens=60)
     order = [[paired.index(s) % 4 for s in row_samples(row, paired)] for row in rows]
@@ -115,7 +115,7 @@ def row_samples(row, samples):
     return [by_ids[tuple(ids.tolist())] for ids in row.ids_T.split(list(row.lengths))]
 
 
-def test_an_episode_beyond_the_budget_is_parted(samples):
+def test_an_episode_beyond_the_budget_is_split(samples):
     together = [replace(sample, episode=0) for sample in samples]
     assert len(pack(together, max_tokens=max(map(len, samples)))) > 1
 

@@ -1,4 +1,4 @@
-"""One step's update: the same whatever way the batch is cut."""
+"""One step's update: the same however the batch is split."""
 
 import copy
 import math
@@ -78,7 +78,7 @@ def test_no_signal_changes_nothing(fresh, samples):
     assert metrics["trained_tokens"] == 0
 
 
-def test_an_update_moves_praised_tokens_up(fresh, samples):
+def test_an_update_makes_praised_tokens_likelier(fresh, samples):
     policy, row = fresh(), Pack.of(samples)
     before, _ = token_logprobs(policy.model, row)
     weights_after(policy, [samples])
@@ -213,7 +213,7 @@ def test_an_update_that_fails_halfway_says_that_the_weights_are_of_no_step(
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_every_loss_is_the_same_however_the_batch_is_cut(fresh, samples, loss):
+def test_every_loss_is_the_same_however_the_batch_is_split(fresh, samples, loss):
     # Two updates, so that ratios leave 1; episodes of two samples, so that weights are shared.
     paired = [replace(s, episode=i // 2) for i, s in enumerate(samples)]
     settings = {"loss": loss, "kl_coefficient": 0.1, "tis_cap": 2.0, "grad_clip": 1e9}
@@ -284,7 +284,7 @@ def test_gradient_checkpointing_changes_nothing(fresh, samples):
     assert all(torch.equal(a, b) for a, b in zip(plain, recomputed, strict=True))
 
 
-def test_gradient_checkpointing_recomputes_layers_and_is_over_afterwards(fresh, samples):
+def test_gradient_checkpointing_recomputes_layers_and_is_off_afterwards(fresh, samples):
     policy, calls = fresh(), []
     layer = policy.model.model.layers[0]
     hook = layer.mlp.register_forward_pre_hook(lambda *_: calls.append(layer.mlp.training))
@@ -294,7 +294,7 @@ def test_gradient_checkpointing_recomputes_layers_and_is_over_afterwards(fresh, 
     assert not layer.training and not layer.gradient_checkpointing
 
 
-def test_float16_overflow_is_left_out_and_the_scale_falls(fresh, samples):
+def test_float16_overflow_is_skipped_and_lowers_the_scale(fresh, samples):
     policy = fresh()
     updater = Updater(policy.model, UpdateConfig(warmup_steps=0), dtype="float16")
     large = [with_advantages(s, 1e3) for s in samples]

@@ -52,7 +52,7 @@ def test_only_adapters_are_trained(adapted, samples):
     assert changed == set(adapter_state(adapted.model))
 
 
-def test_what_is_saved_is_a_plain_model_of_the_same_numbers(adapted, samples, tmp_path):
+def test_a_saved_model_is_plain_and_gives_the_same_numbers(adapted, samples, tmp_path):
     trained(adapted, samples)
     adapted.save(tmp_path)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
@@ -71,7 +71,7 @@ def test_saving_leaves_the_adapters_as_they_were(adapted, samples, tmp_path):
     assert torch.equal(token_logprobs(adapted.model, Pack.of(samples))[0], before)
 
 
-def test_with_adapters_off_it_is_the_base(toy_policy, samples):
+def test_with_adapters_off_the_model_is_the_base(toy_policy, samples):
     row = Pack.of(samples)
     base = token_logprobs(toy_policy.model, row)[0]
     add_lora(toy_policy.model, rank=4, alpha=8.0)

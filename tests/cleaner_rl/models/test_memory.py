@@ -112,5 +112,5 @@ def test_a_gradient_in_place_of_the_logits_allows_more_of_them():
     assert in_place == pytest.approx(2**29 * 2, rel=0.01)
 
 
-def test_available_memory_is_something():
+def test_available_memory_is_positive():
     assert available_memory(torch.device("cpu")) > 2**20

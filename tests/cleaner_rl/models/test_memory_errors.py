@@ -1,4 +1,4 @@
-"""Machines that run out of memory say which flag to turn."""
+"""When memory runs out, the error names the setting to change."""
 
 import pytest
 import torch

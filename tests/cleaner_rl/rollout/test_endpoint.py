@@ -73,7 +73,7 @@ def test_an_empty_message_is_an_empty_turn():
 
 
 @pytest.mark.parametrize("trouble", [(429, {}), (500, {}), (503, {"error": "loading"}), DROP])
-def test_passing_trouble_is_tried_again(trouble):
+def test_temporary_errors_are_retried(trouble):
     with serve(script(trouble, trouble, "hello")) as server:
         assert ask(server)[0] == "hello"
         assert len(server.requests) == 3
@@ -97,7 +97,7 @@ def test_a_silent_server_is_asked_again():
         assert ask(server, request_seconds=0.1)[0] == "hello"
 
 
-def test_endless_trouble_is_said():
+def test_lasting_errors_are_reported():
     with (
         serve(lambda _: (503, {"error": {"message": "overloaded"}})) as server,
         pytest.raises(EndpointError, match=r"4 attempts.*503: overloaded.*--request-retries"),
@@ -106,7 +106,7 @@ def test_endless_trouble_is_said():
     assert len(server.requests) == 4
 
 
-def test_no_server_is_said():
+def test_a_missing_server_is_reported():
     with pytest.raises(EndpointError, match=r"did not answer.*ConnectError"):
         ask(None, url="http://127.0.0.1:9/v1", request_retries=0)
 
@@ -114,7 +114,7 @@ def test_no_server_is_said():
 @pytest.mark.parametrize(
     ("status", "remedy"), [(401, "--api-key-env"), (404, "--model"), (405, "--endpoint")]
 )
-def test_what_waiting_does_not_mend_is_said_at_once(status, remedy):
+def test_errors_that_waiting_cannot_fix_are_reported_at_once(status, remedy):
     with (
         serve(lambda _: (status, {"error": {"message": "no"}})) as server,
         pytest.raises(EndpointError, match=f"{status}: no.*{remedy}"),
@@ -123,7 +123,7 @@ def test_what_waiting_does_not_mend_is_said_at_once(status, remedy):
     assert len(server.requests) == 1
 
 
-def test_a_refused_conversation_is_told_from_a_broken_server():
+def test_a_refused_conversation_is_not_a_broken_server():
     with (
         serve(lambda _: (400, {"error": {"message": "too long"}})) as server,
         pytest.raises(RequestRefused, match="too long"),
@@ -135,7 +135,7 @@ def test_a_refused_conversation_is_told_from_a_broken_server():
     "body",
     [{}, {"choices": []}, {"choices": [{"message": {"content": "x"}}]}, [1], completion([1])],  # type: ignore[arg-type]
 )
-def test_another_kind_of_answer_is_said(body):
+def test_an_answer_that_is_not_a_completion_is_reported(body):
     with (
         serve(lambda _: (200, body)) as server,
         pytest.raises(EndpointError, match="did not answer with a chat completion"),

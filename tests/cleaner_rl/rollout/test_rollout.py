@@ -120,7 +120,7 @@ def test_rollback_off_keeps_failure_and_error(toy_policy):
     assert [turn.text for turn in episode.turns] == [BUG, FIX, ANSWER]
 
 
-def test_every_turn_draws_numbers_of_its_own(toy_policy):
+def test_every_turn_draws_its_own_numbers(toy_policy):
     _, sampler = play(toy_policy, [BUG, FIX, ANSWER], tasks=[TASK, TASK])
     assert len(set(sampler.seeds)) == len(sampler.seeds) == 6
 
@@ -188,7 +188,7 @@ def test_a_broken_grader_stops_the_rollout(toy_policy, monkeypatch, tmp_path):
         rollout.play([Task("?", "1+x")], seed=0)
 
 
-def test_environments_are_used_again(toy_policy):
+def test_environments_are_reused(toy_policy):
     sampler = ScriptedSampler(toy_policy, [ANSWER, ANSWER])
     with Rollout(toy_policy, sampler, EpisodeConfig(system_prompt="none")) as rollout:
         (first,) = rollout.play([TASK], seed=0)
@@ -197,7 +197,7 @@ def test_environments_are_used_again(toy_policy):
     assert first.task is TASK
 
 
-def test_a_fault_of_the_sandbox_is_tried_again_and_costs_nothing(toy_policy, monkeypatch):
+def test_a_sandbox_fault_is_retried_at_no_cost(toy_policy, monkeypatch):
     sampler = ScriptedSampler(toy_policy, [FIX, ANSWER])
     with Rollout(toy_policy, sampler, EpisodeConfig(system_prompt="none")) as rollout:
         run, faults = rollout.sandbox.run, [SandboxError("worker died")]
@@ -260,7 +260,7 @@ def test_turns_are_read_in_the_chosen_format_and_the_prompt_explains_it(toy_poli
     assert [turn.observation for turn in episode.turns] == ["42", None]
 
 
-def test_a_template_without_a_format_is_warned_of(toy_policy):
+def test_a_template_without_a_format_gets_a_warning(toy_policy):
     policy = without_tools(toy_policy)
     with (
         pytest.warns(ToolFormatWarning, match="shows none of the tool-call formats"),
@@ -288,13 +288,13 @@ def test_the_option_offers_every_format():
     assert set(get_args(ToolFormat)) == {"auto", *FORMATS}
 
 
-def test_a_format_that_cannot_be_had_is_an_error_of_the_user(toy_policy):
+def test_an_unavailable_format_is_a_user_error(toy_policy):
     sampler = ScriptedSampler(toy_policy, [])
     with pytest.raises(UserError, match="unknown tool-call format"):
         Rollout(toy_policy, sampler, EpisodeConfig(tool_format="xml"))
 
 
-def test_a_template_that_refuses_the_system_prompt_is_an_error_of_the_user(toy_policy):
+def test_a_template_that_refuses_the_system_prompt_is_a_user_error(toy_policy):
     """It serves a conversation without one, so that only the first prompt finds out."""
     policy = replace(toy_policy, tokenizer=copy.copy(toy_policy.tokenizer))
     policy.tokenizer.chat_template = (
@@ -320,7 +320,7 @@ def without_tools(policy):
         tokenizer.chat_template = template
 
 
-def test_an_interruption_waits_for_programs_and_begins_none(toy_policy):
+def test_an_interruption_waits_for_programs_and_starts_none(toy_policy):
     """Or they would go on in environments that the next rollout uses."""
     slow = call("import time; time.sleep(0.3); print(42)")
     sampler = ScriptedSampler(toy_policy, [slow, ANSWER])

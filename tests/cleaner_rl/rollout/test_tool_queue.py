@@ -1,4 +1,4 @@
-"""The tool queue: which episodes go on at which tick, whatever their programs take."""
+"""The tool queue: which episodes continue at which tick, however long their programs take."""
 
 import threading
 import time
@@ -52,7 +52,7 @@ def test_the_reproducible_schedule_does_not_depend_on_what_programs_take(threads
     assert quick[:5] == [[], [0, 1], [2, 3], [], [4, 5]]
 
 
-def test_with_nothing_to_sample_the_next_ones_go_on(threads):
+def test_with_nothing_to_sample_the_next_episodes_continue(threads):
     queue = ToolQueue(threads, "reproducible")
     for index in range(4):
         queue.put(Program(index), "turn", clock=5)
@@ -68,7 +68,7 @@ def test_waiting_is_counted(threads):
     assert queue.waited > 0.02
 
 
-def test_eagerly_a_slow_program_holds_up_nobody(threads):
+def test_the_eager_schedule_does_not_wait_for_slow_programs(threads):
     gate = threading.Event()
     queue = ToolQueue(threads, "eager")
     queue.put(Program("slow", gate=gate), "turn", clock=0)
@@ -86,7 +86,7 @@ def test_what_a_step_raises_is_raised(threads, schedule):
         queue.take(10, idle=True)
 
 
-def test_closing_waits_for_what_runs_and_begins_nothing():
+def test_closing_waits_for_running_programs_and_starts_none():
     gate = threading.Event()
     with ThreadPoolExecutor(1) as one:
         queue = ToolQueue(one, "eager")

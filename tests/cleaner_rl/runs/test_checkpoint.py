@@ -29,11 +29,11 @@ def save(directory, policy, step=1):
     save_checkpoint(directory, policy, policy.model, MOMENTS, {"step": step}, Ranks("cpu"))
 
 
-def test_state_comes_back(checkpoint):
+def test_state_is_restored(checkpoint):
     assert load_state(checkpoint) == {"step": 1}
 
 
-def test_tensors_come_back(checkpoint):
+def test_tensors_are_restored(checkpoint):
     loaded = {name: torch.zeros_like(tensor) for name, tensor in MOMENTS.items()}
     load_tensors(checkpoint, loaded)
     assert all(torch.equal(loaded[name], tensor) for name, tensor in MOMENTS.items())
@@ -95,7 +95,7 @@ def test_a_kill_between_the_renames_of_a_replacement_loses_nothing(checkpoint):
     assert load_state(checkpoint) == {"step": 1}
 
 
-def test_a_damaged_state_is_said(checkpoint):
+def test_a_damaged_state_is_reported(checkpoint):
     state = checkpoint / "trainer/state.json"
     state.write_text("#" * state.stat().st_size)
     with pytest.raises(CheckpointError, match=r"state\.json.*started again"):
@@ -143,7 +143,7 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_with_the_remedy(checkpoin
         load_state(checkpoint)
 
 
-def test_shards_of_an_earlier_version_are_no_model(checkpoint):
+def test_shards_of_an_earlier_version_are_refused_as_a_model(checkpoint):
     (checkpoint / "shards").mkdir()
     with pytest.raises(PolicyError, match="that version's export"):
         load_policy(str(checkpoint), "cpu")

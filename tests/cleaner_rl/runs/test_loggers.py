@@ -1,4 +1,4 @@
-"""Loggers beside metrics.jsonl."""
+"""Loggers in addition to metrics.jsonl."""
 
 import sys
 from types import ModuleType
@@ -9,14 +9,14 @@ from cleaner_rl.errors import UserError
 from cleaner_rl.runs.loggers import check_logger, open_logger
 
 
-def test_none_takes_everything(tmp_path):
+def test_logger_none_accepts_everything(tmp_path):
     with open_logger("none", tmp_path, {}, 0) as log:
         log(1, {"reward": 0.5})
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
-def test_missing_package_is_said(name, monkeypatch):
+def test_a_missing_package_is_reported(name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UserError, match=rf"pip install -e '\.\[{name}\]'"):

@@ -1,4 +1,4 @@
-"""The table of metrics: an episode that has just been played and the saved one count alike."""
+"""The table of metrics: an episode just played and the same one saved give equal numbers."""
 
 import pytest
 

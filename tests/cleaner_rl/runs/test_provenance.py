@@ -1,4 +1,4 @@
-"""Weights that a run still refers to are known again, and changed ones are refused."""
+"""Weights that a run still refers to are recognised, and changed ones are refused."""
 
 import copy
 
@@ -16,7 +16,7 @@ def test_equal_weights_have_one_fingerprint(toy_policy):
 
 
 @pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.1.mlp.up_proj.weight"])
-def test_a_changed_parameter_has_another(toy_policy, name):
+def test_a_changed_parameter_changes_the_fingerprint(toy_policy, name):
     other = copy.deepcopy(toy_policy.model)
     with torch.no_grad():
         dict(other.named_parameters())[name].mul_(1.0001)

@@ -52,7 +52,7 @@ def test_a_result_that_the_question_has_as_well_is_the_result_at_first():
 
 
 @pytest.mark.parametrize("word", ["class", "print", "round", ""])
-def test_words_that_are_no_names_are_not_taken_for_names(word):
+def test_words_that_cannot_be_names_are_not_used(word):
     assert program("6?", f"<<6*6=36>>36 {word}\n#### 36") == "result = 6 * 6\nprint(result)"
 
 

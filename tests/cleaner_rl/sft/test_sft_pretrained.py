@@ -1,4 +1,4 @@
-"""Cold start of a pretrained model: what is trained, what is saved, and going on after Ctrl-C."""
+"""Cold start of a pretrained model: what is trained and saved, and how it resumes after Ctrl-C."""
 
 import json
 import re
@@ -138,7 +138,7 @@ def interrupted(arguments, monkeypatch, capsys):
     return arguments
 
 
-def test_an_interrupted_training_goes_on_to_the_same_bits(interrupted, tmp_path):
+def test_an_interrupted_training_continues_to_the_same_bits(interrupted, tmp_path):
     assert main([*interrupted, "--resume"]) == 0
     whole = [*interrupted[:5], str(tmp_path / "whole"), *interrupted[6:]]
     assert main(whole) == 0
@@ -146,7 +146,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(interrupted, tmp_path)
     assert not list(tmp_path.glob(".*"))
 
 
-def test_an_interrupted_training_is_not_thrown_away_unasked(interrupted, tmp_path):
+def test_an_interrupted_training_is_not_discarded_unasked(interrupted, tmp_path):
     with pytest.raises(UserError, match="add --resume to go on with it, or --overwrite"):
         main(interrupted)
     assert main([*interrupted, "--overwrite"]) == 0
@@ -174,12 +174,12 @@ def test_a_resumed_training_keeps_its_settings(interrupted, tmp_path):
         (["--demonstrations", "0"], UserError, "--demonstrations must be at least 1"),
     ],
 )
-def test_what_cannot_be_is_said(arguments, tmp_path, more, error, why):
+def test_impossible_settings_are_reported(arguments, tmp_path, more, error, why):
     with pytest.raises(error, match=why):
         main([*arguments, *more])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unknown_preset_names_those_that_there_are():
+def test_an_unknown_preset_error_lists_the_presets():
     with pytest.raises(UserError, match="unknown preset 'small'; use one of: tiny, smollm2"):
         main(["--preset", "small"])
