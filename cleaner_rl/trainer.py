@@ -139,7 +139,7 @@ def check_policy(policy: Policy, config: TrainConfig) -> None:
         )
     if 0 < cells < wanted + SPARE_CELLS:
         raise PolicyError(
-            f"--cache-tokens {cells} holds no whole episode: prompt and response may "
+            f"--cache-tokens {cells} cannot hold a whole episode: prompt and response may "
             f"have {wanted}; give {wanted + SPARE_CELLS} or more, or 0 for a quarter of the memory"
         )
     error = packing_error(policy.model)

@@ -1,4 +1,4 @@
-"""Arms: the ways of training that a comparison compares, as changes to a TrainConfig."""
+"""Arms: the ways of training in a comparison, as changes to a TrainConfig."""
 
 from __future__ import annotations
 

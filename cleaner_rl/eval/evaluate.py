@@ -29,7 +29,7 @@ from cleaner_rl.runs.metrics import METRICS, EpisodeSummary, Metric
 from cleaner_rl.settings import EpisodeConfig, Precision
 
 Problems = Sequence[Sequence[EpisodeSummary]]
-"""The episodes of each problem, without those that sandbox faults spoilt."""
+"""The episodes of each problem, without those that were spoilt."""
 
 _LEFT_OUT = ("accuracy", "first_attempt_success")
 """Metrics not taken from the table: accuracy comes first here, the other is for comparisons."""
@@ -38,7 +38,7 @@ _ZERO_WITHOUT_CALLS = ("first_call_failed", "recovery")
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The figures of an evaluation. Episodes that sandbox faults spoilt count in none of them.
+    """The figures of an evaluation. Episodes that the sandbox or a scorer spoilt do not count.
 
     Attributes:
         samples: the number of episodes requested per task.

@@ -106,10 +106,10 @@ class CrossedBootstrap:
 
     The same resamples serve every measure, so differences are paired by seed and by problem. With
     one seed this is the plain bootstrap over problems. These intervals give the variation between
-    problems too much weight, above all if each seed has its own problems. They give the variation
-    between seeds too little if seeds are few: with S of them, its variance is too small by a factor
-    of (S - 1) / S, and the wider tails of S - 1 degrees of freedom are missing. ``seeds_interval``
-    uses the seeds alone.
+    problems too much weight, above all if each seed has its own problems. If seeds are few, they
+    give the variation between seeds too little weight: with S seeds, its variance is too small by a
+    factor of (S - 1) / S, and the wider tails of S - 1 degrees of freedom are missing.
+    ``seeds_interval`` uses the seeds alone.
 
     A measure may lack the last problems if nothing counts in them.
 

@@ -43,7 +43,7 @@ class PrefillSegment:
         return self.start + self.count
 
     def bias(self, window: int | None, like: Tensor) -> Tensor:
-        """Addend of the scores, [1, count, end]: queries see their past, within any window."""
+        """Additive mask, [1, count, end]: queries see their past, within the window if any."""
         cells_T = torch.arange(self.end, device=like.device)
         return _bias(cells_T[self.start :], cells_T, window, like.dtype)[None]
 
@@ -107,7 +107,7 @@ class BatchLayout:
         return indices.to(self.decoded_B.device)
 
     def bias(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """Addend of the scores of the first rows' tokens, [B, 1, reach]."""
+        """Additive mask of the first rows' tokens, [B, 1, reach]."""
         known = self._biases.get((window, dtype))
         if known is None:
             cells_T = torch.arange(self.reach, device=self.decoded_B.device)

@@ -51,8 +51,8 @@ class Sampler:
         dtype: precision of the forward passes.
         top_k: sample from this many of the most probable tokens; 0 for all.
         cache_tokens: the most tokens cached at a time, in the batch and in the prefix cache; 0 for
-            a quarter of the device's memory. When short, fewer conversations are decoded together,
-            and waiting ones are prefilled again.
+            a quarter of the device's memory. If it is short, fewer conversations are decoded
+            together, and waiting ones are prefilled again.
         poll_every: tokens decoded between two checks for ended turns; 0 for one, or for eight on
             CUDA, where a check waits for the device.
 

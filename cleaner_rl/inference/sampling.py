@@ -66,7 +66,7 @@ class SequenceRows:
         limit_B: how many it may have.
         over_B: whether the turn has ended; its row then no longer changes.
         numbers_BL: the uniform random number for each token of the turn.
-        ids_BL, logprobs_BL: the sampled tokens.
+        ids_BL, logprobs_BL: the sampled tokens and their log-probabilities.
         longest: an upper bound on ``filled_B``.
     """
 

@@ -2,7 +2,7 @@
 
 Rows are split into pieces of equal length, so that few long rows keep as many multiprocessors busy
 as many short ones, and the results of the pieces are combined afterwards, as in Flash-Decoding (Dao
-et al., 2023). Query heads that share a key head are computed together, so it is read only once.
+et al., 2023). Query heads that share a key head are computed together, which reads its keys once.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from cleaner_rl.models.lora import adapter_state, adapters_off, has_lora
 from cleaner_rl.settings import Precision, UpdateConfig
 
 _MAX_SKIPPED = 5
-"""Skipped updates in a row that end a run; a few are normal, since float16 finds its scale so."""
+"""Skipped updates in a row that end a run; float16 needs a few to find its scale."""
 
 Row = tuple[Pack, Tensor | None, Tensor | None]
 """A pack; its log-probabilities before the step, None if they equal those of the pass itself; and

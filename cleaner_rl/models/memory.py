@@ -1,4 +1,4 @@
-"""Memory: how much of it training a model takes, by formula, and errors when it runs out."""
+"""Memory: an estimate of how much training a model takes, and errors when it runs out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cleaner_rl.settings import Precision
 _WEIGHTS = 4
 _GRADIENTS = 4
 _OPTIMISER = 8
-"""Bytes a parameter: float32 weights and gradients, AdamW's two float32 moments."""
+"""Bytes per parameter: float32 weights and gradients, AdamW's two float32 moments."""
 _CHUNK_TOKENS = 4096
 _CHUNK_NUMBERS = 2**26
 """Logits held at a time: 256 MiB in float32. The gradient needs a few arrays of this size."""

@@ -1,4 +1,4 @@
-"""Files that survive a kill: written whole or not at all, or lines of JSON, the last cut short."""
+"""Files that survive a kill: written whole or not at all, or JSON lines with the last cut off."""
 
 from __future__ import annotations
 
