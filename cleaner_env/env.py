@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, SupportsFloat
+from typing import Any, Self, SupportsFloat
 
 import gymnasium as gym
 
@@ -69,7 +70,7 @@ class CodeToolEnv(gym.Env[str, str]):
             program that fails, or a turn that is rolled back, leaves no trace in them. Needs the
             sandbox's tier ``full``.
         sandbox: a sandbox to share between environments; by default each environment starts its
-            own at its first call, and closes it.
+            own at its first call, and closes it. So does a copy made with ``copy.deepcopy``.
         limits: limits of one program in the environment's own sandbox.
         allow_weak: let the environment's own sandbox run programs where isolation is unavailable.
         render_mode: ``"human"`` prints each turn as it is taken, ``"ansi"`` returns the transcript.
@@ -339,6 +340,17 @@ class CodeToolEnv(gym.Env[str, str]):
         if self.render_mode == "human":
             encoding = sys.stdout.encoding or "utf-8"
             print(text.encode(encoding, "backslashreplace").decode(encoding))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy goes on from the same point; a stateful one makes its variables again by running
+        the episode's programs again, and raises SandboxError if they do not print the same."""
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        for name, value in vars(self).items():
+            if name not in ("_sandbox", "_programs"):
+                setattr(copied, name, copy.deepcopy(value, memo))
+        copied._sandbox = None if self._owns_sandbox else self._sandbox
+        copied._programs = self._programs and self._programs.copied(copied._interpreter)
+        return copied
 
     def close(self) -> None:
         """Stop the environment's own sandbox. A shared one is its owner's to close."""

@@ -44,6 +44,13 @@ class Interpreter:
         if self._session is not None and self._before is not None:
             self._session.rollback(self._before)
 
+    def copied(self, sandbox: Callable[[], Sandbox]) -> Interpreter:
+        """An interpreter that goes on from the same point in another sandbox."""
+        other = Interpreter(sandbox, self.stateful)
+        if self._session is not None:
+            other._session, other._before = self._session.copy(sandbox()), self._before
+        return other
+
     def close(self) -> None:
         """End the session, if there is one."""
         if self._session is not None:

@@ -142,6 +142,19 @@ class Session:
                     break
         return results
 
+    def copy(self, sandbox: Pool | None = None) -> Session:
+        """A session with the same state and checkpoints, in the same sandbox or another.
+
+        It runs their cells again before its first one, and then raises SandboxError when they do
+        not print the same.
+        """
+        with self._lock:
+            other = Session(sandbox or self._sandbox, self.limits)
+            other._state, other._cells, other._closed = self._state, list(self._cells), self._closed
+            other._checkpoints = dict(self._checkpoints)
+            other._numbers = itertools.count(max(self._state, *self._checkpoints, 0) + 1)
+            return other
+
     def close(self) -> None:
         """End the session and free its processes."""
         with self._lock:
