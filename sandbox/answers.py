@@ -63,10 +63,11 @@ def encode(value: Any, classes: Mapping[str, Any] = {}) -> str:
         if isinstance(value, (bytes, bytearray)):
             return ["bytes", value.hex()]
         if isinstance(value, dict):
-            return ["dict", *([at(key), at(item)] for key, item in value.items())]
+            return ["dict", *([at(key), at(item)] for key, item in dict.items(value))]
+        many: Any
         for many in (list, tuple, set, frozenset):
             if isinstance(value, many):
-                return [many.__name__, *map(at, value)]
+                return [many.__name__, *map(at, many.__iter__(value))]
         if name == "collections.deque":
             return [name, *map(at, value)]
         if kind is range:

@@ -19,7 +19,6 @@ from sandbox import Limits
 from sandbox.answers import DECODE, answers, decode, encode, started
 from sandbox.judge import Runner
 
-_ROUNDS = 100
 Outcome = list[str]
 """How a call ended: "returned", the value and, of None, the arguments afterwards; "raised", the
 exception's class and message; or "ended", when the program did."""
@@ -36,30 +35,36 @@ def check_counts(
     """
     calls: list[str] = []
     outcomes: list[Outcome] = []
-    for _ in range(_ROUNDS):
+    left_s = 2 * limits.wall_s  # for a check that goes on and on with what it is told
+    while left_s > 0:
         known = list(zip(calls, outcomes, strict=True))
         examined = f"examine'](globals(), {check!r}, {entry_point!r}, {known!r})"
-        texts = _told(runner, {"prefix.py": prefix}, examined, limits)
+        texts, seconds = _told(runner, {"prefix.py": prefix}, examined, limits)
         if not texts:
             break
+        left_s -= seconds
         calls, passed, total, unsent = json.loads(texts[0])
         if unsent:
             raise ValueError(f"a check may call with plain data only, not with {unsent}")
         if not calls:
             return passed, total
         parts = {"prefix.py": prefix, "program.py": program}
-        texts = _told(runner, parts, f"respond'](globals(), {calls!r})", limits)
+        texts, seconds = _told(runner, parts, f"respond'](globals(), {calls!r})", limits)
+        left_s -= seconds
         outcomes = [_outcome(text) for text in texts[: len(calls)]]
         outcomes += [["ended"]] * (len(calls) - len(outcomes))
     return 0, 1
 
 
-def _told(runner: Runner, parts: Mapping[str, str], told: str, limits: Limits) -> list[str]:
-    """The texts that an iterator in the sandbox gives, as far as it comes."""
+def _told(
+    runner: Runner, parts: Mapping[str, str], told: str, limits: Limits
+) -> tuple[list[str], float]:
+    """The texts that an iterator in the sandbox gives, as far as it comes, and the seconds."""
     mark = secrets.token_hex(8)
     tail = f"for _text in _judge['{told}: _judge['answer']({mark!r}, _text)"
     source = started(parts, f"{tail}\n__import__('os')._exit(0)", _TOOLS)
-    return answers(runner.run(source, limits=limits).stdout, mark)
+    result = runner.run(source, limits=limits)
+    return answers(result.stdout, mark), result.wall_s
 
 
 def _outcome(text: str) -> Outcome:
@@ -110,8 +115,17 @@ def examine(
     unsent = ""
     asks = lost = ended = False
 
+    guesses = 1000 + len(known)  # a loop that an unknown value should end goes on for ever
+
     class Ended(BaseException):
-        """The program was over before it came to this call."""
+        """The program was over before it came to this call, or there is no point in guessing on."""
+
+    def guess(value: Any) -> Any:
+        nonlocal guesses
+        guesses -= 1
+        if guesses < 0:
+            raise Ended
+        return value
 
     class Anything:
         """Stands for a value that is not known yet: there is nothing that it cannot do."""
@@ -119,10 +133,10 @@ def examine(
         def __getattr__(self, name: str) -> Any:
             if name.startswith("__"):
                 raise AttributeError(name)
-            return self
+            return guess(self)
 
         def __iter__(self) -> Any:
-            return iter(())
+            return guess(iter(()))
 
     anything = Anything()
     for methods, value in (
@@ -134,7 +148,7 @@ def examine(
         ("float", 1.0),
     ):
         for method in methods.split():
-            setattr(Anything, f"__{method}__", lambda *_, value=value, **__: value)
+            setattr(Anything, f"__{method}__", lambda *_, value=value, **__: guess(value))
 
     def stand_in(name: str) -> Callable[..., Any]:
         def function(*arguments: Any, **keywords: Any) -> Any:
@@ -146,11 +160,11 @@ def examine(
                 unsent = "" if asks else f"{(arguments, keywords)!r:.200}"
                 asks = lost = True
             if lost:  # what it is called with from here on depends on what is not known
-                return anything
+                return guess(anything)
             calls.append(call)
             if asks or len(calls) > len(known) or known[len(calls) - 1][0] != call:
                 asks = True
-                return anything
+                return guess(anything)
             kind, *told = known[len(calls) - 1][1]
             if kind == "ended":
                 ended = True

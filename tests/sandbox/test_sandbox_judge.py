@@ -120,7 +120,15 @@ def solve():
     [
         ("1  2\n3", "1 2 3\n", True), ("1 2", "1 2 3", False), ("0.3000000001", "0.3", True),
         ("0.31", "0.3", False), ("100000000", "100000001", False), ("a", "b", False),
-        ("nan", "nan", True), ("1e400", "inf", True), ("1", "1.0", True), ("yes", "1", False),
+        ("nan", "NaN", True), ("1e400", "inf", True), ("1", "1.0", True), ("yes", "1", False),
+        ("1000000006.0", "1000000007", False), ("1000000007.0", "1000000007", True),
+        ("500000003.5", "500000004", False), ("1e9", "1000000000", True), ("1_0", "10", False),
+        ("\u0661\u0660", "10", False), ("101", "0101", False), ("0101", "101", False),
+        ("-0", "0", True), ("+5", "5", True), (".5", "0.5", True), ("00.5", "0.5", False),
+        ("1e-12", "0.0", True), ("nan", "5", False), ("9" * 5000, "5.0", False),
+        ("1" * 5000, "2" * 5000, False), ("1" * 5000, "1" * 5000, True),
+        ("1" + "0" * 5000, "1e5000", True), ("1e99999999999999999999", "7", False),
+        ("1e999999999", "7", False), ("snan", "7", False), ("0x10", "16", False),
     ],
 )  # fmt: skip
 def test_tolerant_text(actual: str, expected: str, same: bool) -> None:
@@ -135,6 +143,10 @@ def test_tolerant_values() -> None:
     assert same_value([0.1 + 0.2], (0.3,), 1e-6) and not same_value([0.1 + 0.2], [0.3], None)
     assert same_value({"a": math.nan}, {"a": math.nan}, 1e-6)
     assert not same_value(10**400, 1.5, 1e-6)
+    assert same_value(2.0, 2, 1e-6) and not same_value(1000000006.0, 1000000007, 1e-6)
+    assert same_value({0.1 + 0.2, 1}, {0.3, 1.0}, 1e-6) and not same_value({0.31}, {0.3}, 1e-6)
+    assert same_value(1e-9j, 0j, 1e-6) and not same_value(True, 1.0, 1e-6)
+    assert same_value(0.31, 0.3, 0.1) and not same_value([1], {1}, 1e-6)
 
 
 @pytest.mark.parametrize("bad", [object(), math.inf, print])
@@ -152,3 +164,67 @@ def test_function_must_be_a_name(name: str) -> None:
 def test_match_must_be_known(box: Sandbox) -> None:
     with pytest.raises(ValueError, match="match"):
         judge(box, "", [], match="fuzzy")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        "import atexit; atexit.register(print, 'bye')",
+        "import atexit; atexit.register(lambda: 1 / 0)",
+        "import sys, io; sys.stdout = io.StringIO()",
+        "import sys; sys.stdout.close()",
+        "import threading, time; threading.Thread(target=time.sleep, args=(60,)).start()",
+    ],
+)
+def test_what_comes_after_the_answer_does_not_count(box: Sandbox, ends: str) -> None:
+    code = f"def solve(a):\n    {ends}\n    return a * 2"
+    assert passes(box, code, CallTest("solve", (3,), 6))
+
+
+def test_threads_that_print_do_not_get_into_the_answer(box: Sandbox) -> None:
+    code = """
+import threading
+def solve(a):
+    def noise():
+        while True: print("noise", end="")
+    threading.Thread(target=noise).start()
+    return list(range(a))
+"""
+    test, limits = CallTest("solve", (20_000,), list(range(20_000))), Limits(output_bytes=1 << 28)
+    (verdict,) = judge(box, code, [test], limits=limits)
+    assert verdict.passed, verdict.why
+
+
+def test_a_prefix_runs_first_and_the_future_stays_in_front(box: Sandbox) -> None:
+    code = "from __future__ import annotations\ndef solve(a: nothing): return sqrt(a)"
+    (verdict,) = judge(box, code, [CallTest("solve", (4,), 2.0)], prefix="from math import sqrt")
+    assert verdict.passed
+    (verdict,) = judge(box, "x =", [StdioTest("", "")], prefix="from re import *")
+    assert "SyntaxError" in verdict.why
+    assert verdict.result is not None and 'File "program.py", line 1\n    x =' in (
+        verdict.result.traceback
+    )
+
+
+def test_integers_may_have_any_number_of_digits(box: Sandbox) -> None:
+    assert passes(box, "print(10 ** 5000)", StdioTest("", "1" + "0" * 5000), "tolerant")
+    assert passes(box, SOLVE.format("10 ** a"), CallTest("solve", (5000,), 10**5000))
+    (verdict,) = judge(box, SOLVE.format("[10 ** a]"), [CallTest("solve", (5000,), [1])])
+    assert verdict.why == "returned [<an integer of 16610 bits>], not [1]"
+
+
+def test_a_comparison_of_ones_own(box: Sandbox) -> None:
+    tests = [CallTest("solve", (3,), "3"), StdioTest("", "3")]
+    verdicts = judge(
+        box,
+        SOLVE.format("a") + "print('...3')",
+        tests,
+        match=lambda a, b: str(a)[-2:].strip()[-1] == b,
+    )
+    assert [verdict.passed for verdict in verdicts] == [True, True]
+
+
+def test_a_why_has_a_bounded_length_and_no_lone_surrogates(box: Sandbox) -> None:
+    for value in ("'\\ud800'", "[[[[a] * 9] * 9] * 9] * 9", "{i: {'x' * 99} for i in range(99)}"):
+        (verdict,) = judge(box, SOLVE.format(value), [CallTest("solve", (3,), 6)])
+        assert verdict.why.startswith("returned ") and len(verdict.why.encode()) < 300
