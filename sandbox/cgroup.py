@@ -19,6 +19,8 @@ REMOVE_S = 0.5  # processes that were killed may take a moment to go
 # The shell enters the group, so that nothing that it starts is ever outside.
 ENTER = 'for d in $0; do echo $$ > "$d/cgroup.procs" || exit 1; done; exec "$@"'
 _numbers = itertools.count()
+_left: set[Path] = set()  # groups whose processes took too long to go
+_swept: set[Path] = set()  # directories in which there is nothing left of earlier hosts
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +100,20 @@ class Cgroup:
             os.close(self.opened.popitem()[1])
         deadline = time.monotonic() + REMOVE_S
         for path in {self.memory, self.pids or self.memory}:
-            while not removed(path) and time.monotonic() < deadline:
+            while not removed(path):
+                if time.monotonic() > deadline:
+                    _left.add(path)
+                    break
                 time.sleep(0.002)
 
 
 def make_cgroup() -> tuple[Cgroup | None, str]:
     """Groups for a new worker; or None and why there are none to be had."""
     reasons = []
-    name = f"{PREFIX}-{os.getpid()}-{next(_numbers)}"
+    name = f"{PREFIX}-{os.getpid()}-{started(os.getpid())}-{next(_numbers)}"
+    for path in list(_left):
+        if removed(path):
+            _left.discard(path)
     for make in (make_v2, make_v1):
         try:
             return make(name), ""
@@ -123,7 +131,7 @@ def make_v2(name: str) -> Cgroup:
             if not parent.is_relative_to(mount):
                 break
             if "memory" in words(parent / "cgroup.subtree_control"):
-                return ready(Cgroup(made(parent / name), None, V2), parent)
+                return ready(Cgroup(made(parent / name), None, V2))
         raise OSError("cgroup v2: no group above this process hands on the controller of memory")
     raise OSError("cgroup v2: not mounted")
 
@@ -136,12 +144,16 @@ def make_v1(name: str) -> Cgroup:
     group = Cgroup(made(parent / name), None, V1)
     pids = ROOT / "pids"
     if (pids / "cgroup.procs").exists():
-        group.pids = made(pids / own_path("pids").lstrip("/") / name)
-    return ready(group, parent)
+        try:
+            group.pids = made(pids / own_path("pids").lstrip("/") / name)
+        except OSError:
+            group.remove()
+            raise
+    return ready(group)
 
 
-def ready(group: Cgroup, parent: Path) -> Cgroup:
-    """The group after what else there is to set; groups of processes that are gone are removed."""
+def ready(group: Cgroup) -> Cgroup:
+    """The group after what else there is to set; what hosts have left that are dead is removed."""
     if group.pids is None and (group.memory / "pids.max").exists():
         group.pids = group.memory
     for name, value in group.files.extra.items():
@@ -149,16 +161,33 @@ def ready(group: Cgroup, parent: Path) -> Cgroup:
             (group.memory / name).write_text(value)
         except OSError:
             continue
-    for path in stale(parent):
-        removed(path)
+    for parent in {path.parent for path in (group.memory, group.pids) if path} - _swept:
+        _swept.add(parent)
+        for path in stale(parent):
+            removed(path)
     return group
 
 
 def stale(parent: Path) -> Iterator[Path]:
+    """The groups below `parent` that belong to nobody alive."""
+    own = started(os.getpid()).partition(".")[0]
     for path in parent.glob(f"{PREFIX}-*-*"):
-        owner = path.name.split("-")[-2]
-        if owner.isdigit() and not Path("/proc", owner).exists():
+        pid, *start, _ = path.name.removeprefix(f"{PREFIX}-").split("-")
+        if start and start[0].partition(".")[0] != own:
+            continue  # of another pid namespace, where the number is somebody else's
+        now = started(int(pid)) if pid.isdigit() else pid
+        if not now or (start and now != start[0]):
             yield path
+
+
+def started(pid: int) -> str:
+    """Our pid namespace and when the process of that number in it began; "" when it is dead."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return ""
+    state, *fields = stat.rpartition(")")[2].split()
+    return "" if state in "ZX" else f"{os.stat('/proc/self/ns/pid').st_ino}.{fields[18]}"
 
 
 def own_path(controller: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -39,6 +41,7 @@ TMPFS_MB = 128  # the files of a program, in /tmp and /dev/shm
 OWN_PROCESSES = 16  # of the jail itself
 SESSIONS = 32  # at most, in one worker
 SESSION_PROCESSES = 64  # room for the states of a session, and for what its cells start
+OPEN_FILES = 256  # see MAX_FDS in jailed/child.py
 KEPT_FILES_MB = 256  # see KEPT_BYTES in jailed/keeper.py
 
 
@@ -71,6 +74,13 @@ class Worker:
             raise
 
     def _launch(self, preload: Sequence[str], spawner: Spawner) -> None:
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        if hard < OPEN_FILES:
+            raise SandboxError(
+                f"this process may have {hard} open files at most, and a worker of the sandbox "
+                f"needs {OPEN_FILES}: raise the hard limit (ulimit -Hn, LimitNOFILE= of a systemd "
+                "unit, docker run --ulimit nofile=4096)"
+            )
         scratch = None
         if self.jail.bwrap is None:
             scratch = tempfile.mkdtemp(prefix="sandbox-")
@@ -79,16 +89,18 @@ class Worker:
         self._held.callback(os.close, self._complaints)
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._held.enter_context(self.socket)
-        with theirs:
+        # Above 2: a host that has closed its standard streams gets their numbers for others.
+        copy = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, 3)
+        with theirs, socket.socket(fileno=copy) as passed:
             self.cgroup, self.no_cgroup = make_cgroup()
             bounded = self.cgroup is not None
-            command = self.jail.command(theirs.fileno(), preload, scratch, bounded)
+            command = self.jail.command(passed.fileno(), preload, scratch, bounded)
             if self.cgroup:
                 self._held.callback(self.cgroup.remove)
                 command = self.cgroup.enter(command)
 
             def start() -> None:  # sets the attribute itself: an interrupted caller still kills it
-                self.process = start_process(command, theirs.fileno(), self._complaints)
+                self.process = start_process(command, passed.fileno(), self._complaints)
 
             spawner.call(start)
 

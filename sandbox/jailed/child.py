@@ -53,6 +53,7 @@ FIXED_LIMITS = (
     (resource.RLIMIT_SIGPENDING, 128),
     (resource.RLIMIT_RTPRIO, 0),  # the user may be one who may go before others
     (resource.RLIMIT_NICE, 0),
+    (resource.RLIMIT_MEMLOCK, 64 << 10),
 )
 VARIED_LIMITS = (
     resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import ctypes
 import fcntl
 import gc
 import importlib
@@ -11,12 +12,14 @@ import linecache
 import os
 import random
 import resource
+import signal
 import sys
 from typing import Any, NoReturn
 
 from . import kernel, landlock, seccomp
 from .child import FIRST_OWN_FD, FIXED_LIMITS, KEPT_FD, MAX_FDS, VARIED_LIMITS, Config
 
+STACK_BYTES = 8 << 20
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 LAZY = {  # what a module imports when it is first used
     "sympy": (
@@ -32,6 +35,33 @@ LAZY = {  # what a module imports when it is first used
         "sympy.tensor.tensor",
     ),
 }
+
+
+def settle() -> None:
+    """Begin in the same state whatever the host was started with, so that every program does.
+
+    Signals are neither blocked nor ignored, but for the two that Python ignores; new files are
+    readable by all; no limit is lower than it must be, and the stack is that of most machines.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    fixed = {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}
+    for number in signal.valid_signals() - fixed:
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.umask(0o022)
+    kernel.libc.personality(0)  # of the programs that a program starts
+    for name in filter(lambda name: name.startswith("RLIMIT_"), dir(resource)):
+        kind = getattr(resource, name)
+        hard = resource.getrlimit(kind)[1]
+        soft = hard
+        if kind == resource.RLIMIT_STACK:
+            soft = STACK_BYTES if hard == resource.RLIM_INFINITY else min(STACK_BYTES, hard)
+        resource.setrlimit(kind, (soft, hard))
+    # The C library has taken the stack of new threads from the limit that it was started under.
+    attributes = ctypes.create_string_buffer(128)  # more than a pthread_attr_t has anywhere
+    kernel.libc.pthread_attr_init(attributes)
+    kernel.libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(STACK_BYTES))
+    kernel.libc.pthread_setattr_default_np(attributes)
 
 
 def drop_root(uid: int) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from . import kernel
 from .child import FIRST_OWN_FD, MESSAGE_BYTES, Config, child_main
 from .keeper import keep_session
-from .preparation import Broken, prepare
+from .preparation import Broken, prepare, settle
 
 SPARE_MB = 32
 
@@ -224,8 +224,7 @@ def sweep() -> None:
 
 def main() -> None:
     config: Config = json.loads(sys.argv[1])
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # so that it can send: see limit_files()
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    settle()  # among others all open files that there may be, so that it can send: limit_files()
     control = socket.socket(fileno=fcntl.fcntl(config["fd"], fcntl.F_DUPFD_CLOEXEC, FIRST_OWN_FD))
     os.close(config["fd"])
     while os.open("/dev/null", os.O_RDONLY) < FIRST_OWN_FD - 1:
@@ -245,4 +244,8 @@ def main() -> None:
         no_seccomp=config["no_seccomp"],
         base_mb=resident_mb(),
     )
-    zygote.serve()
+    try:
+        zygote.serve()
+    finally:
+        if config["scratch"]:  # the host removes it as well, unless it was killed
+            shutil.rmtree(config["scratch"], ignore_errors=True)

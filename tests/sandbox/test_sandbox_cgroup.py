@@ -12,7 +12,7 @@ import pytest
 
 import sandbox.cgroup
 from sandbox import Limits, Sandbox, Status
-from sandbox.cgroup import V1, V2, Cgroup, Files, make_cgroup
+from sandbox.cgroup import V1, V2, Cgroup, Files, make_cgroup, started
 
 LIMITS = Limits(wall_s=20.0, cpu_s=20.0, memory_mb=256)
 
@@ -121,11 +121,59 @@ def test_v1_has_a_group_for_each_controller(tree: Path) -> None:
 def test_groups_of_processes_that_are_gone_are_removed(tree: Path) -> None:
     (tree / "cgroup.controllers").write_text("memory")
     (tree / "user/cgroup.subtree_control").write_text("memory")
-    old = tree / "user/code-sandbox-999999999-0"
-    old.mkdir()
-    mine = tree / f"user/code-sandbox-{os.getpid()}-77"
-    mine.mkdir()
-    assert make_cgroup()[0] and not old.exists() and mine.exists()
+    (namespace, _), parent = started(os.getpid()).split("."), os.getppid()
+    dead = subprocess.Popen(["true"])  # and not waited for
+    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
+    names = {
+        "999999999-0": False,  # of an older version
+        f"999999999-{namespace}.1-0": False,
+        f"{parent}-{namespace}.1-0": False,  # another process had the number
+        f"{dead.pid}-{namespace}.1-0": False,
+        f"{parent}-{started(parent)}-0": True,
+        f"{os.getpid()}-{started(os.getpid())}-77": True,
+        "999999999-1.1-0": True,  # in another pid namespace
+    }
+    for name in names:
+        (tree / f"user/code-sandbox-{name}").mkdir()
+    group, _ = make_cgroup()
+    assert group and started(dead.pid) == ""
+    dead.wait()
+    assert {name: (tree / f"user/code-sandbox-{name}").exists() for name in names} == names
+
+
+def test_groups_of_both_controllers_go_with_their_host(tree: Path) -> None:
+    for name in ("memory", "pids"):
+        (tree / name / "user/app/me/code-sandbox-999999999-0").mkdir(parents=True)
+    (tree / "memory" / V1.memory).write_text("")
+    (tree / "pids/cgroup.procs").write_text("")
+    group, _ = make_cgroup()
+    assert group and group.pids
+    for path in (group.memory, group.pids):
+        assert list(path.parent.iterdir()) == [path]
+
+
+def test_no_group_stays_when_the_other_cannot_be_made(tree: Path) -> None:
+    (tree / "memory/user/app/me").mkdir(parents=True)
+    (tree / "pids").mkdir()  # without a group of ours
+    (tree / "memory" / V1.memory).write_text("")
+    (tree / "pids/cgroup.procs").write_text("")
+    assert make_cgroup()[0] is None
+    assert list((tree / "memory/user/app/me").iterdir()) == []
+
+
+def test_a_group_that_could_not_be_removed_goes_later(tree: Path) -> None:
+    (tree / "cgroup.controllers").write_text("memory")
+    (tree / "user/cgroup.subtree_control").write_text("memory")
+    group, _ = make_cgroup()
+    assert group
+    busy = group.memory / "busy"
+    busy.mkdir()
+    for name in group.files.extra:
+        (group.memory / name).unlink()
+    group.remove()
+    assert group.memory.exists()
+    busy.rmdir()
+    assert make_cgroup()[0] and not group.memory.exists()
 
 
 def test_the_shell_enters_every_group_before_the_command(tmp_path: Path) -> None:
