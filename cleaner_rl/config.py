@@ -62,7 +62,7 @@ class TrainConfig:
     """Train a policy to use a Python interpreter, by GRPO on episodes purified by SAAR."""
 
     preset: str = "tiny"
-    """Preset of defaults: tiny, smollm2, qwen3-4b or qwen2.5-7b."""
+    """Preset that gives the defaults: tiny, smollm2, qwen3-4b or qwen2.5-7b."""
     model: str = "bundled"
     """Initial policy: bundled, smollm2, a Hugging Face directory, or a hub name."""
     tasks: str = "reasoning-gym"
@@ -72,11 +72,11 @@ class TrainConfig:
     run_dir: str = ""
     """Directory of the run; empty makes a new one in runs/."""
     resume: str = ""
-    """Directory of a run to resume with its own settings."""
+    """Directory of a run to resume, with the settings that it was started with."""
     seed: CountOrNone = 0
     """Seed of tasks, sampling and rollback."""
     device: str = "auto"
-    """auto (CUDA if there is one), cpu, cuda, cuda:1, ..."""
+    """Device to use: auto (CUDA if there is one), cpu, cuda, cuda:1, ..."""
     dtype: Precision = "float32"
     """Precision of forward passes; weights and optimiser stay in float32."""
     prompts: Count = 16
@@ -221,8 +221,8 @@ PRESETS: dict[str, TrainConfig] = {
         rollback_probability=0.7,
     ),
 }
-"""Settings by name. The two Qwen presets are the recipe of CLEANER's authors; ``tiny`` runs on a
-CPU in minutes; ``smollm2`` starts from its cold start and is meant for one GPU."""
+"""The presets. The two for Qwen are the recipe of CLEANER's authors, ``tiny`` trains on a CPU in
+minutes, and ``smollm2`` continues from its cold start on one GPU."""
 
 MAY_CHANGE = (
     *("steps", "device", "workers", "allow_weak", "max_prompt_tokens", "pack_tokens"),
@@ -233,7 +233,7 @@ MAY_CHANGE = (
 
 
 def parse_train(arguments: Sequence[str], prog: str = "cleaner-rl train") -> TrainConfig:
-    """The configuration behind command-line arguments; ``prog`` is the command as it was typed."""
+    """The settings that arguments give; ``prog`` is the command as it was typed."""
     early = given(arguments, "preset", "resume")
     if "resume" not in early:
         default = choose(PRESETS, early.get("preset", "tiny"))
@@ -247,12 +247,12 @@ def parse_train(arguments: Sequence[str], prog: str = "cleaner-rl train") -> Tra
 
 
 def parse_export(arguments: Sequence[str], prog: str = "cleaner-rl export") -> ExportConfig:
-    """The settings behind the command-line arguments of an export."""
+    """The settings that the arguments of an export give."""
     return tyro.cli(ExportConfig, args=arguments, prog=prog)
 
 
 def parse_scaling(arguments: Sequence[str], prog: str = "cleaner-rl scaling") -> ScalingConfig:
-    """The settings behind the command-line arguments of ``scaling``."""
+    """The settings that the arguments of ``scaling`` give."""
     return tyro.cli(ScalingConfig, args=arguments, prog=prog)
 
 
@@ -264,20 +264,20 @@ def choose(presets: Mapping[str, Config], name: str) -> Config:
 
 
 def given(arguments: Sequence[str], *names: str) -> dict[str, str]:
-    """The values of those of these settings that the arguments give, as text.
+    """Those of the named settings that the arguments contain, with their values as text.
 
-    For what has to be known before all arguments are parsed, whose defaults may depend on it.
+    For settings on which the defaults depend, so that they are needed before the rest is parsed.
     """
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     for name in names:
-        # A missing value is the full parser's to report, so it is none here.
+        # A missing value is no error here: the full parser reports it.
         parser.add_argument(*{flag(name), f"--{name}"}, dest=name, nargs="?")
     known = vars(parser.parse_known_args(arguments)[0])
     return {name: value for name, value in known.items() if value is not None}
 
 
 def restore(default: Config, path: Path, remedy: str, *keys: str) -> Config:
-    """A config from what ``flat`` gave, which a JSON file holds, maybe below some keys."""
+    """A config from the ``flat`` settings that a JSON file holds, at the top or below ``keys``."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         for key in keys:

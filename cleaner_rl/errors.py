@@ -8,7 +8,7 @@ UserError
 +-- RankError         another process of the training failed
 +-- EndpointError     the server with the model cannot be used, or stopped answering
 
-ToolFormatWarning     the model may write tool calls in a way that nobody reads
+ToolFormatWarning     the model may write tool calls in a format that is not read
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 
 class UserError(Exception):
-    """What was wrong, where, and what to do about it."""
+    """Says what was wrong, where, and what to do about it."""
 
 
 class PolicyError(UserError):
@@ -33,7 +33,7 @@ class CheckpointError(UserError):
 
 
 class OutageError(UserError):
-    """The sandbox failed so often that results would measure it and not the policy."""
+    """The sandbox failed so often that results would no longer measure the policy."""
 
 
 class MemoryLimitError(UserError):
@@ -49,7 +49,7 @@ class EndpointError(UserError):
 
 
 class ToolFormatWarning(UserWarning):
-    """The model may write tool calls in a way that nobody reads."""
+    """The model may write tool calls in a format that is not read."""
 
 
 def run_command(main: Callable[[], int]) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Export: ``python -m cleaner_rl.export RUN --out DIR`` makes a plain Hugging Face directory."""
+"""Export: ``python -m cleaner_rl.export RUN --out DIR`` writes a Hugging Face directory."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from cleaner_rl.runs.run_directory import RunDirectory
 
 
 def export(config: ExportConfig) -> Path:
-    """Write the model of a checkpoint, whole or not at all; the checkpoint is returned."""
+    """Write the model of a checkpoint, completely or not at all; returns the checkpoint's path."""
     if config.out.exists():
-        raise CheckpointError(f"{config.out} is there already; give --out a new directory")
+        raise CheckpointError(f"{config.out} exists already; give --out a new directory")
     run = RunDirectory.open(config.run)
     known = run.list_checkpoints()
     chosen = [path for path in known if config.step in (0, int(path.name.removeprefix("step-")))]

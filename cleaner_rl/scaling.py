@@ -1,4 +1,4 @@
-"""Scaling: ``python -m cleaner_rl.scaling`` computes what a training takes on so many GPUs."""
+"""Scaling: ``python -m cleaner_rl.scaling`` estimates memory and traffic on several GPUs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "qwen3-4b": _shape(2560, 9728, 36, 32, **_QWEN3, tie_word_embeddings=True),
     "qwen2.5-7b": _shape(3584, 18944, 28, 28, **_QWEN2, tie_word_embeddings=False),
 }
-"""Models by name whose shape is known here; nothing is downloaded."""
+"""Shapes of models by name, so that nothing has to be downloaded."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def report(config: ScalingConfig) -> str:
-    """What the table assumes, the table, and how long an episode can get."""
+    """The assumptions, the table, and the upper bounds of an episode."""
     training = choose(PRESETS, config.preset)
     step = StepShape(
         episodes=training.prompts * training.group_size,
@@ -91,31 +91,32 @@ def _cells(costs: RankCosts, memory: int) -> list[object]:
 
 @dataclass(frozen=True, slots=True)
 class StepShape:
-    """The sizes of a training step, of all ranks together."""
+    """The sizes of a training step on all ranks together."""
 
     episodes: int
     tokens: int
-    """Of an episode, on average, prompt included."""
+    """Average length of an episode, prompt included."""
     pack_tokens: int
     updates: int
     context: int
-    """Most tokens of an episode."""
+    """Maximum length of an episode."""
 
 
 @dataclass(frozen=True, slots=True)
 class RankCosts:
-    """Bytes of one rank.
+    """What one rank needs, in bytes except for ``rows``.
 
     Attributes:
-        state: its part of float32 weights, gradients and AdamW's moments.
-        copy: whole weights for sampling, in the precision of the passes; one rank samples in
-            float32 with the weights that it trains.
-        gathered: weights of the passes at their most: two layers, and embedding and head; on one
-            rank all, cast to half precision by autocast, and none in float32.
-        activations: of a row, layers computed anew in the backward pass, and a chunk of logits.
-        cache: keys and values of one episode at its longest, in sampling.
-        rows: passes of a step, forward and backward, on each rank.
-        traffic: sent and received in a step.
+        state: its share of the float32 weights, gradients and AdamW moments.
+        copy: all weights for sampling, in the precision of the passes; a single rank that samples
+            in float32 uses the weights that it trains.
+        gathered: the weights that passes hold at a time: two layers, the embedding and the head; on
+            a single rank all weights, cast to half precision by autocast, and none in float32.
+        activations: those of a row, with layers recomputed in the backward pass, and a chunk of
+            logits.
+        cache: keys and values of one episode of maximum length, during sampling.
+        rows: forward and backward passes of each rank in a step.
+        traffic: what it sends and receives in a step.
     """
 
     state: int
@@ -128,21 +129,21 @@ class RankCosts:
 
     @property
     def learning(self) -> int:
-        """Memory of an update; sampling, which takes turns with it, has state, copy and caches."""
+        """Memory during an update. Sampling, at other times, holds state, copy and caches."""
         return self.state + self.copy + self.gathered + self.activations
 
     def episodes(self, memory: int) -> int:
-        """How many of the longest episodes can be decoded together in so much memory."""
+        """How many episodes of maximum length can be decoded together in this memory."""
         return max(0, memory - self.state - self.copy) // self.cache
 
 
 def rank_costs(shape: ModelShape, step: StepShape, precision: Precision, ranks: int) -> RankCosts:
-    """What a rank of so many takes, with Triton for the logits.
+    """The costs of each of ``ranks`` processes, with the Triton kernel for log-probabilities.
 
-    Every pass gathers the weights once forward and once backward in the precision of passes and
-    adds up float32 gradients; with several updates a step, a forward pass for the old
-    log-probabilities comes before; after each step the copy is gathered in float32. A ring sends
-    and receives (ranks - 1) / ranks of what is gathered.
+    Every row gathers the weights twice, forward and backward, in the precision of the passes, and
+    sums float32 gradients. With several updates a step, old log-probabilities take another forward
+    pass. After each step the copy is gathered in float32. A ring sends and receives
+    (ranks - 1) / ranks of what is gathered.
     """
     bytes_each = 4 if precision == "float32" else 2
     whole = estimate_memory(shape, precision, step.pack_tokens, 1, step.context, in_place=True)
@@ -182,10 +183,10 @@ class EpisodeBounds:
 
 
 def episode_bounds(config: EpisodeConfig) -> EpisodeBounds:
-    """What ends every episode: turns, retries at each of them, tokens a turn, seconds a program.
+    """The bounds that follow from the limits on turns, retries, tokens and seconds.
 
-    A lookahead takes no place in the history, so each of the ``max_turns`` positions may see
-    ``max_retries`` further turns, but for the last, whose turn ends the episode.
+    A lookahead takes no place in the history, so at each of the ``max_turns`` positions up to
+    ``max_retries`` more turns are sampled, except at the last, where the turn ends the episode.
     """
     retries = config.max_retries if config.saar in _ROLLS_BACK else 0
     turns = (config.max_turns - 1) * (1 + retries) + 1

@@ -31,18 +31,18 @@ CREDIT_RULES: dict[CreditRule, str] = {
     "contrastive": "negative advantages go to the failed calls that were really sampled",
     "branched": "calls that splices took away join their group as failures",
 }
-"""What each rule does, for reports."""
+"""What each credit rule does, in the words of reports."""
 
 Config = TypeVar("Config", bound="DataclassInstance")
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What a setting has to satisfy; stands in the ``Annotated`` type of its field."""
+    """A condition on a setting, given in the ``Annotated`` type of its field."""
 
     holds: Callable[[Any], bool]
     demand: str
-    """Ends the sentence "--setting must ..."."""
+    """The end of the sentence "--setting must ..."."""
 
 
 NOT_NEGATIVE = Bound(lambda value: value >= 0, "not be negative")
@@ -57,7 +57,7 @@ Positive = Annotated[float, ABOVE_0]
 
 
 def check_bounds(config: DataclassInstance) -> None:
-    """Refuse values outside the bounds that the fields' types declare; None is never outside."""
+    """Refuse values that violate a bound in their field's type; None violates none."""
     for name, kind in get_type_hints(type(config), include_extras=True).items():
         value = getattr(config, name)
         for bound in getattr(kind, "__metadata__", ()):
@@ -66,12 +66,12 @@ def check_bounds(config: DataclassInstance) -> None:
 
 
 def flag(name: str) -> str:
-    """A setting's name on the command line."""
+    """The name of a setting on the command line."""
     return "--" + name.replace("_", "-")
 
 
 def flat(config: Any) -> dict[str, Any]:
-    """Every setting by name, those of a config's parts included: what ``config.json`` holds."""
+    """All settings by name, including those of a config's parts, as ``config.json`` holds them."""
     values: dict[str, Any] = {}
     for field in fields(config):
         value = getattr(config, field.name)
@@ -80,7 +80,7 @@ def flat(config: Any) -> dict[str, Any]:
 
 
 def change(config: Config, **settings: Any) -> Config:
-    """A copy with other values of some settings, whichever part they stand in."""
+    """A copy with other values for some settings, whichever part they belong to."""
     for field in fields(config):
         part: Any = getattr(config, field.name)
         mine = flat(part).keys() & settings.keys() if is_dataclass(part) else None
@@ -92,7 +92,7 @@ def change(config: Config, **settings: Any) -> Config:
 def changed(
     before: DataclassInstance, after: DataclassInstance, may_change: Collection[str] = ()
 ) -> list[str]:
-    """Names of the settings that differ, but for those that may."""
+    """Names of the settings that differ, except for those that may change."""
     then, now = flat(before), flat(after)
     return [name for name in now if now[name] != then[name] and name not in may_change]
 

@@ -38,15 +38,15 @@ from cleaner_rl.settings import flat
 from cleaner_rl.trainer import Trainer
 
 _REFILL_START = 500_000_003
-"""Index of the first problem that replaces another one."""
+"""Index of the first problem that dynamic sampling draws to replace another."""
 
 
 def train(trainer: Trainer, progress: TrainingProgress, log: LogStep) -> None:
-    """Train on from the trainer's step to ``config.steps``.
+    """Train from the trainer's step up to ``config.steps``.
 
-    Every step draws its tasks and its random numbers from the seed and its own number, so a resumed
-    run continues as the uninterrupted one would have. After a signal, and after an error between
-    two steps, the state of the last whole step is saved.
+    The seed and the number of a step determine its tasks and random numbers, so a resumed run
+    continues as the uninterrupted one would have. After a signal, and after an error between two
+    steps, the state of the last complete step is saved.
     """
     config, rollout, ranks = trainer.config, trainer.rollout, trainer.ranks
     with Interrupt() as interrupt, ranks.guarded(interrupt):
@@ -102,11 +102,11 @@ def train(trainer: Trainer, progress: TrainingProgress, log: LogStep) -> None:
 def play_step(
     trainer: Trainer, step: int, progress: TrainingProgress
 ) -> tuple[list[Group], list[Group], int]:
-    """The groups played in a step, those to learn from, and how many problems were too long.
+    """The groups played in a step, those to learn from, and the number of problems skipped.
 
-    With ``--saar roc`` the chosen episodes of each group are learned from. With
-    ``dynamic_sampling`` (DAPO, 2503.14476) only groups with a signal are, and further problems are
-    played in the place of the others, in that many rounds at most.
+    With ``--saar roc``, the episodes to learn from are chosen from each group. With
+    ``dynamic_sampling`` (DAPO, 2503.14476), groups without a signal are left out and replaced by
+    groups of other problems, in at most that many rounds.
     """
     config, rollout = trainer.config, trainer.rollout
     played: list[Group] = []
@@ -133,12 +133,12 @@ def step_tasks(
 ) -> tuple[list[Task], int]:
     """The problems of a step, and how many were skipped because their prompts are too long.
 
-    Steps count from 1. A round of dynamic sampling, ``refill``, draws ``wanted`` further problems.
+    Steps count from 1. Round ``refill`` of dynamic sampling draws ``wanted`` more problems.
     """
     count, limit = trainer.config.prompts, trainer.config.max_prompt_tokens
     start = (step - 1) * count
     if refill:
-        # Far from the steps' own problems, of which none must be lost to a refill not needed.
+        # Far from the indices of the steps' own problems, so that refills use up none of those.
         rounds = trainer.config.dynamic_sampling
         start = _REFILL_START + ((step - 1) * rounds + refill - 1) * count
     tasks = [trainer.source[start + i] for i in range(count if wanted is None else wanted)]
@@ -157,11 +157,11 @@ def play_groups(
     progress: TrainingProgress,
     refill: int = 0,
 ) -> list[list[Episode]]:
-    """The episodes of each problem; those that the sandbox's faults spoilt are left out, and groups
-    of which fewer than two are left.
+    """The episodes of each problem, without those that sandbox faults spoilt, and without groups
+    that have fewer than two episodes left.
 
-    Each rank plays some of the groups, with the seeds that a single process would give them, and
-    has all of them afterwards.
+    Each rank plays some of the groups, with the seeds that a single process would use, and returns
+    all of them.
     """
     config, ranks = trainer.config, trainer.ranks
     size = config.group_size * (config.oversample if config.episode.saar == "roc" else 1)
@@ -187,9 +187,9 @@ def play_groups(
 def collect_episodes(
     ranks: Ranks, play: Callable[[], list[Episode]], decode: Decode
 ) -> list[Episode]:
-    """What ``play`` gives on every rank, in the order of ranks.
+    """The episodes that ``play`` returns on all ranks, in the order of the ranks.
 
-    Episodes travel as the plain data that files of them hold; a rank keeps its own.
+    They are sent as the plain data that episode files hold; a rank keeps its own objects.
     """
     if ranks.size == 1:
         return ranks.collect(play)[0]
@@ -214,7 +214,7 @@ def compared(episodes: list[Episode], rewards: list[float], config: TrainConfig)
 
 
 def resampled(group: Group, config: TrainConfig) -> Group:
-    """The group of the episodes that ``--saar roc`` chooses."""
+    """The group of the episodes that ``--saar roc`` keeps."""
     chosen = resample_on_correct(
         [episode.correct for episode in group.episodes],
         [error_ratio(e.stats.failures, e.stats.calls) for e in group.episodes],
@@ -232,7 +232,7 @@ def _reward(episode: Episode, rollout: Rollout, config: TrainConfig) -> float:
 
 
 def _group_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """0 everywhere when the sandbox's faults spoilt all groups of the step."""
+    """Means over the groups; 0 if sandbox faults spoilt all of them."""
     rewards = [reward for group in groups for reward in group.rewards]
     return {
         "reward": sum(rewards) / max(1, len(rewards)),
@@ -245,14 +245,14 @@ def _group_metrics(groups: Sequence[Group]) -> dict[str, float]:
 def _write(
     trainer: Trainer, log: LogStep, metrics: dict[str, Any], episodes: Sequence[Episode]
 ) -> None:
-    """What is kept of a step besides its checkpoint."""
+    """Record a step, apart from its checkpoint."""
     trainer.run.log_metrics(metrics)
     log(trainer.step, metrics)
     trainer.run.log_episodes(trainer.step, episodes[: trainer.config.monitor.log_episodes])
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; 0 when the training reached its end, 130 when it was interrupted."""
+    """Run the command; returns 0 at the end of the training and 130 after an interruption."""
     config = parse_train(arguments)
     torch.manual_seed(config.seed)
     with open_ranks(config.device, config.rank_timeout) as ranks:
@@ -267,9 +267,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run(trainer: Trainer, resume: str = "") -> int:
-    """Train to the end, on one of the ranks; the status that ``main`` gives.
+    """Train to the end, on one of the ranks; returns the status of ``main``.
 
-    ``resume`` says how to go on after a stop; ``cleaner_rl.train --resume`` does by default.
+    ``resume`` says how to continue after a stop, if not by ``cleaner_rl.train --resume``.
     """
     saved = partial(_saved, trainer, resume)
     config, ranks, path = trainer.config, trainer.ranks, trainer.run.path
@@ -299,6 +299,6 @@ def run(trainer: Trainer, resume: str = "") -> int:
 
 
 def _saved(trainer: Trainer, resume: str) -> str:
-    """What is saved, and how to go on."""
+    """Says what is saved, and how to continue."""
     command = f"{trainer.ranks.command} -m cleaner_rl.train --resume {trainer.run.path}"
     return f"The run is saved up to step {trainer.saved_step}. Resume: {resume or command}"

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         try:
             failures = _work_off(directory, config, runs)
         except KeyboardInterrupt:
-            print(f"stopped; the same command goes on with {directory.path}", file=sys.stderr)
+            print(f"stopped; the same command continues {directory.path}", file=sys.stderr)
             return INTERRUPTED
         for run, reason in failures:
             print(
@@ -134,7 +134,7 @@ def _complete(
     if not common:
         raise CheckpointError(
             f"no seed of the comparison in {directory.path} is finished in all its arms; the same "
-            "command without --report-only goes on with it"
+            "command without --report-only continues it"
         )
     complete = {name: [r for r in runs[name] if r.seed in common] for name in seen}
     every = [run for of_arm in runs.values() for run in of_arm]

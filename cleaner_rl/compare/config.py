@@ -14,7 +14,7 @@ from cleaner_rl.errors import UserError
 from cleaner_rl.settings import Count, CountOrNone, change, check_bounds
 
 _EVALUATIONS = 10
-"""Evaluations of a run after its start, unless --eval-every says otherwise."""
+"""Number of evaluations in the course of a run, by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +45,14 @@ class CompareConfig:
         if self.train.run_dir or self.train.resume:
             raise UserError(
                 "a comparison has many runs: leave out --run-dir and --resume. --out names its "
-                "directory, and the same command again goes on with it"
+                "directory, and the same command continues it"
             )
         if not self.train.monitor.eval_every:
             raise UserError("--eval-every must be at least 1: a comparison needs evaluations")
 
     @property
     def directory(self) -> Path:
-        """Where everything is written."""
+        """The directory of the comparison."""
         return Path(self.report_only or self.out or f"runs/compare-{self.train.preset}")
 
     @property
@@ -62,7 +62,7 @@ class CompareConfig:
 
     @property
     def device_list(self) -> list[str]:
-        """The devices that runs are spread over."""
+        """The devices to use."""
         named = [name.strip() for name in self.devices.split(",") if name.strip()]
         return named or [self.train.device]
 
@@ -70,7 +70,7 @@ class CompareConfig:
 def parse_compare(
     arguments: Sequence[str], prog: str = "cleaner-rl compare"
 ) -> tuple[CompareConfig, list[Arm]]:
-    """The configuration behind command-line arguments, and its arms."""
+    """The settings that arguments give, and the arms."""
     early = given(arguments, "preset", "eval_every")
     train = choose(PRESETS, early.get("preset", "tiny"))
     default = CompareConfig(train=change(train, keep_checkpoints=1, eval_every=_every(train)))

@@ -28,10 +28,10 @@ from cleaner_rl.settings import (
 )
 
 SETTINGS = "settings.json"
-"""File of an evaluation's directory."""
+"""The file of settings in the directory of an evaluation."""
 _OF_THE_MACHINE = ("workers", "allow_weak", "sample_batch", "cache_tokens", "schedule")
 _FROM_THE_RUN = {"tasks"} | {rule.name for rule in fields(EpisodeRules)} - {*_OF_THE_MACHINE}
-"""Settings that the evaluation of a checkpoint takes from its run, unless they are given."""
+"""Settings whose defaults, for a checkpoint, are those of its training run."""
 _MAY_CHANGE = (
     *("out", "resume", "device", "endpoint", *_OF_THE_MACHINE),
     *("api_key_env", "concurrency", "request_seconds", "request_retries"),
@@ -47,7 +47,7 @@ class EvalConfig:
     """
 
     preset: str = "default"
-    """Preset of defaults: default, or paper (the protocol of CLEANER; docs/evaluation.md)."""
+    """Preset that gives the defaults: default, or paper (as CLEANER's authors evaluate)."""
     model: str = "bundled"
     """Policy: bundled, smollm2, a Hugging Face directory, a checkpoint, or a hub name."""
     tasks: str = "reasoning-gym"
@@ -61,11 +61,11 @@ class EvalConfig:
     out: str = ""
     """Directory for the episodes and the summary; empty writes nothing."""
     resume: str = ""
-    """Directory of an evaluation to resume with its own settings."""
+    """Directory of an evaluation to resume, with the settings that it was started with."""
     seed: CountOrNone = 0
     """Seed of tasks, sampling and the bootstrap."""
     device: str = "auto"
-    """auto (CUDA if there is one), cpu, cuda, cuda:1, ..."""
+    """Device to use: auto (CUDA if there is one), cpu, cuda, cuda:1, ..."""
     dtype: Precision = "float32"
     """Precision of the forward passes."""
     top_p: Annotated[Share, ABOVE_0] = 1.0
@@ -90,11 +90,11 @@ class EvalConfig:
         return ("off", "on") if self.rollback == "both" else (self.rollback,)
 
     def rollout(self, mode: str) -> EpisodeConfig:
-        """What an episode is like in a mode."""
+        """The settings of episodes with rollback off or on."""
         return EpisodeConfig(**flat(self.episode), saar="on" if mode == "on" else "off")
 
     def settings(self) -> dict[str, Any]:
-        """What ``--resume`` needs: every setting but the directory."""
+        """The settings that ``--resume`` needs: all except the directory."""
         return {k: v for k, v in flat(self).items() if k not in ("out", "resume")}
 
 
@@ -109,14 +109,14 @@ PRESETS: dict[str, EvalConfig] = {
         ),
     ),
 }
-"""Settings by name. Source of ``paper``: CLEANER, arXiv 2601.15141, evaluation and recipe."""
+"""The presets. The source of ``paper`` is CLEANER, arXiv 2601.15141: evaluation and recipe."""
 
 
 def parse_eval(arguments: Sequence[str], prog: str = "cleaner-rl eval") -> EvalConfig:
-    """The configuration behind command-line arguments.
+    """The settings that arguments give.
 
-    A checkpoint of a run is evaluated with the budgets that it was trained with, and a resumed
-    evaluation keeps its settings.
+    By default a checkpoint is evaluated with the limits of its training run. A resumed evaluation
+    keeps its settings.
     """
     early = given(arguments, "preset", "model", "resume")
     if "resume" in early:
@@ -148,6 +148,6 @@ def _resumed(arguments: Sequence[str], directory: Path, prog: str) -> EvalConfig
 
 
 def load_settings(directory: Path) -> EvalConfig:
-    """The settings of the evaluation in a directory."""
+    """The settings of the evaluation that a directory holds."""
     remedy = "--resume wants the --out directory of an evaluation"
     return restore(EvalConfig(), directory / SETTINGS, remedy, "config")

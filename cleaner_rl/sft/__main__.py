@@ -100,7 +100,7 @@ def _partial(args: SftArgs) -> Partial:
     if partial.exists and not args.resume:
         if not args.overwrite:
             raise UserError(
-                f"there is an interrupted training of --out {args.out}; add --resume to go on with "
+                f"there is an interrupted training of --out {args.out}; add --resume to continue "
                 "it, or --overwrite to begin anew"
             )
         partial.remove()

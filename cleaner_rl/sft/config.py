@@ -76,7 +76,7 @@ class SftArgs:
     """Teach a model the tool by demonstrations whose programs were executed, and evaluate it."""
 
     preset: str = "tiny"
-    """Preset of defaults: tiny (the bundled policy, from scratch) or smollm2."""
+    """Preset that gives the defaults: tiny (the bundled policy, from scratch) or smollm2."""
     base: str = SCRATCH
     """Model to start from: scratch, smollm2, a Hugging Face directory, or a hub name."""
     tasks: str = "reasoning-gym"
@@ -90,7 +90,7 @@ class SftArgs:
     seed: CountOrNone = 0
     """Seed of demonstrations, initial weights and batches."""
     device: str = "cpu"
-    """auto (CUDA if there is one), cpu, cuda, cuda:1, ..."""
+    """Device to use: auto (CUDA if there is one), cpu, cuda, cuda:1, ..."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of forward passes; weights and optimiser stay in float32."""
     demonstrations: Count = 16_000
@@ -143,7 +143,7 @@ class SftArgs:
         return {name: value for name, value in asdict(self).items() if name not in _MAY_CHANGE}
 
     def rollout(self) -> EpisodeConfig:
-        """What an episode of the evaluation is like."""
+        """The settings of the evaluation's episodes."""
         return EpisodeConfig(
             saar="off",
             max_turn_tokens=self.max_turn_tokens,
@@ -177,10 +177,10 @@ SFT_PRESETS: dict[str, SftArgs] = {
         mix=DemonstrationMix(wrong=0.0, buggy=0.25, two_bugs=0.03),
     ),
 }
-"""Settings by name. ``smollm2`` takes minutes on a GPU and hours on two cores."""
+"""The presets. ``smollm2`` takes minutes on a GPU and hours on two cores."""
 
 
 def parse_sft(arguments: Sequence[str], prog: str = "cleaner-rl sft") -> SftArgs:
-    """The settings behind command-line arguments."""
+    """The settings that arguments give."""
     default = choose(SFT_PRESETS, given(arguments, "preset").get("preset", "tiny"))
     return tyro.cli(SftArgs, args=arguments, default=default, prog=prog)

@@ -147,7 +147,7 @@ def test_an_interrupted_training_continues_to_the_same_bits(interrupted, tmp_pat
 
 
 def test_an_interrupted_training_is_not_discarded_unasked(interrupted, tmp_path):
-    with pytest.raises(UserError, match="add --resume to go on with it, or --overwrite"):
+    with pytest.raises(UserError, match="add --resume to continue it, or --overwrite"):
         main(interrupted)
     assert main([*interrupted, "--overwrite"]) == 0
     assert not list(tmp_path.glob(".*"))
