@@ -32,7 +32,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m sandbox",
         description="Run untrusted Python programs in isolation.",
-        epilog="exit status: 0 the program ended well, 1 it failed, 2 usage, 3 the sandbox failed",
+        epilog="exit status: 0 the program succeeded, 1 it failed, 2 usage, 3 the sandbox failed",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     run_parser = commands.add_parser("run", help="run one program")
@@ -44,18 +44,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--output", type=int, default=default.output_bytes, help="bytes of output (%(default)s)")
     add("--processes", type=int, default=default.processes, help="processes (%(default)s)")
     add("--stdin", default="", metavar="TEXT", help="what the program reads from its input")
-    add("--allow-weak", action="store_true", help="run even where no isolation is to be had")
-    commands.add_parser("doctor", help="say what isolation this machine gives, and how fast")
-    bench_parser = commands.add_parser("bench", help="compare with new processes, on one core")
+    add("--allow-weak", action="store_true", help="run without isolation where none works")
+    commands.add_parser("doctor", help="report what isolation works here, and how fast it is")
+    bench_parser = commands.add_parser("bench", help="compare its speed with that of new processes")
     add = bench_parser.add_argument
-    add("--runs", type=int, default=200, help="executions for each row (%(default)s)")
-    add("--seconds", type=float, default=8.0, help="at most, for each row (%(default)s)")
-    soak_parser = commands.add_parser("soak", help="many executions, 5%% hostile; nothing may grow")
+    add("--runs", type=int, default=200, help="programs per row (%(default)s)")
+    add("--seconds", type=float, default=8.0, help="longest time per row (%(default)s)")
+    soak_parser = commands.add_parser("soak", help="run many programs and check that nothing grows")
     add = soak_parser.add_argument
-    add("--executions", "--programs", type=int, default=20_000, help="(%(default)s)")
+    add("--executions", "--programs", type=int, default=20_000, help="how many (%(default)s)")
     add("--hostile", action="store_true", help="more of them hostile, made to disturb the others")
-    add("--workers", type=int, default=2, help="(%(default)s)")
-    add("--kill-every", type=float, help="seconds; 0 kills no worker (2; with --hostile 0)")
+    add("--workers", type=int, default=2, help="workers (%(default)s)")
+    add("--kill-every", type=float, help="seconds between two kills (2; with --hostile 0: none)")
     options = parser.parse_args(arguments)
     if options.command == "soak" and options.kill_every is None:
         options.kill_every = 0.0 if options.hostile else 2.0
