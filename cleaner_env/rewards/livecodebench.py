@@ -77,7 +77,6 @@ def loaded(future: str, source: str) -> Any:
 def printed(stdin: str) -> str:
     """What the program prints."""
     import ast
-    import builtins
     import io
     import sys
 
@@ -112,15 +111,14 @@ def printed(stdin: str) -> str:
     given.readlines = lambda *_: stdin.split("\n")
     output = io.StringIO()
     run = loaded(future, source).wrapped_function
-    names: Any = builtins
-    kept = names.open, sys.stdin, sys.stdout
-    names.open, sys.stdin, sys.stdout = lambda *_, **__: io.StringIO(stdin), given, output
+    kept = sys.stdin, sys.stdout
+    sys.stdin, sys.stdout = given, output
     try:
         run()
     except SystemExit:
         pass
     finally:
-        names.open, sys.stdin, sys.stdout = kept
+        sys.stdin, sys.stdout = kept
     return output.getvalue()
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from cleaner_env import FORMATS, CodeToolEnv, HermesFormat, SAARWrapper, Task, make_format
 from cleaner_env.formats.protocol import system_prompt
-from cleaner_env.observation import format_observations
+from cleaner_env.observation import format_observation, format_observations
 from sandbox import Result, Status
 
 TASK = {"prompt": "?", "answer": "1"}
@@ -131,3 +131,23 @@ def test_fenced_calls_and_fenced_answers_are_not_to_be_confused(sandbox):
     env = CodeToolEnv([task], sandbox=sandbox, format="fenced")
     with pytest.raises(ValueError, match="use another format"):
         env.reset()
+
+
+def test_what_a_program_that_ended_well_wrote_to_stderr_is_shown():
+    def shown(stdout="", stderr="", max_chars=4096):
+        return format_observation(Result(Status.OK, stdout=stdout, stderr=stderr), max_chars)
+
+    assert shown("a\n", "b\n") == "a\n[stderr]\nb"
+    assert shown(stderr="WARNING:root:b\n") == "[stderr]\nWARNING:root:b"
+    assert shown("a\n", "\n") == "a" and shown("a") == "a" and shown().startswith("(no output")
+    text = shown("X" * 500, "Y" * 500, 110)
+    assert text.count("X") == text.count("Y") == 50 and text.index("[stderr]") < text.index("Y")
+    text = shown("X" * 20, "Y" * 500, 110)
+    assert (text.count("X"), text.count("Y")) == (20, 80)
+    text = shown("X" * 500, "Y" * 20, 110)
+    assert (text.count("X"), text.count("Y")) == (80, 20)
+
+
+def test_a_failed_program_shows_its_traceback_alone():
+    failed = Result(Status.ERROR, stdout="a\n", stderr="log\n", traceback="ValueError: no\n")
+    assert format_observation(failed) == "a\nValueError: no"

@@ -187,3 +187,47 @@ def test_all_solutions_pass_and_all_empty_functions_fail(sandbox):
     assert len(tasks) == 164
     assert all(score(task.answer, task, sandbox) == 1.0 for task in tasks)
     assert all(score(emptied(task), task, sandbox) < 1.0 for task in tasks)
+
+
+def test_floats_are_close_and_integers_exact_printed_or_returned(sandbox):
+    printed = code_task({"input": "", "output": "0.3 7"})
+    returned = code_task({"call": "f()", "returns": "[0.3, 7]"})
+    for a, b, right in (("0.1 + 0.2", "7", 1.0), ("0.3", "7.0", 1.0), ("0.3", "7.0000001", 0.0)):
+        assert score(f"print({a}, {b})", printed, sandbox) == right
+        assert score(f"def f(): return {a}, {b}", returned, sandbox) == right
+
+
+def test_a_row_may_set_its_tolerance(sandbox):
+    for test in ({"input": "", "output": "0.5"}, {"call": "f()", "returns": "0.5"}):
+        program = "def f(): return 0.51\nprint(f())"
+        assert score(program, code_task(test, tolerance=0.1), sandbox) == 1.0
+        assert score(program, code_task(test), sandbox) == 0.0
+    for bad in (-1, "1e-6", True, float("nan")):
+        with pytest.raises(ValueError, match="tolerance"):
+            check_reward(code_task(test, tolerance=bad))
+
+
+def test_the_future_stands_behind_any_prefix(sandbox):
+    task = code_task({"call": "f(4)", "returns": "2.0"}, prefix="from math import *")
+    program = '"""Text."""\nfrom __future__ import annotations\ndef f(x: y): return sqrt(x)'
+    assert score(program, task, sandbox) == 1.0
+
+
+def test_a_long_value_of_any_letters_is_not_cut_off(sandbox):
+    task = code_task({"call": "f(30_000)", "returns": repr("\U0001f600" * 30_000)})
+    assert score("def f(n): return '\U0001f600' * n", task, sandbox) == 1.0
+
+
+def test_a_task_may_have_tests_of_all_kinds(sandbox):
+    check = "def check(candidate):\n    assert candidate(3) == 6\n    assert candidate(4) == 9\n"
+    tests = [{"check": check, "entry_point": "f"}, {"call": "f(1)", "returns": "2"}, STDIN[0]]
+    program = (
+        "def f(x): return 2 * x\nif __name__ == '__main__':\n    try: print(f(int(input())))\n"
+    )
+    program += "    except EOFError: pass\n"
+    assert score(program, code_task(*tests), sandbox) == 0.75
+
+
+def test_a_check_defines_check():
+    with pytest.raises(ValueError, match="of the name check"):
+        check_reward(code_task({"check": "assert True", "entry_point": "f"}))

@@ -10,6 +10,7 @@ from cleaner_env.rewards import (
     OverlongTerm,
     Reward,
     Scorer,
+    ScorerError,
     ToolTerm,
     extract_boxed,
     extract_code,
@@ -236,3 +237,15 @@ def test_overlong_penalty(length, penalty):
 
 def test_no_buffer_no_penalty():
     assert overlong_penalty(1000, limit=100, buffer=0) == 0
+
+
+def test_a_scorer_that_raises_leaves_the_episode_as_it_was():
+    def broken(answer, task, runner):
+        raise TypeError(f"cannot compare {answer}")
+
+    reward = Reward(scorers={"exact": Scorer(broken)})
+    env = CodeToolEnv([Task("?", "1", reward="exact")], reward=reward)
+    env.reset()
+    with pytest.raises(ScorerError, match=r"the scorer 'exact' raised TypeError.*cannot compare 1"):
+        env.step(r"\boxed{1}")
+    assert not env.episode.terminated and env.episode.turns == []

@@ -14,7 +14,7 @@ from scripted import call
 
 from cleaner_env import FORMATS, Completion, SandboxError, Task, make_format
 from cleaner_env.chat import ChatCodec
-from cleaner_env.rewards import GRADER
+from cleaner_env.rewards import GRADER, Scorer
 from cleaner_rl.errors import OutageError, ToolFormatWarning, UserError
 from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.rollout.runner import Job
@@ -210,6 +210,23 @@ def test_a_sandbox_fault_is_retried_at_no_cost(toy_policy, monkeypatch):
         monkeypatch.setattr(rollout.sandbox, "run", flaky)
         (episode,) = rollout.play([TASK], seed=0)
     assert episode.correct and episode.stats.failures == 0
+
+
+def test_a_scorer_that_raises_spoils_its_episode_and_at_each_answer_stops_the_rollout(
+    toy_policy, monkeypatch
+):
+    def picky(answer, task, runner):
+        if task is not TASK:
+            raise TypeError("no such answer")
+        return 1.0
+
+    monkeypatch.setattr("cleaner_env.rewards.reward.SCORERS", {"math": Scorer(picky)})
+    sampler = ScriptedSampler(toy_policy, [ANSWER] * 2)
+    with Rollout(toy_policy, sampler, EpisodeConfig(system_prompt="none")) as rollout:
+        spoilt, good = rollout.play([Task("?", "1"), TASK], seed=0)
+        assert (spoilt.faulted, good.faulted, good.correct) == (True, False, True)
+        with pytest.raises(OutageError, match=r"scorer spoilt 2 of 2 .*no such answer"):
+            rollout.play([Task("?", "1")] * 2, seed=0)
 
 
 def test_an_outage_stops_the_rollout_and_says_so(toy_policy, monkeypatch):
