@@ -53,9 +53,9 @@ class Session:
     """A Python interpreter that keeps its variables from one `run` to the next.
 
     Each cell is a transaction. When it fails, for whatever reason, variables, modules, working
-    directory and files are what they were before it; when it ends well they stay. `checkpoint` and
-    `rollback` return to an earlier state. A state is a forked process, so what a cell costs does
-    not depend on how much there is to keep, but for the kernel's page tables.
+    directory, files and open files are what they were before it; when it ends well they stay.
+    `checkpoint` and `rollback` return to an earlier state. A state is a forked process, so what a
+    cell costs does not depend on how much there is to keep, but for the kernel's page tables.
 
     A cell that leaves threads running fails with LiveThreadsError: a process with threads cannot be
     forked whole. Processes that it leaves running are killed. Standard input is empty. `limits`

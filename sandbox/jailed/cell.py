@@ -22,7 +22,7 @@ import sys
 import types
 
 # As in child.py.
-from builtins import BaseException, OSError, bool, exec, min  # noqa: UP029
+from builtins import BaseException, MemoryError, OSError, bool, exec, min  # noqa: UP029
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -99,8 +99,8 @@ def wait_and_run(variables: dict[str, Any]) -> NoReturn:
         link.detach()
         reap()  # what the keeper killed
         seeded = random_state()
+        open_then.restore()  # who cannot ends here, and the session is made again
         try:
-            open_then.restore()
             pid = fork_sibling()
         except OSError as error:
             pid = -1
@@ -140,7 +140,7 @@ def run_cell(
     refused = "" if getrlimit(RLIMIT_NPROC) == processes else FEWER_PROCESSES
     try:
         open_now = Descriptors(LINK_FD, before)
-    except TooMuch:
+    except (TooMuch, MemoryError):
         refused = TOO_MUCH
     except OSError as error:
         refused = f"SessionFilesError: a file that the cell left open cannot be kept: {error}"

@@ -2,7 +2,8 @@
 
 It knows every process that holds a state, hands cells to them, holds the limit of time, learns from
 the kernel how each cell ended, kills what a cell leaves behind, and takes back its files when it
-failed. It speaks with the host over a socket of its own:
+failed. What programs do to it is their failure: then it says that the session is lost, and why. It
+speaks with the host over a socket of its own:
 
     host -> keeper  {"op": "cell", "base", "state", "name", "wall_s", "source_fd"} and the source,
                     with the descriptors of stdout, stderr and the report; {"op": "kill", "state"};
@@ -10,7 +11,7 @@ failed. It speaks with the host over a socket of its own:
     keeper -> host  {"event": "opened"}                                     once
                     {"event": "ended", "state", "committed", "lost", "refused", "status",
                     "timed_out", "wall_s", "cpu_s", "peak_mb"}              per cell
-                    {"event": "fault", "why"}                               and it is gone
+                    {"event": "fault", "why"}          when what failed is ours, and it is gone
 """
 
 from __future__ import annotations

@@ -135,7 +135,13 @@ def printed(session: Session, code: str) -> str:
     return result.stdout.strip()
 
 
-@pytest.mark.parametrize("case", TRACES)
+@pytest.fixture(params=TRACES)
+def case(request: pytest.FixtureRequest, box: Sandbox) -> str:
+    if "memfd" in request.param and box.layers.no_cgroup:
+        pytest.skip("programs may use memfds where a control group counts their memory")
+    return str(request.param)
+
+
 def test_a_failed_cell_leaves_no_trace(session: Session, case: str) -> None:
     before, cell, probe = TRACES[case]
     assert session.run(before).ok
@@ -147,7 +153,6 @@ def test_a_failed_cell_leaves_no_trace(session: Session, case: str) -> None:
         assert (after.stdout, after.traceback) == (expected.stdout, "")
 
 
-@pytest.mark.parametrize("case", TRACES)
 def test_a_rollback_leaves_no_trace(session: Session, case: str) -> None:
     before, cell, probe = TRACES[case]
     assert session.run(before).ok
@@ -252,9 +257,9 @@ def test_a_cell_may_remove_its_working_directory(session: Session) -> None:
 
 
 def test_large_files_without_a_name_are_refused(session: Session) -> None:
-    session.run("import os; x = 1")
-    write = "fds = [os.memfd_create('x') for _ in range(5)]\n"
-    write += "for fd in fds: os.write(fd, b'x' * (15 << 20))"
+    session.run("import os, tempfile; x = 1")
+    write = "files = [tempfile.TemporaryFile(dir=d) for d in ('/tmp', '/dev/shm') for _ in '123']\n"
+    write += "for f in files: os.write(f.fileno(), b'x' * (15 << 20))"
     assert session.run(write).error_class == "SessionFilesError"
     assert session.run("print(x)").stdout == "1\n"
 
