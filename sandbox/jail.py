@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .jailed import kernel
+
 TIERS = {
     "full": "own namespaces, /tmp, /dev/shm and /proc for every execution",
     "no-proc": "as full, but programs see an empty /proc",
@@ -32,9 +34,13 @@ START = (
     "del sys.path[0]; main()"
 )
 HOST_PROC_INSIDE = "/.sandbox/proc"
+# Capabilities to become another user, to kill that user's processes and to remove what it leaves:
+# CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID.
+CHANGE_USER = sum(1 << number for number in (0, 1, 3, 5, 6, 7))
 PRIVATE_DIRS = ("/tmp", "/dev/shm")
 # Of a prefix no more than these: it may be somebody's home or project directory.
 PREFIX_PARTS = ("bin", "lib", "lib64", "include", "pyvenv.cfg")
+PACKAGES = ("site-packages", "dist-packages")
 SYSTEM_LIBRARIES = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64")
 SYSTEM_EXTRAS = (
     "/usr/local/lib",
@@ -55,6 +61,12 @@ ENVIRONMENT = {
 }
 # Not -I: it would ignore PYTHONHASHSEED. The environment is ours already, so it adds nothing.
 INTERPRETER_FLAGS = ("-u", "-s", "-P", "-B", "-X", "utf8")
+
+
+def environment() -> dict[str, str]:
+    """The whole environment of a worker, and of the programs that a program starts."""
+    more = ":".join(other_packages())
+    return {**ENVIRONMENT, "PYTHONPATH": more} if more else ENVIRONMENT
 
 
 def find_bwrap() -> tuple[list[str], list[str]]:
@@ -96,7 +108,8 @@ class Jail:
 
         cgroup: whether it runs in a cgroup, and so may be killed for what its programs use.
         """
-        keep = [path for path in interpreter_roots() if is_below(path, PRIVATE_DIRS)]
+        keep = [*interpreter_roots(), *other_packages()]
+        keep = [path for path in keep if is_below(path, PRIVATE_DIRS)]
         drop_uid = spare_uid() if self.tier in ("full", "landlock") else None
         config = {
             "fd": fd,
@@ -150,7 +163,7 @@ class Jail:
             arguments += ["--cap-add", "ALL"]  # in its own user namespace; programs get none
         elif can_disable_userns(self.bwrap):
             arguments += ["--disable-userns"]  # in the other tiers the zygote does it
-        for name, value in ENVIRONMENT.items():
+        for name, value in environment().items():
             arguments += ["--setenv", name, value]
         arguments += ["--dev", "/dev", "--tmpfs", "/dev/shm", "--tmpfs", "/tmp"]
         arguments += ["--tmpfs" if self.tier == "no-proc" else "--proc", "/proc"]
@@ -239,9 +252,17 @@ def interpreter_roots() -> list[str]:
     return roots
 
 
+def other_packages() -> list[str]:
+    """Directories of packages that this process was pointed to: the user's own, or PYTHONPATH's."""
+    known = [*SYSTEM_LIBRARIES, *SYSTEM_EXTRAS]
+    known += [os.path.join(root, "lib") for root in interpreter_roots()]
+    named = [path for path in sys.path if os.path.basename(path) in PACKAGES]
+    return [path for path in named if os.path.isdir(path) and not is_below(path, known)]
+
+
 def interpreter_files() -> list[str]:
     """What programs see of the interpreter's directories."""
-    packages = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    packages = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *other_packages()}
     files = [os.path.join(root, part) for root in interpreter_roots() for part in PREFIX_PARTS]
     files += [
         spell(path) for path in sorted(packages) for spell in (os.path.abspath, os.path.realpath)
@@ -267,8 +288,8 @@ def is_below(path: str, directories: Iterable[str]) -> bool:
 
 
 def spare_uid() -> int | None:
-    """An unused user id to drop to, None when we are not root or no other id is mapped."""
-    if os.geteuid() != 0:
+    """An unused user id to drop to, None when we are not root, may not, or have no other mapped."""
+    if os.geteuid() != 0 or CHANGE_USER & ~kernel.held_capabilities():
         return None
     with open("/proc/self/uid_map") as file:
         ranges = [(int(line.split()[0]), int(line.split()[2])) for line in file]

@@ -14,7 +14,7 @@ from typing import Self
 
 from .errors import IsolationUnavailable, SandboxError, WorkerFault
 from .health import Health, Meter
-from .jail import Jail, candidate_jails, find_bwrap
+from .jail import Jail, candidate_jails, find_bwrap, is_below, visible_paths
 from .line import Line
 from .result import Limits, Result
 from .session import Session
@@ -305,8 +305,11 @@ class Sandbox:
 
 
 def default_preload() -> tuple[str, ...]:
-    """The standard library's share, and of the heavy modules those that are installed."""
-    return (*LIGHT_PRELOAD, *(name for name in HEAVY_PRELOAD if find_spec(name)))
+    """The standard library's share, and of the heavy modules those that programs can see."""
+    shown, _ = visible_paths()
+    specs = [find_spec(name) for name in HEAVY_PRELOAD]
+    seen = [spec.name for spec in specs if spec and spec.origin and is_below(spec.origin, shown)]
+    return (*LIGHT_PRELOAD, *seen)
 
 
 def shut_down(workers: set[Worker], spawner: Spawner, servers: Executor, pid: int) -> None:

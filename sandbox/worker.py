@@ -29,7 +29,7 @@ from .execution import (
     send_fds,
     send_program,
 )
-from .jail import ENVIRONMENT, Jail
+from .jail import Jail, environment
 from .layers import Layers
 from .result import Limits, Result
 from .spawner import Spawner
@@ -280,6 +280,6 @@ def start_process(command: list[str], fd: int, stderr: int) -> subprocess.Popen[
         stdout=subprocess.DEVNULL,
         stderr=stderr,
         pass_fds=(fd,),
-        env=ENVIRONMENT,
+        env=environment(),
         start_new_session=True,
     )

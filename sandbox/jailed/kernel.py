@@ -12,7 +12,7 @@ MS_RDONLY, MS_REMOUNT, MNT_DETACH = 1, 32, 2
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_CAPBSET_DROP = 1, 4, 8, 24
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
-CAP_DAC_READ_SEARCH = 1 << 2
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1 << 1, 1 << 2
 CAPABILITY_VERSION_3 = 0x20080522
 
 
@@ -66,6 +66,14 @@ def renounce_privileges() -> None:
     for capability in range(64):
         if prctl(PR_CAPBSET_DROP, capability) == -1:
             break  # past the last one, or not ours to drop
+
+
+def held_capabilities() -> int:
+    """The bits, below 32, of the capabilities that this process may use."""
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    effective_permitted_inheritable = (ctypes.c_uint32 * 6)()
+    check(libc.capget(header, effective_permitted_inheritable), "capget")
+    return effective_permitted_inheritable[1]
 
 
 def keep_capabilities(kept: int) -> None:

@@ -14,6 +14,8 @@ import random
 import resource
 import signal
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from . import kernel, landlock, seccomp
@@ -106,17 +108,39 @@ def become(uid: int, scratch: str) -> int:
     """Continue as the user `uid`, who owns the scratch directory alone; capabilities still held.
 
     They are none, unless the interpreter lies below a directory that only root may enter (/root is
-    such a one): then the one that reads it in spite of that. What is read is Landlock's business.
+    such a one): then one that reads it in spite of that. A default Docker container has only the
+    one that writes as well. What is read and written is Landlock's business.
     """
+    held = kernel.held_capabilities()
     os.chown(scratch, uid, uid)
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     kernel.check(kernel.prctl(kernel.PR_SET_KEEPCAPS, 1), "prctl keepcaps")
     os.setresuid(uid, uid, uid)
-    readable = all(os.access(path, os.R_OK) for path in (os.__file__, sys.executable))
-    kept = 0 if readable else kernel.CAP_DAC_READ_SEARCH
+    kept = 0
+    if obstacle([*interpreter(), scratch]):
+        readers = (kernel.CAP_DAC_READ_SEARCH, kernel.CAP_DAC_OVERRIDE)
+        kept = next((reader for reader in readers if reader & held), 0)
     kernel.keep_capabilities(kept)
     return kept
+
+
+def interpreter() -> list[str]:
+    """What a program must be able to read."""
+    return [os.__file__, sys.executable, *sys.path]
+
+
+def obstacle(names: Iterable[str]) -> str:
+    """What keeps this process from one of these files or directories, "" for nothing."""
+    for name in names:
+        for path in map(Path, {name, os.path.realpath(name)}):
+            for above in reversed(path.parents):
+                if above.is_dir() and not os.access(above, os.X_OK, effective_ids=True):
+                    return f"other users may not enter {above}: chmod o+x {above}"
+            wanted = os.R_OK | (os.X_OK if path.is_dir() else 0)
+            if path.exists() and not os.access(path, wanted, effective_ids=True):
+                return f"other users may not read {path}: chmod -R o+rX {path}"
+    return ""
 
 
 def wait_and_exit(child: int) -> NoReturn:
@@ -158,7 +182,9 @@ def preload(names: list[str]) -> list[Any]:
     random.Random.seed = noted  # type: ignore[method-assign]
     try:
         for name in names:
-            importlib.import_module(name)
+            module = importlib.import_module(name)
+            if closed := obstacle(getattr(module, "__path__", ())):
+                raise PermissionError(closed)  # Python takes it for a package without a module
             for part in LAZY.get(name, ()):
                 with contextlib.suppress(ImportError):  # another version has it elsewhere
                     importlib.import_module(part)
@@ -221,13 +247,14 @@ def prepare(config: Config) -> None:
             forbid_user_namespaces(config["host_proc"])
         if config["scratch"] is not None:
             kernel.check(kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1), "prctl subreaper")
-        for path in (os.__file__, sys.executable):
-            if not os.access(path, os.R_OK, effective_ids=True):
-                raise PermissionError(f"{path} is not readable by other users (chmod o+rX)")
+        if closed := obstacle([*interpreter(), config["scratch"] or "/"]):
+            raise PermissionError(closed)
     except Exception as error:
         raise Broken("isolation", error) from error
     try:
         config["generators"] = preload(config["preload"])
+    except PermissionError as error:  # another tier may do without another user
+        raise Broken("isolation", error) from error
     except Exception as error:
         raise Broken("preload", error) from error
     config["base_bytes"] = address_space()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import venv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import pytest
 
 import sandbox
 from sandbox import Sandbox
+from sandbox.jail import find_bwrap
+from sandbox.jailed import kernel
 
 pytestmark = pytest.mark.usefixtures("box")  # skips where there is no isolation
 
@@ -53,10 +56,12 @@ alarm
 HOST = f"from sandbox import Sandbox\nwith Sandbox(preload=()) as b: print(b.run({STATE!r}).stdout)"
 
 
-def host(code: str, before: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
+def host(
+    code: str, before: Callable[[], None] | None = None, python: str = sys.executable
+) -> subprocess.CompletedProcess[str]:
     """A host of its own, in whose process `before` is called ahead of all else."""
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [python, "-c", code],
         capture_output=True,
         text=True,
         cwd=Path(sandbox.__file__).parents[1],
@@ -145,3 +150,92 @@ def test_a_killed_host_leaves_no_files(
         while os.listdir(directory) and time.monotonic() < until:
             time.sleep(0.01)
         assert os.listdir(directory) == []
+
+
+DOCKER = (0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31)  # a container's capabilities by default
+PLACED = """
+import sandbox.pool
+from sandbox import Sandbox
+sandbox.pool.find_bwrap = lambda: ([], [])
+with Sandbox(preload=()) as box:
+    print(box.tier, box.run("import os; print(os.getuid() > 0, os.listdir())").stdout.strip())
+    for action in ("open('/etc/passwd')", "open('/dev/shm/x', 'w')"):
+        print(box.run(action).error_class)
+"""
+
+
+def capabilities(*kept: int) -> None:
+    """Give up all others for good."""
+    for number in set(range(41)) - {*kept}:
+        kernel.prctl(kernel.PR_CAPBSET_DROP, number)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has capabilities to give up")
+@pytest.mark.parametrize(
+    ("kept", "other_user"),
+    [(DOCKER, True), ((*DOCKER, 2), True), ((), False), ((0, 6, 7), False)],
+    ids=["docker", "docker and reading", "none", "without kill"],
+)
+def test_root_with_few_capabilities_and_an_interpreter_of_its_own(
+    kept: tuple[int, ...], other_user: bool, box: Sandbox
+) -> None:
+    if box.layers.no_seccomp or box.layers.landlock < 3:
+        pytest.skip("no tier landlock on this kernel")
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as home:
+        assert os.stat(home).st_mode & 0o777 == 0o700
+        venv.create(home, symlinks=True)
+        done = host(PLACED, lambda: capabilities(*kept), f"{home}/bin/python")
+    assert done.stdout == f"landlock {other_user} []\nPermissionError\nPermissionError\n", (
+        done.stderr
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs programs as another user")
+@pytest.mark.parametrize(
+    ("closed", "what", "change"),
+    [
+        ("", "enter", "o+x"),
+        ("/site-packages", "read", "-R o+rX"),
+        ("/site-packages/mine", "read", "-R o+rX"),
+    ],
+)
+def test_a_part_of_the_interpreter_that_others_may_not_read_is_named(
+    closed: str, what: str, change: str, box: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not box.bwrap:
+        pytest.skip("no bubblewrap here")
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as home:
+        venv.create(home, symlinks=True)
+        path = Path(home, "lib/python{}.{}".format(*sys.version_info[:2]) + closed)
+        path.mkdir(exist_ok=True)
+        path.chmod(0o700)
+        Path(home, path, "__init__.py").touch()
+        monkeypatch.setenv("PATH", os.path.dirname(find_bwrap()[0][0]))
+        preload = ("mine",) if closed.endswith("mine") else ()
+        code = f"from sandbox import Sandbox\nwith Sandbox(preload={preload}) as box:"
+        done = host(f"{code} print(box.tier, box.tried)", python=f"{home}/bin/python")
+    assert f"other users may not {what} {path}: chmod {change} {path}'" in done.stdout, done.stderr
+    assert done.stdout.startswith("no-proc"), done.stdout  # there root is root in its namespace
+
+
+@pytest.mark.parametrize("below", ["site-packages", "elsewhere"])
+@pytest.mark.parametrize("where", ["/tmp", "/var/tmp"])
+def test_packages_that_a_variable_leads_to(
+    below: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(dir=where) as home, tempfile.TemporaryDirectory() as other:
+        os.chmod(home, 0o755)
+        venv.create(other, symlinks=True)
+        os.chmod(other, 0o755)
+        package = Path(home, below, "numpy")
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text("print('numpy')")
+        monkeypatch.setenv("PYTHONPATH", str(package.parent))
+        monkeypatch.setenv("PATH", os.path.dirname((find_bwrap()[0] or ["/"])[0]))
+        code = (
+            "from sandbox import Sandbox\nwith Sandbox() as box:\n"
+            "    print(box.run('import sys; print(\"numpy\" in sys.modules)').stdout, box.faults)"
+        )
+        done = host(code, python=f"{other}/bin/python")
+        seen = below == "site-packages"
+        assert done.stdout == f"{seen}\n 0\n", done.stderr
