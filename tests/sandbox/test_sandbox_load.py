@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from sandbox import Sandbox, Status
+from sandbox import Sandbox, SandboxError, Status
 from sandbox.__main__ import main
 from sandbox.bench import Row, bench
 from sandbox.soak import HOSTILE, Sample, Soak, limits_of
@@ -54,10 +54,23 @@ def test_hostile_programs_end_as_the_soak_says(box: Sandbox, code: str) -> None:
 
 def test_a_soak_notices_what_is_wrong(box: Sandbox) -> None:
     soak = Soak(box)
-    soak._check(("1", Status.OK, "2\n"), box.run("print(3)"))
-    assert len(soak.wrong) == 1
+    with soak._checked(("1", Status.OK, "2\n")) as check:
+        check(box.run("print(3)"))
+    with soak._checked(("2", None, "")):
+        raise SandboxError("broke")
+    with soak._checked(("3", None, "")) as check:
+        check(box.run("1 / 0"))
+    assert soak.done == 3 and [line.split()[1] for line in soak.wrong] == ["'1'", "'2'"]
     soak.samples = [Sample(10, 5, 100.0, 100.0), Sample(11, 5, 120.0, 200.0)]
     assert soak.growth() == ["fds grew from 10 to 11", "jails_mb grew from 100 to 200"]
+
+
+@needs_isolation
+def test_greedy_programs_disturb_no_innocent_one() -> None:
+    lines: list[str] = []
+    with Sandbox(workers=2) as box:
+        good = Soak(box, hostile_share=0.15, greedy=True).run(100, 0, lines.append)
+    assert good, "\n".join(lines)
 
 
 @needs_isolation

@@ -73,6 +73,8 @@ def test_descriptors_in_flight_stop_no_program_on_another_worker(box: Sandbox) -
 @pytest.mark.usefixtures("no_layers")
 def test_memory_that_the_kernel_frees_late_is_gone_before_the_next_program(box: Sandbox) -> None:
     """Without a filter programs have System V memory, which goes some time after its namespace."""
+    if box.tier == "landlock":
+        pytest.skip("without a filter there is no such tier")
     with Sandbox(limits=Limits(memory_mb=64)) as own:
         if own.layers.no_cgroup:
             pytest.skip(own.layers.no_cgroup)
