@@ -127,7 +127,7 @@ class Worker:
                 bounds = self._bounds_of_one(limits)
                 request = {"op": "run", "id": self.runs, "wall_s": limits.wall_s, **bounds}
                 send_program(self.socket, request, streams, code, stdin)
-                ending = self._supervise(limits, streams)
+                ending = self._supervise(limits, streams, kills)
                 ending.out_of_memory = self.oom_kills() > kills
                 return judge(ending, limits, streams, self.jail.tier)
         except (OSError, ValueError, KeyError) as error:
@@ -158,8 +158,8 @@ class Worker:
             self.cgroup.allow(*bound)
             self._bounds = bound
 
-    def _supervise(self, limits: Limits, streams: Streams) -> Ending:
-        """What became of the program, once it is dead."""
+    def _supervise(self, limits: Limits, streams: Streams, kills: int) -> Ending:
+        """What became of the program, once it is dead. `kills`: what oom_kills() said before it."""
         watch = Watch(
             self.socket,
             self._receive,
@@ -173,10 +173,12 @@ class Worker:
         try:
             ending = Ending(watch.until_ended(), watch.stopped)
         except (WorkerFault, OSError):
-            if self.jail.private or not (self.alive and watch.started):
+            # Where it is not private, a program can kill or stop the zygote. Everywhere the kernel
+            # may choose the zygote when the program's files take too much memory.
+            exposed = watch.started and not self.jail.private
+            if not (self.alive and (exposed or self.oom_kills() > kills)):
                 raise
-            # In such a jail a program can kill or stop the zygote: that is its own ending.
-            self._kill_jail()
+            self._kill_jail()  # that is the program's own ending
             message = {"status": int(signal.SIGKILL), "wall_s": time.monotonic() - began}
             ending = Ending(message, watch.stopped)
         for stream in streams:
@@ -220,14 +222,14 @@ class Worker:
 
     def settled(self) -> bool:
         """Wait until the memory of programs that have ended is gone, some of which the kernel frees
-        only later; False when it does not go."""
+        only later. False when it does not go, or the jail is gone."""
         until = time.monotonic() + SETTLE_S
         with self._busy:
             while self.alive and self.cgroup and self.cgroup.holds_more_than(self._base_mb):
                 if time.monotonic() > until:
                     return False
                 time.sleep(0.001)
-        return self.alive
+        return self.alive and self.process is not None and self.process.poll() is None
 
     def _receive(self, timeout_s: float) -> dict[str, Any]:
         message = receive(self.socket, timeout_s)
