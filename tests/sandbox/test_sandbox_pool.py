@@ -27,6 +27,7 @@ def test_a_worker_killed_from_outside_is_replaced() -> None:
     with Sandbox() as box:
         for worker in box._live:
             worker.process.kill()
+        time.sleep(0.1)  # until those that die with it are dead
         assert box.run("print(1)").stdout == "1\n"
         assert box.faults == 1
 
