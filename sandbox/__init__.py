@@ -33,8 +33,9 @@ files.
 
 Not covered: a bug in the system calls that are left is within reach. CPU time is bounded for each
 process, not for their sum (times Limits.processes). So is memory without control groups, where
-tmpfs files count besides, as do the files of memfd_create: each process may have 64 descriptors
-open and make files of 16 MiB, so nearly 1 GiB that no other limit sees. In a worker that holds
+tmpfs files count besides; without seccomp too, so do System V memory and the files of memfd_create,
+which no limit sees. Programs that run at the same time can tell each other something by locks on
+the read-only files that they share, and by how long things take. In a worker that holds
 sessions, `processes` is larger by 64 for each; how many processes a cell has is looked at twenty
 times a second. A cell may harm its own session (kill what keeps its earlier states, say), which is
 then restored by running its cells again, and given up with SandboxError when they do not print the

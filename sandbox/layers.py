@@ -22,8 +22,9 @@ NO_SECCOMP = (
     "back on. To get it: a kernel with CONFIG_SECCOMP_FILTER on x86_64 or aarch64"
 )
 NO_CGROUP = (
-    "memory is bounded for each process of a program and not for their sum. To get it: run as root "
-    "or in a systemd unit with Delegate=yes (systemd-run --user --scope -p Delegate=yes ...)"
+    "memory is bounded for each process of a program and not for their sum, and programs have no "
+    "memfd_create. To get it: run as root or in a systemd unit with Delegate=yes "
+    "(systemd-run --user --scope -p Delegate=yes ...)"
 )
 NO_LANDLOCK = (
     "only the mount namespace keeps programs from files, and there is no tier landlock to fall "
