@@ -250,7 +250,7 @@ def classify(
     """Status, error class and one line in the form of a traceback's last."""
     status, name, text = Status.OK, "", ""
     # The kernel holds the limit by ticks, which on a busy machine run ahead of what it reports.
-    early = 0.95 if ending.out_of_memory else 0.8
+    early = 0.95 if ending.out_of_memory else 0.5
     if streams[0].truncated or streams[1].truncated:
         status, name = Status.OUTPUT, "OutputLimitExceeded"
         text = f"the program wrote more than {limits.output_bytes} bytes"
