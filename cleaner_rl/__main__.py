@@ -1,5 +1,6 @@
-"""``python -m cleaner_rl``: the commands."""
+"""``python -m cleaner_rl`` lists the commands and runs them."""
 
 from cleaner_rl.commands import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -17,11 +17,11 @@ from cleaner_env.tasks.families import FAMILIES, SHORT_PROGRAMS
 from cleaner_env.tasks.sources import ReasoningGymTasks
 from cleaner_rl.config import PRESETS
 from cleaner_rl.models.policy import bundled_directory
+from cleaner_rl.sft.config import DemonstrationMix
 from cleaner_rl.sft.demonstrations.bugs import INJECTORS
 from cleaner_rl.sft.demonstrations.episodes import (
     Demonstration,
     DemonstrationError,
-    DemonstrationMix,
     generate_demonstrations,
     write_demonstration,
 )

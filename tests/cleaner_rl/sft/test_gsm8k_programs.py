@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from cleaner_env.tasks.load import first_tasks, load_tasks
-from cleaner_rl.sft.demonstrations.episodes import DemonstrationMix, generate_demonstrations
+from cleaner_rl.sft.config import DemonstrationMix
+from cleaner_rl.sft.demonstrations.episodes import generate_demonstrations
 from cleaner_rl.sft.demonstrations.gsm8k import Gsm8kPrograms
 from cleaner_rl.sft.demonstrations.programs import program_book
 
