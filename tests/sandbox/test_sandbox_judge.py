@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -211,6 +214,18 @@ def test_integers_may_have_any_number_of_digits(box: Sandbox) -> None:
     assert passes(box, SOLVE.format("10 ** a"), CallTest("solve", (5000,), 10**5000))
     (verdict,) = judge(box, SOLVE.format("[10 ** a]"), [CallTest("solve", (5000,), [1])])
     assert verdict.why == "returned [<an integer of 16610 bits>], not [1]"
+
+
+def test_arguments_of_many_numbers_cost_little() -> None:
+    numbers = list(range(100_000))
+
+    def cpu_s(action: Callable[[], object]) -> float:
+        began = time.process_time()
+        action()
+        return time.process_time() - began
+
+    compared = min(cpu_s(lambda: json.dumps(numbers)) for _ in range(3))
+    assert min(cpu_s(lambda: CallTest("solve", (numbers,), 1)) for _ in range(3)) < 8 * compared
 
 
 def test_a_comparison_of_ones_own(box: Sandbox) -> None:
