@@ -22,6 +22,7 @@ import types
 # Bound here, because a program may replace what the module `builtins` holds.
 from builtins import (  # noqa: UP029
     BaseException,
+    FileExistsError,
     MemoryError,
     OSError,
     SystemExit,
@@ -32,6 +33,7 @@ from builtins import (  # noqa: UP029
     len,
     open,
     print,
+    str,
 )
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -179,13 +181,18 @@ def find_source(data: bytes, others: list[int]) -> tuple[dict[str, Any], Source]
     return request, others.pop(0) if request["source_fd"] else source
 
 
-def compiled(source: Source, name: str) -> types.CodeType:
-    """The source as code. It may be more than fits, so this is done within the program's limits."""
+def compiled(source: Source, name: str, lines: list[str] | None = None) -> types.CodeType:
+    """The source as code, and its `lines`.
+
+    It may be more than fits, so this is done within the program's limits.
+    """
     if isinstance(source, int):
         with open(source, "rb") as file:
             source = file.read()
     text = source.decode("utf-8", "surrogatepass")
-    linecache.cache[name] = (len(text), None, text.splitlines(True), name)
+    lines = [] if lines is None else lines
+    lines += text.splitlines(True)
+    linecache.cache[name] = (len(text), None, lines, name)
     return compile(text, name, "exec", 0, True)
 
 
@@ -238,14 +245,44 @@ def limit(config: Config, kind: int, soft: int, hard: int) -> None:
     resource.setrlimit(kind, (min(soft, ceiling), min(hard, ceiling)))
 
 
+def script(name: str, lines: list[str]) -> types.ModuleType:
+    """The module __main__ of a program, whose file is there as soon as the module is asked for it.
+
+    multiprocessing asks for it, where its new processes have to import the program; most programs
+    never do, and find their directory empty.
+    """
+    path = os.path.abspath(name)
+
+    class Script(types.ModuleType):
+        @property
+        def __file__(self) -> str:
+            if self.__dict__["__file__"] != name:
+                return str(self.__dict__["__file__"])
+            text = "".join(lines).encode("utf-8", "surrogatepass")
+            with contextlib.suppress(FileExistsError), open(path, "xb") as file:
+                file.write(text)
+            with open(path, "rb") as file:
+                if file.read() != text:
+                    raise FileExistsError(f"{path} is not this program, which others are to import")
+            return path
+
+        @__file__.setter
+        def __file__(self, value: str) -> None:
+            self.__dict__["__file__"] = value
+
+    main = Script("__main__")
+    main.__dict__.update(__file__=name, __builtins__=builtins)
+    return main
+
+
 def run_program(source: Source) -> NoReturn:
     """Run the source as __main__ of a script "main.py", then leave with its exit status."""
-    main = types.ModuleType("__main__")
-    main.__dict__.update(__file__="main.py", __builtins__=builtins)
+    lines: list[str] = []
+    main = script("main.py", lines)
     sys.modules["__main__"] = main
     sys.argv[:] = ["main.py"]
     sys.path.insert(0, os.getcwd())
-    exit_code = run_guarded(lambda: exec(compiled(source, "main.py"), main.__dict__))
+    exit_code = run_guarded(lambda: exec(compiled(source, "main.py", lines), main.__dict__))
     # The rest of what an interpreter does on its way out.
     if threading := sys.modules.get("threading"):
         exit_code = run_guarded(threading._shutdown) or exit_code

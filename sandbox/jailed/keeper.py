@@ -29,7 +29,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from . import seccomp
+from . import landlock, seccomp
 from .cell import NO_FORK, hold_state, reap
 from .child import (
     MAX_FDS,
@@ -130,7 +130,9 @@ class Keeper:
             limit_resources(self.config, self.limits)
             limit_files(self.config)
             if self.config["seccomp"]:
-                seccomp.install(seccomp.session_filter())
+                seccomp.install(
+                    seccomp.session_filter(self.config["landlock"] >= landlock.SCOPED_FROM)
+                )
             hold_state(theirs)
         theirs.close()
         return State(pid, ours)

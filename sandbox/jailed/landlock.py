@@ -25,6 +25,7 @@ FILES_BY_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 1
 TRUNCATE, IOCTL_DEVICE = 1 << 14, 1 << 15
 TCP = 1 | 2  # bind, connect
 SCOPES = 1 | 2  # abstract UNIX sockets, signals
+SCOPED_FROM = 6  # the ABI that keeps signals and abstract UNIX sockets within a program
 FILES_ARE_SAFE_FROM = 3  # before this ABI a file that is not writable can be truncated
 
 
@@ -69,8 +70,8 @@ def restrict(abi: int, allowed: Iterable[Rule]) -> None:
     Needs no_new_privs. Holds for this thread and all that it starts, for good.
     """
     handled = file_rights(abi)
-    ruleset = _Ruleset(handled, TCP if abi >= 4 else 0, SCOPES if abi >= 6 else 0)
-    size = 8 if abi < 4 else 16 if abi < 6 else 24
+    ruleset = _Ruleset(handled, TCP if abi >= 4 else 0, SCOPES if abi >= SCOPED_FROM else 0)
+    size = 8 if abi < 4 else 16 if abi < SCOPED_FROM else 24
     fd = kernel.libc.syscall(CREATE_RULESET, ctypes.byref(ruleset), ctypes.c_size_t(size), 0)
     kernel.check(fd, "landlock_create_ruleset")
     try:

@@ -222,7 +222,10 @@ def probe_layers(config: Config) -> None:
     config["landlock"] = config["landlock_abi"] if config["visible"] else 0
     config["seccomp"] = not config["no_seccomp"]
     if not config["strict"]:
-        config["filter"] = seccomp.base_filter(config["cgroup"]) if config["seccomp"] else None
+        config["filter"] = None
+        if config["seccomp"]:
+            jailed = config["scratch"] is None
+            config["filter"] = seccomp.base_filter(config["cgroup"], jailed)
         return
     config["filter"] = None  # it names the program's pid
     if config["landlock_abi"] < landlock.FILES_ARE_SAFE_FROM:

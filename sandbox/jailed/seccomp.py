@@ -131,6 +131,8 @@ BASE |= {
     "syncfs": DONE,
 }
 
+# In a jail, whose network and files are its own: multiprocessing talks through sockets with names.
+LOCAL: dict[str, Rule] = {"socket": Check(0, (AF_UNIX,), 0, errno.EACCES)}
 UNCOUNTED: dict[str, Rule] = {"memfd_create": errno.ENOSYS}  # no other limit sees their memory
 
 ONLY_ONESELF = Check(0, (0, OWN_PID), 0, DENY)
@@ -169,15 +171,26 @@ def compile_filter(machine: str, policy: dict[str, Rule], pid: int = 0) -> bytes
     return program.assemble()
 
 
-def base_filter(counted: bool) -> bytes:
-    """counted: whether a control group counts the memory of files that have no name."""
-    return compile_filter(os.uname().machine, BASE if counted else BASE | UNCOUNTED)
+def base_filter(counted: bool, jailed: bool) -> bytes:
+    """The filter but for tier "landlock".
+
+    counted: whether a control group counts the memory of files that have no name.
+    jailed: whether the program has a network of its own.
+    """
+    policy = BASE | (LOCAL if jailed else {}) | ({} if counted else UNCOUNTED)
+    return compile_filter(os.uname().machine, policy)
 
 
-def session_filter() -> bytes:
+def session_filter(scoped: bool) -> bytes:
     """For the cells of a session, on top of the other: they leave the limits of its keeper alone,
-    and of the processes that hold its states."""
-    return compile_filter(os.uname().machine, {"prlimit64": Check(0, (0,), 0, DENY)})
+    and of the processes that hold its states.
+
+    scoped: whether Landlock keeps the sockets apart of sessions that live in one worker.
+    """
+    policy: dict[str, Rule] = {"prlimit64": Check(0, (0,), 0, DENY)}
+    if not scoped:
+        policy["socket"] = errno.EACCES
+    return compile_filter(os.uname().machine, policy)
 
 
 def strict_filter(counted: bool, pid: int) -> bytes:

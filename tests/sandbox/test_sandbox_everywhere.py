@@ -14,7 +14,8 @@ from sandbox import TIERS
 
 ROOT = Path(sandbox.__file__).parents[1]
 PLAIN_USER = ROOT / "tests/support/plain_user.py"
-SUITES = [f"tests/sandbox/test_sandbox_{name}.py" for name in ("attacks", "results", "neighbours")]
+NAMES = ("attacks", "multiprocessing", "neighbours", "results")
+SUITES = [f"tests/sandbox/test_sandbox_{name}.py" for name in NAMES]
 
 pytestmark = pytest.mark.exhaustive
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,8 +98,11 @@ def test_clone_into_a_namespace(denials: dict[str, str], flag: int) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_sockets_of_every_family(denials: dict[str, str], family: int) -> None:
-    assert denials[f"socket {family}"] == str((-1, errno.EACCES))
+def test_sockets_of_every_family(box: Sandbox, denials: dict[str, str], family: int) -> None:
+    if family == socket.AF_UNIX and box.bwrap:  # a jail has its own
+        assert denials[f"socket {family}"].endswith(", 0)")
+    else:
+        assert denials[f"socket {family}"] == str((-1, errno.EACCES))
 
 
 def test_calls_newer_than_the_table_do_not_exist(box: Sandbox) -> None:
