@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import ClassVar
 
-from cleaner_env.formats.json_call import require_repair
 from cleaner_env.formats.protocol import ParsedTurn
+
+_THOUGHT_END = "</think>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,21 +31,18 @@ class TextFormat(ABC):
         max_calls: the most calls that a turn may have. A turn with more is refused as a whole.
         strict: False repairs calls that break the format's rules in ways that models often do. The
             model then does not learn of its mistake, but ``ParsedTurn.repaired`` reports it.
-        opened_thinking: True if the prompt ends inside a ``<think>`` block, as with the templates
+        opened_thinking: True if a prompt may end inside a ``<think>`` block, as with the templates
             of some reasoning models: the turn is then reasoning up to ``</think>``.
     """
 
     name: ClassVar[str]
     stop_tokens: ClassVar[tuple[str, ...]] = ()
-    holds_json: ClassVar[bool] = False
 
     def __init__(
         self, *, max_calls: int = 1, strict: bool = True, opened_thinking: bool = False
     ) -> None:
         if max_calls < 1:
             raise ValueError(f"max_calls must be at least 1, not {max_calls}")
-        if not strict and self.holds_json:
-            require_repair()
         self.max_calls = max_calls
         self.strict = strict
         self.opened_thinking = opened_thinking
@@ -68,10 +66,15 @@ class TextFormat(ABC):
     def parse(self, text: str) -> ParsedTurn:
         """Read a turn. Never raises: a malformed call comes back with ``error`` set.
 
-        Text inside a leading ``<think>`` block is reasoning, whatever it contains. If one of
-        several calls is malformed, none has a program: either all are run or none.
+        Text inside a leading ``<think>`` block is reasoning, whatever it contains, and so is all
+        text before a ``</think>`` that no program contains, because the prompt may have opened the
+        block. In a block that is never closed only calls that end the turn count. If one of several
+        calls is malformed, none has a program: either all are run or none.
         """
-        found = self._calls(text, self._thought_end(text))
+        end = self._thought_end(text)
+        found = self._calls(text, end or 0)
+        if end is None:
+            found = iter(_last_calls(text, list(found)))
         calls = list(islice(found, self.max_calls + 1))
         if not calls:
             return ParsedTurn(text, None, None, None, len(text))
@@ -86,11 +89,15 @@ class TextFormat(ABC):
         repaired = any(one.repaired for one in calls)
         return ParsedTurn(text[:start], call, "\n\n".join(codes), None, start, codes, repaired)
 
-    def _thought_end(self, text: str) -> int:
-        """Where the leading think block ends; 0 without one, or if it is never closed."""
+    def _thought_end(self, text: str) -> int | None:
+        """Where the leading think block ends; 0 without one, None if it is never closed."""
+        end = text.find(_THOUGHT_END)
         if self.opened_thinking or text.lstrip().startswith("<think>"):
-            return text.find("</think>") + 1
-        return 0
+            return None if end < 0 else end + len(_THOUGHT_END)
+        for call in self._calls(text, 0) if end >= 0 else ():
+            if call.error is None and call.start < end < call.end:
+                end = text.find(_THOUGHT_END, call.end)
+        return 0 if end < 0 else end + len(_THOUGHT_END)
 
     def _too_many(self) -> str:
         if self.max_calls == 1:
@@ -99,6 +106,18 @@ class TextFormat(ABC):
             f"more than {self.max_calls} calls in a turn; send at most {self.max_calls} and wait "
             "for their results"
         )
+
+
+def _last_calls(text: str, calls: list[Call]) -> list[Call]:
+    """The calls with which a text ends. Calls that are followed by words are not among them."""
+    end = len(text)
+    kept: list[Call] = []
+    for call in reversed(calls):
+        if text[call.end : end].strip("; \t\r\n"):
+            break
+        kept.insert(0, call)
+        end = call.start
+    return kept
 
 
 def _first_error(calls: list[Call]) -> str | None:

@@ -44,6 +44,7 @@ class FencedFormat(TextFormat):
                 yield Call(opening.start(), len(text), error=error)
                 return
             code = text[opening.end() : closing.start()].removesuffix("\n")
+            code = code.removesuffix("\r") if opening[0].endswith("\r\n") else code
             start = closing.end()
             yield Call(opening.start(), start, code)
 

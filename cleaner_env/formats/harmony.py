@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cleaner_env.formats.base import Call, TextFormat
-from cleaner_env.formats.json_call import Read, dump, read_arguments
+from cleaner_env.formats.json_call import Read, dump, read_arguments, value_end
 from cleaner_env.formats.protocol import TOOL_NAME, TOOL_SCHEMA
 
 _START, _CHANNEL, _BODY, _CALL = "<|start|>", "<|channel|>", "<|message|>", "<|call|>"
@@ -32,7 +32,6 @@ class HarmonyFormat(TextFormat):
     """``<|channel|>commentary to=functions.code_interpreter ...``; see ``TextFormat``."""
 
     name = "harmony"
-    holds_json = True
     stop_tokens = (_CALL,)
 
     @property
@@ -61,7 +60,7 @@ class HarmonyFormat(TextFormat):
             header + dump({"code": program}, "<|") for program in (code, *more)
         )
 
-    def _thought_end(self, text: str) -> int:
+    def _thought_end(self, text: str) -> int | None:
         """0, because thoughts are separate messages here."""
         return 0
 
@@ -130,7 +129,8 @@ def _messages(text: str) -> Iterator[_Message]:
             yield _Message(place, header, None, len(text))
             return
         first = body + len(_BODY)
-        ended = _END.search(text, first)
+        # A JSON string may contain the tokens as text.
+        ended = _END.search(text, value_end(text, first))
         last = len(text) if ended is None else ended.start()
         called = ended is not None and ended[0] == _CALL
         yield _Message(place, header, text[first:last], last + len(_CALL) * called)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 from cleaner_env.formats.base import Call, TextFormat
-from cleaner_env.formats.json_call import dump, read_call
+from cleaner_env.formats.json_call import dump, read_call, value_end
 from cleaner_env.formats.protocol import TOOL_NAME, TOOL_SCHEMA
 
 
@@ -14,7 +14,6 @@ class HermesFormat(TextFormat):
     """``<tool_call>{"name": ..., "arguments": {"code": ...}}</tool_call>``; see ``TextFormat``."""
 
     name = "hermes"
-    holds_json = True
     start = "<tool_call>"
     end = "</tool_call>"
 
@@ -36,13 +35,27 @@ class HermesFormat(TextFormat):
 
     def _calls(self, text: str, start: int) -> Iterator[Call]:
         while (start := text.find(self.start, start)) >= 0:
-            body_start = start + len(self.start)
-            body_end = text.find(self.end, body_start)
-            if body_end < 0:
-                error = f"the call is not closed; end it with {self.end}"
-                yield Call(start, len(text), error=error)
-                return
-            read = read_call(text[body_start:body_end], ("arguments",), self.strict)
-            end = body_end + len(self.end)
-            yield Call(start, end, *read)
-            start = end
+            call = self._read(text, start)
+            yield call
+            start = call.end
+
+    def _read(self, text: str, start: int) -> Call:
+        """The call whose opening tag was found. Its end tag is sought after the JSON value, whose
+        strings may contain it."""
+        first = start + len(self.start)
+        after = value_end(text, first)
+        last = text.find(self.end, after)
+        end = last + len(self.end)
+        strict = self.strict
+        if not strict:
+            following = text.find(self.start, after)
+            limit = len(text) if following < 0 else following
+            if after > first and not 0 <= last < limit:  # a whole object without an end tag
+                code, error, _ = read_call(text[first:limit], ("arguments",), strict)
+                return Call(start, limit if error else after, code, error, repaired=not error)
+            # With two end tags, one may belong to the program.
+            strict = after == first and text.find(self.end, end, limit) >= 0
+        if last < 0:
+            error = f"the call is not closed; end it with {self.end}"
+            return Call(start, len(text), error=error)
+        return Call(start, end, *read_call(text[first:last], ("arguments",), strict))

@@ -1,32 +1,34 @@
 """JSON calls: the program in an object with a name and arguments, as in three of the formats.
 
-Any program can be written, because JSON can write every character as an escape.
+Any program can be written, because JSON can write every character as an escape. What breaks JSON is
+repaired on request, if the whole program is there: from the quotation mark that opens it to the one
+that is followed by nothing but brackets. A program that may have been cut is never returned.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from importlib.util import find_spec
+import re
+from collections.abc import Sequence
 from typing import Any
 
+from cleaner_env.formats.base import skip_space
 from cleaner_env.formats.protocol import TOOL_NAME
 
-_LONGEST_REPAIR = 4096
-"""The most characters of a call that is repaired. json-repair takes seconds for nonsense of 10,000,
-as a policy that repeats itself may write, and a quarter of a second for this much."""
+_DECODER = json.JSONDecoder(strict=False)
+_CLOSING = " \t\r\n,;}]"
+_HEAD = re.compile(
+    r"""\s*\{\s*(?:["']?type["']?\s*:\s*["']function["']\s*,\s*)?
+    (?:["']?name["']?\s*:\s*["'](?P<name>\w+)["']\s*,\s*
+    ["']?(?P<key>arguments|parameters)["']?\s*:\s*\{\s*)?
+    ["']?code["']?\s*:\s*(?P<quote>["'])""",
+    re.X,
+)
+"""A call up to its program, with either quotation mark, and without some."""
+_ESCAPE = re.compile(r"(?:\\u[0-9a-fA-F]{4})+|\\.", re.S)
 
 Read = tuple[str | None, str | None, bool]
 """The program or None, what is wrong or None, and whether a repair was needed."""
-
-
-def require_repair() -> None:
-    """Raise ImportError if JSON cannot be repaired."""
-    if find_spec("json_repair") is None:
-        raise ImportError(
-            "strict=False repairs JSON with the json-repair package, which is not installed: "
-            "pip install -e '.[lenient]' (or pip install json-repair)"
-        )
 
 
 def dump(value: Any, *markers: str) -> str:
@@ -37,41 +39,41 @@ def dump(value: Any, *markers: str) -> str:
     return text
 
 
+def value_end(text: str, start: int) -> int:
+    """The index after the JSON value that follows an index; the index itself if none does."""
+    try:
+        return _DECODER.raw_decode(text, skip_space(text, start))[1]
+    except (ValueError, RecursionError):
+        return start
+
+
 def read_call(body: str, argument_keys: Sequence[str], strict: bool) -> Read:
     """Read the program in the JSON object of a call.
 
     ``argument_keys`` are the allowed names of the arguments; error messages use the first.
     """
-
-    def code_of(payload: Any) -> tuple[str | None, str | None]:
-        if not isinstance(payload, dict):
-            return None, f'the call must be an object with "name" and "{argument_keys[0]}"'
-        name = payload.get("name")
-        if name != TOOL_NAME:
-            return None, f"there is no tool named {name!r}; the only tool is {TOOL_NAME!r}"
-        given = [payload[key] for key in argument_keys if key in payload]
-        return code_argument(given[0] if given else None, argument_keys[0])
-
-    def whole(payload: Any) -> bool:
-        return isinstance(payload, dict) and any(
-            payload.keys() - {"type"} == {"name", key} and payload[key].keys() == {"code"}
-            for key in argument_keys
-            if isinstance(payload.get(key), dict)
-        )
-
-    return _read(body, code_of, whole, strict)
+    payload, problem, repaired = _payload(body, strict)
+    if problem is not None:
+        return None, problem, False
+    if not isinstance(payload, dict):
+        problem = f'the call must be an object with "name" and "{argument_keys[0]}"'
+        return None, problem, False
+    name = payload.get("name")
+    if name != TOOL_NAME:
+        problem = f"there is no tool named {name!r}; the only tool is {TOOL_NAME!r}"
+        return None, problem, False
+    arguments = next((payload[key] for key in argument_keys if key in payload), None)
+    if isinstance(arguments, str) and not strict:
+        arguments, _, repaired = *_payload(arguments, strict)[:2], True
+    return *code_argument(arguments, argument_keys[0]), repaired
 
 
 def read_arguments(body: str, strict: bool) -> Read:
     """Read the program in the JSON object of a call's arguments, without the name."""
-
-    def code_of(payload: Any) -> tuple[str | None, str | None]:
-        return code_argument(payload, "arguments")
-
-    def whole(payload: Any) -> bool:
-        return isinstance(payload, dict) and payload.keys() == {"code"}
-
-    return _read(body, code_of, whole, strict)
+    payload, problem, repaired = _payload(body, strict)
+    if problem is not None:
+        return None, problem, False
+    return *code_argument(payload, "arguments"), repaired
 
 
 def code_argument(arguments: Any, name: str) -> tuple[str | None, str | None]:
@@ -82,36 +84,55 @@ def code_argument(arguments: Any, name: str) -> tuple[str | None, str | None]:
     return code, None
 
 
-def _read(
-    body: str,
-    code_of: Callable[[Any], tuple[str | None, str | None]],
-    whole: Callable[[Any], bool],
-    strict: bool,
-) -> Read:
-    """Read JSON as it is, or repair it if that fails.
-
-    ``whole`` tells whether an object has the call's keys and no others. A repaired object must: if
-    quotation marks in the program are not escaped, a repair may end the program at one of them and
-    take the rest for further keys.
-    """
+def _payload(body: str, strict: bool) -> tuple[Any, str | None, bool]:
+    """The value in a body, what is wrong with it, and whether it was repaired."""
     try:
-        payload = json.loads(body, strict=False)
+        return json.loads(body, strict=False), None, False
     except (ValueError, RecursionError) as error:
-        if not strict and whole(payload := _repair(body)):
-            code, problem = code_of(payload)
-            return code, problem, True
-        return None, f"the call is not valid JSON: {error}", False
-    code, problem = code_of(payload)
-    return code, problem, False
+        payload = None if strict else _repaired(body)
+        if payload is None:
+            return None, f"the call is not valid JSON: {error}", False
+        return payload, None, True
 
 
-def _repair(body: str) -> Any:
-    """Repair JSON with json-repair; None if that fails."""
-    if len(body) > _LONGEST_REPAIR:
+def _repaired(body: str) -> Any:
+    """What a body that is no JSON means; None if part of the program may be missing."""
+    end = value_end(body, 0)
+    if end:
+        return _DECODER.decode(body[:end]) if _harmless(body[end:]) else None
+    head = _HEAD.match(body)
+    if head is None:
         return None
-    import json_repair  # an optional dependency
+    quote, program = head["quote"], body[head.end() :].rstrip(_CLOSING)
+    closed = program.endswith(quote) and body.rstrip(" \t\r\n,;")[-1] in "}]"
+    program = program[:-1]
+    backslashes = len(program) - len(program.rstrip("\\"))
+    if not closed or backslashes % 2 or _another_key(program, quote):
+        return None
+    arguments = {"code": _ESCAPE.sub(_unescaped, program)}
+    return {"name": head["name"], head["key"]: arguments} if head["key"] else arguments
 
+
+def _harmless(rest: str) -> bool:
+    """Whether what follows an object is no part of its program: brackets, then lines of prose.
+
+    If a program holds a quotation mark that is not escaped, the object may seem to end there.
+    Another mark then follows.
+    """
+    rest = rest.lstrip(" \t,;}]")
+    return not rest.strip() or (rest[0] in "\r\n" and '"' not in rest)
+
+
+def _another_key(program: str, quote: str) -> bool:
+    """Whether the program seems to be followed by further arguments."""
+    return re.search(rf"""{quote}\s*,\s*["']\w+["']\s*:""", program) is not None
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    """What an escape of JSON or of a single quotation mark stands for; any other is itself."""
+    if escape[0] == "\\'":
+        return "'"
     try:
-        return json_repair.loads(body)
-    except (ValueError, RecursionError):
-        return None
+        return str(json.loads(f'"{escape[0]}"'))
+    except ValueError:
+        return escape[0]

@@ -20,19 +20,20 @@ from cleaner_env.formats.protocol import TOOL_NAME, TOOL_SCHEMA
 _TAG = "<|python_tag|>"
 _ENDS = ("<|eom_id|>", "<|eot_id|>")
 _ARGUMENTS = ("parameters", "arguments")
-_OBJECT = re.compile(r"""\{\s*["'](?:name|type)["']\s*:""")
+_OBJECT = re.compile(r"""\{\s*["'](?:name|type|parameters|arguments)["']\s*:""")
 _TAG_OR_OBJECT = re.compile(rf"{re.escape(_TAG)}|{_OBJECT.pattern}")
 _HINT = re.compile("|".join((*_ARGUMENTS, TOOL_NAME)))
 """An object that cannot be read is taken for a call only if it contains one of these words."""
 _AFTER_BROKEN = re.compile(rf"{re.escape(_TAG)}|(?<=[;\n])\s*{_OBJECT.pattern}|<\|eo[mt]_id\|>")
 """Ends an object that cannot be read. Dictionaries in its program must not end it."""
+_CUT = re.compile(r"""[^\n;{<]*"\s*[}\]]""")
+"""Follows an object that seems to end within its program, at a quotation mark not escaped."""
 
 
 class Llama3Format(TextFormat):
     """``{"name": ..., "parameters": {"code": ...}}``, or a tagged program; see ``TextFormat``."""
 
     name = "llama3"
-    holds_json = True
     stop_tokens = ("<|eom_id|>",)
 
     @property
@@ -55,10 +56,9 @@ class Llama3Format(TextFormat):
         while begin := _TAG_OR_OBJECT.search(text, start):
             first = begin.start() + len(_TAG) if begin[0] == _TAG else begin.start()
             found = _OBJECT.match(text, skip_space(text, first))
-            if found is None:
-                call: Call | None = self._tagged(text, begin.start(), first)
-            else:
-                call = self._object(text, begin.start(), found.start())
+            call = found and self._object(text, begin.start(), found.start())
+            if call is None and begin[0] == _TAG:
+                call = self._tagged(text, begin.start(), first)
             if call is None:
                 start = begin.end()
             else:
@@ -72,7 +72,7 @@ class Llama3Format(TextFormat):
         end = min(ends, default=len(text))
         if not text[first:end].strip():
             return Call(start, end, error=f"there is no program after {_TAG}")
-        return Call(start, end, text[first:end].strip("\n"))
+        return Call(start, end, text[first:end].strip("\r\n"))
 
     def _object(self, text: str, start: int, first: int) -> Call | None:
         """The call in a JSON object; None if the object does not look like a call."""
@@ -85,6 +85,10 @@ class Llama3Format(TextFormat):
             after = _AFTER_BROKEN.search(text, first + 1)
             end = after.start() if after else len(text)
             return Call(start, end, *read_call(text[first:end].strip(), _ARGUMENTS, self.strict))
-        if payload.get("name") != TOOL_NAME and not payload.keys() & {*_ARGUMENTS}:
+        names = payload.keys() & {"name", "type"} and payload.keys() & {*_ARGUMENTS}
+        if payload.get("name") != TOOL_NAME and not names:
             return None
+        if _CUT.match(text, end):
+            error = "the quotation marks in the program must be escaped"
+            return Call(start, len(text), error=f"the call is not valid JSON: {error}")
         return Call(start, end, *read_call(text[first:end], _ARGUMENTS, self.strict))

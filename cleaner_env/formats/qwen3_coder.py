@@ -17,8 +17,14 @@ _OPEN = re.compile(r"(<tool_call>\s*)?<function=|<tool_call>")
 _NAME = re.compile(r"([^<>\n]*)>\s*")
 _PARAMETER = re.compile(r"<parameter=([^<>\n]*)>")
 _END_OF_VALUE = "</parameter>"
-_LOST_END = re.compile(r"</function>|</tool_call>|<parameter=|\Z")
-"""Ends a value whose own end tag is missing."""
+_END = re.compile(rf"{_END_OF_VALUE}(?=\s*<(?:parameter=|/function>))")
+"""Ends a value. The tag alone may be part of a program."""
+_LOOSE_END = re.compile(
+    rf"(?<=\n)(?:{_END_OF_VALUE}|(?=</function>))(?=(?:</function>)?\s*(?:</?tool_call>|\Z))"
+    r"|(?<=\n)(?=</tool_call>[ \t\r]*(?:\n|\Z))"
+)
+"""Ends a value if tags are missing: the next tag, at the beginning of a line."""
+_TAG = re.compile(r"</(?:parameter|function|tool_call)>")
 
 
 class Qwen3CoderFormat(TextFormat):
@@ -68,41 +74,20 @@ class Qwen3CoderFormat(TextFormat):
         named = _NAME.match(text, place)
         if named is None:
             return self._broken(text, start, place, "<function= must be followed by a name and >")
-        values, place, complete = self._values(text, named.end())
-        if not complete and self.strict:
+        read = _values(text, named.end())
+        complete = read is not None
+        if read is None and not self.strict:
+            read = _values(text, named.end(), loose=True)
+        if read is None:
             error = "every tag must be closed: </parameter>, </function>, </tool_call>"
-            return self._broken(text, start, place, f"the call is not closed; {error}")
+            return self._broken(text, start, named.end(), f"the call is not closed; {error}")
+        values, place = read
         if named[1].strip() != TOOL_NAME:
             error = f"there is no tool named {named[1].strip()!r}; the only tool is {TOOL_NAME!r}"
             return Call(start, place, error=error)
         if "code" not in values:
             return Call(start, place, error="the program must stand in <parameter=code>")
         return Call(start, place, values["code"], repaired=not complete or opened[1] is None)
-
-    def _values(self, text: str, place: int) -> tuple[dict[str, str], int, bool]:
-        """Parameters from an index on, the index after the call, and whether all tags were there.
-
-        If a name occurs twice, its first value counts.
-        """
-        values: dict[str, str] = {}
-        complete = True
-        while parameter := _PARAMETER.match(text, place):
-            first = parameter.end()
-            last = text.find(_END_OF_VALUE, first)
-            place = last + len(_END_OF_VALUE)
-            if last < 0:
-                lost = _LOST_END.search(text, first)
-                assert lost is not None, "the pattern matches at the end of any text"
-                last = place = lost.start()
-                complete = False
-            values.setdefault(parameter[1].strip(), _without_line_breaks(text[first:last]))
-            place = skip_space(text, place)
-        for tag in ("</function>", "</tool_call>"):
-            if text.startswith(tag, after := skip_space(text, place)):
-                place = after + len(tag)
-            else:
-                complete = False
-        return values, place, complete
 
     @staticmethod
     def _broken(text: str, start: int, place: int, error: str) -> Call:
@@ -113,6 +98,34 @@ class Qwen3CoderFormat(TextFormat):
         return Call(start, limit if closed < 0 else closed + len("</tool_call>"), error=error)
 
 
+def _values(text: str, place: int, loose: bool = False) -> tuple[dict[str, str], int] | None:
+    """Parameters from an index on, and the index after the call; None if a tag is missing.
+
+    ``loose`` only asks for enough tags to tell where each value ends. If a name occurs twice, its
+    first value counts.
+    """
+    values: dict[str, str] = {}
+    following = _OPEN.search(text, place) if loose else None
+    limit = len(text) if following is None else following.start()
+    while parameter := _PARAMETER.match(text, place, limit):
+        first = parameter.end()
+        ended = _END.search(text, first, limit) or (
+            _LOOSE_END.search(text, first, limit) if loose else None
+        )
+        if ended is None:
+            return None
+        values.setdefault(parameter[1].strip(), _without_line_breaks(text[first : ended.start()]))
+        place = skip_space(text, ended.end())
+    for tag in ("</function>", "</tool_call>"):
+        if text.startswith(tag, after := skip_space(text, place)):
+            place = after + len(tag)
+        elif not loose:
+            return None
+    return None if loose and _TAG.search(text, place, limit) else (values, place)
+
+
 def _without_line_breaks(value: str) -> str:
     """The value without the line break that follows its tag and the one before its end tag."""
+    if value.startswith("\r\n"):
+        return value[2:].removesuffix("\n").removesuffix("\r")
     return value.removeprefix("\n").removesuffix("\n")

@@ -1,5 +1,7 @@
 """Turns as models write them in each format, and the errors for malformed ones."""
 
+import json
+
 import pytest
 
 from cleaner_env import make_format
@@ -8,6 +10,7 @@ XML = (
     "<tool_call>\n<function=code_interpreter>\n<parameter=code>\nprint(1)\n</parameter>\n"
     "</function>\n</tool_call>"
 )
+HERMES = '{"name": "code_interpreter", "arguments": {"code": "print(1)"}}'
 LLAMA = '{"name": "code_interpreter", "parameters": {"code": "print(1)"}}'
 TOOL = "to=functions.code_interpreter"
 HARMONY = f'<|channel|>commentary {TOOL} <|constrain|>json<|message|>{{"code": "print(1)"}}'
@@ -17,12 +20,16 @@ WELL_FORMED = [
     ("qwen3-coder", "I run it.\n\n" + XML),
     ("qwen3-coder", XML.replace("\n", "")),
     ("qwen3-coder", XML.replace("<par", "<parameter=timeout>5</parameter><par", 1)),
+    ("qwen3-coder", XML.replace("\n", "\r\n")),
     ("llama3", LLAMA),
     ("llama3", "I run it.\n" + LLAMA),
     ("llama3", "<|python_tag|>" + LLAMA),
     ("llama3", LLAMA.replace('"parameters"', '"arguments"')),
     ("llama3", LLAMA.replace('{"name"', '{"type": "function", "name"')),
+    ("llama3", '{"parameters": {"code": "print(1)"}, "name": "code_interpreter"}'),
+    ("llama3", '{"arguments": {"code": "print(1)"}, "name": "code_interpreter"}\r\n'),
     ("llama3", "<|python_tag|>print(1)"),
+    ("llama3", "<|python_tag|>\r\nprint(1)\r\n"),
     ("llama3", "<|python_tag|>print(1)<|eom_id|>"),
     ("harmony", HARMONY),
     ("harmony", ANALYSIS + HARMONY),
@@ -31,7 +38,13 @@ WELL_FORMED = [
     ("harmony", f' {TOOL}<|channel|>commentary json<|message|>{{"code": "print(1)"}}'),
     ("harmony", ANALYSIS + "<|channel|>analysis to=python code<|message|>print(1)"),
     ("harmony", "<|channel|>commentary to=python<|message|>print(1)<|call|>"),
+    ("hermes", f"<tool_call>\r\n{HERMES}\r\n</tool_call>\r\n"),
+    (
+        "hermes",
+        '<tool_call>{"arguments": {"code": "print(1)"}, "name": "code_interpreter"}</tool_call>',
+    ),
     ("fenced", "I run it:\n\n```python\nprint(1)\n```\n"),
+    ("fenced", "```python\r\nprint(1)\r\n```\r\n"),
     ("fenced", "```py\nprint(1)\n```\nIt prints 1."),
     ("fenced", "````Python\nprint(1)\n````"),
     ("fenced", " ```python  \r\nprint(1)\n ```  "),
@@ -51,6 +64,7 @@ def test_the_program_is_found(name, turn):
         ("qwen3-coder", r"The answer is \boxed{1}: <function of x>"),
         ("llama3", r'The answer is \boxed{1}, or {"name": "Bob", "age": 3}.'),
         ("llama3", '{"name": "Bob", and no JSON'),
+        ("llama3", 'The answer is {"parameters": {"a": 1}}.'),
         (
             "harmony",
             ANALYSIS.replace("count", "set x to=3") + r"<|channel|>final<|message|>\boxed{1}",
@@ -112,7 +126,58 @@ def test_words_before_a_harmony_header_are_no_part_of_the_call():
     assert (parsed.reasoning, parsed.call) == ("I run it. ", HARMONY)
 
 
-@pytest.mark.parametrize("name", ["hermes", "qwen3-coder", "llama3", "fenced"])
+HERMES_END = json.dumps({"name": "code_interpreter", "arguments": {"code": "s = '</tool_call>'"}})
+
+
+@pytest.mark.parametrize(
+    ("name", "turn", "code"),
+    [
+        ("hermes", f"<tool_call>\n{HERMES_END}\n</tool_call>", "s = '</tool_call>'"),
+        ("qwen3-coder", XML.replace("1", "'</tool_call>'"), "print('</tool_call>')"),
+        ("qwen3-coder", XML.replace("1", "'</parameter>'"), "print('</parameter>')"),
+        ("harmony", HARMONY.replace("1", "'<|end|><|call|>'"), "print('<|end|><|call|>')"),
+        ("llama3", LLAMA.replace("1", "'<|eot_id|>'"), "print('<|eot_id|>')"),
+        ("llama3", '<|python_tag|>{"parameters": 1}', '{"parameters": 1}'),
+    ],
+)
+@pytest.mark.parametrize("strict", [True, False])
+def test_what_ends_a_call_may_stand_in_its_program(name, turn, code, strict):
+    parsed = make_format(name, strict=strict).parse(turn)
+    assert (parsed.code, parsed.repaired, parsed.error) == (code, False, None)
+
+
+THOUGHTFUL = pytest.mark.parametrize("name", ["hermes", "qwen3-coder", "llama3", "fenced"])
+UNKNOWN = pytest.mark.parametrize("opened", [True, False])
+
+
+@THOUGHTFUL
+@UNKNOWN
+def test_drafts_before_the_end_of_a_thought_are_no_calls(name, opened):
+    # A server's template is not visible: then only the closing tag shows that there was a thought.
+    format = make_format(name, opened_thinking=opened)
+    draft, call = format.render("draft()"), format.render("print('</think>')")
+    thought = f"I could send\n{draft}\nor\n{draft}\nbut no.\n</think>\n\n"
+    assert not format.parse(thought + r"It is \boxed{1}.").has_call
+    parsed = format.parse(thought + call)
+    assert (parsed.reasoning, parsed.code) == (thought, "print('</think>')")
+
+
+@THOUGHTFUL
+@pytest.mark.parametrize("opening", ["<think>\n", ""])
+def test_in_a_thought_that_is_never_closed_only_a_call_at_the_end_counts(name, opening):
+    format = make_format(name, opened_thinking=not opening)
+    thought = f"{opening}I could send\n{format.render('draft()')}\nbut no.\n"
+    assert not format.parse(thought + "It is 1.").has_call
+    parsed = format.parse(f"{thought}{format.render('print(1)')}\n")
+    assert (parsed.reasoning, parsed.code) == (thought, "print(1)")
+
+
+def test_several_calls_may_end_a_thought_that_is_never_closed():
+    format = make_format("llama3", opened_thinking=True, max_calls=2)
+    assert format.parse("Hm. " + format.render("1", "2")).codes == ("1", "2")
+
+
+@THOUGHTFUL
 def test_thinking_that_the_prompt_began_is_reasoning(name):
     format = make_format(name, opened_thinking=True)
     thought = f"Perhaps\n{format.render('draft')}\n</think>\n"
