@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import os
+import signal
 import socket
 import struct
 import threading
@@ -190,11 +191,11 @@ class Session:
             if self._socket is None:
                 self._restore(worker)
             before = self._state
-            result, lost = self._run(code, self.limits)
-            if lost:  # an earlier cell killed the state's process, or this one did; which is it?
+            result, lost, began = self._run(code, self.limits)
+            if lost and not began:  # an earlier cell may have killed the process of the state
                 self._drop()
                 self._restore(worker)
-                result, lost = self._run(code, self.limits)
+                result, lost, _ = self._run(code, self.limits)
         except (OSError, WorkerFault) as error:
             if self._worker is not None:
                 self._worker.close_if_dead()
@@ -208,8 +209,11 @@ class Session:
         self._forget(before)
         return result
 
-    def _run(self, code: str, limits: Limits, state: int | None = None) -> tuple[Result, bool]:
-        """Run a cell, whose state gets that number; its result, and whether the session is lost."""
+    def _run(
+        self, code: str, limits: Limits, state: int | None = None
+    ) -> tuple[Result, bool, bool]:
+        """Run a cell, whose state gets that number; its result, whether the session is lost, and
+        whether the cell is known to have begun."""
         assert self._socket is not None and self._worker is not None
         state = next(self._numbers) if state is None else state
         request = {
@@ -238,6 +242,8 @@ class Session:
             committed = message["committed"]
             ending = Ending(message, watch.stopped)
             ending.out_of_memory = self._oom_kills() > kills
+            if message is DEAD and ending.out_of_memory:
+                message = DEAD | {"began": True, "refused": ""}  # its memory says enough
             result = judge(ending, limits, streams, self._sandbox.tier)
         if committed and result.ok:
             self._state = state
@@ -246,7 +252,7 @@ class Session:
             self._forget(state)
         else:
             result = explained(result, message["refused"])
-        return result, message["lost"]
+        return result, message["lost"], message["began"]
 
     def _open(self, worker: Worker) -> None:
         """Begin on a worker without any cell."""
@@ -319,7 +325,7 @@ class Session:
         """Run the last cell of a path on the state that the others led to; the new state."""
         self._state, self._cells = base, list(path[:-1])
         longer = replace(self.limits, wall_s=self.limits.wall_s * MORE_TIME)
-        result, _ = self._run(path[-1].code, longer, state)
+        result, _, _ = self._run(path[-1].code, longer, state)
         if not result.ok or result.stdout != path[-1].stdout:
             raise SandboxError(
                 f"the session was lost, and cell {len(path)} did not do the same again: "
@@ -363,13 +369,14 @@ def explained(result: Result, refused: str) -> Result:
     return replace(result, status=Status.ERROR, error_class=name, traceback=f"{why}\n")
 
 
-# What is said for a keeper that is dead: when its worker is not, the cell has used up its memory.
+# What is said for a keeper that is dead, as when a cell has used up the memory of its session.
 DEAD = {
     "event": "ended",
     "committed": False,
+    "began": False,
     "lost": True,
     "refused": "SessionLost: the cell broke its session, which is as it was before",
-    "status": 0,
+    "status": int(signal.SIGKILL),
     "timed_out": False,
     "wall_s": 0.0,
 }

@@ -14,6 +14,7 @@ import _signal  # type: ignore[import-not-found]  # without enums, which take lo
 import builtins
 import ctypes
 import errno
+import fcntl
 import os
 import resource
 import signal
@@ -57,7 +58,7 @@ Socket, receive, send = socket.socket, socket.recv_fds, socket.socket.send
 dup2, close, waitpid, getpid = os.dup2, os.close, os.waitpid, os.getpid
 getrlimit, setrlimit = resource.getrlimit, resource.setrlimit
 RLIMIT_NOFILE, RLIMIT_NPROC = resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC
-pause = signal.pause
+duplicate, F_DUPFD_CLOEXEC, pause = fcntl.fcntl, fcntl.F_DUPFD_CLOEXEC, signal.pause
 set_mask, SET_MASK, ALL_SIGNALS = (
     _signal.pthread_sigmask,
     signal.SIG_SETMASK,
@@ -97,6 +98,7 @@ def wait_and_run(variables: dict[str, Any]) -> NoReturn:
             link.detach()
             continue
         link.detach()
+        fds = [clear_of_outputs(fd) for fd in fds]
         reap()  # what the keeper killed
         seeded = random_state()
         open_then.restore()  # who cannot ends here, and the session is made again
@@ -157,6 +159,15 @@ def execute(source: Source, name: str, variables: dict[str, Any], mask: set[int]
     code = compiled(source, name)
     set_mask(SET_MASK, mask)
     exec(code, variables)
+
+
+def clear_of_outputs(fd: int) -> int:
+    """The descriptor, moved out of the way when the cells before have closed those of outputs."""
+    if fd > REPORT_FD:
+        return fd
+    moved = duplicate(fd, F_DUPFD_CLOEXEC, REPORT_FD + 1)
+    close(fd)
+    return moved
 
 
 def say(fd: int, word: bytes) -> None:

@@ -9,8 +9,8 @@ speaks with the host over a socket of its own:
                     with the descriptors of stdout, stderr and the report; {"op": "kill", "state"};
                     {"op": "forget", "states"}
     keeper -> host  {"event": "opened"}                                     once
-                    {"event": "ended", "state", "committed", "lost", "refused", "status",
-                    "timed_out", "wall_s", "cpu_s", "peak_mb"}              per cell
+                    {"event": "ended", "state", "committed", "began", "lost", "refused",
+                    "status", "timed_out", "wall_s", "cpu_s", "peak_mb"}              per cell
                     {"event": "fault", "why"}          when what failed is ours, and it is gone
 """
 
@@ -50,7 +50,7 @@ WORD_BYTES = 1_024  # of what a cell says
 ANSWER_MS = 2_000  # from the end of a cell to its process waiting for the next
 EXIT_MS = 200  # from a process that closes its descriptors to its end
 LOOK_S = 0.05  # between two looks at how many processes a cell has
-SWEEP_S = 2.0
+SWEEP_S = 5.0  # in which what is killed and stopped is gone, on a busy machine too
 KEPT_BYTES = 256 << 20  # of files, over all states: twice what a session can have at one time
 THREAD_GRACE_MS = 50
 CPU_CLOCK = 2  # of a process, as clock_getcpuclockid(3) makes it of the pid
@@ -93,6 +93,7 @@ class Outcome:
     """How a cell ended. `status` is the kernel's, 0 for a process that goes on."""
 
     committed: bool = False
+    began: bool = True  # else it is not the cell that is at fault
     lost: bool = False  # the session has to be made again
     status: int = 0
     timed_out: bool = False
@@ -130,9 +131,9 @@ class Keeper:
             limit_resources(self.config, self.limits)
             limit_files(self.config)
             if self.config["seccomp"]:
-                seccomp.install(
-                    seccomp.session_filter(self.config["landlock"] >= landlock.SCOPED_FROM)
-                )
+                scoped = self.config["landlock"] >= landlock.SCOPED_FROM
+                for program in seccomp.session_filters(scoped):
+                    seccomp.install(program)
             hold_state(theirs)
         theirs.close()
         return State(pid, ours)
@@ -176,10 +177,10 @@ class Keeper:
             self._go_to(request["base"])
             pid, link = self._begin(request, data, fds)
         except (Lost, ProcessLookupError):
-            return Outcome(lost=True, refused=UNFIT)
+            return Outcome(began=False, lost=True, refused=UNFIT)
         except Unfit as why:
             self._sweep()
-            return Outcome(refused=str(why))
+            return Outcome(began=False, refused=str(why))
         finally:
             for fd in fds:
                 os.close(fd)

@@ -148,6 +148,17 @@ STRICT |= {
 }
 
 
+# A cell of a session leaves its keeper alone, and the processes that hold the states before it.
+OTHERS: dict[str, Rule] = {
+    name: Check(0, (0,), 0, DENY)  # who: 0 is the caller; of setpriority: PRIO_PROCESS
+    for name in (
+        "prlimit64", "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler",
+        "setpriority",
+    )
+}  # fmt: skip
+OTHERS_PRIORITY: dict[str, Rule] = {"setpriority": Check(1, (0,), 0, DENY)}
+
+
 def compile_filter(machine: str, policy: dict[str, Rule], pid: int = 0) -> bytes:
     """The filter as an array of struct sock_filter. KeyError for a machine without a table."""
     column = list(ARCHITECTURES).index(machine) if machine in ARCHITECTURES else None
@@ -181,16 +192,14 @@ def base_filter(counted: bool, jailed: bool) -> bytes:
     return compile_filter(os.uname().machine, policy)
 
 
-def session_filter(scoped: bool) -> bytes:
-    """For the cells of a session, on top of the other: they leave the limits of its keeper alone,
-    and of the processes that hold its states.
+def session_filters(scoped: bool) -> list[bytes]:
+    """For the cells of a session, on top of the other.
 
     scoped: whether Landlock keeps the sockets apart of sessions that live in one worker.
     """
-    policy: dict[str, Rule] = {"prlimit64": Check(0, (0,), 0, DENY)}
-    if not scoped:
-        policy["socket"] = errno.EACCES
-    return compile_filter(os.uname().machine, policy)
+    machine = os.uname().machine
+    first = OTHERS if scoped else OTHERS | {"socket": errno.EACCES}
+    return [compile_filter(machine, policy) for policy in (first, OTHERS_PRIORITY)]
 
 
 def strict_filter(counted: bool, pid: int) -> bytes:

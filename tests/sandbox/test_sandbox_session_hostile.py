@@ -113,6 +113,12 @@ def test_cells_that_cut_their_session_off_say_so(session: Session, cell: str) ->
     assert printed(session, "print(x)") == "1"
 
 
+def test_a_cell_may_close_its_outputs(session: Session) -> None:
+    assert session.run("import os; os.closerange(0, 4); x = 1").ok
+    assert printed(session, "print(x)\n#" + "long" * 10_000) == "1"
+    assert session.run("1 / 0").error_class == "ZeroDivisionError"
+
+
 def test_what_a_cell_replaces_does_not_break_the_next(session: Session) -> None:
     assert session.run("import random; random.getstate = 1").ok
     assert printed(session, "print(7)") == "7"
@@ -145,21 +151,30 @@ def kept() -> list[str]:
     return [parts[2]] if parts[:2] == ("/", "tmp") else []
 
 
-LIMITS_OF_OTHERS = """
-import os, resource
-for pid in filter(str.isdigit, os.listdir('/proc')):
-    for kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, resource.RLIMIT_CPU):
-        if int(pid) != os.getpid():
-            resource.prlimit(int(pid), kind, (0, 0))
-"""
-
-
-def test_a_cell_cannot_change_the_limits_of_its_keeper_and_states(session: Session) -> None:
-    session.run("import resource; x = 1")
-    limits = "print(x, [resource.getrlimit(k) for k in range(16)])"
-    before = printed(session, limits)
-    assert session.run(LIMITS_OF_OTHERS).error_class == "PermissionError"
-    assert printed(session, limits) == before
+@pytest.mark.parametrize(
+    "change",
+    [
+        "resource.prlimit(pid, resource.RLIMIT_NOFILE, (0, 0))",
+        "resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, 0))",
+        "os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))",
+        "os.sched_setaffinity(pid, {0})",
+        "os.setpriority(os.PRIO_PROCESS, pid, 15)",
+        "os.setpriority(os.PRIO_PGRP, 0, 15)",
+        "os.setpriority(os.PRIO_USER, 0, 15)",
+    ],
+)
+def test_a_cell_changes_none_but_its_own_process(session: Session, change: str) -> None:
+    if session._sandbox.layers.no_seccomp:  # type: ignore[attr-defined]
+        pytest.skip("needs seccomp")
+    session.run("import os, resource; x = 1")
+    state = "print(x, [resource.getrlimit(k) for k in range(16)], os.nice(0), "
+    state += "os.sched_getaffinity(0), os.sched_getscheduler(0))"
+    before = printed(session, state)
+    others = "pids = set(map(int, filter(str.isdigit, os.listdir('/proc')))) - {os.getpid()}\n"
+    for cell in (f"for pid in pids: {change}", f"pid = 1; {change}"):
+        assert session.run(others + cell).error_class == "PermissionError"
+    assert printed(session, state) == before
+    assert printed(session, "os.sched_setaffinity(0, {0}); print(os.nice(3))") == "3"
 
 
 def test_a_cell_may_send_its_keeper_any_signal(session: Session, box: Sandbox) -> None:
@@ -247,3 +262,28 @@ def test_a_session_whose_keeper_dies_is_restored(box: Sandbox) -> None:
         assert printed(session, "import time; time.sleep(0.6); print(x)") == "1"
         sleep.join()
         assert own.faults == 0
+
+
+def test_a_cell_whose_files_cannot_be_taken_back_is_run_once(box: Sandbox) -> None:
+    with box.session() as session:
+        session.run("x = 1")
+        deep = "import os\nfor _ in range(2100): os.mkdir('dd'); os.chdir('dd')\n1 / 0"
+        result = session.run(deep)  # the path is longer than any that the kernel takes
+        assert (result.status, result.error_class) == (Status.ERROR, "SessionLost")
+        assert printed(session, "import os; print(x, os.listdir())") == "1 []"
+
+
+@pytest.mark.slow
+def test_a_cell_whose_processes_use_up_the_memory_of_its_keeper_ends_as_memory(
+    box: Sandbox,
+) -> None:
+    if box.layers.no_cgroup:
+        pytest.skip("needs a control group")
+    with box.session(limits=Limits(wall_s=4, memory_mb=64)) as session:
+        kept = "import os; [open(f'/tmp/{i}', 'wb').write(os.urandom(15 << 20)) for i in range(4)]"
+        assert session.run(kept).ok  # which makes the keeper the largest process of all
+        grow = "for _ in range(12):\n    if not os.fork(): break\n"
+        grow += "x = [bytearray(1 << 20) for _ in range(50)]\nimport time; time.sleep(9)"
+        result = session.run(grow)
+        assert (result.status, result.error_class) == (Status.MEMORY, "MemoryError")
+        assert printed(session, "print(os.listdir('/tmp')[:1] != [])") == "True"

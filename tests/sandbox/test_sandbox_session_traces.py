@@ -120,12 +120,6 @@ TRACES = {
         "signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGTERM])",
         "print(old, signal.pthread_sigmask(signal.SIG_BLOCK, []))",
     ),
-    "a memory map of a file is written": (
-        "import mmap; f = open('m', 'wb+'); f.write(bytes(8)); f.flush()\n"
-        "m = mmap.mmap(f.fileno(), 8)",
-        "m[:] = b'x' * 8",
-        "print(m[:], open('m', 'rb').read())",
-    ),
 }
 
 
