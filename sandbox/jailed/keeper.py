@@ -42,17 +42,16 @@ from .child import (
     limit_resources,
 )
 from .files import Files, kept_bytes
+from .processes import dies, kill, live_threads, living
 
 HELLO_S = 2.0  # from the request to the cell's first instruction, and wall_s when that is longer
 FORK_S = 2.0  # to wait where there is no process to be had
 CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 WORD_BYTES = 1_024  # of what a cell says
 ANSWER_MS = 2_000  # from the end of a cell to its process waiting for the next
-EXIT_MS = 200  # from a process that closes its descriptors to its end
 LOOK_S = 0.05  # between two looks at how many processes a cell has
 SWEEP_S = 5.0  # in which what is killed and stopped is gone, on a busy machine too
 KEPT_BYTES = 256 << 20  # of files, over all states: twice what a session can have at one time
-THREAD_GRACE_MS = 50
 CPU_CLOCK = 2  # of a process, as clock_getcpuclockid(3) makes it of the pid
 
 
@@ -366,45 +365,3 @@ def end_of(link: socket.socket, pid: int) -> str:
     if not answered:
         return "SessionExit: the cell did not come back when it had ended"
     return ""
-
-
-def dies(pid: int) -> bool:
-    """Whether a process is dead, or will be in a moment."""
-    pidfd = os.pidfd_open(pid)
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    dead = bool(poll.poll(EXIT_MS))
-    os.close(pidfd)
-    return dead
-
-
-def live_threads(pid: int) -> int:
-    """Threads of a process besides its first; one that was joined may take a moment to go."""
-    for _ in range(THREAD_GRACE_MS):
-        count = len(os.listdir(f"/proc/{pid}/task")) - 1
-        if not count:
-            break
-        time.sleep(0.001)
-    return count
-
-
-def living() -> set[int]:
-    """The processes of this namespace that are not dead yet."""
-    found = set()
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            # The program names its processes, and not in UTF-8 if it likes.
-            with open(f"/proc/{name}/stat", errors="replace") as file:
-                alive = file.read().rpartition(")")[2].split()[0] not in "ZX"
-        except OSError:
-            continue  # it ended meanwhile
-        if alive:
-            found.add(int(name))
-    return found
-
-
-def kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
