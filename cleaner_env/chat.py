@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 
@@ -14,8 +14,14 @@ from cleaner_env.formats.protocol import TOOL_NAME
 
 _ANSWER = "\ue000answer\ue000"
 _RESULT = '\ue000"result"\ue000'
+_RULES = "\ue000rules\ue000"
 _FALLBACK = "hermes"
 """Format for templates that show no format."""
+_OF_A_CALL = {"tool_call_id": "call00001", "name": TOOL_NAME}
+"""What some templates want of a tool's message; Mistral's ids have nine letters and digits."""
+
+ToolRole = Literal["auto", "tool", "user"]
+"""Whose message a program's output is; auto means the tool's, if the template takes that."""
 
 
 class TemplateError(ValueError):
@@ -31,15 +37,22 @@ class ChatCodec:
 
     Attributes:
         tool_format: name of the tool-call format that the template shows; None if it shows none.
-        opens_thinking: True if the template begins the assistant's turn inside a think block.
+        tool_role: whose message a program's output is, ``"tool"`` or ``"user"``.
+        thinking_places: where the template begins the assistant's turn inside a think block: at the
+            first turn, after a program's output, or both.
+        opens_thinking: whether it does so anywhere.
+        notes: what was done because the template does not take every message, for people.
         stop_ids: ids that end a turn: the template's end of turn, the tool-call format's end of a
             call (Llama's ``<|eom_id|>``, harmony's ``<|call|>``), eos, and ``stop_ids``.
 
     Raises:
-        TemplateError: there is no template, or it does not render a tool's answer.
+        TemplateError: there is no template, or it renders a program's output neither as the tool's
+            message nor as the user's, or not as ``tool_role`` demands.
     """
 
-    def __init__(self, tokenizer: Any, stop_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self, tokenizer: Any, stop_ids: Sequence[int] = (), tool_role: ToolRole = "auto"
+    ) -> None:
         self.tokenizer = tokenizer
         # Encoding without special tokens sets a flag of the tokenizer that all threads share.
         self._lock = Lock()
@@ -50,8 +63,18 @@ class ChatCodec:
             )
         self.tool_format = choose_format(_source(tokenizer.chat_template))
         self._call_ends = self._call_end_ids()
-        before, after, self._quotes_results = self._between_turns()
-        self.opens_thinking = after.rfind("<think>") > after.rfind("</think>")
+        self.notes: list[str] = []
+        self._answer, (before, after, self._quotes_results) = self._choose_role(tool_role)
+        self.tool_role = self._answer["role"]
+        self._takes_rules = self._check_rules()
+        first = self._render([{"role": "user", "content": _ANSWER}]).rpartition(_ANSWER)[2]
+        places = {"at the first turn": first, "after a program's output": after}
+        self.thinking_places = tuple(
+            place
+            for place, text in places.items()
+            if text.rfind("<think>") > text.rfind("</think>")
+        )
+        self.opens_thinking = bool(self.thinking_places)
         self._before_ids, self._after_ids = self._special(before), self._special(after)
         self.stop_ids = tuple(dict.fromkeys([*self._stop_ids(), *stop_ids]))
 
@@ -69,7 +92,7 @@ class ChatCodec:
 
     def format_warning(self, wanted: str = "auto") -> str | None:
         """Why the model may write calls that nobody reads; None if there is no sign of that."""
-        template = f"the chat template of {self.tokenizer.name_or_path!r}"
+        template = self._template
         if wanted == "auto" and self.tool_format is None:
             return (
                 f"{template} shows none of the tool-call formats {', '.join(FORMATS)}; calls are "
@@ -85,6 +108,10 @@ class ChatCodec:
             )
         return None
 
+    @property
+    def _template(self) -> str:
+        return f"the chat template of {self.tokenizer.name_or_path!r}"
+
     def _call_end_ids(self) -> tuple[int, ...]:
         """The ids that may end a turn after a call, by the template's tool-call format."""
         if self.tool_format is None:
@@ -93,15 +120,55 @@ class ChatCodec:
         tokens = FORMATS[self.tool_format].stop_tokens
         return tuple(known[token] for token in tokens if token in known)
 
-    def _between_turns(self) -> tuple[str, str, bool]:
-        """The template's text between an assistant's message and a tool's, and its text after that.
+    def _choose_role(self, wanted: ToolRole) -> tuple[dict[str, str], tuple[str, str, bool]]:
+        """A message with a program's output, and what ``_between_turns`` gives for it."""
+        found: dict[str, tuple[dict[str, str], tuple[str, str, bool]]] = {}
+        reasons: dict[str, str] = {}
+        plain, more, users = (tool_message(_RESULT, role) for role in ("tool", "tool", "user"))
+        for message in (plain, more | _OF_A_CALL, users):
+            role = message["role"]
+            if role not in found:
+                try:
+                    found[role] = message, self._between_turns(message)
+                except TemplateError as error:
+                    reasons.setdefault(role, str(error))
+        if wanted == "auto" and "user" in found and "tool" not in found:
+            self.notes.append(
+                f"{reasons['tool']}. A program's output is sent as a message of the user, between "
+                "<tool_response> tags"
+            )
+        role = next(iter(found), "tool") if wanted == "auto" else wanted
+        if role in found:
+            return found[role]
+        remedy = f"use --tool-role {next(iter(found), 'user')}"
+        if not found:
+            remedy = "nor does it take the user's; use a model whose template takes one of them"
+        raise TemplateError(f"{reasons[role]}; {remedy}")
 
-        The third value is True if the template writes the tool's message as a JSON string.
+    def _check_rules(self) -> bool:
+        """Whether the template takes a system message; if not, ``prompt_ids`` puts its text before
+        the question."""
+        messages = [{"role": "system", "content": _RULES}, {"role": "user", "content": _ANSWER}]
+        try:
+            if _RULES in self._render(messages):
+                return True
+        except TemplateError:
+            pass
+        self.notes.append(
+            f"{self._template} takes no system message; instructions, if any, stand before the question"
+        )
+        return False
+
+    def _between_turns(self, answer: dict[str, Any]) -> tuple[str, str, bool]:
+        """The template's text between an assistant's message and a program's output, and its text
+        after that.
+
+        The third value is True if the template writes the output as a JSON string.
         """
         messages: list[dict[str, Any]] = [
             {"role": "user", "content": "question"},
             {"role": "assistant", "content": _ANSWER},
-            {"role": "tool", "content": _RESULT},
+            answer,
         ]
         if self.tool_format == "harmony":
             # These templates accept a tool's answer only after a message with a structured call.
@@ -111,8 +178,8 @@ class ChatCodec:
         result = next((r for r in (_RESULT, _quoted(_RESULT)) if text.count(r) == 1), None)
         if text.count(_ANSWER) != 1 or result is None:
             raise TemplateError(
-                f"the chat template of {self.tokenizer.name_or_path!r} drops or repeats messages "
-                "of the assistant or the tool; multi-turn tool use needs a template that shows both"
+                f"{self._template} drops or repeats messages of the assistant or the "
+                f"{answer['role']}"
             )
         between = text.split(_ANSWER)[1]
         before, after = between.split(result)
@@ -124,7 +191,8 @@ class ChatCodec:
         """The ids that end an assistant's turn: the template's own mark, and the model's eos."""
         ids = [self.tokenizer.eos_token_id]
         mark = self._before_ids[:1]
-        if mark and self.tokenizer.decode(mark).strip() in self.tokenizer.all_special_tokens:
+        added = self.tokenizer.added_tokens_decoder.get(mark[0]) if mark else None
+        if added is not None and added.special and mark[0] not in self._call_ends:
             ids = [*mark, *ids]
         ids += self._call_ends
         unique = tuple(dict.fromkeys(i for i in ids if i is not None))
@@ -143,8 +211,7 @@ class ChatCodec:
         except jinja2.TemplateError as error:
             roles = ", ".join(message["role"] for message in messages)
             raise TemplateError(
-                f"the chat template of {self.tokenizer.name_or_path!r} refuses a conversation of "
-                f"{roles}: {error}; use a model whose template knows tools, or --system-prompt none"
+                f"{self._template} refuses a conversation of {roles}: {error}"
             ) from error
         return text
 
@@ -159,8 +226,16 @@ class ChatCodec:
             encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
             return list(encoded["input_ids"])
 
+    def output_message(self, output: str) -> dict[str, str]:
+        """A program's output as a message that the template takes."""
+        return {**self._answer, "content": self._answer["content"].replace(_RESULT, output)}
+
     def prompt_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Ids of the messages before the first turn of the assistant, ready for its answer."""
+        if not self._takes_rules and [message["role"] for message in messages[:1]] == ["system"]:
+            rules, question, *rest = messages
+            text = f"{rules['content']}\n\n{question['content']}"
+            messages = [{**question, "content": text}, *rest]
         return self._special(self._render(messages))
 
     def observation_ids(self, text: str, stop_id: int | None = None) -> list[int]:
@@ -176,6 +251,14 @@ class ChatCodec:
             before = before[1:]
         text = _quoted(text) if self._quotes_results else text
         return [*before, *self.plain_ids(text), *self._after_ids]
+
+
+def tool_message(output: str, role: str) -> dict[str, str]:
+    """A program's output as a message of the tool, or of the user, as the templates of the Qwen
+    family write it."""
+    if role == "user":
+        output = f"<tool_response>\n{output}\n</tool_response>"
+    return {"role": role, "content": output}
 
 
 def _source(chat_template: str | dict[str, str]) -> str:

@@ -21,7 +21,7 @@ SimilarityOn = Literal["code", "call"]
 SystemPrompt = Literal["auto", "default", "none"]
 Preload = Literal["light", "full"]
 ToolFormat = Literal["auto", "hermes", "qwen3-coder", "llama3", "harmony", "fenced"]
-ToolRole = Literal["user", "tool"]
+ToolRole = Literal["auto", "tool", "user"]
 Schedule = Literal["reproducible", "eager"]
 LoggerName = Literal["none", "tensorboard", "wandb"]
 
@@ -121,6 +121,8 @@ class EpisodeRules:
     """Maximum number of calls in a turn; they run in order, up to the first that fails."""
     strict_calls: bool = True
     """Report malformed calls to the model as errors instead of repairing them."""
+    tool_role: ToolRole = "auto"
+    """Whose message an output is; user wraps it in <tool_response>, auto fits the template."""
     temperature: Positive = 1.0
     """Temperature at which tokens are sampled."""
     stateful: bool = False
@@ -220,8 +222,6 @@ class ServerConfig:
     """Longest wait for an answer, in seconds."""
     request_retries: CountOrNone = 6
     """How often a request is repeated that was refused as busy, failed or timed out."""
-    tool_role: ToolRole = "user"
-    """Role of messages with a program's output; user wraps them in <tool_response>."""
 
     def __post_init__(self) -> None:
         check_bounds(self)

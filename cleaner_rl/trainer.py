@@ -217,7 +217,8 @@ def _models(config: TrainConfig, saved: _Saved | None, ranks: Ranks) -> tuple[Po
 
 def _load(name: str, config: TrainConfig, ranks: Ranks) -> tuple[Policy, Any, str]:
     """The policy, the KL term's reference if that is a separate model, and the fingerprint."""
-    policy, reference, base = load_policy(name, ranks.device), None, ""
+    policy = load_policy(name, ranks.device, config.episode.tool_role)
+    reference, base = None, ""
     check_policy(policy, config)
     if config.lora_rank:
         base = weights_fingerprint(policy.model)

@@ -45,7 +45,7 @@ def work(run: PlannedRun, start: Path, device: str, threads: int) -> None:
 
 
 def _evaluate(run: PlannedRun, config: TrainConfig) -> int:
-    policy = load_policy(config.model, config.device)
+    policy = load_policy(config.model, config.device, config.episode.tool_role)
     try:
         run.path.mkdir(parents=True)
         write_json(run.path / "config.json", flat(config))

@@ -50,7 +50,7 @@ class Subject:
     @cached_property
     def codec(self) -> ChatCodec:
         """The tokenizer's chat codec."""
-        return load_codec(self.tokenizer)
+        return load_codec(self.tokenizer, tool_role=self.config.episode.tool_role)
 
     @cached_property
     def format(self) -> TextFormat:
@@ -69,7 +69,7 @@ class Subject:
     @cached_property
     def policy(self) -> Policy:
         """The model with its weights."""
-        return load_policy(self.config.model, self.config.device)
+        return load_policy(self.config.model, self.config.device, self.config.episode.tool_role)
 
     @property
     def knows_tool(self) -> bool:

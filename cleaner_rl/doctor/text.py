@@ -42,17 +42,22 @@ _ALPHABETS = ((0x20, 0x7F), (0x80, 0x250), (0x370, 0x600), (0x3040, 0x30FF), (0x
 
 def check_template(subject: Subject) -> Finding:
     """A longer conversation must not change how its beginning is rendered."""
-    assert subject.codec, "reading it raises if the template cannot be used"
+    codec = subject.codec
+    notes = list(codec.notes)
+    if codec.opens_thinking:
+        notes.append(f"a prompt ends inside a thought {' and '.join(codec.thinking_places)}")
+    output = codec.output_message(_OUTPUT["content"])
     changes = {
         name: change
-        for name, messages in _CONVERSATIONS.items()
-        if (change := _prefix_change(subject.tokenizer, messages)) is not None
+        for name, turns in _CONVERSATIONS.items()
+        if (change := _prefix_change(subject.tokenizer, turns, output)) is not None
     }
     if not changes:
-        return Finding("ok", "a growing conversation never changes its earlier text")
+        notes.append("a growing conversation never changes its earlier text")
+        return Finding("warning" if codec.notes else "ok", "; ".join(notes))
     return Finding(
         "warning",
-        "the template rewrites earlier text in: "
+        "; ".join([*notes, "the template rewrites earlier text in: "])
         + "; ".join(f"{name} ({change})" for name, change in changes.items()),
         "training is not affected, because it never renders a conversation twice; but a server "
         "that is sent messages will show the model a different history than in training: serve it "
@@ -61,8 +66,12 @@ def check_template(subject: Subject) -> Finding:
     )
 
 
-def _prefix_change(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str | None:
-    """Where a longer conversation changes the rendering of a shorter one; None if nowhere."""
+def _prefix_change(
+    tokenizer: Any, turns: Sequence[Mapping[str, str]], output: Mapping[str, str]
+) -> str | None:
+    """Where a longer conversation, with a program's output as the template takes it, changes the
+    rendering of a shorter one; None if nowhere."""
+    messages = [output if turn is _OUTPUT else turn for turn in turns]
     before = ""
     for count, message in enumerate(messages, start=1):
         try:

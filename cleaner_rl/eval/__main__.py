@@ -115,7 +115,7 @@ _Player = Callable[[Sequence[Job], _Recorder], None]
 def _player(config: EvalConfig, journal: EvalJournal) -> _Player:
     """Plays with a policy that is loaded here."""
     print(f"loading {config.model} ...", file=sys.stderr, flush=True)
-    policy = load_policy(config.model, config.device)
+    policy = load_policy(config.model, config.device, config.episode.tool_role)
     journal.identify("model", weights_fingerprint(policy.model))
     journal.identify("random numbers", "of each turn")  # earlier versions: of an episode
 

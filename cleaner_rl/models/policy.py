@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from cleaner_env.chat import ChatCodec
+from cleaner_env.chat import ChatCodec, ToolRole
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.errors import PolicyError
 from cleaner_rl.models.backends import apply_liger
@@ -82,7 +82,7 @@ class Policy:
         save_weights(directory, model, ranks)
 
 
-def load_policy(name: str, device: str = "auto") -> Policy:
+def load_policy(name: str, device: str = "auto", tool_role: ToolRole = "auto") -> Policy:
     """Load a policy with float32 weights: bundled, smollm2, a directory, or a hub name."""
     disable_progress_bar()
     target = resolve_device(device)
@@ -91,7 +91,7 @@ def load_policy(name: str, device: str = "auto") -> Policy:
     load = AutoModelForCausalLM.from_pretrained
     model = _read(name, lambda: load(source, dtype=torch.float32, **options))
     ends = model.generation_config.eos_token_id
-    codec = load_codec(tokenizer, [ends] if isinstance(ends, int) else ends or [])
+    codec = load_codec(tokenizer, [ends] if isinstance(ends, int) else ends or [], tool_role)
     if "gguf_file" in options:
         # The weights are float32 by now, but a model marked as quantised refuses to be saved.
         model.hf_quantizer = None
@@ -108,10 +108,12 @@ def load_policy(name: str, device: str = "auto") -> Policy:
     return Policy(model, tokenizer, codec, name)
 
 
-def load_codec(tokenizer: Any, stop_ids: Sequence[int] = ()) -> ChatCodec:
+def load_codec(
+    tokenizer: Any, stop_ids: Sequence[int] = (), tool_role: ToolRole = "auto"
+) -> ChatCodec:
     """The tokenizer's chat codec."""
     with template_errors():
-        return ChatCodec(tokenizer, stop_ids)
+        return ChatCodec(tokenizer, stop_ids, tool_role)
 
 
 @contextmanager

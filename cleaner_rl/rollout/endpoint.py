@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx2
 
+from cleaner_env.chat import tool_message
 from cleaner_env.completion import Completion
 from cleaner_env.formats import make_format
 from cleaner_env.interpreter import Sandbox
@@ -259,10 +260,9 @@ class EndpointRollout:
         )
 
     def _message(self, message: Mapping[str, str]) -> dict[str, str]:
-        if message["role"] != "tool" or self.endpoint.server.tool_role == "tool":
+        if message["role"] != "tool" or self.config.tool_role == "tool":
             return dict(message)
-        content = f"<tool_response>\n{message['content']}\n</tool_response>"
-        return {"role": "user", "content": content}
+        return tool_message(message["content"], "user")
 
 
 def _check_refusals(refusals: Sequence[RequestRefused], episodes: int) -> None:

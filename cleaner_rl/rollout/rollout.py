@@ -50,9 +50,9 @@ class Rollout:
             self.format = policy.codec.make_format(
                 config.tool_format, max_calls=config.max_calls, strict=config.strict_calls
             )
-        warning = policy.codec.format_warning(config.tool_format)
-        if warning is not None:
-            warnings.warn(warning, ToolFormatWarning, stacklevel=2)
+        for warning in (*policy.codec.notes, policy.codec.format_warning(config.tool_format)):
+            if warning is not None:
+                warnings.warn(warning, ToolFormatWarning, stacklevel=2)
         self.sandbox = open_sandbox(config) if sandbox is None else sandbox
         self.observation_ids = lru_cache(maxsize=16384)(policy.codec.observation_ids)
         self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="env")

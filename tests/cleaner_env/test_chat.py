@@ -1,5 +1,6 @@
 """The chat codec: conversations grow token by token and are never encoded again."""
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -53,17 +54,68 @@ def test_threads_get_the_same_ids(codec):
     assert all(prompt.result() == question for prompt in prompts)
 
 
-def test_template_that_refuses_the_tool_is_refused(tokenizer):
-    template = tokenizer.chat_template
-    tokenizer.chat_template = (
-        "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}"
-        "{% endif %}{{ m.content }}{% endfor %}"
+PLAIN = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def refusing(role, reason):
+    raised = f"{{{{ raise_exception('{reason}') }}}}"
+    check = f"{{% if m.role == '{role}' %}}{raised}{{% endif %}}"
+    return PLAIN.replace("<|im_start|>", f"{check}<|im_start|>", 1)
+
+
+@pytest.fixture
+def with_template(tokenizer):
+    def make(template):
+        copied = copy.deepcopy(tokenizer)
+        copied.chat_template = template
+        return copied
+
+    return make
+
+
+def test_a_template_that_refuses_the_tool_gets_its_output_from_the_user(with_template):
+    codec = ChatCodec(with_template(refusing("tool", "no tools")))
+    assert codec.tool_role == "user"
+    (note,) = codec.notes
+    assert "no tools" in note and "<tool_response>" in note
+    assert codec.tokenizer.decode(codec.observation_ids("7")) == (
+        "<|im_end|>\n<|im_start|>user\n<tool_response>\n7\n</tool_response><|im_end|>\n"
+        "<|im_start|>assistant\n"
     )
-    try:
-        with pytest.raises(TemplateError, match="no tools"):
-            ChatCodec(tokenizer)
-    finally:
-        tokenizer.chat_template = template
+    assert codec.output_message("7") == {
+        "role": "user",
+        "content": "<tool_response>\n7\n</tool_response>",
+    }
+
+
+def test_the_remedy_against_a_refusal_was_tried(with_template):
+    with pytest.raises(TemplateError, match=r"no tools; use --tool-role user$"):
+        ChatCodec(with_template(refusing("tool", "no tools")), tool_role="tool")
+    ChatCodec(with_template(refusing("tool", "no tools")), tool_role="user")
+    once = "{{ messages[0].content }}"
+    with pytest.raises(TemplateError, match=r"drops .* the tool; nor does it take the user's"):
+        ChatCodec(with_template(once))
+
+
+def test_the_role_can_be_chosen(with_template):
+    tokenizer = with_template(PLAIN)
+    chosen = ChatCodec(tokenizer, tool_role="user")
+    assert "user\n<tool_response>\n7" in tokenizer.decode(chosen.observation_ids("7"))
+    assert "<|im_start|>tool\n7" in tokenizer.decode(ChatCodec(tokenizer).observation_ids("7"))
+    assert (chosen.notes, ChatCodec(tokenizer).notes) == ([], [])
+
+
+def test_instructions_stand_before_the_question_where_no_system_message_is_taken(with_template):
+    codec = ChatCodec(with_template(refusing("system", "System role not supported")))
+    prompt = codec.prompt_ids([{"role": "system", "content": "Be brief."}, *QUESTION])
+    assert codec.tokenizer.decode(prompt) == (
+        "<|im_start|>user\nBe brief.\n\nWhat is 3 + 4?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    (note,) = codec.notes
+    assert "no system message" in note
 
 
 def test_stop_ids_hold_the_end_of_turn(codec, tokenizer):
@@ -79,13 +131,8 @@ def test_no_template_is_refused(tokenizer):
         tokenizer.chat_template = template
 
 
-def test_template_without_tool_answers_is_refused(tokenizer):
-    template = tokenizer.chat_template
-    tokenizer.chat_template = (
-        "{% for m in messages %}{% if m.role != 'tool' %}{{ m.content }}{% endif %}{% endfor %}"
-    )
-    try:
-        with pytest.raises(TemplateError, match="drops or repeats"):
-            ChatCodec(tokenizer)
-    finally:
-        tokenizer.chat_template = template
+def test_a_template_that_drops_the_tool_gets_its_output_from_the_user(with_template):
+    dropping = PLAIN.replace("<|im_start|>", "{% if m.role != 'tool' %}<|im_start|>", 1)
+    codec = ChatCodec(with_template(dropping.replace("{% endfor", "{% endif %}{% endfor")))
+    assert codec.tool_role == "user"
+    assert "drops or repeats" in codec.notes[0]

@@ -108,6 +108,39 @@ def test_a_prompt_that_opens_a_thought_is_known_and_passed_on():
 
 
 @pytest.mark.parametrize(
+    ("name", "places"),
+    [
+        ("deepseek_r1_distill", ("at the first turn",)),
+        ("qwen3_5_think", ("at the first turn", "after a program's output")),
+        ("qwen3_5_nothink", ()),
+        ("qwen3", ()),
+    ],
+)
+def test_every_place_where_a_prompt_opens_a_thought_is_known(name, places):
+    codec = ChatCodec(tokenizer_with(templates.published(name)))
+    assert codec.thinking_places == places
+    format = codec.make_format()
+    assert format.opened_thinking == bool(places)
+    draft = f"I could send {format.render('draft()')}, but it is clear.\n</think>\n\n"
+    assert not format.parse(draft + "It is 1.").has_call
+    assert format.parse(draft + format.render("print(1)")).code == "print(1)"
+
+
+def test_a_template_of_mistral_gets_the_id_that_it_wants():
+    tokenizer = tokenizer_with(templates.MISTRAL, templates.MISTRAL_TOKENS, "</s>")
+    codec = ChatCodec(tokenizer)
+    assert (codec.tool_role, codec.notes) == ("tool", [])
+    answered = tokenizer.decode(codec.observation_ids("7", tokenizer.eos_token_id))
+    assert answered == '[TOOL_RESULTS] {"content": 7, "call_id": "call00001"}[/TOOL_RESULTS]'
+
+
+def test_a_special_token_that_ends_a_turn_stops_it_even_if_it_is_not_eos():
+    tokenizer = tokenizer_with(templates.CHATML.replace("im_", "turn_"), ["<|turn_end|>"], "</s>")
+    (end,) = ids_of(tokenizer, "<|turn_end|>")
+    assert end in ChatCodec(tokenizer).stop_ids
+
+
+@pytest.mark.parametrize(
     ("template", "expected"),
     [(templates.HERMES, "hermes"), (templates.QWEN3_CODER, "qwen3-coder")],
 )

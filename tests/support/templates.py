@@ -56,6 +56,27 @@ LLAMA3_TOKENS = (
     *("<|eot_id|>", "<|eom_id|>", "<|python_tag|>"),
 )
 
+MISTRAL = """\
+{%- if messages[0].role == 'system' -%}
+{%- set system, messages = messages[0].content, messages[1:] -%}
+{%- endif -%}
+{{- '<s>' -}}
+{%- for m in messages -%}
+{%- if m.role == 'user' -%}
+{{- '[INST] ' + (system + '\n\n' if loop.last and system is defined else '') -}}
+{{- m.content + '[/INST]' -}}
+{%- elif m.role == 'assistant' -%}
+{{- ' ' + m.content | trim + '</s>' -}}
+{%- elif m.role == 'tool' -%}
+{{- '[TOOL_RESULTS] {"content": ' + m.content + ', ' -}}
+{%- if m.tool_call_id is not defined or m.tool_call_id | length != 9 -%}
+{{- raise_exception('Tool call IDs should be alphanumeric strings with length 9!') -}}
+{%- endif -%}
+{{- '"call_id": "' + m.tool_call_id + '"}[/TOOL_RESULTS]' -}}
+{%- endif -%}
+{%- endfor -%}"""
+MISTRAL_TOKENS = ("<s>", "</s>", "[INST]", "[/INST]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]")
+
 HARMONY = """\
 {%- set last = namespace(name=none) -%}
 {%- for m in messages -%}

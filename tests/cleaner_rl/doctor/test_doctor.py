@@ -153,10 +153,30 @@ def test_a_template_that_strips_think_blocks_is_noticed(subject):
     assert "<think>" in finding.text
 
 
-def test_a_template_that_drops_tools_is_refused(subject):
-    dropping = "{%- if m.role != 'tool' -%}" + PLAIN + "{%- endif -%}"
-    finding = run_checks({"template": check_template}, subject(template(dropping)))["template"]
-    assert finding.status == "failed" and "drops or repeats messages" in finding.text
+DROPPING = template("{%- if m.role != 'tool' -%}" + PLAIN + "{%- endif -%}")
+
+
+def test_a_template_that_drops_tools_gets_their_output_from_the_user(subject):
+    finding = check_template(subject(DROPPING))
+    assert finding.status == "warning"
+    assert "drops or repeats messages" in finding.text and "message of the user" in finding.text
+
+
+def test_a_role_that_the_template_does_not_take_is_refused_with_one_that_it_takes(subject):
+    broken = subject(DROPPING, tool_role="tool")
+    finding = run_checks({"template": check_template}, broken)["template"]
+    assert finding.status == "failed" and finding.text.endswith("use --tool-role user")
+    assert check_template(subject(DROPPING, tool_role="user")).status == "ok"
+
+
+def test_a_prompt_that_opens_a_thought_is_shown(subject):
+    finding = check_template(
+        subject(
+            template(PLAIN).replace("assistant\n' }}{%- endif", "assistant\n<think>\n' }}{%- endif")
+        )
+    )
+    assert "inside a thought at the first turn and after a program's output" in finding.text
+    assert "thought" not in check_template(subject()).text
 
 
 # Round trip

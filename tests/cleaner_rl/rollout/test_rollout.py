@@ -311,8 +311,7 @@ def test_an_unavailable_format_is_a_user_error(toy_policy):
         Rollout(toy_policy, sampler, EpisodeConfig(tool_format="xml"))
 
 
-def test_a_template_that_refuses_the_system_prompt_is_a_user_error(toy_policy):
-    """It serves a conversation without one, so that only the first prompt finds out."""
+def test_a_template_that_refuses_the_system_prompt_gets_it_in_the_question(toy_policy):
     policy = replace(toy_policy, tokenizer=copy.copy(toy_policy.tokenizer))
     policy.tokenizer.chat_template = (
         "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
@@ -320,11 +319,14 @@ def test_a_template_that_refuses_the_system_prompt_is_a_user_error(toy_policy):
     )
     policy.codec = ChatCodec(policy.tokenizer)
     config = EpisodeConfig(system_prompt="default", tool_format="hermes", workers=1)
-    with Rollout(policy, ScriptedSampler(policy, [ANSWER]), config) as rollout:
-        with pytest.raises(UserError, match="or --system-prompt none"):
-            rollout.prompt_length(TASK)
-        with pytest.raises(UserError, match="or --system-prompt none"):
-            rollout.play([TASK], seed=0)
+    sampler = ScriptedSampler(policy, [ANSWER])
+    with pytest.warns(ToolFormatWarning, match="takes no system message"):
+        rollout = Rollout(policy, sampler, config)
+    with rollout:
+        rollout.play([TASK], seed=0)
+    prompt = sampler.shown[0][0]
+    assert prompt.startswith("<|im_start|>You solve problems with the help of a Python interpreter")
+    assert prompt.endswith(f"\n\n{TASK.prompt}<|im_end|>")
 
 
 def without_tools(policy):
