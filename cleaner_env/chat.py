@@ -155,7 +155,8 @@ class ChatCodec:
         except TemplateError:
             pass
         self.notes.append(
-            f"{self._template} takes no system message; instructions, if any, stand before the question"
+            f"{self._template} takes no system message; instructions, if any, stand before the "
+            "question"
         )
         return False
 
