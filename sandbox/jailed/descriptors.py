@@ -17,7 +17,7 @@ from builtins import OSError, PermissionError, bool, int, list, map  # noqa: UP0
 from dataclasses import dataclass
 
 from .child import PRIVATE_DIRS
-from .files import Piece, fill, mark_of, pieces_of
+from .files import Piece, certain, fill, mark_of, pieces_of
 
 NAMELESS_BYTES = 64 << 20  # of files without a name, in one state
 RESTORED = (*PRIVATE_DIRS, "/memfd:")  # how the paths of files begin that cells can change
@@ -168,7 +168,7 @@ def open_again(path: str, flags: int) -> int:
 def read(fd: int, size: int) -> Nameless:
     again = open_again(f"/proc/self/fd/{fd}", os.O_RDONLY)  # it may be open for writing only
     try:
-        return Nameless(mark_of(status_of(fd)), size, pieces_of(again, size))
+        return Nameless(certain(mark_of(status_of(fd))), size, pieces_of(again, size))
     finally:
         close(again)
 
@@ -180,4 +180,4 @@ def write(fd: int, kept: Nameless) -> Nameless:
     finally:
         close(again)
     change_mode(fd, stat.S_IMODE(kept.mark[0]))
-    return dataclasses.replace(kept, mark=mark_of(status_of(fd)))
+    return dataclasses.replace(kept, mark=certain(mark_of(status_of(fd))))

@@ -6,10 +6,12 @@ import copy
 import dataclasses
 import os
 import stat
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 Piece = tuple[int, bytes]  # where it stands in the file, and what stands there
+TICK_NS = 20_000_000  # kernels before 6.13 date files by a clock that stands still for up to 10 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Files:
         for path, status in found.items():
             before = self.kept.get(path)
             unchanged = before is not None and before.mark == mark_of(status)
-            kept[path] = before if unchanged and before else read(path, status)
+            kept[path] = before if unchanged and before else read(path, status, before)
         self.directories, self.kept = directories, kept
         set_modes(directories)
 
@@ -108,6 +110,11 @@ def mark_of(status: os.stat_result) -> tuple[int, ...]:
     return status.st_mode, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
+def certain(mark: tuple[int, ...]) -> tuple[int, ...]:
+    """The mark, or one that no file has, when the next change could have the same date."""
+    return mark if mark[4] < time.time_ns() - TICK_NS else (*mark, 0)
+
+
 def mark_at(path: str) -> tuple[int, ...] | None:
     try:
         return mark_of(os.lstat(path))
@@ -115,7 +122,7 @@ def mark_at(path: str) -> tuple[int, ...] | None:
         return None
 
 
-def read(path: str, status: os.stat_result) -> Entry:
+def read(path: str, status: os.stat_result, before: Entry | None) -> Entry:
     mark = mark_of(status)
     if stat.S_ISLNK(status.st_mode):
         return Entry(status.st_mode, mark, target=os.readlink(path))
@@ -129,7 +136,9 @@ def read(path: str, status: os.stat_result) -> Entry:
     if not readable:
         os.chmod(path, stat.S_IMODE(status.st_mode))
         mark = mark_of(os.lstat(path))
-    return Entry(status.st_mode, mark, status.st_size, pieces)
+    if before is not None and pieces == before.pieces:
+        pieces = before.pieces  # they are counted once
+    return Entry(status.st_mode, certain(mark), status.st_size, pieces)
 
 
 def pieces_of(fd: int, size: int) -> tuple[Piece, ...]:
@@ -171,7 +180,8 @@ def write(path: str, entry: Entry) -> Entry:
         os.chmod(path, stat.S_IMODE(entry.mode))
         modified_ns = entry.mark[3]
         os.utime(path, ns=(modified_ns, modified_ns))
-    return dataclasses.replace(entry, mark=mark_at(path) or entry.mark)
+    mark = mark_at(path)
+    return dataclasses.replace(entry, mark=certain(mark) if mark else entry.mark)
 
 
 def is_same_file(path: str, entry: Entry) -> bool:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
+
 import pytest
 
 from sandbox import Limits, Sandbox, Session, Status
+from sandbox.jailed import files
 
 # What is there before, what a cell does to it, and what must be printed before and after.
 TRACES = {
@@ -273,3 +278,23 @@ def test_a_source_that_memory_does_not_hold_is_the_programs_failure(session: Ses
             result = small.run("#" + "x" * (100 << 20))
             assert (result.status, result.error_class) == (Status.MEMORY, "MemoryError")
         assert small.run("print(x)").stdout == "1\n"
+
+
+def test_a_change_within_a_tick_of_the_kernels_clock_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Linux 6.13 files are dated by ticks; here every two changes have the same date."""
+    now = time.time_ns()
+
+    def mark_of(status: os.stat_result) -> tuple[int, ...]:
+        return status.st_mode, status.st_ino, status.st_size, now, now
+
+    monkeypatch.setattr(files, "mark_of", mark_of)
+    file = tmp_path / "file"
+    file.write_text("old")
+    kept = files.Files((str(tmp_path),), ())
+    later = kept.after()
+    assert files.kept_bytes([kept, later]) == 3
+    file.write_text("new")
+    later.restore()
+    assert file.read_text() == "old"
