@@ -20,6 +20,7 @@ from .pool import Sandbox
 from .result import Limits, Result, Status
 
 ROUNDS = 10
+SHOWN = 10  # wrong results, in full
 THREADS = 6
 CELLS = 20  # of one session; a tenth of the work is done in sessions
 TASKS = 4  # calls in flight of the asyncio caller, which does a quarter of the work
@@ -70,13 +71,17 @@ class Soak:
     def run(self, executions: int, kill_every_s: float, show: Callable[[str], None]) -> bool:
         """Whether every result was right and nothing grew after the first round."""
         show(HEADER)
+        shown = 0
         for number in range(ROUNDS):
             share = executions * (number + 1) // ROUNDS - executions * number // ROUNDS
             with self._killing(kill_every_s):
                 self._round([self._program() for _ in range(share)])
             self.samples.append(self._quiet_sample())
             show(self._line())
-        for text in (*self.wrong[:10], *self.growth()):
+            for text in self.wrong[shown:SHOWN]:
+                show(text)
+            shown = len(self.wrong)
+        for text in self.growth():
             show(text)
         return not self.wrong and not self.growth()
 

@@ -31,7 +31,7 @@ from .execution import (
 )
 from .jail import Jail, environment
 from .layers import Layers
-from .result import Limits, Result
+from .result import LARGEST, Limits, Result
 from .spawner import Spawner
 
 START_S = 60.0  # preloading from a cold disk takes long
@@ -142,9 +142,15 @@ class Worker:
         return {
             "cpu_s": limits.cpu_s,
             "memory_mb": limits.memory_mb,
-            # Counted over the user, who is the same for all that runs in here.
-            "processes": limits.processes + SESSION_PROCESSES * self._most_sessions,
+            "processes": self._processes_of_all(limits),
         }
+
+    def _processes_of_all(self, limits: Limits) -> int:
+        """What a program's limit of processes has to be, as the kernel counts them over the user,
+        who is the same for all that runs in here."""
+        if self._most_sessions and self.cgroup is not None and self.cgroup.pids is not None:
+            return LARGEST["processes"]  # the program and the sessions have groups with own limits
+        return limits.processes + SESSION_PROCESSES * self._most_sessions
 
     def _bound(self, limits: Limits) -> None:
         """Set what all processes of a program may use together."""
@@ -152,7 +158,7 @@ class Worker:
             return
         bound = (
             self._base_mb + limits.memory_mb + TMPFS_MB,
-            limits.processes + OWN_PROCESSES + SESSION_PROCESSES * self._most_sessions,
+            limits.processes + OWN_PROCESSES,
         )
         if bound != self._bounds:
             self.cgroup.allow(*bound)
@@ -196,9 +202,6 @@ class Worker:
             **self._bounds_of_one(limits),
             "own_processes": limits.processes,
         }
-        if self.cgroup is not None and self.cgroup.pids is not None:
-            # The kernel counts over all sessions of the user; the group bounds this one.
-            request["processes"] = limits.processes + SESSION_PROCESSES * SESSIONS
         try:
             with self._busy:
                 send_fds(self.socket, json.dumps(request).encode(), [end.fileno()])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import resource
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,28 @@ def test_descriptors_in_flight_stop_no_program_on_another_worker(box: Sandbox) -
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             greedy.join()
         assert results[0].stdout == "109\n" and own.faults == 0
+
+
+def test_the_processes_of_a_session_are_not_counted_with_a_program(box: Sandbox) -> None:
+    needs_tier_full(box)
+    if box.layers.no_cgroup:
+        pytest.skip(box.layers.no_cgroup)
+    crowd = """
+import os, time
+for _ in range(90):
+    if not os.fork(): time.sleep(9)
+time.sleep(0.8)
+"""
+    limits = Limits(processes=100, wall_s=10)
+    with Sandbox(preload=()) as own, own.session(limits) as session, own.session() as other:
+        assert session.run("x = 1").ok and other.run("x = 2").ok
+        cell = threading.Thread(target=session.run, args=(crowd,))
+        cell.start()
+        time.sleep(0.3)
+        assert own.run("import os; os.fork(); print(3)").stdout == "3\n3\n"
+        assert other.run("import os; os.fork() or os._exit(0); os.wait()").ok
+        cell.join()
+        assert own.run("import os\nwhile True: os.fork()").error_class == "BlockingIOError"
 
 
 @pytest.mark.usefixtures("no_layers")
