@@ -35,14 +35,14 @@ Not covered: a bug in the system calls that are left is within reach. CPU time i
 process, not for their sum (times Limits.processes). So is memory without control groups, where
 tmpfs files count besides; without seccomp too, so do System V memory and the files of memfd_create,
 which no limit sees. Programs that run at the same time can tell each other something by locks on
-the read-only files that they share, and by how long things take. In a worker that holds
-sessions, `processes` is larger: by 16 where control groups count them, else by 64 for each session,
-which all programs of the worker then have together; how many processes a cell has is looked at
-twenty times a second. A cell may harm its own session (kill what keeps its earlier states, say),
-which is then restored by running its cells again, and given up with SandboxError when they do not
-print the same. A session takes back a failed cell's variables, modules and working directory, the files below
-/tmp and /dev/shm, those that are open, and what it made of open descriptors. It does not take back
-time, locks (flock), nor what it wrote into memory that processes share (mmap, numpy.memmap,
+the read-only files that they share, and by how long things take. In a worker that holds sessions,
+`processes` is larger: by 16 where control groups count them, else by 64 for each session, which all
+programs of the worker then have together; how many processes a cell has is looked at twenty times a
+second. A cell may harm its own session (kill what keeps its earlier states, say), which is then
+restored by running its cells again, and given up with SandboxError when they do not print the same.
+A session takes back a failed cell's variables, modules and working directory, the files below /tmp
+and /dev/shm, those that are open, and what it made of open descriptors. It does not take back time,
+locks (flock), nor what it wrote into memory that processes share (mmap, numpy.memmap,
 multiprocessing.Value). What is in pipes and sockets is not kept, nor are extended attributes, times
 of directories and the bond between hard links; of files no more than 256 MiB over all checkpoints,
 and 64 MiB of those that are open and have no name. Process ids differ from cell to cell. System
