@@ -224,7 +224,8 @@ def test_no_abstract_unix_socket_of_the_host(box: Sandbox) -> None:
         server.bind(name)
         server.listen()
         code = f"import socket; socket.socket(socket.AF_UNIX).connect({name!r})"
-        assert box.run(code).error_class == "PermissionError"
+        # Another network has no such socket; where it is the same, the filter or Landlock denies it.
+        assert box.run(code).error_class in ("ConnectionRefusedError", "PermissionError")
 
 
 def test_host_files_are_not_there(box: Sandbox, tmp_path: Path) -> None:
