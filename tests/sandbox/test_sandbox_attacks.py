@@ -224,7 +224,7 @@ def test_no_abstract_unix_socket_of_the_host(box: Sandbox) -> None:
         server.bind(name)
         server.listen()
         code = f"import socket; socket.socket(socket.AF_UNIX).connect({name!r})"
-        # Another network has no such socket; where it is the same, the filter or Landlock denies it.
+        # Its own network has no such socket; in the same one the filter or Landlock denies it.
         assert box.run(code).error_class in ("ConnectionRefusedError", "PermissionError")
 
 
