@@ -143,10 +143,6 @@ def step_tasks(
         start = _REFILL_START + ((step - 1) * rounds + refill - 1) * count
     tasks = [trainer.source[start + i] for i in range(count if wanted is None else wanted)]
     fitting = [task for task in tasks if trainer.rollout.prompt_length(task) <= limit]
-    if not fitting:
-        raise UserError(
-            f"every prompt of step {step} is longer than {limit} tokens; raise --max-prompt-tokens"
-        )
     return fitting, len(tasks) - len(fitting)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from cleaner_env.interpreter import Sandbox
-from cleaner_env.tasks.load import load_tasks
+from cleaner_env.task import Task
+from cleaner_env.tasks.load import first_tasks, load_tasks
+from cleaner_env.tasks.mixture import fitting_tasks
 from cleaner_env.tasks.sources import Split, TaskSource
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.distributed.fsdp import copy_weights, shard, whole_copy
@@ -31,6 +34,8 @@ from cleaner_rl.runs.loggers import check_logger
 from cleaner_rl.runs.provenance import weights_fingerprint
 from cleaner_rl.runs.run_directory import RunDirectory
 
+_PROMPTS_SEEN = 64
+"""How many prompts of an endless source are measured before training."""
 _MAX_PACKING_ERROR = 1e-2
 """Nats by which packed and plain log-probabilities may differ before training."""
 
@@ -71,10 +76,18 @@ class Trainer:
         run = RunDirectory(Path(path))
         saved = ranks.together(lambda: _saved(config)) if config.resume else None
         source = ranks.together(lambda: load_source(config.tasks, "train", config.seed))
+        ranks.together(lambda: held_out_tasks(config))
         with _sandbox(config, ranks) as sandbox:
             policy, updater, base = _models(config, saved, ranks)
             _require_agreement(policy, ranks)
             rollout = _rollout(policy, config, sandbox)
+            source, left_out = ranks.together(lambda: _fitting(source, rollout, config))
+            if left_out and ranks.first:
+                print(
+                    f"{left_out} problems are left out: their prompts have more than "
+                    f"--max-prompt-tokens {config.max_prompt_tokens}",
+                    file=sys.stderr,
+                )
             step = saved.state["step"] if saved else 0
             trainer = cls(config, policy, updater, source, rollout, run, ranks, base, step, -1)
             if saved:
@@ -125,6 +138,17 @@ def load_source(tasks: str, split: Split, seed: int) -> TaskSource:
         return load_tasks(tasks, split, seed)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def held_out_tasks(config: TrainConfig) -> list[Task]:
+    """The problems of a run's evaluations."""
+    count = config.monitor.eval_tasks
+    if count == 0:
+        return []
+    try:
+        return first_tasks(load_source(config.tasks, "test", config.seed), count)
+    except (UserError, ValueError) as error:
+        raise UserError(f"{error}; --eval-tasks 0 does without them") from error
 
 
 def check_policy(policy: Policy, config: TrainConfig) -> None:
@@ -242,6 +266,27 @@ def _sandbox(config: TrainConfig, ranks: Ranks) -> Iterator[Sandbox]:
     except BaseException:
         sandbox.close()
         raise
+
+
+def _fitting(source: TaskSource, rollout: Rollout, config: TrainConfig) -> tuple[TaskSource, int]:
+    """The source without problems whose prompts are too long, and how many those are.
+
+    Those of endless sources are skipped and counted when they are drawn.
+    """
+    limit = config.max_prompt_tokens
+    lengths: list[int] = []
+
+    def fits(task: Task) -> bool:
+        lengths.append(rollout.prompt_length(task))
+        return lengths[-1] <= limit
+
+    fitting, left_out = fitting_tasks(source, fits)
+    if fitting is None or not any(map(fits, first_tasks(fitting, _PROMPTS_SEEN))):
+        raise UserError(
+            f"every prompt of --tasks {config.tasks} has more than {limit} tokens; raise "
+            f"--max-prompt-tokens to at least {min(lengths)}"
+        )
+    return fitting, left_out
 
 
 def _rollout(policy: Policy, config: TrainConfig, sandbox: Sandbox) -> Rollout:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 from cleaner_env.task import Task
 from cleaner_env.tasks.sources import Split, check_split, split_of
+from cleaner_env.tasks.spec import nearest
 
 Problem = tuple[str, int | str | Fraction]
 """A question and its answer."""
@@ -150,7 +151,8 @@ class BuiltinTasks:
         check_split(split)
         unknown = [name for name in families if name not in BUILTIN]
         if unknown or not families:
-            raise ValueError(f"no built-in families {unknown}; there are {sorted(BUILTIN)}")
+            near = nearest(unknown[0], BUILTIN) if unknown else ""
+            raise ValueError(f"no built-in families {unknown}; there are {sorted(BUILTIN)}{near}")
         if not 0 <= level < LEVELS:
             raise ValueError(f"the levels of built-in tasks go from 0 to {LEVELS - 1}; not {level}")
         self._names, self._split, self._seed, self._level = list(families), split, seed, level

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["FAMILIES", "SHORT_PROGRAMS"]
+__all__ = ["FAMILIES", "FAMILY_SETS", "SHORT_PROGRAMS"]
 
 FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -73,3 +73,6 @@ SHORT_PROGRAMS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 """What ``reasoning-gym:short-programs`` means: families for a model that reads words as well, with
 answers that a short program computes from the question."""
+
+FAMILY_SETS = {"short-programs": SHORT_PROGRAMS}
+"""Names that stand for several families of reasoning-gym."""

@@ -9,7 +9,7 @@ from cleaner_env.rewards import check_reward
 from cleaner_env.task import Task
 from cleaner_env.tasks.builtin import BUILTIN, BuiltinTasks
 from cleaner_env.tasks.code_layouts import CODE_LAYOUTS
-from cleaner_env.tasks.families import FAMILIES, SHORT_PROGRAMS
+from cleaner_env.tasks.families import FAMILIES, FAMILY_SETS
 from cleaner_env.tasks.layouts import LAYOUTS, Layout
 from cleaner_env.tasks.mixture import TaskMixture
 from cleaner_env.tasks.rates import OPTIONS as RATE_OPTIONS
@@ -24,13 +24,11 @@ from cleaner_env.tasks.sources import (
     place_of,
     task_count,
 )
-from cleaner_env.tasks.spec import SourceSpec, split_specs
+from cleaner_env.tasks.spec import SourceSpec, nearest, split_specs
 from cleaner_env.tasks.verl import VERL
 
 KINDS: dict[str, Layout] = {**LAYOUTS, **CODE_LAYOUTS, "verl": VERL, "open-agentrl": VERL}
 """Kinds of data sets by the word before the colon; "" is a path alone."""
-FAMILY_SETS = {"short-programs": SHORT_PROGRAMS}
-"""Names that stand for several families of reasoning-gym."""
 _EVERYWHERE = ("weight", "holdout", "limit", "shuffle", "config", "hub_split", *RATE_OPTIONS)
 
 
@@ -75,10 +73,11 @@ def _load(spec: SourceSpec, split: Split, seed: int) -> TaskSource | None:
         return _builtin(spec, split, seed)
     layout = KINDS.get(spec.kind)
     if layout is None:
+        near = nearest(spec.kind, ("reasoning-gym", "builtin", *KINDS))
         raise ValueError(
             f"unknown tasks {spec.text!r}; use reasoning-gym, reasoning-gym:FAMILY,FAMILY, "
             "builtin, the path of a file (.jsonl, .json, .csv, .parquet) with prompt and answer in "
-            f"every row, or KIND:PATH with one of the kinds {sorted(set(KINDS) - {''})}"
+            f"every row, or KIND:PATH with one of the kinds {sorted(set(KINDS) - {''})}{near}"
         )
     spec.allow((*_EVERYWHERE, *layout.options))
     tasks = _tasks_of_split(spec, layout, split, seed)

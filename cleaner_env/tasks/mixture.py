@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cleaner_env.task import Task
-from cleaner_env.tasks.sources import TaskSource, select_tasks, task_count
+from cleaner_env.tasks.sources import TaskList, TaskSource, select_tasks, task_count
 
 _BLOCK = 1000
 """Indices over which the shares are kept exactly."""
@@ -59,6 +59,16 @@ class TaskMixture:
                 tasks.append(self._sources[which][inner])
         return tasks
 
+    def fitting(self, fits: Callable[[Task], bool]) -> tuple[TaskSource | None, int]:
+        """A mixture of what ``fitting_tasks`` leaves of each source, and how many are left out."""
+        found = [fitting_tasks(source, fits) for source in self._sources]
+        left_out = sum(count for _, count in found)
+        pairs = zip((source for source, _ in found), self._weights, strict=True)
+        kept = [(source, weight) for source, weight in pairs if source is not None]
+        if not left_out or not kept:
+            return (self if kept else None), left_out
+        return TaskMixture([s for s, _ in kept], [w for _, w in kept], self._seed), left_out
+
     def select(self, family: str | None = None, difficulty: str | None = None) -> TaskSource:
         """The tasks of a family, of a difficulty, or both, from the sources that have such."""
         chosen: list[tuple[TaskSource, float]] = []
@@ -71,6 +81,14 @@ class TaskMixture:
         if not chosen:
             raise ValueError("; ".join(reasons))
         return TaskMixture([s for s, _ in chosen], [w for _, w in chosen], self._seed)
+
+
+def fitting_tasks(
+    source: TaskSource, fits: Callable[[Task], bool]
+) -> tuple[TaskSource | None, int]:
+    """The source without its tasks that do not fit, None if all are of that kind, and how many
+    those are. Endless sources stay as they are."""
+    return source.fitting(fits) if isinstance(source, TaskList | TaskMixture) else (source, 0)
 
 
 def _shares(weights: Sequence[float]) -> list[int]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from cleaner_env.rewards.scorers import reasoning_gym
 from cleaner_env.task import Task
-from cleaner_env.tasks.families import FAMILIES
+from cleaner_env.tasks.families import FAMILIES, FAMILY_SETS
+from cleaner_env.tasks.spec import nearest
 
 Split = Literal["train", "test"]
 
@@ -55,6 +56,12 @@ class TaskList:
             )
         return TaskList(chosen)
 
+    def fitting(self, fits: Callable[[Task], bool]) -> tuple[TaskList | None, int]:
+        """The tasks that fit, None if there are none, and the number of the others."""
+        kept = [task for task in self._tasks if fits(task)]
+        left_out = len(self._tasks) - len(kept)
+        return (self if not left_out else TaskList(kept) if kept else None), left_out
+
 
 def task_count(source: TaskSource) -> int | None:
     """How many different tasks a source has; None when it never repeats itself."""
@@ -98,6 +105,8 @@ class ReasoningGymTasks:
             raise ValueError("no families given; name at least one reasoning-gym family")
         if not isinstance(families, Mapping):
             families = {name: FAMILIES.get(name, {}) for name in families}
+        for name in families:
+            _check_family(name)
         if level is not None:
             families = {name: _at_level(name, level) for name in families}
         self._families = families
@@ -158,6 +167,13 @@ def split_of(question: str) -> Split:
 
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
+
+
+def _check_family(name: str) -> None:
+    families = reasoning_gym().factory.DATASETS
+    if name not in families:
+        near = nearest(name, [*families, *FAMILY_SETS]) or f"; it has {sorted(families)}"
+        raise ValueError(f"reasoning-gym has no family {name!r}{near}")
 
 
 def _dataset(name: str, config: dict[str, Any]) -> Any:

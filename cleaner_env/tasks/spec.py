@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 _OPTIONS = re.compile(r"@(?=\w+=)(?P<options>[^@]*)$")
 _AND = re.compile(r"\s\+\s")
@@ -44,14 +45,25 @@ class SourceSpec:
         """An option's value, one of some; the first of them when it is not given."""
         value = self.options.get(name, values[0])
         if value not in values:
-            raise ValueError(f"{self.text}: {name} must be one of {list(values)}, not {value!r}")
+            near = nearest(value, values)
+            raise ValueError(
+                f"{self.text}: {name} must be one of {list(values)}, not {value!r}{near}"
+            )
         return value
 
     def allow(self, names: Sequence[str]) -> None:
         """Raise ValueError for an option that is none of these."""
         unknown = sorted(set(self.options) - set(names))
         if unknown:
-            raise ValueError(f"{self.text}: unknown options {unknown}; use {sorted(names)}")
+            near = nearest(unknown[0], names)
+            raise ValueError(f"{self.text}: unknown options {unknown}; use {sorted(names)}{near}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence that says which of the known names may be meant; empty if none is
+    near."""
+    near = get_close_matches(name, list(known), n=1)
+    return f". Did you mean {near[0]!r}?" if near else ""
 
 
 def split_specs(specs: str | Sequence[str]) -> list[SourceSpec]:

@@ -18,7 +18,7 @@ from cleaner_rl import train
 from cleaner_rl.compare.directory import IDENTITY, PlannedRun
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.errors import CheckpointError, UserError, run_command
-from cleaner_rl.eval.held_out import evaluate_step, held_out_tasks
+from cleaner_rl.eval.held_out import evaluate_step
 from cleaner_rl.models.policy import Policy, load_policy
 from cleaner_rl.runs.checkpoint import list_checkpoints
 from cleaner_rl.runs.evaluations import FOLDER, MODES, episodes_path, evaluated_steps, summary_path
@@ -26,7 +26,7 @@ from cleaner_rl.runs.files import write_json, write_whole
 from cleaner_rl.runs.progress import TrainingProgress
 from cleaner_rl.runs.provenance import tasks_digest, weights_fingerprint
 from cleaner_rl.settings import flat
-from cleaner_rl.trainer import Trainer
+from cleaner_rl.trainer import Trainer, held_out_tasks
 
 
 def work(run: PlannedRun, start: Path, device: str, threads: int) -> None:

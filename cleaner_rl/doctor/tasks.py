@@ -14,6 +14,7 @@ from cleaner_env.interpreter import Sandbox
 from cleaner_env.rewards import SCORERS, score
 from cleaner_env.task import Task
 from cleaner_rl.doctor.subject import Finding, Subject
+from cleaner_rl.trainer import held_out_tasks
 
 _HOSTILE = (
     "9**9**9**9**9",
@@ -29,13 +30,13 @@ _NONSENSE = "no such answer"
 
 def check_tasks(subject: Subject) -> Finding:
     """The problems must load."""
-    tasks = subject.tasks
+    tasks, held_out = subject.tasks, held_out_tasks(subject.config)
     families = Counter(task.family for task in tasks)
     named = ", ".join(name for name, _ in families.most_common(8))
     more = f" and {len(families) - 8} more" if len(families) > 8 else ""
     return Finding(
         "ok",
-        f"{len(tasks)} problems loaded, of the families {named}{more}",
+        f"{len(tasks)} problems loaded, of the families {named}{more}; {len(held_out)} held out",
         details={"families": dict(families), "first": tasks[0].prompt},
     )
 

@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cleaner_env.task import Task
-from cleaner_env.tasks.load import first_tasks
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.eval.evaluate import Evaluation, evaluate
@@ -18,7 +16,7 @@ from cleaner_rl.models.policy import Policy
 from cleaner_rl.runs.evaluations import MODES, evaluated_steps, read_evaluation, write_evaluation
 from cleaner_rl.runs.progress import TrainingProgress
 from cleaner_rl.settings import EpisodeConfig
-from cleaner_rl.trainer import Trainer, load_source
+from cleaner_rl.trainer import Trainer, held_out_tasks
 
 
 def evaluate_if_due(trainer: Trainer, progress: TrainingProgress) -> None:
@@ -67,11 +65,6 @@ def is_due(config: TrainConfig, step: int) -> bool:
     """Whether a run evaluates after a step: 0, multiples of ``--eval-every``, and the last."""
     every = config.monitor.eval_every
     return every > 0 and (step % every == 0 or step == config.steps)
-
-
-def held_out_tasks(config: TrainConfig) -> list[Task]:
-    """The problems of a run's evaluations."""
-    return first_tasks(load_source(config.tasks, "test", config.seed), config.monitor.eval_tasks)
 
 
 def evaluate_step(

@@ -111,6 +111,8 @@ def make_demonstrations(args: SftArgs, format: TextFormat | None) -> list[Demons
     """All demonstrations of a build, each program executed in the sandbox."""
     try:
         tasks, book = load_tasks(args.tasks, "train", args.seed), program_book(args.tasks)
+        if args.eval_tasks:
+            load_tasks(args.tasks, "test", args.seed)  # none is a matter of seconds, not of hours
     except ValueError as error:
         raise UserError(str(error)) from error
     if isinstance(programs := book.get("gsm8k"), Gsm8kPrograms):
