@@ -277,10 +277,13 @@ def test_close_leaves_no_process_though_the_host_forked(box: Sandbox) -> None:
 
 def processes_of_a_session(states: int) -> list[int]:
     """The keeper that has so many states, and they; it is nobody's leader but its own."""
-    for pid in descendants(os.getpid()):
-        below = descendants(pid)
-        if len(below) == states and all(not descendants(child) for child in below):
-            return [pid, *below]
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:  # states that were given up may take a moment to go
+        for pid in descendants(os.getpid()):
+            below = list(filter(lives, descendants(pid)))
+            if len(below) == states and all(not descendants(child) for child in below):
+                return [pid, *below]
+        time.sleep(0.01)
     raise AssertionError("no such keeper")
 
 
