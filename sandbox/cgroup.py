@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
 PREFIX = "code-sandbox"
-REMOVE_S = 0.5  # processes that were killed may take a moment to go
+REMOVE_S = 2.0  # processes that were killed may take a moment to go
 # The shell enters the group, so that nothing that it starts is ever outside.
 ENTER = 'for d in $0; do echo $$ > "$d/cgroup.procs" || exit 1; done; exec "$@"'
 _numbers = itertools.count()
@@ -98,6 +98,7 @@ class Cgroup:
         """Remove the groups, once their processes are gone."""
         while self.opened:
             os.close(self.opened.popitem()[1])
+        remove_left()
         deadline = time.monotonic() + REMOVE_S
         for path in {self.memory, self.pids or self.memory}:
             while not removed(path):
@@ -111,9 +112,7 @@ def make_cgroup() -> tuple[Cgroup | None, str]:
     """Groups for a new worker; or None and why there are none to be had."""
     reasons = []
     name = f"{PREFIX}-{os.getpid()}-{started(os.getpid())}-{next(_numbers)}"
-    for path in list(_left):
-        if removed(path):
-            _left.discard(path)
+    remove_left()
     for make in (make_v2, make_v1):
         try:
             return make(name), ""
@@ -150,6 +149,12 @@ def make_v1(name: str) -> Cgroup:
             group.remove()
             raise
     return ready(group)
+
+
+def remove_left() -> None:
+    for path in list(_left):
+        if removed(path):
+            _left.discard(path)
 
 
 def ready(group: Cgroup) -> Cgroup:

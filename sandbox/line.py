@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 from .errors import QueueFull, SandboxError
+from .spawner import Stop
 
 Slot = TypeVar("Slot")
 
@@ -52,9 +53,11 @@ class Line(Generic[Slot]):
             self._waiting.append(turn)
         return turn
 
-    def take(self) -> Slot:
-        """Wait for a slot. An interrupt while waiting loses none."""
+    def take(self, stop: Stop | None = None) -> Slot:
+        """Wait for a slot; raises CancelledError when the caller wants it no more."""
         turn = self.ask()
+        if stop:
+            stop.by(turn.cancel)
         try:
             return turn.result()
         except BaseException:

@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import Self
 
@@ -18,7 +18,7 @@ from .jail import Jail, candidate_jails, find_bwrap, is_below, visible_paths
 from .line import Line
 from .result import Limits, Result
 from .session import Session
-from .spawner import Spawner
+from .spawner import Shelter, Spawner, Stop
 from .worker import Worker
 
 ATTEMPTS = 3
@@ -88,15 +88,16 @@ class Sandbox:
         self._lock = threading.Lock()
         self._live: set[Worker] = set()
         self._spawner = Spawner()
+        self._shelter = Shelter(self._spawner)
         self._servers = ThreadPoolExecutor(workers, "sandbox-server")  # for callers in asyncio
         self._meter = Meter()
         # Each slot holds a worker or None for one that is still to be started.
         self._line: Line[Worker | None] = Line([None] * (workers - 1), max_waiting)
         self._finalizer = weakref.finalize(
-            self, shut_down, self._live, self._spawner, self._servers, self._pid
+            self, shut_down, self._live, self._spawner, self._shelter, self._servers, self._pid
         )
         try:
-            first = self._first_worker(allow_weak)
+            first = self._shelter.call(lambda stop: self._first_worker(allow_weak, stop))
         except BaseException:
             self.close()
             raise
@@ -141,10 +142,24 @@ class Sandbox:
             )
         return Session(self, limits or self.limits)
 
-    def serve(self, job: Callable[[Worker], Result], *texts: str) -> Result:
-        """Wait for a worker, and do a job on it; raises as `run` does. `texts` are checked."""
+    def serve(
+        self,
+        job: Callable[[Worker], Result],
+        *texts: str,
+        interrupt: Callable[[], None] | None = None,
+    ) -> Result:
+        """Wait for a worker, and do a job on it; raises as `run` does. `texts` are checked.
+
+        An interrupted job is stopped by `interrupt`, which costs the worker if it is not given.
+        """
         self._check(*texts)
-        return self._serve(self._line.take(), job)
+        return self._shelter.call(
+            lambda stop: self._serve(self._line.take(stop), job, stop, interrupt)
+        )
+
+    def sheltered(self, work: Callable[[], None]) -> None:
+        """Do what no interrupt may leave half done."""
+        self._shelter.call(lambda stop: work())
 
     async def arun(self, code: str, *, stdin: str = "", limits: Limits | None = None) -> Result:
         """As `run`, without blocking the event loop.
@@ -162,7 +177,7 @@ class Sandbox:
             raise
         try:
             served = self._servers.submit(
-                self._serve, worker, lambda worker: worker.execute(code, stdin, used)
+                self._serve, worker, lambda worker: worker.execute(code, stdin, used), Stop()
             )
         except RuntimeError as error:
             self._line.give(worker)
@@ -186,17 +201,28 @@ class Sandbox:
         if os.getpid() != self._pid:
             raise SandboxError("this Sandbox belongs to the parent process: make one after fork()")
 
-    def _serve(self, worker: Worker | None, job: Callable[[Worker], Result]) -> Result:
+    def _serve(
+        self,
+        worker: Worker | None,
+        job: Callable[[Worker], Result],
+        stop: Stop,
+        interrupt: Callable[[], None] | None = None,
+    ) -> Result:
         """Do a job in the slot that `worker` was taken from, and give the slot back."""
         try:
             for attempt in range(1, ATTEMPTS + 1):
                 started = time.monotonic()
                 try:
-                    worker = worker or self._start(self._jail)
+                    worker = worker or self._start(self._jail, stop)
+                    stop.by(interrupt or worker.stop)
+                    if stop.asked:
+                        raise WorkerFault("its caller was interrupted")
                     result = job(worker)
                     self._meter.execution(time.monotonic() - started)
                     return result
                 except WorkerFault as error:
+                    if stop.asked:
+                        raise
                     self._note(error, attempt)
                 finally:
                     used, worker = worker, None  # an interrupt may cost a worker, never the slot
@@ -207,8 +233,12 @@ class Sandbox:
 
     def close(self) -> None:
         """Kill all workers. Running and waiting calls end with SandboxError."""
-        if os.getpid() != self._pid:
-            return
+        if os.getpid() == self._pid and self._finalizer.alive:
+            done = Future[None]()
+            self._spawner.post(self._close, done)
+            done.result()
+
+    def _close(self) -> None:
         self.closed = True
         self._line.close()
         with self._lock:
@@ -223,25 +253,27 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _first_worker(self, allow_weak: bool) -> Worker:
+    def _first_worker(self, allow_weak: bool, stop: Stop) -> Worker:
         """A worker in the strongest jail that really runs a program."""
         bwraps, found = find_bwrap()
         for jail in candidate_jails(bwraps):
             try:
-                return self._proven(jail)
+                return self._proven(jail, stop)
             except WorkerFault as error:
+                if stop.asked:
+                    raise
                 way = f" with {jail.bwrap}" if jail.bwrap else ""
                 self.tried.append(f"tier {jail.tier}{way}: {error}")
         if allow_weak:
-            return self._proven(Jail("rlimits", None))
+            return self._proven(Jail("rlimits", None), stop)
         lines = "\n".join(f"  - {line}" for line in found + self.tried)
         raise IsolationUnavailable(
             f"no isolation for untrusted programs. Tried:\n{lines}\n{REMEDY}"
         )
 
-    def _proven(self, jail: Jail) -> Worker:
+    def _proven(self, jail: Jail, stop: Stop) -> Worker:
         self._jail = jail
-        worker = self._start(jail)
+        worker = self._start(jail, stop)
         result = worker.execute(TRIAL, "", Limits(wall_s=20, cpu_s=20))
         if not result.ok or result.stdout not in ("42 -1\n", "42 0\n"):
             self._drop(worker)
@@ -253,10 +285,10 @@ class Sandbox:
         if jail.reusable:
             return worker
         self._drop(worker)
-        return self._start(jail)
+        return self._start(jail, stop)
 
-    def _start(self, jail: Jail) -> Worker:
-        worker = Worker(jail, self._preload, self._spawner)
+    def _start(self, jail: Jail, stop: Stop) -> Worker:
+        worker = Worker(jail, self._preload, self._spawner, stop)
         try:
             with self._lock:
                 if self.closed:
@@ -312,12 +344,24 @@ def default_preload() -> tuple[str, ...]:
     return (*LIGHT_PRELOAD, *seen)
 
 
-def shut_down(workers: set[Worker], spawner: Spawner, servers: Executor, pid: int) -> None:
+def shut_down(
+    workers: set[Worker], spawner: Spawner, shelter: Shelter, servers: Executor, pid: int
+) -> None:
     """Last act of a pool, at close, garbage collection or interpreter exit."""
     if os.getpid() != pid:
         return  # a forked copy: the workers are the parent's
-    for worker in workers:
-        worker.close()
-    workers.clear()
-    spawner.close()
-    servers.shutdown(wait=False)
+
+    def act() -> None:
+        for worker in workers:
+            worker.close()
+        workers.clear()
+        shelter.close()
+        spawner.close()
+        servers.shutdown(wait=False)
+
+    if threading.current_thread() is threading.main_thread():
+        done = Future[None]()
+        spawner.post(act, done)
+        done.result()
+    else:
+        act()

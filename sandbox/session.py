@@ -35,7 +35,14 @@ class Pool(Protocol):
 
     tier: str
 
-    def serve(self, job: Callable[[Worker], Result], *texts: str) -> Result: ...
+    def serve(
+        self,
+        job: Callable[[Worker], Result],
+        *texts: str,
+        interrupt: Callable[[], None] | None = None,
+    ) -> Result: ...
+
+    def sheltered(self, work: Callable[[], None]) -> None: ...
 
     def session(self, limits: Limits) -> Session: ...
 
@@ -71,7 +78,8 @@ class Session:
         self.limits = limits
         self._sandbox = sandbox
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._turn = threading.Lock()  # of the callers of run()
+        self._lock = threading.Lock()  # of the state
         self._numbers = itertools.count(1)
         self._cells: list[Cell] = []
         self._state = 0
@@ -80,6 +88,7 @@ class Session:
         self._worker: Worker | None = None
         self._cgroup: Cgroup | None = None
         self._closed = False
+        self._interrupted = False
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -92,8 +101,10 @@ class Session:
         Raises SandboxError when the session or its sandbox is closed, or when the session was lost
         and could not be restored; QueueFull and TypeError as Sandbox.run does.
         """
-        with self._lock:
-            return self._sandbox.serve(lambda worker: self._serve(worker, code), code)
+        with self._turn:
+            return self._sandbox.serve(
+                lambda worker: self._serve(worker, code), code, interrupt=self._hang_up
+            )
 
     async def arun(self, code: str) -> Result:
         """As `run`, without blocking the event loop."""
@@ -160,10 +171,10 @@ class Session:
         """End the session and free its processes."""
         with self._lock:
             self._closed = True
-            self._drop()
+            self._sandbox.sheltered(self._drop)
 
     def __del__(self) -> None:
-        self._drop()  # else its worker would count it for ever
+        self._sandbox.sheltered(self._drop)  # else its worker would count it for ever
 
     def __enter__(self) -> Self:
         return self
@@ -176,6 +187,14 @@ class Session:
             raise ValueError(f"no checkpoint {checkpoint!r}; there are {sorted(self._checkpoints)}")
         return self._checkpoints[checkpoint]
 
+    def _hang_up(self) -> None:
+        """End the keeper, whatever it does."""
+        self._interrupted = True
+        channel = self._socket
+        if channel is not None:
+            with suppress(OSError):
+                channel.shutdown(socket.SHUT_RDWR)
+
     def _forget(self, state: int) -> None:
         """Let go of a state's process, unless the state is needed."""
         if self._socket is not None and state != self._state and state not in self._checkpoints:
@@ -185,14 +204,20 @@ class Session:
                 self._drop()  # the next cell restores the session
 
     def _serve(self, worker: Worker, code: str) -> Result:
-        if self._closed:
-            raise SandboxError("the session is closed")
+        with self._lock:
+            if self._closed:
+                raise SandboxError("the session is closed")
+            return self._cell(worker, code)
+
+    def _cell(self, worker: Worker, code: str) -> Result:
+        self._interrupted = False
         try:
             if self._socket is None:
                 self._restore(worker)
             before = self._state
             result, lost, began = self._run(code, self.limits)
-            if lost and not began:  # an earlier cell may have killed the process of the state
+            # An earlier cell may have killed the process of the state.
+            if lost and not began and not self._interrupted:
                 self._drop()
                 self._restore(worker)
                 result, lost, _ = self._run(code, self.limits)
@@ -346,8 +371,7 @@ class Session:
         ours = os.getpid() == self._pid  # else a forked copy of the host, which only lets go
         if self._socket is not None:
             if ours:
-                with suppress(OSError):
-                    self._socket.shutdown(socket.SHUT_RDWR)
+                self._hang_up()
             self._socket.close()
             self._socket = None
         if self._cgroup is not None and ours:

@@ -1,15 +1,22 @@
-"""The thread that starts jails: a jail dies with the thread that started it, so one that stays."""
+"""Threads that work for others: no signal handler interrupts them, and they stay.
+
+Ctrl-C raises KeyboardInterrupt in the main thread, between any two steps of it: what it has just
+opened would be lost. And a jail dies with the thread that started it.
+"""
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import CancelledError, Future, wait
+from typing import Any, TypeVar
 
 from .errors import SandboxError
 
-Job = tuple[Future[None], Callable[[], None]]
+T = TypeVar("T")
+Job = tuple[Future[Any], Callable[[], Any]]
 
 
 class Spawner:
@@ -19,24 +26,24 @@ class Spawner:
     threads may still run programs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "sandbox-spawner") -> None:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._closed = False
+        self.closed = False
         # The function and not a method: the thread must not keep its owner alive.
-        threading.Thread(
-            target=serve, args=(self._jobs,), name="sandbox-spawner", daemon=True
-        ).start()
+        threading.Thread(target=serve, args=(self._jobs,), name=name, daemon=True).start()
 
-    def call(self, function: Callable[[], None]) -> None:
+    def post(self, function: Callable[[], T], future: Future[T]) -> None:
+        """Call it there, later, for the future's result."""
+        self._jobs.put((future, function))
+
+    def call(self, function: Callable[[], T]) -> T:
         """Call it there and wait; whether this returns or raises, it runs no more afterwards."""
-        future: Future[None] = Future()
-        with self._lock:
-            if self._closed:
-                raise SandboxError("the sandbox is closed")
-            self._jobs.put((future, function))
+        if self.closed:
+            raise SandboxError("the sandbox is closed")
+        future: Future[T] = Future()
         try:
-            future.result()
+            self.post(function, future)
+            return future.result()
         except BaseException:
             if not future.cancel():
                 wait([future])  # interrupted half-way
@@ -44,8 +51,7 @@ class Spawner:
 
     def close(self) -> None:
         """End the thread, and with it every jail that still lives; does not wait."""
-        with self._lock:
-            self._closed = True
+        self.closed = True
         self._jobs.put(None)
 
 
@@ -54,9 +60,63 @@ def serve(jobs: queue.SimpleQueue[Job | None]) -> None:
         future, function = job
         if future.set_running_or_notify_cancel():
             try:
-                function()
+                future.set_result(function())
             except BaseException as error:
                 future.set_exception(error)
-            else:
-                future.set_result(None)
         del job, future, function  # or the last worker would live as long as the thread
+
+
+class Stop:
+    """How to stop what another thread does for a caller who no longer wants it."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._how: Callable[[], object] = lambda: None
+
+    def by(self, how: Callable[[], object]) -> None:
+        """From now on by this; at once, when it has been asked for."""
+        self._how = how
+        if self.asked:
+            how()
+
+    def now(self) -> None:
+        self.asked = True
+        self._how()
+
+
+class Shelter:
+    """Does the work of the main thread where no interrupt reaches it; that of others where it is.
+
+    An interrupted caller has the work stopped, and waits for its end. One that is interrupted again
+    goes on at once, and the work ends behind its back.
+    """
+
+    def __init__(self, spawner: Spawner):
+        self._pid = os.getpid()
+        self._spawner = spawner  # stops what the other thread does
+        self._hand = Spawner("sandbox-shelter")
+
+    def call(self, work: Callable[[Stop], T]) -> T:
+        stop, future = Stop(), Future[T]()
+        main = threading.current_thread() is threading.main_thread() and os.getpid() == self._pid
+        if not main or self._hand.closed:
+            return work(stop)
+
+        def act() -> T:
+            if stop.asked:
+                raise CancelledError
+            return work(stop)
+
+        try:
+            self._hand.post(act, future)
+            return future.result()
+        except BaseException:
+            stop.asked = True  # at once, or work would begin that was waiting
+            if not future.cancel() and not future.done():
+                self._spawner.post(stop.now, Future())
+                wait([future])
+            raise
+
+    def close(self) -> None:
+        """End the thread, once it has done what it is at; does not wait."""
+        self._hand.close()

@@ -32,7 +32,7 @@ from .execution import (
 from .jail import Jail, environment
 from .layers import Layers
 from .result import LARGEST, Limits, Result
-from .spawner import Spawner
+from .spawner import Spawner, Stop
 
 START_S = 60.0  # preloading from a cold disk takes long
 KILL_S = 30.0  # from the order to kill to the child's end
@@ -52,8 +52,9 @@ class Worker:
     preloaded cannot be imported in it.
     """
 
-    def __init__(self, jail: Jail, preload: Sequence[str], spawner: Spawner):
+    def __init__(self, jail: Jail, preload: Sequence[str], spawner: Spawner, stop: Stop):
         self.jail = jail
+        self.stopped = False
         self.runs = 0
         self.sessions = 0  # that live in it
         self.retired = False  # it serves its sessions, and nobody else
@@ -64,6 +65,7 @@ class Worker:
         self._busy = threading.Lock()
         self._held = ExitStack()  # what close() gives back
         try:
+            stop.by(self.stop)
             self._launch(preload, spawner)
             self._await_ready(preload)
         except OSError as error:
@@ -99,7 +101,9 @@ class Worker:
                 self._held.callback(self.cgroup.remove)
                 command = self.cgroup.enter(command)
 
-            def start() -> None:  # sets the attribute itself: an interrupted caller still kills it
+            def start() -> None:  # in the thread that calls stop()
+                if self.stopped:
+                    raise WorkerFault("stopped")
                 self.process = start_process(command, passed.fileno(), self._complaints)
 
             spawner.call(start)
@@ -258,6 +262,11 @@ class Worker:
         if self._busy.acquire(timeout=KILL_S):
             self._held.close()
             self._busy.release()
+
+    def stop(self) -> None:
+        """End what it does; who has borrowed it gets WorkerFault, and closes it."""
+        self.stopped = True
+        self._kill_jail()
 
     def close_if_dead(self) -> None:
         """Close when the jail has ended, as somebody may have found out who speaks with it."""

@@ -84,6 +84,7 @@ def test_groups_go_with_their_worker(grouped: Sandbox) -> None:
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory in the place of /sys/fs/cgroup."""
     monkeypatch.setattr(sandbox.cgroup, "ROOT", tmp_path)
+    monkeypatch.setattr(sandbox.cgroup, "REMOVE_S", 0.05)
     monkeypatch.setattr(sandbox.cgroup, "own_path", lambda controller: "/user/app/me")
     (tmp_path / "user/app/me").mkdir(parents=True)
     return tmp_path
