@@ -19,7 +19,7 @@ from .line import Line
 from .result import Limits, Result
 from .session import Session
 from .spawner import Shelter, Spawner, Stop
-from .worker import Worker
+from .worker import Action, Job, Worker
 
 ATTEMPTS = 3
 RECYCLE_AFTER = 5_000  # executions; a fresh worker now and then bounds any slow leak
@@ -142,12 +142,7 @@ class Sandbox:
             )
         return Session(self, limits or self.limits)
 
-    def serve(
-        self,
-        job: Callable[[Worker], Result],
-        *texts: str,
-        interrupt: Callable[[], None] | None = None,
-    ) -> Result:
+    def serve(self, job: Job, *texts: str, interrupt: Action | None = None) -> Result:
         """Wait for a worker, and do a job on it; raises as `run` does. `texts` are checked.
 
         An interrupted job is stopped by `interrupt`, which costs the worker if it is not given.
@@ -157,7 +152,7 @@ class Sandbox:
             lambda stop: self._serve(self._line.take(stop), job, stop, interrupt)
         )
 
-    def sheltered(self, work: Callable[[], None]) -> None:
+    def sheltered(self, work: Action) -> None:
         """Do what no interrupt may leave half done."""
         self._shelter.call(lambda stop: work())
 
@@ -202,11 +197,7 @@ class Sandbox:
             raise SandboxError("this Sandbox belongs to the parent process: make one after fork()")
 
     def _serve(
-        self,
-        worker: Worker | None,
-        job: Callable[[Worker], Result],
-        stop: Stop,
-        interrupt: Callable[[], None] | None = None,
+        self, worker: Worker | None, job: Job, stop: Stop, interrupt: Action | None = None
     ) -> Result:
         """Do a job in the slot that `worker` was taken from, and give the slot back."""
         try:

@@ -11,7 +11,6 @@ import socket
 import struct
 import threading
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
@@ -20,14 +19,12 @@ from .cgroup import Cgroup, make_cgroup
 from .errors import SandboxError, WorkerFault
 from .execution import SET_UP_S, Ending, Watch, judge, open_streams, receive, send_program
 from .result import Limits, Result, Status
-from .worker import Worker
+from .worker import Action, Job, Worker
 
 MAX_CHECKPOINTS = 16
 CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 KILL_S = 30.0  # from the order to kill to the cell's end
-MORE_TIME = (
-    4.0  # times the limit that a cell may take when it is run again: it was well in time once
-)
+MORE_TIME = 4.0  # times the limit: of a cell that is run again, and was well in time once
 
 
 class Pool(Protocol):
@@ -35,14 +32,9 @@ class Pool(Protocol):
 
     tier: str
 
-    def serve(
-        self,
-        job: Callable[[Worker], Result],
-        *texts: str,
-        interrupt: Callable[[], None] | None = None,
-    ) -> Result: ...
+    def serve(self, job: Job, *texts: str, interrupt: Action | None = None) -> Result: ...
 
-    def sheltered(self, work: Callable[[], None]) -> None: ...
+    def sheltered(self, work: Action) -> None: ...
 
     def session(self, limits: Limits) -> Session: ...
 
@@ -101,10 +93,13 @@ class Session:
         Raises SandboxError when the session or its sandbox is closed, or when the session was lost
         and could not be restored; QueueFull and TypeError as Sandbox.run does.
         """
+
+        def cell(worker: Worker) -> Result:
+            with self._lock:  # an interrupted caller may be gone before its cell has ended
+                return self._serve(worker, code)
+
         with self._turn:
-            return self._sandbox.serve(
-                lambda worker: self._serve(worker, code), code, interrupt=self._hang_up
-            )
+            return self._sandbox.serve(cell, code, interrupt=self._hang_up)
 
     async def arun(self, code: str) -> Result:
         """As `run`, without blocking the event loop."""
@@ -169,9 +164,12 @@ class Session:
 
     def close(self) -> None:
         """End the session and free its processes."""
+        self._sandbox.sheltered(self._close)
+
+    def _close(self) -> None:
         with self._lock:
             self._closed = True
-            self._sandbox.sheltered(self._drop)
+            self._drop()
 
     def __del__(self) -> None:
         self._sandbox.sheltered(self._drop)  # else its worker would count it for ever
@@ -190,10 +188,8 @@ class Session:
     def _hang_up(self) -> None:
         """End the keeper, whatever it does."""
         self._interrupted = True
-        channel = self._socket
-        if channel is not None:
-            with suppress(OSError):
-                channel.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError, AttributeError):  # there is none, or none any more
+            self._socket.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
 
     def _forget(self, state: int) -> None:
         """Let go of a state's process, unless the state is needed."""
@@ -204,12 +200,8 @@ class Session:
                 self._drop()  # the next cell restores the session
 
     def _serve(self, worker: Worker, code: str) -> Result:
-        with self._lock:
-            if self._closed:
-                raise SandboxError("the session is closed")
-            return self._cell(worker, code)
-
-    def _cell(self, worker: Worker, code: str) -> Result:
+        if self._closed:
+            raise SandboxError("the session is closed")
         self._interrupted = False
         try:
             if self._socket is None:

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -43,6 +43,10 @@ SESSIONS = 32  # at most, in one worker
 SESSION_PROCESSES = 64  # room for the states of a session, and for what its cells start
 OPEN_FILES = 256  # see MAX_FDS in jailed/child.py
 KEPT_FILES_MB = 256  # see KEPT_BYTES in jailed/keeper.py
+
+
+Job = Callable[["Worker"], Result]
+Action = Callable[[], None]
 
 
 class Worker:
