@@ -23,9 +23,13 @@ what a program prints cannot change it. The kind of a failure in Python (error o
 and traceback) is the program's own word. `os._exit(0)` is a normal end, so grade answers outside of
 the program.
 
-In every tier, where the kernel has them: a filter (seccomp) that denies sockets, tracing, mounts,
-namespaces, keys, bpf, io_uring and everything else that reaches deep into the kernel, and, but in
-tier "rlimits", Landlock rules for files, TCP and signals beneath the other walls.
+In every tier, where the kernel has them: a filter (seccomp) that denies sockets (but UNIX sockets
+within a jail), tracing, mounts, namespaces, keys, bpf, io_uring and everything else that reaches
+deep into the kernel, and, but in tier "rlimits", Landlock rules for files, TCP and signals beneath
+the other walls.
+
+Every program starts from the same signals, umask, limits, environment and descriptors, whatever its
+host was started with; niceness, scheduling class and CPU affinity are the host's.
 
 In every tier, where control groups are to be had (as root, or with a delegated group): a bound on
 the memory of all of a program's processes and files together, Limits.memory_mb and 128 MiB for
@@ -45,7 +49,8 @@ and /dev/shm, those that are open, and what it made of open descriptors. It does
 locks (flock), nor what it wrote into memory that processes share (mmap, numpy.memmap,
 multiprocessing.Value). What is in pipes and sockets is not kept, nor are extended attributes, times
 of directories and the bond between hard links; of files no more than 256 MiB over all checkpoints,
-and 64 MiB of those that are open and have no name. Process ids differ from cell to cell. System
+and 64 MiB of those that are open and have no name. Process ids differ from cell to cell. Where
+Landlock's ABI is below 6, cells have no UNIX sockets (forkserver, managers). System
 information (CPU model, load, kernel version) is visible, and so is what the interpreter's packages
 contain. Being pid 1, a program is not killed by signals that it sends to itself. On kernels before
 5.14 `processes` is not enforced for a plain user. In tier "no-proc" programs see an empty /proc,
