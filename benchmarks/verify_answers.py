@@ -3,11 +3,14 @@ r"""Grade the reference answers of real data sets, as they are and altered.
     python benchmarks/verify_answers.py --data ../shared/data
 
 Each reference is treated as a model's answer: put into a sentence with ``\boxed{}``, extracted
-again, and given to the math reward. It is written in every form with the same value (``1450000``,
-``1,450,000``, ``1450000.00``, ``$1450000$``, ``\frac{29}{20}`` for ``1.45``, ``x = 5``,
-``5 \text{ units}``, ``\text{Monday}``, ``MONDAY``) and in some with another value (one more or
-less, ten times as much, the negative, a half more; for ratios and times of day, another last
-number; for words, another word of the data set).
+again, and given to the math reward. It is written in many forms with the same value: plain
+(``1450000``, ``1,450,000``, ``1450000.00``, ``1.45*10**6``, ``\frac{29}{20}`` for ``1.45``), with
+units (``5 \text{ units}``, ``5 dollars``, ``£5``, ``5 km/h``), with marks between the digits
+(``1\,450\,000``, ``1_450_000``), as Python prints it (``Fraction(29, 20)``), decorated (``**5**``,
+``\textcolor{red}{5}``, ``The answer is 5``), in a box without braces; words in other letters. Other
+forms have another value: one more or less, ten times as much, the negative, a half more, a
+millionth more, plain and with units or decoration; two answers at once; a multiple of a variable;
+for ratios and times of day, another last number; for words, another word of the data set.
 
 Prints the share of right verdicts and every wrong one; then, for plain numbers, whether the rules
 that decide without math-verify agree with it, and what a comparison costs. The exit status is 1
@@ -25,7 +28,8 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 from cleaner_env.rewards import GRADER, extract_boxed, score
-from cleaner_env.rewards.equivalence import equivalent, number
+from cleaner_env.rewards.equivalence import equivalent
+from cleaner_env.rewards.numbers import read_number
 from cleaner_env.task import Task
 from cleaner_env.tasks.load import first_tasks, load_tasks
 
@@ -36,6 +40,12 @@ SETS = {
     "MAWPS": "mawps:{}/mawps_test.jsonl@holdout=1,shuffle=no",
 }
 WANTED = 0.999
+
+
+def number(reference: str) -> Fraction | None:
+    """The value of a reference that is a plain number."""
+    read = read_number(reference)
+    return None if read is None else read.value
 
 
 def decimal(value: Fraction) -> str | None:
@@ -55,28 +65,53 @@ def same(reference: str) -> Iterator[str]:
     yield reference
     yield f"${reference}$"
     yield f" {reference}. "
+    yield f"**{reference}**"
+    yield rf"\textcolor{{red}}{{{reference}}}"
+    yield f"The answer is {reference}"
     value = number(reference)
     if value is None:
         yield rf"\text{{{reference}}}"
         yield reference.upper()
         return
     yield rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+    yield f"Fraction({value.numerator}, {value.denominator})"
     digits = decimal(value)
-    if digits is not None:
-        yield f"{digits}.00" if "." not in digits else f"{digits}0"
-        yield rf"{digits} \text{{ units}}"
-        yield rf"x = {digits}"
-        if "." not in digits:
-            yield f"{int(digits):,}"
+    if digits is None:
+        return
+    yield f"{digits}.00" if "." not in digits else f"{digits}0"
+    for form in (
+        r"{} \text{{ units}}",
+        "{} dollars",
+        "£{}",
+        "{} km/h",
+        "x = {}",
+        r"\underline{{{}}}",
+    ):
+        yield form.format(digits)
+    yield f"{digits.replace('-', '−')}\u200b"  # noqa: RUF001 (a minus sign, and no width)
+    yield f"{float(value)!r}*10**0"
+    if "." not in digits:
+        for mark in (",", "_", r"\,", "\u202f", "{,}"):
+            yield f"{int(digits):,}".replace(",", mark)
 
 
 def other(reference: str, words: Sequence[str]) -> Iterator[str]:
     """Answers with a different value."""
     value = number(reference)
     if value is not None:
-        for changed in (value + 1, 10 * value, -value, value + Fraction(1, 2), value - 1):
-            if changed != value:
-                yield decimal(changed) or f"{changed.numerator}/{changed.denominator}"
+        changes = (value + 1, 10 * value, -value, value + Fraction(1, 2), value - 1)
+        for changed in filter(lambda changed: changed != value, changes):
+            yield decimal(changed) or f"{changed.numerator}/{changed.denominator}"
+        wrong = decimal(value + 1) or f"{value + 1}"
+        for form in ("{} dollars", "£{}", "**{}**", r"\textcolor{{red}}{{{}}}", "The answer is {}"):
+            yield form.format(wrong)
+        right = decimal(value) or f"{value}"
+        for form in (
+            () if value == 0 else ("{} x", "{} million", f"{{}} or {wrong}", "not {}", "{}, {}")
+        ):
+            yield form.format(right, right)
+        if value.denominator == 1:
+            yield f"{value}.000001"
         return
     last = list(re.finditer(r"\d+", reference))
     if last:
@@ -87,8 +122,9 @@ def other(reference: str, words: Sequence[str]) -> Iterator[str]:
 
 
 def judge(task: Task, written: str) -> bool:
-    """Grade an answer written into a turn."""
-    answer = extract_boxed(rf"I add them up. The answer is \boxed{{{written}}}.")
+    """Grade an answer written into a turn; a plain number goes into a box without braces."""
+    box = written if re.fullmatch(r"\d+", written) else f"{{{written}}}"
+    answer = extract_boxed(rf"I add them up. The answer is $\boxed {box}$.")
     return answer is not None and score(answer, task) >= 1
 
 

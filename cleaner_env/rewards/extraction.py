@@ -8,13 +8,37 @@ _FENCE = re.compile(r" {0,3}(?P<fence>`{3,}|~{3,})(?P<info>[^\n]*)")
 _PYTHON = ("python", "python3", "py")
 
 
-def extract_boxed(text: str) -> str | None:
-    r"""The content of the last complete ``\boxed{...}``, braces inside it balanced.
+_BOX = re.compile(r"\\boxed(?![a-zA-Z]{2})")
+_FRAME = re.compile(r"\\f(?:rame)?box(?![a-zA-Z])(?:\s*\[[^\]]*\])*")
+_UNBRACED = re.compile(r"\\(?!boxed)[a-zA-Z]+|[^\s{}$\\]")
+_THOUGHTS = (
+    (re.compile(r"\s*<think>"), "</think>"),
+    (re.compile(r"\s*\[THINK\]"), "[/THINK]"),
+    (re.compile(r".*<\|channel\|>", re.DOTALL), "<|channel|>final<|message|>"),
+)
+"""How a turn with a thought begins, and what ends the thought."""
 
-    Escaped braces (``\{``, ``\}``) are text. Of boxes inside each other the inner one counts, since
-    it begins last. ``\fbox`` and ``\framebox`` are no answers.
+
+def after_thought(text: str) -> str:
+    """What a turn says after its thought; nothing if the thought goes on to the turn's end.
+
+    The opening tag may be missing, since some templates end the prompt with it.
     """
-    marker = "\\boxed{"
+    for opening, end in _THOUGHTS:
+        _, closed, said = text.rpartition(end)
+        if closed or opening.match(text):
+            text = said if closed else ""
+    return text
+
+
+def extract_boxed(text: str) -> str | None:
+    r"""The content of the last complete ``\boxed{...}`` after the turn's thought.
+
+    Braces inside it are balanced; escaped ones (``\{``, ``\}``) are text. They may be missing:
+    ``\boxed 2``, ``\boxed\frac12``. Of boxes inside each other the inner one counts, since it
+    begins last. ``\fbox`` and ``\framebox`` count where nothing is ``\boxed``.
+    """
+    text = after_thought(text)
     end_of: dict[int, int] = {}
     open_braces: list[int] = []
     for brace in re.finditer(r"\\.|[{}]", text, re.DOTALL):
@@ -22,13 +46,31 @@ def extract_boxed(text: str) -> str | None:
             open_braces.append(brace.start())
         elif brace.group() == "}" and open_braces:
             end_of[open_braces.pop()] = brace.start()
-    start = text.rfind(marker)
-    while start >= 0:
-        opening = start + len(marker) - 1
-        if opening in end_of:
-            return text[opening + 1 : end_of[opening]].strip()
-        start = text.rfind(marker, 0, start)
+    for marker in (_BOX, _FRAME):
+        for box in reversed(list(marker.finditer(text))):
+            content = _content(text, box.end(), end_of)
+            if content is not None:
+                return content
     return None
+
+
+def _content(text: str, place: int, end_of: dict[int, int]) -> str | None:
+    """What a box holds, in braces or without them; None if the braces are never closed."""
+    begin = re.compile(r"\s*").match(text, place).end()  # type: ignore[union-attr]
+    if text.startswith("{", begin):
+        return text[begin + 1 : end_of[begin]].strip() if begin in end_of else None
+    place = begin
+    while place < len(text):
+        if text[place] == "{" and place in end_of:
+            place = end_of[place] + 1
+        elif part := _UNBRACED.match(text, place):
+            place = part.end()
+        else:
+            break
+    content = text[begin:place].rstrip(".,;:!?")
+    if content.count(")") > content.count("("):
+        content = content.rstrip(")")
+    return content if re.match(r"[\d\\+(-]|[A-Za-z]$", content) else None
 
 
 def extract_code(text: str) -> str | None:
@@ -36,10 +78,10 @@ def extract_code(text: str) -> str | None:
 
     Without one, the last complete block without a language. A fence is three or more backticks or
     tildes at the beginning of a line, and ends at a line with as many of them, as in CommonMark, so
-    a program may hold shorter fences in its strings.
+    a program may hold shorter fences in its strings. A thought's programs do not count.
     """
     marked = unmarked = None
-    for language, block in _blocks(text.split("\n")):
+    for language, block in _blocks(after_thought(text).split("\n")):
         if language in _PYTHON:
             marked = block
         elif not language:

@@ -18,6 +18,7 @@ import warnings
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _SCRIPT = Path(__file__).with_name("grader_worker.py")
 _START_SECONDS = 60.0
@@ -40,6 +41,22 @@ class GraderHealth:
     timeouts: int = 0
     crashes: int = 0
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What math-verify makes of a reference and an answer.
+
+    Attributes:
+        equal: whether it finds them equal.
+        values: the value of each, if it is a real number: a fraction, such as ``3/2``, or ``~`` and
+            50 digits of an irrational number.
+        seconds: the time that this took.
+    """
+
+    equal: bool
+    values: tuple[str | None, str | None]
+    seconds: float
 
 
 class Grader:
@@ -79,9 +96,15 @@ class Grader:
         self._begin()
 
     def equal(self, gold: str, answer: str) -> bool:
-        """Whether math-verify finds the answer equal to the reference.
+        """Whether math-verify finds the answer equal to the reference; see ``ask``."""
+        reply = self.ask(gold, answer)
+        return reply is not None and reply.equal
 
-        False, with a ``GraderWarning`` now and then, when it hangs or crashes.
+    def ask(self, gold: str, answer: str, seconds: float | None = None) -> Reply | None:
+        """What math-verify makes of a reference and an answer, both in TeX.
+
+        None, with a ``GraderWarning`` now and then, if it takes more than ``seconds`` (by default
+        the grader's own) or crashes.
 
         Raises:
             GraderError: no worker can be started.
@@ -89,13 +112,16 @@ class Grader:
         with self._slots:
             worker = self._take()
             started = time.monotonic()
-            verdict: bool | str = "crash"
+            reply: dict[str, Any] | str = "crash"
             try:
-                verdict = worker.ask(gold, answer, self.seconds)
+                reply = worker.ask(gold, answer, self.seconds if seconds is None else seconds)
             finally:
-                self._give_back(worker, sound=isinstance(verdict, bool))
-            self._count_verdict(verdict, time.monotonic() - started, gold, answer)
-        return verdict is True
+                self._give_back(worker, sound=isinstance(reply, dict))
+            spent = time.monotonic() - started
+            self._note(reply, spent, gold, answer)
+        if isinstance(reply, str):
+            return None
+        return Reply(bool(reply["equal"]), tuple(reply["values"]), spent)
 
     def _take(self) -> _Worker:
         with self._lock:
@@ -114,15 +140,15 @@ class Grader:
             self._live.discard(worker)
         worker.kill()
 
-    def _count_verdict(self, verdict: bool | str, spent: float, gold: str, answer: str) -> None:
+    def _note(self, reply: dict[str, Any] | str, spent: float, gold: str, answer: str) -> None:
         with self._lock:
             health = self.health
             health.comparisons += 1
             health.seconds += spent
-            health.timeouts += verdict == "timeout"
-            health.crashes += verdict == "crash"
+            health.timeouts += reply == "timeout"
+            health.crashes += reply == "crash"
             faults = health.timeouts + health.crashes
-        if not isinstance(verdict, bool) and _is_round(faults):
+        if isinstance(reply, str) and _is_round(faults):
             warnings.warn(
                 f"{faults} of {health.comparisons} math comparisons hung or crashed "
                 f"({health.timeouts} timeouts of {self.seconds:g} s) and were scored 0; the last: "
@@ -160,8 +186,8 @@ class _Worker:
                 f"{sys.executable} -c 'import math_verify', and pip install math-verify"
             )
 
-    def ask(self, gold: str, answer: str, seconds: float) -> bool | str:
-        """The verdict, ``"timeout"`` or ``"crash"``."""
+    def ask(self, gold: str, answer: str, seconds: float) -> dict[str, Any] | str:
+        """The reply, ``"timeout"`` or ``"crash"``."""
         assert self._process.stdin is not None
         request = json.dumps({"gold": gold, "answer": answer, "seconds": seconds}) + "\n"
         try:
@@ -169,10 +195,9 @@ class _Worker:
             os.write(self._process.stdin.fileno(), request.encode())
         except OSError:
             return "crash"
-        reply = self._reply(seconds)
-        return bool(reply["equal"]) if isinstance(reply, dict) else reply
+        return self._reply(seconds)
 
-    def _reply(self, seconds: float) -> dict[str, bool] | str:
+    def _reply(self, seconds: float) -> dict[str, Any] | str:
         """The next line, read without a buffer so that poll() sees all there is."""
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
@@ -187,7 +212,7 @@ class _Worker:
             if not part:
                 return "crash"
             line += part
-        reply: dict[str, bool] = json.loads(line)
+        reply: dict[str, Any] = json.loads(line)
         return reply
 
     def kill(self) -> None:

@@ -20,16 +20,29 @@ _MEMORY = 2 << 30
 """Bytes of address space: a power tower must not take the machine's memory."""
 
 
+_EXACT_BITS = 12_000
+"""Longer numbers are compared here rather than written out."""
+
+
 def _answer(requests: Any, replies: Any) -> None:
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+    from latex2sympy2_extended import NormalizationConfig
+    from math_verify import LatexExtractionConfig, parse, verify
+    from sympy import Basic, Float, Rational
 
     logging.disable(logging.CRITICAL)
-    kinds = (LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig())
+    # Units are split off by the caller: math-verify would drop the t of 2t, too.
+    form = NormalizationConfig(units=False, malformed_operators=True, nits=True, boxed="none")
+    kinds = (LatexExtractionConfig(boxed_match_priority=0, normalization_config=form),)
 
-    def read(text: str) -> Any:
+    def read(text: str) -> list[Any]:
         # Its own timeout needs SIGALRM: off. The caller kills this process instead.
-        boxed = f"\\boxed{{{text}}}"
-        return parse(boxed, extraction_config=kinds, parsing_timeout=None)
+        found = parse(f"$${text}$$", kinds, "no_fallback", parsing_timeout=None)
+        return [_with_fractions(one) if isinstance(one, Basic) else one for one in found]
+
+    def _with_fractions(expression: Any) -> Any:
+        """Decimals as they are written: math-verify rounds floats to six places."""
+        floats = expression.atoms(Float)
+        return expression.xreplace({one: Rational(str(one)) for one in floats})
 
     read_gold = lru_cache(maxsize=1024)(read)
     print(json.dumps({"ready": True}), file=replies, flush=True)
@@ -37,13 +50,33 @@ def _answer(requests: Any, replies: Any) -> None:
         request = json.loads(line)
         signal.setitimer(signal.ITIMER_REAL, 2 * request["seconds"] + 1)
         try:
-            equal = verify(
-                read_gold(request["gold"]), read(request["answer"]), timeout_seconds=None
-            )
+            gold, answer = read_gold(request["gold"]), read(request["answer"])
+            values = _value(gold), _value(answer)
+            if None in values:
+                equal = verify(gold, answer, numeric_precision=50, timeout_seconds=None)
+            else:
+                equal = values[0] == values[1]
         except RecursionError:
-            equal = False
+            equal, values = False, (None, None)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        print(json.dumps({"equal": bool(equal)}), file=replies, flush=True)
+        reply = {"equal": bool(equal), "values": values}
+        print(json.dumps(reply), file=replies, flush=True)
+
+
+def _value(found: list[Any]) -> str | None:
+    """The real number that an expression is: a fraction, or ``~`` and 50 digits."""
+    from sympy import Expr
+
+    if not found or not isinstance(found[0], Expr) or found[0].free_symbols:
+        return None
+    value = found[0].doit()
+    if value.is_Rational:
+        small = max(int(value.p).bit_length(), int(value.q).bit_length()) < _EXACT_BITS
+        return f"{value.p}/{value.q}" if small else None
+    digits = value.evalf(50)
+    if not digits.is_Float or not digits.is_finite:
+        return None
+    return f"~{digits}" if digits._prec > 1 else "0/1"
 
 
 def main() -> None:

@@ -11,8 +11,9 @@ from types import MappingProxyType
 from typing import Any
 
 from cleaner_env.rewards.code_tests import check_tests, code_score
-from cleaner_env.rewards.equivalence import equivalent
+from cleaner_env.rewards.equivalence import equivalent, same_text, unwrapped
 from cleaner_env.rewards.extraction import extract_boxed, extract_code
+from cleaner_env.rewards.notation import plain
 from cleaner_env.task import Task
 from sandbox.judge import Runner
 
@@ -49,25 +50,43 @@ def math_score(answer: str, task: Task, runner: Runner | None = None) -> float:
     return float(any(equivalent(reference, answer) for reference in references))
 
 
-_LETTER = re.compile(
-    r"\W*(?:(?:the )?(?:final |correct )?(?:answer|option|choice)(?: is)?\W+)?([A-Z])(?![A-Za-z])",
-    re.IGNORECASE,
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_CHOSEN = re.compile(
+    r"""(?:(?:i\ think|i\ choose|so|thus)\s+)?(?:it\ is\s+)?(?:the\s+)?
+    (?:(?:correct\s+|right\s+|final\s+)?(?:answer|option|choice)\s*(?:is|:)?\s*)?(?:(?:option|choice)\s+)?
+    (?:[(\[]\s*([A-Z])\s*[)\]][.:]?|([A-Z])\s*(?:[).:\]]|\s-(?=\s)|(?=$)|(?=\s+is\b)))
+    \s*(?:is\s+(?:the\s+)?(?:correct|right)(?:\s+(?:answer|option|choice))?[.\s]*$)?(.*)""",
+    re.IGNORECASE | re.VERBOSE,
 )
-_WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf|boxed)\s*\{([^{}]*)\}")
+"""A letter, in brackets or with a mark behind it, and the text that may follow."""
+_ANOTHER = re.compile(r"\W*(?:and|or)?\W*[A-Z](?![a-z])\W*", re.IGNORECASE)
 
 
 def choice_score(answer: str, task: Task, runner: Runner | None = None) -> float:
     r"""1.0 when the answer is the letter of the right choice.
 
-    Read are ``B``, ``(b)``, ``B.``, ``\text{B}``, ``B) 4 m/s`` and ``Option B``, or the very text
-    of a choice (``entry["choices"]``, in the order of their letters).
+    Read are ``B``, ``(b)``, ``B.``, ``\text{B}``, ``B) 4 m/s`` and ``Option B``, or the text of a
+    choice (``entry["choices"]``, in the order of their letters), an article more or less. Prose is
+    not read for its first letter: ``a larger volume`` and ``A and C`` choose nothing.
     """
-    plain = _WRAPPER.sub(r"\1", answer).strip()
-    choices = [str(choice).strip() for choice in task.entry.get("choices", ())]
-    if choices.count(plain) == 1:
-        return float("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[choices.index(plain)] == task.answer.upper())
-    letter = _LETTER.match(plain)
-    return float(letter is not None and letter[1].upper() == task.answer.strip().upper())
+    choices = [_choice_key(str(choice)) for choice in task.entry.get("choices", ())]
+    text = _choice_key(answer)
+    if choices.count(text) == 1:
+        letter = _LETTERS[choices.index(text)]
+    else:
+        chosen = _CHOSEN.fullmatch(unwrapped(plain(answer)))
+        if chosen is None or _ANOTHER.fullmatch(chosen[3]):
+            return 0.0
+        letter = (chosen[1] or chosen[2]).upper()
+        said = _choice_key(chosen[3])
+        if said in choices and _LETTERS[choices.index(said)] != letter:
+            return 0.0
+    return float(letter == task.answer.strip().upper())
+
+
+def _choice_key(text: str) -> str:
+    """A choice's text without what does not tell it from others: articles, spaces, capitals."""
+    return same_text(re.sub(r"\b(?:an?|the)\s+", "", unwrapped(plain(text)), flags=re.IGNORECASE))
 
 
 def _check_choice(task: Task) -> None:

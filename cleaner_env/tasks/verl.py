@@ -38,14 +38,26 @@ def read_verl(row: Row, spec: SourceSpec, seed: int) -> Task:
         tests, prefix = _tests(truth)
         entry = {"tests": tests, "prefix": prefix}
         return Task(f"{prompt}\n\n{FENCED}", "", family, "code", entry)
-    if isinstance(truth, list):
-        if not truth:
-            raise ValueError("reward_model.ground_truth is an empty list")
+    if isinstance(truth, list) and not truth:
+        raise ValueError("reward_model.ground_truth is an empty list")
+    if _are_alternatives(truth, model["ground_truth"]):
         return Task(prompt, str(truth[0]), family, "math", {"answers": [str(t) for t in truth]})
-    letter = re.fullmatch(r"\(?([A-J])\)?", str(truth).strip())
+    truth = str(model["ground_truth"]).strip()
+    letter = re.fullmatch(r"\(?([A-J])\)?", truth)
     if letter and "gpqa" in family.lower():
         return Task(prompt, letter[1], family, "choice")
-    return Task(prompt, str(truth).strip(), family)
+    return Task(prompt, truth, family)
+
+
+def _are_alternatives(truth: Any, written: Any) -> bool:
+    """Whether any element of a ground truth is right, rather than all of them together.
+
+    So it is in a column of lists, and in a JSON list of texts, as Skywork-OR1 has it: ``["34"]``.
+    ``[-2, 7]`` and ``[[1, 2], [3, 4]]`` are answers: an interval or a list, and a matrix.
+    """
+    if not isinstance(truth, list):
+        return False
+    return not isinstance(written, str) or all(isinstance(one, str) for one in truth)
 
 
 def _question(prompt: Any) -> str:

@@ -30,7 +30,33 @@ from cleaner_env.rewards import (
         (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
         (r"\boxed{\left\{ x \right.}", r"\left\{ x \right."),
         (r"\boxed{a\\}", r"a\\"),
-        (r"\fbox{1} \framebox{2}", None),
+        (r"\boxed {42}", "42"),
+        ("\\boxed\n{42}", "42"),
+        (r"\boxed 42", "42"),
+        (r"$\boxed2$", "2"),
+        (r"It is \boxed 2.", "2"),
+        (r"$\boxed\frac12$", r"\frac12"),
+        (r"\boxed\frac{1}{2}, so", r"\frac{1}{2}"),
+        (r"\boxed -3", "-3"),
+        (r"\boxed(1,2)", "(1,2)"),
+        (r"\(\boxed x\)", "x"),
+        (r"Put it into a \boxed answer.", None),
+        (r"\boxed{42", None),
+        (r"\fbox{1}", "1"),
+        (r"\framebox{2}", "2"),
+        (r"\framebox[2cm][c]{2}", "2"),
+        (r"\boxed{1} \fbox{note}", "1"),
+        (r"<think>\boxed{1}</think> It is \boxed{2}.", "2"),
+        (r"<think>\boxed{1}</think> It is two.", None),
+        (r"\boxed{1} or so.</think> \boxed{2}", "2"),
+        (r"<think> I try \boxed{1}", None),
+        (r"[THINK]\boxed{1}[/THINK]\boxed{2}", "2"),
+        (r"<|channel|>analysis<|message|>\boxed{1}<|end|>", None),
+        (
+            r"<|channel|>analysis<|message|>\boxed{1}<|end|>"
+            r"<|start|>assistant<|channel|>final<|message|>\boxed{2}",
+            "2",
+        ),
         ("42", None),
     ],
 )
@@ -85,6 +111,8 @@ def test_what_is_no_number_is_not_taken_for_one(answer, reference):
 def test_endless_boxes_are_read_in_no_time():
     assert extract_boxed(r"\boxed{" * 20_000) is None
     assert extract_boxed(r"\boxed{" * 20_000 + "1}") == "1"
+    assert extract_boxed(r"\boxed=" * 20_000) is None
+    assert extract_boxed(r"\boxed " * 20_000) is None
 
 
 def test_unknown_family_is_an_error_and_no_wrong_answer():
@@ -115,27 +143,72 @@ def test_exact_is_exact():
     assert score("1.0", Task("?", "1", reward="exact")) == 0.0
 
 
+CHOICES = ["a decrease in pressure", "an increase in volume", "10 m/s", "both A and B", "E = mc^2"]
+
+
 @pytest.mark.parametrize(
-    ("answer", "value"),
+    ("answer", "letter"),
     [
-        ("B", 1.0),
-        ("(b)", 1.0),
-        ("B.", 1.0),
-        ("B) 4 m/s", 1.0),
-        (r"\text{B}", 1.0),
-        (r"\textbf{(B)}", 1.0),
-        ("Option B", 1.0),
-        ("The answer is B", 1.0),
-        ("4 m/s", 1.0),
-        ("A", 0.0),
-        ("Both", 0.0),
-        ("2 m/s", 0.0),
-        ("", 0.0),
+        ("C", "C"),
+        ("c", "C"),
+        ("(C)", "C"),
+        ("C.", "C"),
+        ("C) 10 m/s", "C"),
+        ("C: 10 m/s", "C"),
+        ("C - 10 m/s", "C"),
+        (r"\text{C: 10 m/s}", "C"),
+        (r"\mathrm{(C)}\ 10", "C"),
+        (r"\textbf{(C)}", "C"),
+        (r"\textsf{C}", "C"),
+        (r"\boxed{C}", "C"),
+        ("**C**", "C"),
+        ("\uff23", "C"),
+        ("Option C", "C"),
+        ("Choice (C)", "C"),
+        ("Answer: C", "C"),
+        ("The answer is C", "C"),
+        ("The correct option is (C).", "C"),
+        ("C is correct", "C"),
+        ("I think C", "C"),
+        ("10 m/s", "C"),
+        (r"10\ \text{m/s}", "C"),
+        ("a decrease in pressure", "A"),
+        ("a decrease in the pressure", "A"),
+        ("both A and B", "D"),
+        ("E = mc^2", "E"),
+        ("a", "A"),
+        ("a decrease of pressure", None),
+        ("a larger volume", None),
+        ("A and C", None),
+        ("(A) and (C)", None),
+        ("A) and C)", None),
+        ("A, C", None),
+        ("A or B", None),
+        ("A or C?", None),
+        ("A/B", None),
+        ("AC", None),
+        ("A = 5", None),
+        ("E = mc^3", None),
+        ("B-field", None),
+        ("Both", None),
+        ("I do not know", None),
+        ("B) 10 m/s", None),
+        ("9 m/s", None),
+        ("", None),
     ],
 )
-def test_choice_score(answer, value):
-    entry = {"choices": ["2 m/s", "4 m/s"]}
-    assert score(answer, Task("?", "B", reward="choice", entry=entry)) == value
+def test_the_letter_that_an_answer_chooses(answer, letter):
+    entry = {"choices": CHOICES}
+    tasks = [Task("?", one, reward="choice", entry=entry) for one in "ABCDEFGHI"]
+    assert [task.answer for task in tasks if score(answer, task)] == [letter] * bool(letter)
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [("A", 1.0), ("I think A", 1.0), ("a decrease in pressure", 0.0), ("A and C", 0.0)],
+)
+def test_a_choice_whose_texts_are_not_known(answer, value):
+    assert score(answer, Task("?", "A", reward="choice")) == value
 
 
 def test_a_choice_is_a_letter():
@@ -154,6 +227,8 @@ def test_a_choice_is_a_letter():
         ("```python\nwhole\n```\n```python\ncut off", "whole"),
         ("````python\ns = '''\n```\n'''\n````", "s = '''\n```\n'''"),
         ("~~~python\nprint(1)\n~~~", "print(1)"),
+        ("<think>\n```python\nold\n```\n</think>\n```python\nnew\n```", "new"),
+        ("<think>\n```python\nold\n```\n</think>\nI give up.", None),
         ("```bash\nls\n```", None),
         ("Use ```print(1)``` for that.", None),
         ("print(1)", None),

@@ -27,6 +27,11 @@ from cleaner_env.tasks.load import load_tasks
             },
             Task("Half of 1?", r"\frac{1}{2}", "Algebra", entry={"difficulty": "2"}),
         ),
+        (
+            "math",
+            {"problem": "?", "solution": r"So $n = \boxed 2$.", "type": "Algebra"},
+            Task("?", "2", "Algebra"),
+        ),
         ("math", {"problem": "1?", "answer": "1", "subject": "X"}, Task("1?", "1", "X")),
         ("aime", {"ID": "2024-I-1", "Problem": "?", "Answer": 25}, Task("?", "25", "aime")),
         ("aime", {"problem": "?", "answer": "025", "url": ""}, Task("?", "025", "aime")),
@@ -160,6 +165,29 @@ def test_open_agentrl_rows(write, sandbox, row, answer):
     assert task.prompt.startswith("Q?") and task.family == row["data_source"]
     assert score(answer, task, sandbox) == 1.0
     assert score("7", task, sandbox) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("truth", "right", "wrong"),
+    [
+        ("[-2,7]", ["[-2,7]", r"-2 \le x \le 7"], ["-2", "7", "(-2,7)"]),
+        ("[1, 2, 3]", ["[1, 2, 3]", "(1, 2, 3)"], ["1", "3", "[3, 2, 1]"]),
+        (
+            "[[1,2],[3,4]]",
+            ["[[1, 2], [3, 4]]", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"],
+            ["[1,2]", "[3,4]"],
+        ),
+        ("[5]", ["5", "[5]"], ["6"]),
+        ("[0, 1)", ["0 \\le x < 1"], ["0", "[0, 1]"]),
+        ('["34"]', ["34"], ["3"]),
+        ('["1/3", "2"]', ["1/3", "2"], ["1/3, 2"]),
+        (["1/3", "2"], ["1/3", "2"], ["1/3, 2"]),
+        ([3, 4], ["3", "4"], ["3, 4"]),
+    ],
+)
+def test_a_ground_truth_has_alternatives_only_where_it_means_them(write, truth, right, wrong):
+    task = one(f"verl:{write('rl.jsonl', [verl(truth)])}")
+    assert [answer for answer in (*right, *wrong) if score(answer, task)] == right
 
 
 def test_a_system_message_stands_before_the_question(write):
