@@ -10,6 +10,7 @@ from typing import Any, Literal
 import jinja2
 
 from cleaner_env.formats import FORMATS, TextFormat, choose_format, make_format
+from cleaner_env.formats.base import ends_in_thought
 from cleaner_env.formats.protocol import TOOL_NAME
 
 _ANSWER = "\ue000answer\ue000"
@@ -69,11 +70,7 @@ class ChatCodec:
         self._takes_rules = self._check_rules()
         first = self._render([{"role": "user", "content": _ANSWER}]).rpartition(_ANSWER)[2]
         places = {"at the first turn": first, "after a program's output": after}
-        self.thinking_places = tuple(
-            place
-            for place, text in places.items()
-            if text.rfind("<think>") > text.rfind("</think>")
-        )
+        self.thinking_places = tuple(p for p, text in places.items() if ends_in_thought(text))
         self.opens_thinking = bool(self.thinking_places)
         self._before_ids, self._after_ids = self._special(before), self._special(after)
         self.stop_ids = tuple(dict.fromkeys([*self._stop_ids(), *stop_ids]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from typing import ClassVar
 
 from cleaner_env.formats.protocol import ParsedTurn
 
-_THOUGHT_END = "</think>"
+_THOUGHT = re.compile(r"<think>|\[THINK\]|<\|START_THINKING\|>|<\|channel>thought")
+_THOUGHT_END = re.compile(r"</think>|\[/THINK\]|<\|END_THINKING\|>|<channel\|>")
+"""Marks of thoughts: most models, Mistral's, Cohere's, Gemma 4."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +94,13 @@ class TextFormat(ABC):
 
     def _thought_end(self, text: str) -> int | None:
         """Where the leading think block ends; 0 without one, None if it is never closed."""
-        end = text.find(_THOUGHT_END)
-        if self.opened_thinking or text.lstrip().startswith("<think>"):
-            return None if end < 0 else end + len(_THOUGHT_END)
-        for call in self._calls(text, 0) if end >= 0 else ():
-            if call.error is None and call.start < end < call.end:
-                end = text.find(_THOUGHT_END, call.end)
-        return 0 if end < 0 else end + len(_THOUGHT_END)
+        closing = _THOUGHT_END.search(text)
+        if self.opened_thinking or _THOUGHT.match(text, skip_space(text, 0)):
+            return None if closing is None else closing.end()
+        for call in self._calls(text, 0) if closing else ():
+            if closing and call.error is None and call.start < closing.start() < call.end:
+                closing = _THOUGHT_END.search(text, call.end)
+        return 0 if closing is None else closing.end()
 
     def _too_many(self) -> str:
         if self.max_calls == 1:
@@ -128,6 +131,12 @@ def _first_error(calls: list[Call]) -> str | None:
         if call.error is not None:
             return call.error
     return None
+
+
+def ends_in_thought(text: str) -> bool:
+    """Whether the last mark of a thought in a text opens one."""
+    opened, closed = list(_THOUGHT.finditer(text)), list(_THOUGHT_END.finditer(text))
+    return bool(opened) and (not closed or closed[-1].start() < opened[-1].start())
 
 
 def skip_space(text: str, place: int) -> int:

@@ -176,10 +176,10 @@ def check_format(subject: Subject) -> Finding:
         text += f", but calls are read as {reading}"
         return Finding("failed", text, f"use --tool-format {readers[0]}")
     return Finding(
-        "failed",
-        f"{text}, which none of {sorted(FORMATS)} reads; the model's calls would count as answers, "
-        "without a warning",
-        "use a model with one of these formats, or train the format first",
+        "failed" if subject.config.episode.tool_format == "auto" else "warning",
+        f"{text}, which none of {sorted(FORMATS)} reads; calls are read as {reading}, and others "
+        "count as answers",
+        "use --tool-format fenced, which the system prompt explains",
     )
 
 

@@ -192,3 +192,14 @@ def test_published_templates_serve_a_conversation_with_the_tool(name, tokens, eo
     prompt = tokenizer.decode(codec.prompt_ids(QUESTION))
     assert answered[-12:] == prompt[-12:]
     assert codec.opens_thinking == prompt.endswith("<think>\n")
+
+
+@pytest.mark.parametrize("name", templates.published_names())
+def test_every_published_template_shows_instructions_and_output(name):
+    """benchmarks/templates.py plays whole episodes with them."""
+    tokenizer = tokenizer_with(templates.published(name), ["<|end|>"], "</s>")
+    codec = ChatCodec(tokenizer)
+    rules = {"role": "system", "content": "Use the tool."}
+    prompt = tokenizer.decode(codec.prompt_ids([rules, *QUESTION]))
+    assert "Use the tool." in prompt and "What is 3 + 4?" in prompt
+    assert "42 km" in tokenizer.decode(codec.observation_ids("42 km"))

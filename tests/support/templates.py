@@ -103,5 +103,16 @@ HARMONY_TOKENS = (
 
 def published(name: str) -> str:
     """A model's own template as the ``trl`` package carries it, which is not imported for that."""
+    return (_published() / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+def published_names() -> list[str]:
+    """The names of all templates that need no pictures, without trl's variants for training."""
+    left_out = ("training", "_vl", "idefics", "llava", "smolvlm")
+    names = sorted(path.stem for path in _published().glob("*.jinja"))
+    return [name for name in names if not any(part in name for part in left_out)]
+
+
+def _published() -> Path:
     (package,) = find_spec("trl").submodule_search_locations
-    return Path(package, "chat_templates", f"{name}.jinja").read_text(encoding="utf-8")
+    return Path(package, "chat_templates")

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from cleaner_env import make_format
+from cleaner_env.formats.base import ends_in_thought
 
 XML = (
     "<tool_call>\n<function=code_interpreter>\n<parameter=code>\nprint(1)\n</parameter>\n"
@@ -160,6 +161,21 @@ def test_drafts_before_the_end_of_a_thought_are_no_calls(name, opened):
     assert not format.parse(thought + r"It is \boxed{1}.").has_call
     parsed = format.parse(thought + call)
     assert (parsed.reasoning, parsed.code) == (thought, "print('</think>')")
+
+
+@pytest.mark.parametrize(
+    ("opening", "closing"),
+    [
+        *(("<think>", "</think>"), ("[THINK]", "[/THINK]")),
+        *(("<|channel>thought\n", "<channel|>"), ("<|START_THINKING|>", "<|END_THINKING|>")),
+    ],
+)
+def test_thoughts_are_marked_in_several_ways(opening, closing):
+    format = make_format("hermes")
+    thought = f"{opening}I could send {format.render('draft()')} but no.{closing}"
+    assert format.parse(thought + format.render("print(1)")).code == "print(1)"
+    assert not format.parse(thought.removeprefix(opening) + "It is 1.").has_call
+    assert ends_in_thought(thought.removesuffix(closing)) and not ends_in_thought(thought)
 
 
 @THOUGHTFUL

@@ -231,6 +231,15 @@ def test_a_template_of_another_format_is_refused(subject):
     assert '"parameters"' in finding.text and "hermes" in finding.text
 
 
+OTHER_CALLS = LLAMA_CALLS.replace('"name": ', "call ").replace('"parameters"', "with")
+
+
+def test_a_template_of_an_unknown_format_is_refused_until_a_format_is_chosen(subject):
+    finding = check_format(subject(template(OTHER_CALLS)))
+    assert finding.status == "failed" and "use --tool-format fenced" in finding.remedy
+    assert check_format(subject(template(OTHER_CALLS), tool_format="fenced")).status == "warning"
+
+
 # Trained tokens
 
 
