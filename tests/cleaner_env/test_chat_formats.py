@@ -197,7 +197,8 @@ def test_published_templates_serve_a_conversation_with_the_tool(name, tokens, eo
 @pytest.mark.parametrize("name", templates.published_names())
 def test_every_published_template_shows_instructions_and_output(name):
     """benchmarks/templates.py plays whole episodes with them."""
-    tokenizer = tokenizer_with(templates.published(name), ["<|end|>"], "</s>")
+    tokenizer = tokenizer_with(templates.published(name), ["<s>", "</s>"], "</s>")
+    tokenizer.bos_token = "<s>"
     codec = ChatCodec(tokenizer)
     rules = {"role": "system", "content": "Use the tool."}
     prompt = tokenizer.decode(codec.prompt_ids([rules, *QUESTION]))
