@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Self
 
@@ -226,8 +227,9 @@ class Sandbox:
         """Kill all workers. Running and waiting calls end with SandboxError."""
         if os.getpid() == self._pid and self._finalizer.alive:
             done = Future[None]()
-            self._spawner.post(self._close, done)
-            done.result()
+            with suppress(SandboxError):  # another thread was faster
+                self._spawner.post(self._close, done)
+                done.result()
 
     def _close(self) -> None:
         self.closed = True

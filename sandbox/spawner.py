@@ -28,18 +28,20 @@ class Spawner:
 
     def __init__(self, name: str = "sandbox-spawner") -> None:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
         self.closed = False
         # The function and not a method: the thread must not keep its owner alive.
         threading.Thread(target=serve, args=(self._jobs,), name=name, daemon=True).start()
 
     def post(self, function: Callable[[], T], future: Future[T]) -> None:
         """Call it there, later, for the future's result."""
-        self._jobs.put((future, function))
+        with self._lock:
+            if self.closed:
+                raise SandboxError("the sandbox is closed")
+            self._jobs.put((future, function))
 
     def call(self, function: Callable[[], T]) -> T:
         """Call it there and wait; whether this returns or raises, it runs no more afterwards."""
-        if self.closed:
-            raise SandboxError("the sandbox is closed")
         future: Future[T] = Future()
         try:
             self.post(function, future)
@@ -51,8 +53,9 @@ class Spawner:
 
     def close(self) -> None:
         """End the thread, and with it every jail that still lives; does not wait."""
-        self.closed = True
-        self._jobs.put(None)
+        with self._lock:
+            self.closed = True
+            self._jobs.put(None)
 
 
 def serve(jobs: queue.SimpleQueue[Job | None]) -> None:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,9 @@ print(held()[1:])
 
 
 @pytest.mark.usefixtures("box")
-@pytest.mark.parametrize("what", ["run", "session", "make"])
+@pytest.mark.parametrize(
+    "what", ["run", *(pytest.param(w, marks=pytest.mark.slow) for w in ("session", "make"))]
+)
 def test_a_storm_of_interrupts_leaks_nothing(box: Sandbox, what: str) -> None:
     if what == "session" and box.tier != "full":
         pytest.skip("no sessions here")
@@ -163,6 +166,22 @@ def test_an_error_of_the_work_is_its_caller_s(shelter: Shelter) -> None:
 
     with pytest.raises(SandboxError, match="mine"):
         shelter.call(work)
+
+
+def test_who_comes_after_the_end_is_told() -> None:
+    spawner = Spawner()
+    spawner.close()
+    with pytest.raises(SandboxError, match="closed"):
+        spawner.call(lambda: None)
+
+
+@pytest.mark.usefixtures("box")
+def test_close_may_be_called_by_several_threads_at_once() -> None:
+    own = Sandbox(preload=())
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(lambda _: own.close(), range(4))) == [None] * 4
+    with pytest.raises(SandboxError, match="closed"):
+        own.run("")
 
 
 def test_other_threads_do_their_work_themselves(shelter: Shelter) -> None:
