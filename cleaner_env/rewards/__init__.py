@@ -1,7 +1,8 @@
-"""Rewards: find the answer in a turn, score it, and combine what an episode earns.
+"""Rewards: find the answer in a turn, score it, and add up what an episode earns.
 
-``extraction`` finds answers, ``scorers`` compares them (``equivalence`` and ``grader`` for
-mathematics, ``code_tests`` for programs), and ``reward`` combines the verdict with further terms.
+``extraction`` finds answers, and ``scorers`` score them. ``equivalence`` compares mathematics, with
+``notation``, ``elements``, ``numbers`` and ``units`` for what answers are made of and math-verify
+behind ``grader``; ``code_tests`` judges programs. ``reward`` adds further terms to the score.
 """
 
 from __future__ import annotations

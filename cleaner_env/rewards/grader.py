@@ -1,8 +1,8 @@
-"""Grader: asks math-verify in processes that can be killed, from any thread or process.
+"""Grader: runs math-verify in processes that can be killed, for any thread or process.
 
-math-verify bounds its time by SIGALRM, which works in a main thread only, and cannot stop what runs
-in C. Here each comparison runs in a worker process under a deadline. A worker that hangs or crashes
-is killed, the answer counts as wrong, and the fault is counted and warned about.
+math-verify limits its time with SIGALRM, which works only in the main thread and cannot interrupt
+C code. Here, each comparison runs in a worker process under a deadline. A worker that hangs or
+crashes is killed, the answer counts as wrong, and the fault is counted and warned about.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from typing import Any
 
 _SCRIPT = Path(__file__).with_name("grader_worker.py")
 _START_SECONDS = 60.0
-"""A worker that is not ready by then (it imports sympy) is broken."""
+"""A worker that takes longer to start, and to import sympy, is taken for broken."""
 
 
 class GraderWarning(RuntimeWarning):
-    """Comparisons hung or crashed, and their answers were scored as wrong."""
+    """Comparisons hung or crashed, so their answers were scored as wrong."""
 
 
 class GraderError(RuntimeError):
-    """No grader process can be started on this machine; nothing was scored."""
+    """No worker process can be started on this machine, so nothing was scored."""
 
 
 @dataclass(slots=True)
 class GraderHealth:
-    """Counts of a grader since its process began; ``seconds`` excludes the wait for a worker."""
+    """What a grader has done in this process; ``seconds`` excludes waiting for a worker."""
 
     comparisons: int = 0
     timeouts: int = 0
@@ -60,12 +60,12 @@ class Reply:
 
 
 class Grader:
-    """A pool of worker processes, started when they are needed.
+    """A pool of worker processes, each started when it is first needed.
 
     Args:
-        workers: most processes; more callers wait for one, each for a bounded time, since every
-            comparison ends at its deadline.
-        seconds: deadline of one comparison.
+        workers: the most processes. Further callers wait until one is free, which cannot take
+            forever, because every comparison has a deadline.
+        seconds: the most time for one comparison.
     """
 
     def __init__(self, workers: int | None = None, seconds: float = 5.0) -> None:
@@ -89,7 +89,7 @@ class Grader:
         self._finalizer = weakref.finalize(self, _kill_all, self._live)  # at exit, too
 
     def begin_anew(self) -> None:
-        """In a forked child: let go of the parent's workers, which are the parent's to end."""
+        """In a forked child: forget the parent's workers, which only the parent may end."""
         self._finalizer.detach()
         for worker in self._live:
             worker.forget()
@@ -158,7 +158,7 @@ class Grader:
             )
 
     def close(self) -> None:
-        """End the idle workers. The grader starts new ones when it is used again."""
+        """End the idle workers. If the grader is used again, it starts new ones."""
         with self._lock:
             idle, self._idle = self._idle, []
             self._live.difference_update(idle)
@@ -167,10 +167,10 @@ class Grader:
 
 
 class _Worker:
-    """One process, ready to compare."""
+    """One process that can compare answers."""
 
     def __init__(self) -> None:
-        # -P: this file's directory is not on the path; the child sees no module of ours.
+        # -P keeps this directory off the child's path, so that it imports no module of ours.
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(_SCRIPT)],
             stdin=subprocess.PIPE,
@@ -191,17 +191,17 @@ class _Worker:
         assert self._process.stdin is not None
         request = json.dumps({"gold": gold, "answer": answer, "seconds": seconds}) + "\n"
         try:
-            # The pipe is empty, and a request is shorter than a pipe is long: this does not block.
+            # This does not block: the pipe is empty, and a request is smaller than its buffer.
             os.write(self._process.stdin.fileno(), request.encode())
         except OSError:
             return "crash"
         return self._reply(seconds)
 
     def _reply(self, seconds: float) -> dict[str, Any] | str:
-        """The next line, read without a buffer so that poll() sees all there is."""
+        """The next line, read unbuffered so that poll() knows of everything that has arrived."""
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
-        poller = select.poll()  # not select(): a large trainer has more than 1024 descriptors
+        poller = select.poll()  # select() fails above 1024 descriptors, which a trainer can have
         poller.register(descriptor, select.POLLIN)
         deadline = time.monotonic() + seconds
         line = b""
@@ -221,12 +221,12 @@ class _Worker:
         self.forget()
 
     def forget(self) -> None:
-        """Close our ends of the pipes; a process that still lives is left to its own parent."""
+        """Close our ends of the pipes. A process that is still alive is left to its parent."""
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             pipe.close()
         if self._process.returncode is None:
-            self._process.returncode = 0  # not a child of this process: nothing to wait for
+            self._process.returncode = 0  # it is not our child, so there is nothing to wait for
 
 
 def _kill_all(workers: set[_Worker]) -> None:
@@ -240,9 +240,9 @@ def _begin_anew(grader: Grader | None) -> None:
 
 
 def _is_round(count: int) -> bool:
-    """1, 2, 5, 10, 20, 50, ...: often enough to be seen, not so often as to drown everything."""
+    """Whether a count is 1, 2, 5, 10, 20, 50, ...: warnings are seen, but drown nothing."""
     return str(count).rstrip("0") in ("1", "2", "5")
 
 
 GRADER = Grader()
-"""The grader that the math reward asks; each process has its own workers."""
+"""The grader of the math reward. Each process has workers of its own."""

@@ -1,8 +1,9 @@
-"""The process in which math-verify compares answers. Run as a script by ``grader.Grader``.
+"""The process in which math-verify compares answers, run as a script by ``grader.Grader``.
 
-One JSON object a line on standard input, ``{"gold": ..., "answer": ..., "seconds": ...}``; one a
-line on standard output, ``{"equal": true}``. It imports nothing of ours, ends when its input ends,
-and ends itself by a signal when a comparison takes much longer than its caller waits.
+It reads one JSON object per line, ``{"gold": ..., "answer": ..., "seconds": ...}``, and writes one,
+``{"equal": true, "values": ["1/2", "~1.4142..."]}``; ``grader.Reply`` says what the values are. It
+imports none of our modules and ends with its input. A signal ends it if a comparison takes much
+longer than its caller waits.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from functools import lru_cache
 from typing import Any
 
 _MEMORY = 2 << 30
-"""Bytes of address space: a power tower must not take the machine's memory."""
+"""The most bytes of address space, so that a power tower cannot fill the machine's memory."""
 
 
 _EXACT_BITS = 12_000
-"""Longer numbers are compared here rather than written out."""
+"""The length above which a number is not sent to the caller but compared here."""
 
 
 def _answer(requests: Any, replies: Any) -> None:
@@ -30,17 +31,17 @@ def _answer(requests: Any, replies: Any) -> None:
     from sympy import Basic, Float, Rational
 
     logging.disable(logging.CRITICAL)
-    # Units are split off by the caller: math-verify would drop the t of 2t, too.
+    # The caller has dealt with units. math-verify would also drop the t of 2t.
     form = NormalizationConfig(units=False, malformed_operators=True, nits=True, boxed="none")
     kinds = (LatexExtractionConfig(boxed_match_priority=0, normalization_config=form),)
 
     def read(text: str) -> list[Any]:
-        # Its own timeout needs SIGALRM: off. The caller kills this process instead.
+        # Without a timeout, which would need SIGALRM: the caller kills this process instead.
         found = parse(f"$${text}$$", kinds, "no_fallback", parsing_timeout=None)
-        return [_with_fractions(one) if isinstance(one, Basic) else one for one in found]
+        return [with_fractions(one) if isinstance(one, Basic) else one for one in found]
 
-    def _with_fractions(expression: Any) -> Any:
-        """Decimals as they are written: math-verify rounds floats to six places."""
+    def with_fractions(expression: Any) -> Any:
+        """An expression with exact decimals, because math-verify rounds floats to six places."""
         floats = expression.atoms(Float)
         return expression.xreplace({one: Rational(str(one)) for one in floats})
 
@@ -76,14 +77,19 @@ def _value(found: list[Any]) -> str | None:
     digits = value.evalf(50)
     if not digits.is_Float or not digits.is_finite:
         return None
-    return f"~{digits}" if digits._prec > 1 else "0/1"
+    if digits._prec == 1:  # no digit is certain: it is zero
+        return "0/1"
+    # As a fraction, e^{10^9} would fill the caller's memory.
+    return f"~{digits}" if abs(digits._mpf_[2]) < _EXACT_BITS else None
 
 
 def main() -> None:
     """Serve requests until the input ends."""
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints does not end up between the replies
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller, which ends this
+    os.dup2(2, 1)  # so that nothing a library prints gets between the replies
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is meant for the caller, which ends this process
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

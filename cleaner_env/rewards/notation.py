@@ -1,10 +1,10 @@
-r"""Notation: the many ways to write an answer become one, which is plain TeX.
+"""Notation: the many ways to write an answer become one, which is plain TeX.
 
-The tables list the forms by where they come from: characters, what stands around an answer, TeX's
-commands, Python. ``plain`` applies them to the reference and to the answer alike.
+The tables list the ways by where they come from: characters, decoration, TeX's commands, Python.
+``plain`` applies them to the reference and to the answer alike.
 """
 
-# ruff: noqa: RUF001 (characters that look like others are what the first table is about)
+# ruff: noqa: RUF001 (the first table is about characters that look like others)
 
 from __future__ import annotations
 
@@ -13,49 +13,21 @@ import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
 
-_CHARACTERS = {
-    "-": "−–—‐‑‒⁻",
-    " ": "\u00a0\u2002\u2003\u2007\u2009\u200a\u202f\u3000\t\r\n",
-    "'": "’‘′`",
-    '"': "“”",
-    r"\times ": "×",
-    r"\cdot ": "·⋅",
-    r"\div ": "÷",
-    r"\pm ": "±",
-    r"\infty ": "∞",
-    r"\sqrt ": "√",
-    r"^{\circ}": "°",
-    r"\le ": "≤⩽",
-    r"\ge ": "≥⩾",
-    r"\ne ": "≠",
-    r"\approx ": "≈",
-    r"\in ": "∈",
-    r"\cup ": "∪",
-    r"\cap ": "∩",
-    r"\pi ": "π",
-    r"\theta ": "θ",
-    r"\ldots ": "…",
-    **{
-        rf" \frac{{{n}}}{{{d}}}": c for c, n, d in ("½12", "⅓13", "⅔23", "¼14", "¾34", "⅕15", "⅛18")
-    },
+_CHARACTERS = r"""
+- −–—‐‑‒⁻ | ' ’‘′` | " “”
+\times × | \cdot ·⋅ | \div ÷ | \pm ± | \sqrt √ | ^{\circ} ° | \infty ∞ | \ldots …
+\le ≤⩽ | \ge ≥⩾ | \ne ≠ | \approx ≈ | \in ∈ | \cup ∪ | \cap ∩ | \pi π | \theta θ
+\frac{1}{2} ½ | \frac{1}{3} ⅓ | \frac{2}{3} ⅔ | \frac{1}{4} ¼ | \frac{3}{4} ¾ | \frac{1}{5} ⅕
+"""
+_TRANSLATION = {
+    ord(character): written if len(written) == 1 else f" {written} ".replace(" ^", "^")
+    for written, characters in map(str.split, _CHARACTERS.strip().replace("\n", "|").split("|"))
+    for character in characters
 }
-_TRANSLATION = str.maketrans({c: plain for plain, chars in _CHARACTERS.items() for c in chars})
 _SCRIPTS = {"^": re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+"), "_": re.compile("[₀₁₂₃₄₅₆₇₈₉]+")}
 
-_AROUND = (
-    "$$ $$",
-    "$ $",
-    r"\( \)",
-    r"\[ \]",
-    "*** ***",
-    "** **",
-    "* *",
-    "__ __",
-    "' '",
-    '" "',
-    "{ }",
-)
-"""Pairs that say nothing where they enclose a whole answer."""
+_AROUND = ["$$", "$", "***", "**", "*", "__", "'", '"', r"\( \)", r"\[ \]", "{ }"]
+"""What says nothing where it encloses a whole answer; one mark stands for both ends."""
 
 _BEFORE = re.compile(
     r"""[*\s]*(?:\\text\{)?
@@ -145,7 +117,7 @@ _REWRITES: dict[str, str | Callable[[re.Match[str]], str]] = {
 }
 _COMPILED = [(re.compile(pattern), replacement) for pattern, replacement in _REWRITES.items()]
 _ROUNDS = 4
-"""Decoration stands within decoration; nobody nests it deeper."""
+"""How deep decoration may be nested in decoration."""
 
 
 @lru_cache(maxsize=1024)
@@ -154,6 +126,7 @@ def plain(text: str) -> str:
     for mark, scripts in _SCRIPTS.items():
         text = scripts.sub(rf"{mark}{{\g<0>}}", text)
     text = unicodedata.normalize("NFKC", text.translate(_TRANSLATION).replace("...", r"\ldots "))
+    text = re.sub(r"\s+", " ", text)
     text = "".join(char for char in text if unicodedata.category(char) not in ("Cf", "Cc"))
     if r"\begin" not in text:  # where a doubled backslash is the end of a row
         text = re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)
@@ -189,7 +162,7 @@ def closing(text: str, place: int) -> int:
     return -1
 
 
-def argument(text: str, place: int) -> tuple[str, int]:
+def _argument(text: str, place: int) -> tuple[str, int]:
     """The argument of a TeX command that begins at ``place``, and where it ends."""
     while text[place : place + 1] == " ":
         place += 1
@@ -208,12 +181,15 @@ def _bare(text: str) -> str:
         before, text = text, _AFTER.sub("", text.strip())
         words = _BEFORE.match(text)
         text = text[words.end() :] if words and words.end() < len(text) else text
-        for left, right in map(str.split, _AROUND):
+        for marks in _AROUND:
+            left, right = marks.split()[0], marks.split()[-1]
             inside = text[len(left) : -len(right)]
-            if text.startswith(left) and text.endswith(right) and inside.strip():
-                whole = left not in inside and right not in inside
-                if closing(text, 0) == len(text) - 1 if left == "{" else whole:
-                    text = inside
+            if left == "{":
+                encloses = closing(text, 0) == len(text) - 1
+            else:
+                encloses = left not in inside and right not in inside
+            if text.startswith(left) and text.endswith(right) and inside.strip() and encloses:
+                text = inside
     return text
 
 
@@ -224,6 +200,7 @@ def _dollars(text: str) -> str:
 
 
 def _commands(text: str) -> str:
+    """With TeX's commands replaced by what they become."""
     done, place = "", 0
     while command := _COMMAND.search(text, place):
         done, place = done + text[place : command.start()], command.end()
@@ -232,25 +209,26 @@ def _commands(text: str) -> str:
             continue
         count, form = _COMMANDS[command[1]]
         for number in range(1, count + 1):
-            content, place = argument(text, place)
+            content, place = _argument(text, place)
             form = form.replace(f"#{number}", _commands(content))
         done += _words(form, command[1], done)
     return done + text[place:]
 
 
 def _words(form: str, command: str, before: str) -> str:
-    r"""``\text{}`` is left around words alone; a function's name and a symbol are no words."""
-    content = form.removeprefix(r"\text{").removesuffix("}").strip()
+    r"""What a command becomes; ``\text{}`` stays around words, such as a unit."""
     if not form.startswith(r"\text{"):
         return form
-    if command in _FONTS.split() and not re.search(r"[\d})]\s*$", before):
-        return (
-            content if len(content) < 2 else rf"\{content} " if content in _NAMES.split() else form
-        )
-    return form if re.search("[A-Za-z]", content) and not re.search(r"[\d=]", content) else content
+    content = form.removeprefix(r"\text{").removesuffix("}").strip()
+    symbol = command in _FONTS.split() and not re.search(r"[\d})]\s*$", before)
+    if symbol and content in _NAMES.split():
+        return rf"\{content} "
+    words = re.search("[A-Za-z]", content) and not re.search(r"[\d=]", content)
+    return content if (symbol and len(content) < 2) or not words else form
 
 
 def _calls(text: str) -> str:
+    """With Python's calls in TeX."""
     done, place = "", 0
     while call := _CALL.search(text, place):
         end = closing(text, call.end())

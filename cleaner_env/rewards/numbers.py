@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 SIGNIFICANT = 6
-"""Digits in which a decimal has to agree with an exact value."""
+"""Digits in which a decimal must agree with an exact value."""
 _MAX_CHARACTERS = 400
 _FLOAT_ERROR = Fraction(1, 2**50)
-"""Relative error of what a program has computed with floats and printed in full."""
+"""The relative error of a float that a program printed in full."""
 _IRRATIONAL_ERROR = Fraction(1, 10**40)
+"""The relative error up to which irrational numbers of 50 digits are the same."""
 
 _GROUPED = r"\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{3}|\d+"
 _DECIMAL = re.compile(
@@ -51,12 +52,12 @@ class Number:
         last = None if self.last is None else self.last * factor
         return replace(self, value=self.value * factor, last=last)
 
-    def takes(self, answer: Number) -> bool:
+    def accepts(self, answer: Number) -> bool:
         """Whether an answer counts as this reference.
 
-        An equal value does. Besides, a decimal of two digits or more takes what rounds to it at its
-        last digit; any other number that is not an integer takes a decimal that agrees with it in
-        six significant digits.
+        An equal value always does. An integer accepts nothing else. A decimal of two digits or more
+        accepts what rounds to it at its last digit, any other number a decimal that agrees with it
+        in six significant digits.
         """
         off, size = abs(answer.value - self.value), abs(self.value)
         if self.irrational or answer.irrational:

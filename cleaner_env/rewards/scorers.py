@@ -1,4 +1,4 @@
-"""Scorers: what finds the answer of a kind of task in a turn, and compares it."""
+"""Scorers: how the answers to each kind of task are found in a turn and scored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cleaner_env.rewards.code_tests import check_tests, code_score
-from cleaner_env.rewards.equivalence import equivalent, same_text, unwrapped
+from cleaner_env.rewards.equivalence import equivalent, text_key, unwrapped
 from cleaner_env.rewards.extraction import extract_boxed, extract_code
 from cleaner_env.rewards.notation import plain
 from cleaner_env.task import Task
@@ -24,13 +24,13 @@ def _nothing_to_check(task: Task) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """How the answers of a kind of task are found and scored.
+    """How the answers to one kind of task are found and scored.
 
     Attributes:
-        score: answer, task and what runs programs in; score in [0, 1] out, 1 is right.
-        extract: the last turn's text in; the answer out, None without one.
-        check: raises ValueError when a task cannot be scored.
-        runs_programs: the scorer needs a sandbox.
+        score: maps an answer, the task and what runs programs to a score in [0, 1]; 1 is right.
+        extract: finds the answer in the text of the last turn; None if there is none.
+        check: raises ValueError if the task cannot be scored.
+        runs_programs: whether scoring needs a sandbox.
     """
 
     score: Callable[[str, Task, Runner | None], float]
@@ -40,12 +40,12 @@ class Scorer:
 
 
 def exact_score(answer: str, task: Task, runner: Runner | None = None) -> float:
-    """1.0 when the answer is the reference, spaces at both ends aside."""
+    """1.0 if the answer is the reference, apart from spaces at its ends."""
     return float(answer.strip() == task.answer.strip())
 
 
 def math_score(answer: str, task: Task, runner: Runner | None = None) -> float:
-    """1.0 when the answer equals the reference, or one of ``entry["answers"]``."""
+    """1.0 if the answer equals the reference, or one of ``entry["answers"]``."""
     references = task.entry.get("answers") or [task.answer]
     return float(any(equivalent(reference, answer) for reference in references))
 
@@ -58,16 +58,16 @@ _CHOSEN = re.compile(
     \s*(?:is\s+(?:the\s+)?(?:correct|right)(?:\s+(?:answer|option|choice))?[.\s]*$)?(.*)""",
     re.IGNORECASE | re.VERBOSE,
 )
-"""A letter, in brackets or with a mark behind it, and the text that may follow."""
+"""A letter in brackets or before a mark, and the text that may follow."""
 _ANOTHER = re.compile(r"\W*(?:and|or)?\W*[A-Z](?![a-z])\W*", re.IGNORECASE)
 
 
 def choice_score(answer: str, task: Task, runner: Runner | None = None) -> float:
-    r"""1.0 when the answer is the letter of the right choice.
+    r"""1.0 if the answer chooses the right letter.
 
-    Read are ``B``, ``(b)``, ``B.``, ``\text{B}``, ``B) 4 m/s`` and ``Option B``, or the text of a
-    choice (``entry["choices"]``, in the order of their letters), an article more or less. Prose is
-    not read for its first letter: ``a larger volume`` and ``A and C`` choose nothing.
+    An answer chooses by a letter (``B``, ``(b)``, ``B.``, ``\text{B}``, ``B) 4 m/s``, ``Option B``)
+    or by the text of a choice in ``entry["choices"]``, whose order is that of the letters. Prose
+    chooses nothing, even if it begins with a letter: ``a larger volume``, ``A and C``.
     """
     choices = [_choice_key(str(choice)) for choice in task.entry.get("choices", ())]
     text = _choice_key(answer)
@@ -85,8 +85,8 @@ def choice_score(answer: str, task: Task, runner: Runner | None = None) -> float
 
 
 def _choice_key(text: str) -> str:
-    """A choice's text without what does not tell it from others: articles, spaces, capitals."""
-    return same_text(re.sub(r"\b(?:an?|the)\s+", "", unwrapped(plain(text)), flags=re.IGNORECASE))
+    """The same for texts that differ only in articles, spaces, capital letters or decoration."""
+    return text_key(re.sub(r"\b(?:an?|the)\s+", "", unwrapped(plain(text)), flags=re.IGNORECASE))
 
 
 def _check_choice(task: Task) -> None:
@@ -95,7 +95,7 @@ def _check_choice(task: Task) -> None:
 
 
 def reasoning_gym() -> Any:
-    """The package. It takes two seconds to import: only when its tasks are really drawn or scored.
+    """The package, imported only when its tasks are drawn or scored, since that takes two seconds.
 
     Raises:
         ValueError: it is not installed.
@@ -113,7 +113,7 @@ def reasoning_gym() -> Any:
 
 @cache
 def reasoning_gym_scorer(family: str) -> Callable[[str | None, Mapping[str, Any]], float]:
-    """reasoning-gym's own scorer of a family: answer and entry in, score in [0, 1] out."""
+    """reasoning-gym's own scorer of a family: it maps an answer and an entry to [0, 1]."""
     package = reasoning_gym()
     try:
         scorer: Callable[[str | None, Mapping[str, Any]], float]
@@ -126,7 +126,8 @@ def reasoning_gym_scorer(family: str) -> Callable[[str | None, Mapping[str, Any]
 def reasoning_gym_score(answer: str, task: Task, runner: Runner | None = None) -> float:
     """The score that reasoning-gym's own scorer of the family gives.
 
-    Some of its scorers raise at an answer that they cannot read; such an answer is wrong.
+    Some of its scorers raise an exception for an answer that they cannot read; such an answer is
+    wrong.
     """
     scorer = reasoning_gym_scorer(task.family)
     try:
@@ -148,20 +149,20 @@ SCORERS: Mapping[str, Scorer] = MappingProxyType(
         "reasoning_gym": Scorer(reasoning_gym_score, check=_check_family),
     }
 )
-"""Scorers by the name that ``Task.reward`` gives."""
+"""Scorers by their name in ``Task.reward``."""
 
 
 def check_reward(task: Task, scorers: Mapping[str, Scorer] = SCORERS) -> None:
-    """Raise ValueError when the task's answers cannot be scored."""
+    """Raise ValueError if the task's answers cannot be scored."""
     if task.reward not in scorers:
         raise ValueError(f"unknown reward {task.reward!r}; use one of {sorted(scorers)}")
     scorers[task.reward].check(task)
 
 
 def score(answer: str, task: Task, runner: Runner | None = None) -> float:
-    """The verdict of the task's scorer on an answer that its ``extract`` found, in [0, 1].
+    """The score in [0, 1] that the task's scorer gives to an answer, as its ``extract`` found it.
 
-    The code reward runs programs in the ``runner``, a sandbox; the others need none.
+    The code reward runs programs in ``runner``, a sandbox; the other rewards need none.
 
     Raises:
         GraderError: math-verify cannot be run at all.

@@ -1,4 +1,4 @@
-"""Units: what a number is said to count, and whether two answers may mean the same by it."""
+"""Units: what a number counts, and whether two answers can mean the same thing by it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cache
 
 from cleaner_env.rewards.numbers import read_number
 
@@ -27,46 +26,53 @@ N 1 N newton | J 1 J joule | J 1000 kJ | W 1 W watt | W 1000 kW | V 1 V volt | K
 Hz 1 Hz hertz | Pa 1 Pa pascal | Pa 1000 kPa | mol 1 mol mole | ohm 1 ohm Ω
 am 1 am | pm 1 pm | % 1 % percent pct percentage
 """
-_COMPOSED = {
-    r"\bmph\b": "mi / h",
-    r"\b(?:kph|kmh|kmph)\b": "km / h",
-    r"\bper cent\b": "percent",
-    r"\bdegrees?\s+(?=[CF])": "",
-    r"\b([ap])\. ?m\b\.?": r"\1m",
+"""Base unit, how many of it, and names; plurals are added to names of three letters and more."""
+_KNOWN = {
+    name + plural: (base, Fraction(factor))
+    for base, factor, *names in map(str.split, _UNITS.strip().replace("\n", "|").split("|"))
+    for name in names
+    for plural in (("", "s", "es") if len(name) > 2 else ("",))
 }
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_IDLE = "a an the of unit units point points total altogether each"
-"""Words that add nothing to a unit."""
+_IDLE = "a an the of unit units point points total altogether each ( ) . -"
+"""What adds nothing to a unit."""
 _NO_UNIT = """
 and or not no nor than to if is are was were plus minus times over by less more but wrong incorrect
 between dozen half pi sin cos tan cot sec csc log ln exp sqrt mod max min gcd lcm
 one two three four five six seven eight nine ten eleven twelve
 """
-"""Words that make more of a number than a quantity."""
-_VOWEL = re.compile("[aeiouyAEIOUY]")
-_TOKEN = re.compile(r"[A-Za-zμΩ]+|[$€£¥₹¢%]|\^\{-?\d\}|\S")
-
-
-@cache
-def _units() -> dict[str, tuple[str, Fraction]]:
-    known = {}
-    for entry in _UNITS.strip().replace("\n", "|").split("|"):
-        base, factor, *names = entry.split()
-        for name in names:
-            plurals = (name + "s", name + "es") if len(name) > 2 else ()
-            known.update(dict.fromkeys((name, *plurals), (base, Fraction(factor))))
-    return known
+"""Words that say more about a number than what it counts."""
+_REWRITES = {
+    r"\\text\{([^{}]*)\}": r" \1 ",
+    r"\^\{\\circ\}": " degree ",
+    r"\\cdot|\\": " ",
+    r"\bdegrees?\s+(?=[CF])": "",
+    r"\bmph\b": "mi / h",
+    r"\b(?:kph|kmh|kmph)\b": "km / h",
+    r"\bper cent\b": "percent",
+    r"\bper\b": "/",
+    r"\b([ap])\. ?m\b\.?": r"\1m",
+    r"\b(?:square|sq)\b\.? *(\w+)|(\w+) squared\b": r"\1\2 ^{2}",
+    r"\b(?:cubic|cu)\b\.? *(\w+)|(\w+) cubed\b": r"\1\2 ^{3}",
+}
+_TOKEN = re.compile(r"[A-Za-zμΩ]+|\^\{-?\d\}|\S")
+_CURRENCY = re.compile(r"([+-]?)\s*(?:US)?(\\\$|USD|EUR|GBP|Rs\.?|[€£¥₹])\s*(?=[\d.+\\-])(.*)")
+_QUANTITY = re.compile(
+    r"(.*?(?:[\d})!]|\\pi|\s|\\ldots))(\s*)(?!\^\{-?\d)"
+    r"((?:\\text\{[^{}]*\}|\\[%$]|\^\{\\circ\}|\\cdot|\^\{-?\d\}|[A-Za-zμΩ$€£¥₹¢%./() -])+)"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What is said to be counted.
+    """What a number counts.
 
     Attributes:
-        known: units of the table, each with its power; ``factor`` leads to their base units.
-        words: anything else, such as apples.
-        scale: of "thousand", "million" and the like.
-        doubtful: a single letter beside a formula, which may be one of its variables.
+        known: the base units of the table, each with its power.
+        factor: how many of the base units it is.
+        words: what else is counted, such as apples.
+        scale: 1000 for "thousand", and the like.
+        doubtful: it is a single letter, which may as well be a variable.
     """
 
     known: frozenset[tuple[str, int]] = frozenset()
@@ -77,82 +83,73 @@ class Unit:
 
     @property
     def percent(self) -> bool:
+        """Whether it is the percent sign."""
         return ("%", 1) in self.known
 
     def contradicts(self, other: Unit) -> bool:
-        """Whether both are given and cannot be the same, as with cm and s, or $ and apples."""
+        """Whether both name something, and not the same thing: cm and s, dollars and apples."""
         if self.known and other.known:
             return self.known != other.known
         if self.known or other.known:
-            counted = other.words if self.known else self.words
-            return bool(counted) and not (self.percent or other.percent)
+            words = other.words if self.known else self.words
+            return bool(words) and not (self.percent or other.percent)
         return bool(self.words and other.words) and not self.words & other.words
 
 
-NO_UNIT = Unit()
-_CURRENCY = re.compile(r"([+-]?)\s*(?:US)?(\\\$|USD|EUR|GBP|Rs\.?|[€£¥₹])\s*(?=[\d.+\\-])(.*)")
-_BEHIND = re.compile(
-    r"(?P<value>.*?(?:[\d})!]|\\pi|\s|\\ldots))\s*"
-    r"(?P<unit>(?:\\text\{[^{}]*\}|\\[%$]|\^\{\\circ\}|\\cdot|\^\{-?\d\}|[A-Za-zμΩ$€£¥₹¢%./() -])+)"
-)
-
-
 def split_unit(text: str) -> tuple[str, Unit]:
-    """A quantity without its unit, and the unit."""
-    before, unit = _CURRENCY.fullmatch(text), NO_UNIT
-    if before:
-        text, symbol = before[1] + before[3], before[2].strip("\\.")
-        unit = _unit(symbol) or NO_UNIT
-    found = _BEHIND.fullmatch(text)
-    if not found or not re.search(r"[^\s().-]", found["unit"]):
+    r"""A quantity in plain TeX as its number or formula and its unit: ``9\pi \text{ cm}^{2}``.
+
+    A word without ``\text{}`` is a unit only if it is in the table or a plain number precedes it.
+    """
+    symbol, unit = "", Unit()
+    if before := _CURRENCY.fullmatch(text):
+        symbol, text = before[2].strip("."), before[1] + before[3]
+        unit = _read_unit(symbol) or unit
+    found = _QUANTITY.fullmatch(text)
+    if not found or not found[1].strip() or not found[3].strip("()/. -"):
         return text, unit
-    value, written = found["value"].strip(), found["unit"]
-    words = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", written.replace(r"^{\circ}", " degree "))
-    words = words.replace("\\cdot", " ").replace("\\", "")
-    read = _unit(words)
-    if before and read and not read.known & unit.known:
-        read = _unit(f"{symbol} {words}")  # $5 per ticket
-    if not value or read is None:
+    value, written = found[1].strip(), found[3]
+    read = _read_unit(written)
+    if symbol and read and not read.known & unit.known:
+        read = _read_unit(f"{symbol} {written}")  # $5 per ticket
+    if read is None:
         return text, unit
     bare = written[0].isalpha()
-    spaced = text[found.start("unit") - 1] in " ("
+    spaced = found[2] or found[1].endswith(" ")
     if bare and read.words and not (spaced and read_number(value)):
         return text, unit
     return value, replace(read, doubtful=bare and len(written.strip()) == 1)
 
 
-def _unit(text: str) -> Unit | None:
+def _read_unit(text: str) -> Unit | None:
     """A unit in words or signs; None if the text is no unit."""
-    for pattern, written in _COMPOSED.items():
-        text = re.sub(pattern, written, text)
-    known: Counter[str] = Counter()
-    factor, scale, words = Fraction(1), Fraction(1), set()
-    sign = power = 1
+    for pattern, replacement in _REWRITES.items():
+        text = re.sub(pattern, replacement, text)
+    powers: Counter[str] = Counter()
+    factor, scale, words, sign = Fraction(1), Fraction(1), set(), 1
     last: tuple[str, Fraction] | None = None
     for token in _TOKEN.findall(text):
         lower = token.lower()
-        raised = re.fullmatch(r"\^\{(-?\d)\}", token)
-        more = int(raised[1]) - 1 if raised else {"squared": 1, "cubed": 2}.get(lower)
-        if more is not None and last:
-            known[last[0]] += sign * more
-            factor *= last[1] ** (sign * more)
-        elif lower in ("/", "per"):
+        known = _KNOWN.get(token) or (_KNOWN.get(lower) if len(token) > 1 else None)
+        if token == "/":
             sign = -1
-        elif lower in ("square", "sq", "cubic", "cu"):
-            power = 2 if lower.startswith("sq") else 3
+        elif token[0] == "^":  # the unit before it is there once already
+            more = int(token[2:-1]) - 1
+            powers[last[0] if last else ""] += sign * more
+            factor *= (last[1] if last else 1) ** (sign * more)
+        elif known:
+            powers[known[0]] += sign
+            factor *= known[1] ** sign
+            last = known
         elif lower in _SCALES:
             scale *= 10 ** _SCALES[lower]
-        elif found := _units().get(token) or _units().get(lower if len(token) > 1 else ""):
-            known[found[0]] += sign * power
-            factor *= found[1] ** (sign * power)
-            last, power = found, 1
         elif lower in _NO_UNIT.split():
             return None
-        elif lower in _IDLE.split() or token in "().-":
-            pass
-        elif len(token) > 2 and token.isalpha() and _VOWEL.search(token):
+        elif lower in _IDLE.split():
+            last = None
+        elif len(token) > 2 and token.isalpha() and set(lower) & set("aeiouy"):
             words.add(lower.rstrip("es"))
         else:
             return None
-    powers = frozenset((base, count) for base, count in known.items() if count)
-    return Unit(powers, factor, frozenset(words), scale)
+    base = frozenset((name, power) for name, power in powers.items() if name and power)
+    return Unit(base, factor, frozenset(words), scale)

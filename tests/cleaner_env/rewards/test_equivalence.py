@@ -10,6 +10,7 @@ from cleaner_env.rewards import GRADER, GraderWarning
 from cleaner_env.rewards.equivalence import equivalent
 from cleaner_env.rewards.grader import Reply
 
+DOCUMENT = (Path(__file__).parents[3] / "docs" / "tasks.md").read_text(encoding="utf-8")
 TABLE = Path(__file__).with_name("answers.txt").read_text(encoding="utf-8")
 
 
@@ -28,6 +29,21 @@ def test_answers_of_a_kind(kind):
     assert table
     verdicts = {(gold, answer): equivalent(gold, answer) for _, gold, answer in table}
     assert verdicts == {(gold, answer): right for right, gold, answer in table}
+
+
+def documented():
+    """The examples in the table of docs/tasks.md: verdict, reference, answer."""
+    for row in re.findall(r"^\|.*←.*\|$", DOCUMENT, re.MULTILINE):
+        for cell, verdict in zip(row.split("|")[3:5], (True, False), strict=True):
+            for examples in filter(None, cell.strip().split("; ")):
+                gold, *answers = re.findall("`([^`]+)`", examples)
+                yield from ((verdict, gold, answer) for answer in answers)
+
+
+def test_the_documented_examples_are_decided_so():
+    examples = list(documented())
+    assert len(examples) > 60
+    assert [example for example in examples if equivalent(*example[1:]) != example[0]] == []
 
 
 def test_the_table_is_large():
