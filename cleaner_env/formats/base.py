@@ -11,8 +11,8 @@ from typing import ClassVar
 
 from cleaner_env.formats.protocol import ParsedTurn
 
-_THOUGHT = re.compile(r"<think>|\[THINK\]|<\|START_THINKING\|>|<\|channel>thought")
-_THOUGHT_END = re.compile(r"</think>|\[/THINK\]|<\|END_THINKING\|>|<channel\|>")
+THOUGHT = re.compile(r"<think>|\[THINK\]|<\|START_THINKING\|>|<\|channel>thought")
+THOUGHT_END = re.compile(r"</think>|\[/THINK\]|<\|END_THINKING\|>|<channel\|>")
 """Marks of thoughts: most models, Mistral's, Cohere's, Gemma 4."""
 
 
@@ -94,12 +94,12 @@ class TextFormat(ABC):
 
     def _thought_end(self, text: str) -> int | None:
         """Where the leading think block ends; 0 without one, None if it is never closed."""
-        closing = _THOUGHT_END.search(text)
-        if self.opened_thinking or _THOUGHT.match(text, skip_space(text, 0)):
+        closing = THOUGHT_END.search(text)
+        if self.opened_thinking or THOUGHT.match(text, skip_space(text, 0)):
             return None if closing is None else closing.end()
         for call in self._calls(text, 0) if closing else ():
             if closing and call.error is None and call.start < closing.start() < call.end:
-                closing = _THOUGHT_END.search(text, call.end)
+                closing = THOUGHT_END.search(text, call.end)
         return 0 if closing is None else closing.end()
 
     def _too_many(self) -> str:
@@ -135,7 +135,7 @@ def _first_error(calls: list[Call]) -> str | None:
 
 def ends_in_thought(text: str) -> bool:
     """Whether the last mark of a thought in a text opens one."""
-    opened, closed = list(_THOUGHT.finditer(text)), list(_THOUGHT_END.finditer(text))
+    opened, closed = list(THOUGHT.finditer(text)), list(THOUGHT_END.finditer(text))
     return bool(opened) and (not closed or closed[-1].start() < opened[-1].start())
 
 

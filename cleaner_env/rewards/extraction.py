@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import re
 
+from cleaner_env.formats.base import THOUGHT, THOUGHT_END
+
 _FENCE = re.compile(r" {0,3}(?P<fence>`{3,}|~{3,})(?P<info>[^\n]*)")
 _PYTHON = ("python", "python3", "py")
-
-
-_BOX = re.compile(r"\\boxed(?![a-zA-Z]{2})")
-_FRAME = re.compile(r"\\f(?:rame)?box(?![a-zA-Z])(?:\s*\[[^\]]*\])*")
+_BOX = re.compile(r"\\boxed(?![a-zA-Z]{2})\s*")
+_FRAME = re.compile(r"\\f(?:rame)?box(?![a-zA-Z])(?:\s*\[[^\]]*\])*\s*")
 _UNBRACED = re.compile(r"\\(?!boxed)[a-zA-Z]+|[^\s{}$\\]")
-_THOUGHTS = (
-    (re.compile(r"\s*<think>"), "</think>"),
-    (re.compile(r"\s*\[THINK\]"), "[/THINK]"),
-    (re.compile(r".*<\|channel\|>", re.DOTALL), "<|channel|>final<|message|>"),
-)
-"""How a turn with a thought begins, and what ends the thought."""
+_CHANNEL, _FINAL = "<|channel|>", "<|channel|>final<|message|>"
 
 
 def after_thought(text: str) -> str:
-    """What a turn says after its thought; nothing if the thought goes on to the turn's end.
+    """The part of a turn after its thought; nothing if the thought is never closed.
 
-    The opening tag may be missing, since some templates end the prompt with it.
+    The opening tag may be missing, because some templates end the prompt with it. The closing one
+    does not count inside a fenced block.
     """
-    for opening, end in _THOUGHTS:
-        _, closed, said = text.rpartition(end)
-        if closed or opening.match(text):
-            text = said if closed else ""
-    return text
+    if _CHANNEL in text:  # harmony has a channel for answers
+        return text.rpartition(_FINAL)[2] if _FINAL in text else ""
+    opened = THOUGHT.match(text, len(text) - len(text.lstrip()))
+    for end in THOUGHT_END.finditer(text):
+        if opened or text.count("```", 0, end.start()) % 2 == 0:
+            return text[end.end() :]
+    return "" if opened else text
 
 
 def extract_boxed(text: str) -> str | None:
@@ -56,10 +54,9 @@ def extract_boxed(text: str) -> str | None:
 
 def _content(text: str, place: int, end_of: dict[int, int]) -> str | None:
     """What a box holds, in braces or without them; None if the braces are never closed."""
-    begin = re.compile(r"\s*").match(text, place).end()  # type: ignore[union-attr]
-    if text.startswith("{", begin):
-        return text[begin + 1 : end_of[begin]].strip() if begin in end_of else None
-    place = begin
+    if text.startswith("{", place):
+        return text[place + 1 : end_of[place]].strip() if place in end_of else None
+    begin = place
     while place < len(text):
         if text[place] == "{" and place in end_of:
             place = end_of[place] + 1

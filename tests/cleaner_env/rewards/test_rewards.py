@@ -229,6 +229,7 @@ def test_a_choice_is_a_letter():
         ("~~~python\nprint(1)\n~~~", "print(1)"),
         ("<think>\n```python\nold\n```\n</think>\n```python\nnew\n```", "new"),
         ("<think>\n```python\nold\n```\n</think>\nI give up.", None),
+        ("```python\nprint('</think>')\n```", "print('</think>')"),
         ("```bash\nls\n```", None),
         ("Use ```print(1)``` for that.", None),
         ("print(1)", None),
