@@ -13,8 +13,7 @@ from typing import Any
 
 from cleaner_env.interpreter import Sandbox
 from cleaner_env.task import Task
-from cleaner_env.tasks.load import first_tasks, load_tasks
-from cleaner_env.tasks.mixture import fitting_tasks
+from cleaner_env.tasks.load import first_tasks, fitting_tasks, load_tasks
 from cleaner_env.tasks.sources import Split, TaskSource
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.distributed.fsdp import copy_weights, shard, whole_copy
@@ -34,8 +33,6 @@ from cleaner_rl.runs.loggers import check_logger
 from cleaner_rl.runs.provenance import weights_fingerprint
 from cleaner_rl.runs.run_directory import RunDirectory
 
-_PROMPTS_SEEN = 64
-"""How many prompts of an endless source are measured before training."""
 _MAX_PACKING_ERROR = 1e-2
 """Nats by which packed and plain log-probabilities may differ before training."""
 
@@ -83,11 +80,7 @@ class Trainer:
             rollout = _rollout(policy, config, sandbox)
             source, left_out = ranks.together(lambda: _fitting(source, rollout, config))
             if left_out and ranks.first:
-                print(
-                    f"{left_out} problems are left out: their prompts have more than "
-                    f"--max-prompt-tokens {config.max_prompt_tokens}",
-                    file=sys.stderr,
-                )
+                print(f"{left_out} prompts exceed --max-prompt-tokens: left out", file=sys.stderr)
             step = saved.state["step"] if saved else 0
             trainer = cls(config, policy, updater, source, rollout, run, ranks, base, step, -1)
             if saved:
@@ -269,24 +262,11 @@ def _sandbox(config: TrainConfig, ranks: Ranks) -> Iterator[Sandbox]:
 
 
 def _fitting(source: TaskSource, rollout: Rollout, config: TrainConfig) -> tuple[TaskSource, int]:
-    """The source without problems whose prompts are too long, and how many those are.
-
-    Those of endless sources are skipped and counted when they are drawn.
-    """
-    limit = config.max_prompt_tokens
-    lengths: list[int] = []
-
-    def fits(task: Task) -> bool:
-        lengths.append(rollout.prompt_length(task))
-        return lengths[-1] <= limit
-
-    fitting, left_out = fitting_tasks(source, fits)
-    if fitting is None or not any(map(fits, first_tasks(fitting, _PROMPTS_SEEN))):
-        raise UserError(
-            f"every prompt of --tasks {config.tasks} has more than {limit} tokens; raise "
-            f"--max-prompt-tokens to at least {min(lengths)}"
-        )
-    return fitting, left_out
+    """The source without problems whose prompts are too long, and how many those are."""
+    try:
+        return fitting_tasks(source, rollout.prompt_length, config.max_prompt_tokens)
+    except ValueError as error:
+        raise UserError(f"--tasks {config.tasks}: {error}; raise --max-prompt-tokens") from error
 
 
 def _rollout(policy: Policy, config: TrainConfig, sandbox: Sandbox) -> Rollout:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cleaner_env.formats.base import Call, TextFormat
-from cleaner_env.formats.json_call import Read, dump, read_arguments, value_end
+from cleaner_env.formats.json_call import Read, dump, object_end, read_arguments
 from cleaner_env.formats.protocol import TOOL_NAME, TOOL_SCHEMA
 
 _START, _CHANNEL, _BODY, _CALL = "<|start|>", "<|channel|>", "<|message|>", "<|call|>"
@@ -130,7 +130,7 @@ def _messages(text: str) -> Iterator[_Message]:
             return
         first = body + len(_BODY)
         # A JSON string may contain the tokens as text.
-        ended = _END.search(text, value_end(text, first))
+        ended = _END.search(text, object_end(text, first))
         last = len(text) if ended is None else ended.start()
         called = ended is not None and ended[0] == _CALL
         yield _Message(place, header, text[first:last], last + len(_CALL) * called)

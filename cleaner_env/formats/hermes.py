@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 from cleaner_env.formats.base import Call, TextFormat
-from cleaner_env.formats.json_call import dump, read_call, value_end
+from cleaner_env.formats.json_call import dump, object_end, read_call
 from cleaner_env.formats.protocol import TOOL_NAME, TOOL_SCHEMA
 
 
@@ -40,10 +40,10 @@ class HermesFormat(TextFormat):
             start = call.end
 
     def _read(self, text: str, start: int) -> Call:
-        """The call whose opening tag was found. Its end tag is sought after the JSON value, whose
+        """The call whose opening tag was found. Its end tag is sought after the JSON object, whose
         strings may contain it."""
         first = start + len(self.start)
-        after = value_end(text, first)
+        after = object_end(text, first)
         last = text.find(self.end, after)
         end = last + len(self.end)
         strict = self.strict

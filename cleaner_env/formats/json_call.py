@@ -39,10 +39,11 @@ def dump(value: Any, *markers: str) -> str:
     return text
 
 
-def value_end(text: str, start: int) -> int:
-    """The index after the JSON value that follows an index; the index itself if none does."""
+def object_end(text: str, start: int) -> int:
+    """The index after the JSON object that follows an index; the index itself if none does."""
+    first = skip_space(text, start)
     try:
-        return _DECODER.raw_decode(text, skip_space(text, start))[1]
+        return _DECODER.raw_decode(text, first)[1] if text.startswith("{", first) else start
     except (ValueError, RecursionError):
         return start
 
@@ -97,7 +98,7 @@ def _payload(body: str, strict: bool) -> tuple[Any, str | None, bool]:
 
 def _repaired(body: str) -> Any:
     """What a body that is no JSON means; None if part of the program may be missing."""
-    end = value_end(body, 0)
+    end = object_end(body, 0)
     if end:
         return _DECODER.decode(body[:end]) if _harmless(body[end:]) else None
     head = _HEAD.match(body)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from cleaner_env.rewards import check_reward
 from cleaner_env.task import Task
@@ -30,6 +30,9 @@ from cleaner_env.tasks.verl import VERL
 KINDS: dict[str, Layout] = {**LAYOUTS, **CODE_LAYOUTS, "verl": VERL, "open-agentrl": VERL}
 """Kinds of data sets by the word before the colon; "" is a path alone."""
 _EVERYWHERE = ("weight", "holdout", "limit", "shuffle", "config", "hub_split", *RATE_OPTIONS)
+
+_FIRST = 64
+"""How many tasks of an endless source are measured."""
 
 
 def load_tasks(spec: str | Sequence[str], split: Split = "train", seed: int = 0) -> TaskSource:
@@ -63,6 +66,31 @@ def first_tasks(source: TaskSource, count: int) -> list[Task]:
         return source.first(count)
     size = task_count(source)
     return [source[index] for index in range(count if size is None else min(count, size))]
+
+
+def fitting_tasks(
+    source: TaskSource, measure: Callable[[Task], int], most: int
+) -> tuple[TaskSource, int]:
+    """The source without tasks whose prompts measure more than ``most``, and how many those are.
+
+    An endless source stays as it is; its first tasks are measured.
+
+    Raises:
+        ValueError: no task fits.
+    """
+    measures: list[int] = []
+
+    def fits(task: Task) -> bool:
+        measures.append(measure(task))
+        return measures[-1] <= most
+
+    kept: tuple[TaskSource | None, int] = (source, 0)
+    if isinstance(source, TaskList | TaskMixture):
+        kept = source.fitting(fits)
+    fitting, left_out = kept
+    if fitting is None or not any(map(fits, first_tasks(fitting, _FIRST))):
+        raise ValueError(f"every prompt has more than {most} tokens, the shortest {min(measures)}")
+    return fitting, left_out
 
 
 def _load(spec: SourceSpec, split: Split, seed: int) -> TaskSource | None:

@@ -60,8 +60,12 @@ class TaskMixture:
         return tasks
 
     def fitting(self, fits: Callable[[Task], bool]) -> tuple[TaskSource | None, int]:
-        """A mixture of what ``fitting_tasks`` leaves of each source, and how many are left out."""
-        found = [fitting_tasks(source, fits) for source in self._sources]
+        """The tasks that fit, None if there are none, and the number of the others. Endless sources
+        stay as they are."""
+        found: list[tuple[TaskSource | None, int]] = [
+            source.fitting(fits) if isinstance(source, TaskList | TaskMixture) else (source, 0)
+            for source in self._sources
+        ]
         left_out = sum(count for _, count in found)
         pairs = zip((source for source, _ in found), self._weights, strict=True)
         kept = [(source, weight) for source, weight in pairs if source is not None]
@@ -81,14 +85,6 @@ class TaskMixture:
         if not chosen:
             raise ValueError("; ".join(reasons))
         return TaskMixture([s for s, _ in chosen], [w for _, w in chosen], self._seed)
-
-
-def fitting_tasks(
-    source: TaskSource, fits: Callable[[Task], bool]
-) -> tuple[TaskSource | None, int]:
-    """The source without its tasks that do not fit, None if all are of that kind, and how many
-    those are. Endless sources stay as they are."""
-    return source.fitting(fits) if isinstance(source, TaskList | TaskMixture) else (source, 0)
 
 
 def _shares(weights: Sequence[float]) -> list[int]:

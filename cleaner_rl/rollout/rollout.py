@@ -145,17 +145,13 @@ class Rollout:
 
     def prompt_ids(self, episode: Episode) -> list[int]:
         """The token ids of an episode's prompt."""
-        return self._ids(episode.prompt)
+        return self.policy.codec.prompt_ids(episode.prompt)
 
     def prompt_length(self, task: Task) -> int:
         """The number of tokens in the prompt of an episode on this task."""
         if not self._envs:
             self._envs.append(self._make_env())
-        return len(self._ids(self._envs[0].get_wrapper_attr("prompt")(task)))
-
-    def _ids(self, prompt: list[dict[str, str]]) -> list[int]:
-        with template_errors():  # a template may refuse a system prompt
-            return self.policy.codec.prompt_ids(prompt)
+        return len(self.policy.codec.prompt_ids(self._envs[0].get_wrapper_attr("prompt")(task)))
 
     def response_length(self, episode: Episode) -> int:
         """The number of tokens after the prompt of a purified episode, without the last

@@ -4,8 +4,8 @@ import pytest
 from task_rows import numbered
 
 from cleaner_env import ReasoningGymTasks, Task, TaskList
-from cleaner_env.tasks.load import first_tasks, load_tasks
-from cleaner_env.tasks.mixture import TaskMixture, fitting_tasks
+from cleaner_env.tasks.load import first_tasks, fitting_tasks, load_tasks
+from cleaner_env.tasks.mixture import TaskMixture
 
 
 def test_a_mixture_keeps_its_weights(write):
@@ -38,28 +38,31 @@ def test_a_mixture_picks_from_the_sources_that_have_the_family():
         source.select("prime")
 
 
-LISTED = TaskList([Task(str(n), "1") for n in range(6)])
+LISTED = TaskList([Task("x" * length, "1") for length in (1, 9, 2, 9, 3)])
 
 
-def test_tasks_that_do_not_fit_are_left_out_in_the_same_order():
-    kept, left_out = fitting_tasks(LISTED, lambda task: int(task.prompt) % 2 == 0)
-    assert ([kept[i].prompt for i in range(4)], left_out) == (["0", "2", "4", "0"], 3)
+def length(task):
+    return len(task.prompt)
+
+
+def test_tasks_that_are_too_long_are_left_out_in_the_same_order():
+    kept, left_out = fitting_tasks(LISTED, length, 3)
+    assert ([kept[i].prompt for i in range(4)], left_out) == (["x", "xx", "xxx", "x"], 2)
 
 
 def test_a_source_whose_tasks_all_fit_stays_itself():
-    mixture = TaskMixture([LISTED, ReasoningGymTasks(["gcd"])], [1, 1])
-    assert fitting_tasks(LISTED, lambda _: True) == (LISTED, 0)
-    assert fitting_tasks(mixture, lambda _: True) == (mixture, 0)
+    endless = ReasoningGymTasks(["gcd"])
+    for source in (LISTED, endless, TaskMixture([LISTED, endless], [1, 1])):
+        assert fitting_tasks(source, length, 1000) == (source, 0)
 
 
-def test_nothing_may_be_left_of_a_source():
-    assert fitting_tasks(LISTED, lambda _: False) == (None, 6)
-    assert fitting_tasks(TaskMixture([LISTED, LISTED], [1, 1]), lambda _: False) == (None, 12)
+def test_a_source_of_which_nothing_is_left_is_refused():
+    for source in (LISTED, ReasoningGymTasks(["gcd"]), TaskMixture([LISTED, LISTED], [1, 1])):
+        with pytest.raises(ValueError, match=r"more than 0 tokens, the shortest \d"):
+            fitting_tasks(source, length, 0)
 
 
 def test_a_mixture_goes_on_without_a_source_of_which_nothing_is_left():
-    other = TaskList([Task("right", "1")])
-    kept, left_out = fitting_tasks(
-        TaskMixture([LISTED, other], [9, 1]), lambda task: task.prompt == "right"
-    )
-    assert ({kept[i].prompt for i in range(20)}, left_out) == ({"right"}, 6)
+    long = TaskList([Task("long" * 9, "1")])
+    kept, left_out = fitting_tasks(TaskMixture([LISTED, long], [1, 9]), length, 9)
+    assert (max(length(kept[i]) for i in range(20)), left_out) == (9, 1)
