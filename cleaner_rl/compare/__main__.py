@@ -28,6 +28,7 @@ from cleaner_rl.models.policy import resolve_device
 from cleaner_rl.runs.files import write_json, write_whole
 from cleaner_rl.runs.provenance import made_with
 from cleaner_rl.settings import change, flat
+from cleaner_rl.trainer import load_source
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 """Exit statuses besides 2, which ``run_command`` gives for a ``UserError``."""
@@ -40,6 +41,8 @@ def main(arguments: Sequence[str]) -> int:
     if config.report_only:
         print(f"report: {write_report(directory)}")
         return DONE
+    for split in ("train", "test"):
+        load_source(config.train.tasks, split, config.train.seed)
     with directory.opened():
         runs = directory.runs(config, arms)
         for run in runs:

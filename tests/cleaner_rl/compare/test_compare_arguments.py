@@ -101,6 +101,13 @@ def test_a_directory_with_something_else_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+def test_tasks_without_a_test_split_are_refused_before_anything_is_written(tmp_path):
+    (tmp_path / "one.jsonl").write_text('{"prompt": "What is 6*7?", "answer": "42"}\n')
+    with pytest.raises(UserError, match="too few tasks for a test split"):
+        main(["--out", str(tmp_path / "out"), "--tasks", f"{tmp_path / 'one.jsonl'}@holdout=0"])
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_directory_in_use_is_refused(tmp_path):
     with (
         ComparisonDirectory(tmp_path).opened(),

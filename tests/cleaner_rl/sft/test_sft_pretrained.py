@@ -180,6 +180,14 @@ def test_impossible_settings_are_reported(arguments, tmp_path, more, error, why)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_missing_held_out_tasks_are_told_before_the_training(arguments, tmp_path, tmp_path_factory):
+    rows = tmp_path_factory.mktemp("tasks") / "one.jsonl"
+    rows.write_text('{"prompt": "What is 6*7?", "answer": "42"}\n')
+    with pytest.raises(UserError, match="too few tasks for a test split"):
+        main([*arguments, "--tasks", f"{rows}@holdout=0", "--eval-tasks", "2"])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_unknown_preset_error_lists_the_presets():
     with pytest.raises(UserError, match="unknown preset 'small'; use one of: tiny, smollm2"):
         main(["--preset", "small"])
