@@ -11,12 +11,11 @@ from cleaner_env.rewards.units import split_unit
 
 JOINTS = (",", ";", " and ", " or ", r"\cup")
 """What stands between the elements of a collection."""
-NAME = r"(?:\\?[A-Za-z]+(?:_\{?\w+\}?)?'?(?:\([^()]*\))?)"
+NAME = r"(?:\\?[A-Za-z]+(?:_(?:\{\w+\}|\w+))?'?(?:\([^()]*\))?)"
 """A variable, such as ``x_1`` and ``f(x)``."""
 ASSIGNMENT = re.compile(rf"({NAME}|\\text\{{[^{{}}]*\}})\s*=\s*([^=]*)")
 _MATRIX = re.compile(r"\\begin\{([pbB]?|small)matrix\}(.*)\\end\{\1matrix\}")
 _RELATION = re.compile(r"(\\le\b|\\ge\b|<|>)")
-_INTERVALS = {"()", "[]", "(]", "[)"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +33,10 @@ class Elements:
         any brackets will do, since programs print lists and tuples of everything.
         """
         kinds = {self.kind, answer.kind}
-        interval = len(self.items) == 2 and self.items[0][0] not in "([" and kinds <= _INTERVALS
-        return len(kinds) == 1 or not (interval or kinds & {"(]", "[)"})
+        if len(kinds) == 1 or kinds & {"(]", "[)"}:
+            return len(kinds) == 1
+        interval = len(self.items) == 2 and self.items[0][0] not in "(["
+        return not interval or "[]" not in kinds or "" in kinds
 
 
 def read_elements(text: str) -> Elements | None:

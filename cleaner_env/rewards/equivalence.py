@@ -66,13 +66,14 @@ class _Comparison:
 
     def same(self, gold: str, answer: str) -> bool:
         """Whether an answer is the same as a reference, both in plain TeX."""
-        gold, answer = gold.strip().removeprefix("+"), answer.strip().removeprefix("+")
+        gold, answer = gold.strip().lstrip("+ "), answer.strip().lstrip("+ ")
         if text_key(gold) == text_key(answer):
             return True
         if not gold or not answer or _is_words(gold):
             return False
-        if "," not in gold:
-            answer = _DECIMAL_COMMA.sub(_with_point, answer)
+        if "," in answer and is_quantity(gold):
+            with_point = _DECIMAL_COMMA.sub(_with_point, answer)
+            answer = with_point if is_quantity(with_point) else answer
         for rule in (self._unnamed, self._ranges, self._elements):
             verdict = rule(gold, answer)
             if verdict is not None:

@@ -58,7 +58,7 @@ _REWRITES = {
 _TOKEN = re.compile(r"[A-Za-zμΩ]+|\^\{-?\d\}|\S")
 _CURRENCY = re.compile(r"([+-]?)\s*(?:US)?(\\\$|USD|EUR|GBP|Rs\.?|[€£¥₹])\s*(?=[\d.+\\-])(.*)")
 _QUANTITY = re.compile(
-    r"(.*?(?:[\d})!]|\\pi|\s|\\ldots))(\s*)(?!\^\{-?\d)"
+    r"(.*?(?:[\d})!]|\\pi|\s|\\ldots))(\s*)(?=\\|\^\{\\circ|[A-Za-zμΩ$€£¥₹¢%(/])"
     r"((?:\\text\{[^{}]*\}|\\[%$]|\^\{\\circ\}|\\cdot|\^\{-?\d\}|[A-Za-zμΩ$€£¥₹¢%./() -])+)"
 )
 
@@ -109,6 +109,8 @@ def split_unit(text: str) -> tuple[str, Unit]:
     if not found or not found[1].strip() or not found[3].strip("()/. -"):
         return text, unit
     value, written = found[1].strip(), found[3]
+    if value.count("(") != value.count(")"):
+        return text, unit
     read = _read_unit(written)
     if symbol and read and not read.known & unit.known:
         read = _read_unit(f"{symbol} {written}")  # $5 per ticket
