@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +20,7 @@ from cleaner_env.chat import ChatCodec, ToolRole
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.errors import PolicyError
 from cleaner_rl.models.backends import apply_liger
+from cleaner_rl.models.old_names import add_old_names, old_names
 from cleaner_rl.models.weights import save_weights
 
 BUNDLED = "bundled"
@@ -33,13 +34,13 @@ tool, so it needs no system prompt."""
 
 @dataclass(slots=True)
 class Policy:
-    """A transformers causal language model, its tokenizer and chat codec, and what it was loaded
-    from."""
+    """A causal language model, its tokenizer and chat codec, and what it was loaded from."""
 
     model: Any
     tokenizer: Any
     codec: ChatCodec
     name: str
+    old_names: dict[str, Any] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -50,7 +51,7 @@ class Policy:
     @property
     def context_length(self) -> int:
         """The number of tokens that the model can attend to."""
-        return int(self.model.config.max_position_embeddings)
+        return context_length(self.model.config)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The exact text of token ids, special tokens included."""
@@ -77,6 +78,7 @@ class Policy:
             config.save_pretrained(directory)
             self.model.generation_config.save_pretrained(directory)
             self.tokenizer.save_pretrained(directory)
+            add_old_names(directory, self.old_names)
 
         ranks.on_first(describe)
         save_weights(directory, model, ranks)
@@ -105,7 +107,7 @@ def load_policy(name: str, device: str = "auto", tool_role: ToolRole = "auto") -
     model.to(target)
     model.eval()
     apply_liger(model)
-    return Policy(model, tokenizer, codec, name)
+    return Policy(model, tokenizer, codec, name, {} if options else old_names(source))
 
 
 def load_codec(
@@ -135,6 +137,17 @@ def load_model_config(name: str) -> Any:
     """The configuration of a policy's model, without the model."""
     source, options = _locate(name)
     return _read(name, lambda: AutoConfig.from_pretrained(source, **options))
+
+
+def context_length(config: Any) -> int:
+    """The number of tokens that a configuration's model can attend to."""
+    length = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if length is None:
+        raise PolicyError(
+            f"a {config.model_type} model does not say how many tokens it can attend to; add "
+            "max_position_embeddings to its config.json"
+        )
+    return int(length)
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:

@@ -65,5 +65,7 @@ def plain_weights(model: Any) -> dict[str, Tensor]:
 
 
 def _write(file: Path, tensors: dict[str, Tensor]) -> None:
+    file.touch()
+    mode = file.stat().st_mode  # safetensors makes it 0600, whatever the umask
     save_file(tensors, file, metadata={"format": "pt"})
-    file.chmod(0o644)  # safetensors writes files that only their owner can read
+    file.chmod(mode)
