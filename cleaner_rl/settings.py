@@ -122,7 +122,7 @@ class EpisodeRules:
     strict_calls: bool = True
     """Report malformed calls to the model as errors instead of repairing them."""
     tool_role: ToolRole = "auto"
-    """Whose message an output is; user wraps it in <tool_response>, auto fits the template."""
+    """Whose message an output is; auto fits the template, and is user for a server."""
     temperature: Positive = 1.0
     """Temperature at which tokens are sampled."""
     stateful: bool = False
@@ -222,6 +222,8 @@ class ServerConfig:
     """Longest wait for an answer, in seconds."""
     request_retries: CountOrNone = 6
     """How often a request is repeated that was refused as busy, failed or timed out."""
+    endpoint_tools: bool = False
+    """Send the tool's description, for a server that parses and renders calls itself."""
 
     def __post_init__(self) -> None:
         check_bounds(self)

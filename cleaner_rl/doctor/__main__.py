@@ -18,6 +18,7 @@ from rich.text import Text
 from cleaner_rl.doctor.config import parse_doctor
 from cleaner_rl.doctor.machine import check_attention, check_memory, check_model, check_sandbox
 from cleaner_rl.doctor.preview import check_trained_tokens, show_segments
+from cleaner_rl.doctor.server import check_answer, check_conversation
 from cleaner_rl.doctor.subject import Check, Finding, Subject, run_checks
 from cleaner_rl.doctor.tasks import check_grader, check_prompts, check_tasks
 from cleaner_rl.doctor.text import check_format, check_round_trip, check_template
@@ -38,6 +39,12 @@ CHECKS: dict[str, Check] = {
     "attention": check_attention,
 }
 """What is looked at, in this order."""
+_SERVER_CHECKS: dict[str, Check] = {
+    "answer": check_answer,
+    "conversation": check_conversation,
+    **{name: CHECKS[name] for name in ("sandbox", "tasks", "grader")},
+}
+"""The same for a model on a server."""
 
 _STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 
@@ -46,7 +53,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command; 0 when no check failed, else 1."""
     subject = Subject(parse_doctor(arguments))
     with Console(stderr=True).status("") as status:  # on a terminal only
-        findings = run_checks(CHECKS, subject, status.update)
+        checks = _SERVER_CHECKS if subject.doctor.server.endpoint else CHECKS
+        findings = run_checks(checks, subject, status.update)
     if subject.doctor.json:
         print(json.dumps(report(subject, findings), indent=2))
     else:
@@ -73,8 +81,9 @@ def show(subject: Subject, findings: Mapping[str, Finding], console: Console) ->
         console.print(line, soft_wrap=True)
         if finding.remedy:
             console.print(Text(f"{'':<{width + 9}}  -> {finding.remedy}"), soft_wrap=True)
-    if segments := findings["trained tokens"].details.get("segments"):
-        show_segments(segments, console)
+    for finding in findings.values():
+        if segments := finding.details.get("segments"):
+            show_segments(segments, console)
     statuses = [finding.status for finding in findings.values()]
     config = subject.config
     summary = (

@@ -9,12 +9,14 @@ from pathlib import Path
 import tyro
 
 from cleaner_rl.config import PRESETS, TrainConfig, choose, given
-from cleaner_rl.settings import Count, Positive, check_bounds
+from cleaner_rl.settings import Count, Positive, ServerConfig, check_bounds
 
 
 @dataclass(frozen=True, slots=True)
 class DoctorConfig:
     """Check a model, tasks and this machine before a training, and say what would go wrong.
+
+    With --endpoint: check a server and the --model that it has, before an evaluation.
 
     Exit status: 0 no check failed, 1 a check failed, 2 wrong arguments.
     """
@@ -27,6 +29,7 @@ class DoctorConfig:
     """Longest time that grading an answer may take."""
     json: bool = False
     """Print one JSON object and nothing else."""
+    server: tyro.conf.OmitArgPrefixes[ServerConfig] = field(default_factory=ServerConfig)
     train: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
     """Settings of the training to check, as for python -m cleaner_rl.train."""
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from cleaner_env.chat import ChatCodec, TemplateError
+from cleaner_env.chat_client import ServerError
 from cleaner_env.formats import TextFormat
 from cleaner_env.task import Task
 from cleaner_env.tasks.load import first_tasks
@@ -17,6 +18,7 @@ from cleaner_rl.errors import UserError
 from cleaner_rl.models.policy import (
     KNOWS_TOOL,
     Policy,
+    context_length,
     decode,
     load_codec,
     load_model_config,
@@ -79,7 +81,7 @@ class Subject:
     @property
     def context_length(self) -> int:
         """The number of tokens that the model can attend to."""
-        return int(self.model_config.get_text_config().max_position_embeddings)
+        return context_length(self.model_config)
 
     @cached_property
     def tasks(self) -> list[Task]:
@@ -115,7 +117,7 @@ def run_checks(
         show(f"checking: {name}")
         try:
             finding = check(subject)
-        except (UserError, TemplateError) as error:
+        except (UserError, TemplateError, ServerError) as error:
             finding = Finding("failed", str(error))
         except Exception as error:  # any error at all belongs in the report
             text = f"the check itself broke: {type(error).__name__}: {error}"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cleaner_env.chat_messages import Usage
 from cleaner_env.completion import Completion
 from cleaner_env.task import Task
 from cleaner_env.tasks.load import first_tasks
@@ -26,7 +27,7 @@ from cleaner_rl.eval.summary import summarize, table
 from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.models.memory import memory_errors
 from cleaner_rl.models.policy import load_policy
-from cleaner_rl.rollout.endpoint import Endpoint, EndpointRollout, Usage
+from cleaner_rl.rollout.endpoint import EndpointRollout
 from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.rollout.runner import FinishedEpisode, Job
 from cleaner_rl.runs.progress import CountProgress
@@ -91,6 +92,7 @@ class _Recorder:
     interrupt: Interrupt
     progress: CountProgress
     done: int
+    told: bool = False
 
     def turn(self, job: Job, turn: Completion, usage: Usage | None = None) -> None:
         """A turn was sampled."""
@@ -105,6 +107,9 @@ class _Recorder:
                 if usage is not None:
                     row["usage"] = asdict(usage)
                 self.journal.add_episode(self.mode, row)
+            elif not self.told:
+                self.told = True
+                self.progress.say(f"an episode is missing: {played.fault}")
         self.done += 1
         self.progress.show(self.done)
 
@@ -146,9 +151,8 @@ def _endpoint_player(config: EvalConfig, journal: EvalJournal) -> _Player:
         mode = recorder.mode
         jobs = [replace(job, turns=journal.turns(mode, job.index)) for job in jobs]
         spent = {job.index: journal.usage(mode, job.index) for job in jobs}
-        temperature = config.episode.temperature
-        endpoint = Endpoint(config.server, config.model, temperature, config.top_p)
-        rollout = EndpointRollout(endpoint, config.rollout(mode))
+        rules, top_p = config.rollout(mode), config.top_p
+        rollout = EndpointRollout(config.server, config.model, rules, top_p)
         rollout.play(jobs, spent, recorder.turn, recorder.episode)
 
     return play
@@ -174,8 +178,8 @@ def _finish(config: EvalConfig, journal: EvalJournal, tasks: int) -> int:
     for mode, count in summary["missing"].items():
         if count:
             print(
-                f"rollback {mode}: {count} episodes are missing, spoilt by faults of the sandbox "
-                f"or the endpoint; {_resume_hint(journal)}",
+                f"rollback {mode}: {count} of {tasks * config.samples} episodes are missing, "
+                f"spoilt by the sandbox or the server; {_resume_hint(journal)}",
                 file=sys.stderr,
             )
     return COMPLETE if summary["complete"] else MISSING

@@ -79,6 +79,8 @@ class EvalConfig:
         check_bounds(self)
         if self.server.endpoint and self.model == "bundled":
             raise UserError("--endpoint needs --model: the model's name on that server")
+        if self.server.endpoint_tools and self.episode.tool_format != "auto":
+            raise UserError("--endpoint-tools: the server reads calls; leave out --tool-format")
         if self.server.endpoint and self.top_k:
             raise UserError(
                 "--top-k is no part of the OpenAI protocol; leave it out with --endpoint"

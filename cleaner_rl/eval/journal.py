@@ -8,10 +8,10 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
+from cleaner_env.chat_messages import Usage
 from cleaner_env.completion import Completion, Decode
 from cleaner_rl.errors import CheckpointError
 from cleaner_rl.eval.config import SETTINGS
-from cleaner_rl.rollout.endpoint import Usage
 from cleaner_rl.runs.files import Row, append_row, read_json, read_rows, write_json
 
 EPISODES = "episodes.jsonl"
@@ -89,11 +89,6 @@ class EvalJournal:
             )
         self._write_header()
 
-    @property
-    def problems(self) -> int:
-        """The number of problems."""
-        return int(self._header["identity"]["problems"])
-
     def start_clock(self) -> None:
         """Start counting the seconds that rows record."""
         self._began = time.monotonic()
@@ -154,7 +149,7 @@ class EvalJournal:
             ) from error
 
 
-def wall_seconds(rows: Iterable[Row]) -> float:
+def wall_seconds(rows: Iterable[Mapping[str, Any]]) -> float:
     """The time that a mode took, summed over sessions."""
     ends: dict[int, float] = {}
     for row in rows:

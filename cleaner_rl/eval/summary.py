@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from cleaner_rl.eval.config import EvalConfig, load_settings
+from cleaner_rl.eval.config import EvalConfig
 from cleaner_rl.eval.evaluate import Evaluation, difference
-from cleaner_rl.eval.journal import EvalJournal, wall_seconds
+from cleaner_rl.eval.journal import wall_seconds
 from cleaner_rl.runs.files import Row
 from cleaner_rl.runs.provenance import made_with
 
@@ -51,6 +50,11 @@ def _warnings(config: EvalConfig, found: Mapping[str, Evaluation]) -> list[str]:
     """Warnings of problems that make figures worthless without looking wrong."""
     warnings = []
     for mode, result in found.items():
+        if _spent(result.rows).get("usage", {}).get("estimated_tokens"):
+            warnings.append(
+                f"rollback {mode}: the server does not count tokens; they are estimated, one for "
+                "four characters, in the figures and for --max-response-tokens"
+            )
         if not result.metrics["calls"]:
             warnings.append(
                 f"rollback {mode}: no episode called the tool; does the model know its format? "
@@ -64,19 +68,12 @@ def _warnings(config: EvalConfig, found: Mapping[str, Evaluation]) -> list[str]:
     return warnings
 
 
-def summarize_directory(directory: Path) -> dict[str, Any]:
-    """Compute the summary again from the files in an evaluation's directory."""
-    config, journal = load_settings(directory), EvalJournal.resume(directory)
-    rows = {mode: journal.of_mode(mode) for mode in config.modes}
-    return summarize(config, rows, journal.problems)
-
-
-def _spent(rows: Sequence[Row]) -> dict[str, Any]:
+def _spent(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Wall time, and the tokens that an endpoint counted."""
     spent: dict[str, Any] = {"wall_seconds": wall_seconds(rows)}
     counted = [row["usage"] for row in rows if "usage" in row]
     if counted:
-        spent["usage"] = {name: sum(usage[name] for usage in counted) for name in counted[0]}
+        spent["usage"] = {n: sum(usage.get(n, 0) for usage in counted) for n in counted[-1]}
     return spent
 
 

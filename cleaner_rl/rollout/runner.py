@@ -42,11 +42,13 @@ class FinishedEpisode:
     Attributes:
         episode: the episode; ``faulted`` if the sandbox or a scorer spoilt it.
         seconds: wall time from beginning to end, while other episodes were played as well.
+        fault: what spoilt it, or an error that a second attempt mended.
     """
 
     job: Job
     episode: Episode
     seconds: float
+    fault: Exception | None = None
 
 
 @dataclass(slots=True)
@@ -59,7 +61,7 @@ class EpisodeRunner:
         began: ``time.monotonic()`` at the episode's beginning.
         prompt_ids: token ids of the prompt, for players that need them.
         over: whether the episode has ended.
-        fault: the last error of the sandbox or a scorer, if there was one.
+        fault: the last error of the sandbox, a scorer or the server, if there was one.
     """
 
     number: int
@@ -69,7 +71,7 @@ class EpisodeRunner:
     began: float
     prompt_ids: Sequence[int] = ()
     over: bool = False
-    fault: SandboxError | ScorerError | None = None
+    fault: Exception | None = None
 
     @classmethod
     def begin(cls, number: int, env: SAARWrapper, job: Job) -> EpisodeRunner:
@@ -98,4 +100,5 @@ class EpisodeRunner:
 
     def finished(self) -> FinishedEpisode:
         """The finished episode."""
-        return FinishedEpisode(self.job, self.env.episode, time.monotonic() - self.began)
+        seconds = time.monotonic() - self.began
+        return FinishedEpisode(self.job, self.env.episode, seconds, self.fault)

@@ -7,12 +7,11 @@ import threading
 import time
 
 import pytest
-from chat_server import completion, serve
+from chat_server import completion, serve, tool_call
 from scripted import call
 
 from cleaner_rl.errors import EndpointError, UserError
 from cleaner_rl.eval.__main__ import main
-from cleaner_rl.eval.summary import summarize_directory
 
 ANSWER = r"The answer is \boxed{%s}."
 TASKS = [{"prompt": f"What is {n} * 7?", "answer": str(n * 7)} for n in range(2000)]
@@ -72,7 +71,8 @@ def test_episodes_are_played_and_counted(evaluate, tmp_path):
     assert (off["metrics"]["turns"], on["metrics"]["turns"]) == (3, 2)
     assert (off["metrics"]["failed_calls"], on["metrics"]["recovered"]) == (1, 1)
     assert off["metrics"]["tokens_sampled"] == 15
-    assert off["usage"] == {"prompt_tokens": 6 * 33, "completion_tokens": 6 * 15}
+    counted = {"prompt_tokens": 6 * 33, "completion_tokens": 6 * 15, "estimated_tokens": 0}
+    assert off["usage"] == counted
     assert summary(tmp_path)["difference"]["turns"] == [-1, -1, -1]
     assert summary(tmp_path)["warnings"] == []
 
@@ -166,15 +166,81 @@ def test_a_refused_conversation_is_missing_and_tried_again(evaluate, tmp_path, c
     assert summary(tmp_path)["complete"]
 
 
-def test_a_server_that_refuses_everything_stops_the_evaluation(evaluate):
+def test_a_server_that_fails_everything_stops_the_evaluation(evaluate):
     def refuse(_):
         return 400, {"error": {"message": "temperature is not supported"}}
 
     with (
         serve(refuse) as server,
-        pytest.raises(EndpointError, match=r"refused 2 of 6.*temperature is not supported"),
+        pytest.raises(EndpointError, match=r"failed 4 episodes.*temperature is not supported"),
     ):
         evaluate(server, "--concurrency", "1")
+
+
+def test_what_never_gets_a_turn_is_missing_and_the_rest_is_played(evaluate, tmp_path, capsys):
+    odd = set()
+
+    def half(request):
+        if factor(request) % 2 and len(request["messages"]) > 2:
+            odd.add(factor(request))
+            return 200, {"choices": []}
+        return solver(request)
+
+    with serve(half) as server:
+        assert evaluate(server, "--request-retries", "0", "--concurrency", "1") == 1
+    assert summary(tmp_path)["missing"] == {"off": len(odd)} and 0 < len(odd) < 6
+    assert summary(tmp_path)["results"]["off"]["metrics"]["accuracy"] == 1.0
+    printed = capsys.readouterr().err
+    assert "an episode is missing:" in printed and "not a chat completion" in printed
+    assert f"{len(odd)} of 6 episodes are missing, spoilt" in printed
+
+
+def test_a_server_that_does_not_count_tokens(evaluate, tmp_path):
+    def uncounted(request):
+        return 200, completion(solver(request)) | {"usage": None}
+
+    with serve(uncounted) as server:
+        evaluate(server, problems=1)
+    usage = summary(tmp_path)["results"]["off"]["usage"]
+    assert usage["completion_tokens"] == usage["estimated_tokens"] > 0
+    assert "does not count tokens" in "".join(summary(tmp_path)["warnings"])
+
+
+def parsing_server(request):
+    """Plays the solver as a server does that parses and renders calls itself."""
+    heard = [m["content"] for m in request["messages"] if m["role"] in ("user", "tool")]
+    last = heard[-1].removeprefix("<tool_response>\n")
+    if last.startswith("What"):
+        return 200, completion(None, tool_calls=[tool_call(f"print({factor(request)} * seven)")])
+    if "NameError" in last:
+        call = tool_call(None, arguments={"code": f"print({factor(request)} * 7)"})
+        return 200, completion("I mend it.", tool_calls=[call])
+    return ANSWER % last.split()[0]
+
+
+@pytest.mark.parametrize("told", ["--endpoint-tools", "--no-endpoint-tools"])
+def test_a_server_that_parses_calls_is_understood(evaluate, tmp_path, told):
+    with serve(parsing_server) as server:
+        assert evaluate(server, "--rollback", "both", told, problems=2) == 0
+    off, on = (summary(tmp_path)["results"][mode] for mode in ("off", "on"))
+    assert off["metrics"]["accuracy"] == on["metrics"]["accuracy"] == 1.0
+    assert (off["metrics"]["failed_calls"], on["metrics"]["recovered"]) == (1, 1)
+
+
+def test_such_a_server_is_sent_calls_and_results_as_it_sends_them(evaluate):
+    with serve(parsing_server) as server:
+        evaluate(server, "--endpoint-tools", problems=1)
+    system, question, first, failure, second, output = server.requests[2]["messages"]
+    assert "<tool_call>" not in system["content"] and "boxed" in system["content"]
+    assert (question["role"], first["content"], second["content"]) == ("user", "", "I mend it.")
+    (call,) = second["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {
+        "code": f"print({factor(server.requests[2])} * 7)"
+    }
+    assert len(call["id"]) == 9 and call["id"].isalnum()
+    assert (output["role"], output["tool_call_id"]) == ("tool", call["id"])
+    assert failure["tool_call_id"] == first["tool_calls"][0]["id"] != call["id"]
+    assert output["content"] == str(factor(server.requests[2]) * 7)
 
 
 def test_a_server_that_dies_loses_no_finished_episode(evaluate, tmp_path):
@@ -194,7 +260,6 @@ def test_a_server_that_dies_loses_no_finished_episode(evaluate, tmp_path):
     rows = episodes(tmp_path)
     assert sorted(row["index"] for row in rows) == list(range(6))
     assert all(row["usage"]["completion_tokens"] == 15 for row in rows)
-    assert summarize_directory(tmp_path / "out") == summary(tmp_path)
 
 
 def test_ctrl_c_does_not_wait_for_the_server(evaluate, tmp_path, capsys):
@@ -223,6 +288,13 @@ def test_ctrl_c_does_not_wait_for_the_server(evaluate, tmp_path, capsys):
         (["--endpoint", "localhost:8000", "--model", "m"], "such as http"),
         (["--endpoint", "http://localhost:8000/v1"], "needs --model"),
         (["--request-seconds", "0"], "above 0"),
+        (
+            [
+                *("--endpoint", "http://localhost:1", "--model", "m", "--endpoint-tools"),
+                *("--tool-format", "llama3"),
+            ],
+            "leave out --tool-format",
+        ),
     ],
 )
 def test_wrong_settings_are_reported(arguments, message):
