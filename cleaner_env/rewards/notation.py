@@ -26,7 +26,7 @@ _TRANSLATION = {
 }
 _SCRIPTS = {"^": re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+"), "_": re.compile("[₀₁₂₃₄₅₆₇₈₉]+")}
 
-_AROUND = ["$$", "$", "***", "**", "*", "__", "'", '"', r"\( \)", r"\[ \]", "{ }"]
+_AROUND = ["$$", "$", "***", "**", "*", "__", "'", '"', r"\( \)", r"\[ \]", "{ }", "( )"]
 """What says nothing where it encloses a whole answer; one mark stands for both ends."""
 
 _BEFORE = re.compile(
@@ -91,7 +91,7 @@ _REWRITES: dict[str, str | Callable[[re.Match[str]], str]] = {
     r"\\lt(?![a-zA-Z])": "<",
     r"\\gt(?![a-zA-Z])": ">",
     r"\\neq(?![a-zA-Z])|(?<=[a-zA-Z\s])!=": r"\\ne ",
-    r"==": "=",
+    r"==|\\(?:approx|simeq)(?![a-zA-Z])": "=",
     r"\\[cl]?dots[a-z]?(?![a-zA-Z])": r"\\ldots ",
     r"\^\s*\\circ(?![a-zA-Z])": r"^{\\circ}",
     r"\\varnothing(?![a-zA-Z])": r"\\emptyset ",
@@ -184,8 +184,9 @@ def _bare(text: str) -> str:
         for marks in _AROUND:
             left, right = marks.split()[0], marks.split()[-1]
             inside = text[len(left) : -len(right)]
-            if left == "{":
-                encloses = closing(text, 0) == len(text) - 1
+            if left in "{(":
+                pair = left == "(" and re.search("[,;]", inside)
+                encloses = closing(text, 0) == len(text) - 1 and not pair
             else:
                 encloses = left not in inside and right not in inside
             if text.startswith(left) and text.endswith(right) and inside.strip() and encloses:

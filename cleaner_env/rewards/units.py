@@ -38,8 +38,10 @@ _IDLE = "a an the of unit units point points total altogether each ( ) . -"
 """What adds nothing to a unit."""
 _NO_UNIT = """
 and or not no nor than to if is are was were plus minus times over by less more but wrong incorrect
-between dozen half pi sin cos tan cot sec csc log ln exp sqrt mod max min gcd lcm
-one two three four five six seven eight nine ten eleven twelve
+perhaps maybe negative squared cubed between dozen half nan
+pi sin cos tan cot sec csc log ln exp sqrt mod max min gcd lcm
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
+sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety
 """
 """Words that say more about a number than what it counts."""
 _REWRITES = {
