@@ -69,7 +69,7 @@ def test_answers_are_what_the_question_asks_for(family, level):
     for index in range(20):
         task = source[index]
         assert score(str(solve(family, task.prompt)), task) == 1.0, task
-        assert score(task.answer + "1", task) == 0.0
+        assert score("1" + task.answer, task) == 0.0
 
 
 def test_the_index_and_the_seed_decide_the_task():
