@@ -26,7 +26,7 @@ _HINT = re.compile("|".join((*_ARGUMENTS, TOOL_NAME)))
 """An object that cannot be read is taken for a call only if it contains one of these words."""
 _AFTER_BROKEN = re.compile(rf"{re.escape(_TAG)}|(?<=[;\n])\s*{_OBJECT.pattern}|<\|eo[mt]_id\|>")
 """Ends an object that cannot be read. Dictionaries in its program must not end it."""
-_CUT = re.compile(r"""[^\n;{<]*"\s*[}\]]""")
+_CUT = re.compile(rf"""(?:(?!{_TAG_OR_OBJECT.pattern})[^\n])*?"\s*[}}\]]""")
 """Follows an object that seems to end within its program, at a quotation mark not escaped."""
 
 

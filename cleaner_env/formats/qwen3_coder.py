@@ -20,10 +20,9 @@ _END_OF_VALUE = "</parameter>"
 _END = re.compile(rf"{_END_OF_VALUE}(?=\s*<(?:parameter=|/function>))")
 """Ends a value. The tag alone may be part of a program."""
 _LOOSE_END = re.compile(
-    rf"(?<=\n)(?:{_END_OF_VALUE}|(?=</function>))(?=(?:</function>)?\s*(?:</?tool_call>|\Z))"
-    r"|(?<=\n)(?=</tool_call>[ \t\r]*(?:\n|\Z))"
+    rf"(?<=\n)(?:{_END_OF_VALUE}(?=\s*(?:</?tool_call>|\Z))|(?=</function>\s*</tool_call>))"
 )
-"""Ends a value if tags are missing: the next tag, at the beginning of a line."""
+"""Ends a value if tags are missing: its own end tag or the two next ones, on a new line."""
 _TAG = re.compile(r"</(?:parameter|function|tool_call)>")
 
 

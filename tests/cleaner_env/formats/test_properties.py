@@ -1,5 +1,6 @@
 """What holds for every format: programs survive, nothing raises, and splices keep the call."""
 
+import re
 from difflib import SequenceMatcher
 
 import pytest
@@ -68,6 +69,25 @@ def test_any_text_is_read_without_an_exception(name, strict, opened, text):
     assert parsed.has_call == bool(parsed.call)
     assert (parsed.error is None) == (len(parsed.codes) > 0 or not parsed.has_call)
     assert (parsed.code is None) == (parsed.codes == ())
+
+
+@every_format
+@pytest.mark.parametrize("strict", [True, False])
+@calm
+@given(code=programs, data=st.data())
+def test_no_part_of_a_program_is_read_from_a_call_that_breaks_off(name, strict, code, data):
+    format = make_format(name, strict=strict)
+    text = rendered(format, code)
+    broken = text[: data.draw(st.integers(0, len(text)))]
+    assert format.parse(broken).code in (None, code)
+
+
+@pytest.mark.parametrize("name", ["hermes", "llama3", "harmony"])
+@calm
+@given(code=programs.filter(lambda code: not re.search(r"\\|\{['\"]", code)))
+def test_a_program_whose_quotation_marks_are_not_escaped_is_read_whole_or_not_at_all(name, code):
+    text = make_format(name).render(code).replace('\\"', '"')
+    assert make_format(name, strict=False).parse(text).code in (None, code)
 
 
 LEADS = {
