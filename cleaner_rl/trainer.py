@@ -159,6 +159,11 @@ def check_policy(policy: Policy, config: TrainConfig) -> None:
             f"--cache-tokens {cells} cannot hold a whole episode: prompt and response may "
             f"have {wanted}; give {wanted + SPARE_CELLS} or more, or 0 for a quarter of the memory"
         )
+    if policy.model.base_model is policy.model:
+        raise PolicyError(
+            f"{policy.name}: a {type(policy.model).__name__} does not show what its head is given, "
+            "so it cannot be trained; use a Qwen2.5, Qwen3, Llama or similar model"
+        )
     error = packing_error(policy.model)
     if not error < _MAX_PACKING_ERROR:
         raise PolicyError(

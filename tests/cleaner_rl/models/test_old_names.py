@@ -17,8 +17,14 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from cleaner_rl.config import ExportConfig, TrainConfig
+from cleaner_rl.distributed.ranks import Ranks
+from cleaner_rl.export import export
+from cleaner_rl.models.lora import add_lora
 from cleaner_rl.models.old_names import add_old_names
 from cleaner_rl.models.policy import bundled_directory, load_policy
+from cleaner_rl.runs.checkpoint import save_checkpoint
+from cleaner_rl.runs.run_directory import RunDirectory
 from cleaner_rl.sft.model import save_policy
 
 SHAPE = {
@@ -107,6 +113,41 @@ def test_a_saved_model_keeps_the_names_of_its_source(kind, tmp_path):
     assert tokenizer["tokenizer_class"] == OLD[kind][1]
     assert tokenizer["additional_special_tokens"] == ["<|im_start|>"]
     assert "extra_special_tokens" not in tokenizer
+
+
+def in_a_checkpoint(policy, out):
+    save_checkpoint(out, policy, policy.model, {}, {"step": 1}, Ranks("cpu"))
+
+
+def with_merged_adapters(policy, out):
+    add_lora(policy.model, 2, 4.0)
+    policy.save(out)
+
+
+def after_a_cold_start(policy, out):
+    save_policy(policy, {}, out)
+
+
+def by_an_export(policy, out):
+    run = RunDirectory.create(out.with_name("run"), TrainConfig())
+    in_a_checkpoint(policy, run.path / "checkpoints" / "step-000001")
+    export(ExportConfig(run.path, out))
+
+
+def of_a_copy(policy, out):
+    policy.save(out.with_name("copy"))
+    load_policy(str(out.with_name("copy")), "cpu").save(out)
+
+
+@pytest.mark.parametrize(
+    "save", [in_a_checkpoint, with_merged_adapters, after_a_cold_start, by_an_export, of_a_copy]
+)
+def test_every_place_that_saves_keeps_them(save, tmp_path):
+    save(load_policy(str(write_source(tmp_path / "source", "llama")), "cpu"), tmp_path / "saved")
+    saved = read(tmp_path / "saved")
+    assert (saved["rope_theta"], saved["rope_scaling"]) == (5e5, LLAMA3)
+    tokenizer = read(tmp_path / "saved", "tokenizer_config.json")
+    assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
 def test_a_source_without_them_gives_the_same(kind, tmp_path):

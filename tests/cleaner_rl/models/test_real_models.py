@@ -135,3 +135,11 @@ def test_load_sample_learn_save_load(family, directory, tmp_path, sandbox):
 def test_a_model_that_names_no_context_is_refused_with_a_reason():
     with pytest.raises(PolicyError, match="bloom model does not say how many tokens"):
         context_length(BloomConfig())
+
+
+def test_a_model_without_hidden_states_is_refused_with_a_reason(toy_policy, monkeypatch):
+    """As Llama 4, whose text model is under another name than its class says."""
+    monkeypatch.setattr(toy_policy.model, "base_model_prefix", "nothing")
+    config = TrainConfig(max_prompt_tokens=8, episode=EpisodeConfig(max_response_tokens=8))
+    with pytest.raises(PolicyError, match="does not show what its head is given"):
+        check_policy(toy_policy, config)
