@@ -1,10 +1,11 @@
-"""Checks: a function of assertions judges a program that it never meets.
+"""Checks: functions of assertions, which judge a program without running in its process.
 
-The assertions run in one execution, the program in another. Of the program's function the check has
-a stand-in, which knows what came back for each call: values of plain types alone, so neither an
-object's own ``==`` nor anything else that a program changes in its process has a say. The calls
-that a check makes are found by running it with a stand-in whose values can be used for everything;
-where calls depend on the values of earlier ones, this takes more than one round.
+The assertions run in one execution and the program in another. In place of the program's function,
+the check calls a stand-in, which returns what the function returned for each call. These values are
+of plain types only, so that nothing a program defines or changes, such as an object's own ``==``,
+affects the verdict. To find out which calls a check makes, it is first run with a stand-in whose
+values can be used in every way. If calls depend on the values of earlier ones, this takes more than
+one round.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from sandbox.answers import DECODE, answers, decode, encode, started
 from sandbox.judge import Runner
 
 Outcome = list[str]
-"""How a call ended: "returned", the value and, of None, the arguments afterwards; "raised", the
-exception's class and message; or "ended", when the program did."""
+"""How a call ended: "returned", with the value and, if that is None, the arguments after the call;
+"raised", with the exception's class and message; or "ended", if the whole program did."""
 
 
 def check_counts(

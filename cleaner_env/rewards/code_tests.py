@@ -1,17 +1,19 @@
-"""The code reward: a program is right when it passes the task's tests, each run in the sandbox.
+"""The code reward: a program is right if it passes the task's tests, each run in the sandbox.
 
-A task's ``entry`` holds ``tests``, a list of mappings, each of one of three kinds:
+The ``tests`` in a task's ``entry`` are a list of mappings of three kinds:
 
-- ``{"input": "3\\n", "output": "6\\n"}``: the program reads the input and must print the output;
-- ``{"call": "solve([1, 2], k=3)", "returns": "6"}``: two literals of Python; the value is compared
-  outside of the sandbox, so nothing that a program does to its own process makes it right;
-- ``{"check": "def check(candidate): ...", "entry_point": "solve"}``: assertions, run in an
-  execution of their own, which only plain values reach from the program's (see ``checks``).
+- ``{"input": "3\\n", "output": "6\\n"}``: the program reads the input and must print the output.
+- ``{"call": "solve([1, 2], k=3)", "returns": "6"}``: the call must return the value, a Python
+  literal. They are compared outside the sandbox, so a program cannot make itself right by anything
+  it does to its own process.
+- ``{"check": "def check(candidate): ...", "entry_point": "solve"}``: the assertions must hold. They
+  run in a separate execution, which receives nothing but plain values from the program's (see
+  ``checks``).
 
-Printed text is compared word by word, what a call returns by value: integers exactly, floats up to
-a relative ``tolerance`` (1e-6). Or ``tests`` is an ``EncodedTests``, judged as LiveCodeBench does.
-``entry`` may also have ``tolerance``, ``prefix`` (source before the program), ``seconds`` and
-``memory_mb`` (limits of each test, or of all calls of a check).
+Printed text is compared word by word, and returned values by value: integers exactly, floats up to
+a relative ``tolerance`` (1e-6). Alternatively, ``tests`` is an ``EncodedTests``, which is judged as
+LiveCodeBench does. ``entry`` may also have ``tolerance``, ``prefix`` (source to run before the
+program), ``seconds`` and ``memory_mb`` (limits of each test, or of all calls of a check).
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from sandbox import Limits
 from sandbox.judge import CallTest, Runner, StdioTest, Test, judge
 
 SECONDS = 6.0
-"""Wall and CPU time of one test where the task does not say; LiveCodeBench's own limit."""
+"""Wall-clock and CPU time of a test, unless the task says otherwise; LiveCodeBench's own limit."""
 MEMORY_MB = 1024
 _OUTPUT_BYTES = 65_536
 _CHECK_BYTES = 4 << 20
@@ -76,7 +78,7 @@ def code_score(program: str, task: Task, runner: Runner | None) -> float:
 
 
 def check_tests(task: Task) -> None:
-    """Raise ValueError when a task's tests cannot be read; says which one."""
+    """Raise ValueError, which says which test it is, if a task's tests cannot be read."""
     tests = task.entry.get("tests")
     if isinstance(tests, EncodedTests):
         tests.check()
@@ -142,14 +144,14 @@ def _fitting(test: Test, program: str) -> Test:
 
 
 def _fitting_name(function: str, program: str) -> str:
-    """A method of ``Solution`` becomes a function where the program defines no such class."""
+    """The function's name, without ``Solution()`` if the program defines no such class."""
     return function if "class Solution" in program else function.removeprefix("Solution().")
 
 
 def _limits(
     entry: Mapping[str, Any], tests: Sequence[Test], output_bytes: int = _OUTPUT_BYTES
 ) -> Limits:
-    """Limits of each test; the output may be as long as the expected one twice over."""
+    """Limits of each test; the output may be twice as long as the expected one."""
     expected = max((_length(test.expected) for test in tests), default=0)
     seconds = float(entry.get("seconds", SECONDS))
     return Limits(
@@ -161,7 +163,7 @@ def _limits(
 
 
 def _length(value: Any) -> int:
-    """About as many bytes as it takes to write the value."""
+    """About how many bytes it takes to write the value."""
     if isinstance(value, int):
         return value.bit_length()  # decimal digits are limited
     if isinstance(value, dict):

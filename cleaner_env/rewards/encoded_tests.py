@@ -1,8 +1,8 @@
-"""EncodedTests: LiveCodeBench's tests as they are published, decoded when a program is judged.
+"""EncodedTests: LiveCodeBench's tests as published, decoded only when a program is judged.
 
-Its hidden tests are ``base64(zlib(pickle(text)))``, where the text is JSON. A benchmark's worth of
-them is gigabytes when decoded, so a task keeps them encoded. A pickle can run any program while it
-is read: this one may hold one text and nothing else.
+The hidden tests are ``base64(zlib(pickle(text)))``, where the text is JSON. Decoded, those of the
+whole benchmark take gigabytes, so tasks keep them encoded. Since reading a pickle can run any
+program, only pickles that hold a single text are read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MAX_BYTES = 1 << 30
 
 
 class _TextOnly(pickle.Unpickler):
-    """Refuses every pickle that names a class or a function, which all harmful ones have to."""
+    """Refuses every pickle that names a class or a function, as a harmful one must."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
         raise pickle.UnpicklingError(f"it names {module}.{name}; only a text may be in it")

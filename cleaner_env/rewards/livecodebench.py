@@ -1,11 +1,12 @@
-"""LiveCodeBench's own judgement: how its published harness runs a program and compares.
+"""LiveCodeBench's own judgement: how its published harness runs a program and compares results.
 
-Followed in all that decides a verdict, its oddities included: a program for stdin runs as the body
-of a function, with a recursion limit of 50,000 and input that is a text in memory; its exit status
-does not count; it must print the same lines, or lines of numbers that are equal as decimals. What a
-method returns must be equal, a tuple to a list too. Three things differ. Each test has a process of
-its own, so that a method's second call never meets what its first has left; ``from __future__`` is
-no syntax error; and what a harness can only take away by hand is denied by the sandbox.
+We follow the harness in everything that decides a verdict, oddities included. A program for stdin
+runs as the body of a function, with a recursion limit of 50,000 and its input in memory. Its exit
+status does not count, and it must print the same lines, or lines of numbers that are equal as
+decimals. The value of a method must equal the expected one, where a tuple may equal a list. Three
+things differ: each test has a process of its own, so that a method's second call never meets what
+its first has left; ``from __future__`` is not a syntax error; and the sandbox denies what the
+harness can only disable by hand.
 
 Source: lcb_runner/evaluation/testing_util.py in github.com/LiveCodeBench/LiveCodeBench (MIT).
 """
@@ -27,7 +28,7 @@ CONTEST_IMPORTS = "\n".join(
     + [f"import {module}" for module in _STAR]
     + ["sys.setrecursionlimit(50000)\n"]
 )
-"""What the harness puts before a solution, as contest sites do."""
+"""What the harness, like contest sites, puts before a solution."""
 
 
 def same_lines(printed: str, expected: str) -> bool:

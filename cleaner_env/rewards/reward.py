@@ -1,4 +1,4 @@
-"""Reward: what an episode earns, the verdict on its answer plus further terms."""
+"""Reward: what an episode earns, which is the verdict on its answer plus further terms."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 class ScorerError(Exception):
-    """A scorer could not cope with an answer, or with its task: nothing has been scored."""
+    """A scorer failed at an answer or at its task, so nothing has been scored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """An episode that is over, as the terms of a reward see it.
+    """A finished episode, as the terms of a reward see it.
 
     Attributes:
-        episode: its purified turns, its answer and its score.
-        length: of its turns and observations, in the environment's measure.
-        limit: the most it may have, None without a limit.
+        episode: has the purified turns, the answer and its score.
+        length: the length of all turns and observations, in the environment's measure.
+        limit: the greatest length allowed; None without a limit.
     """
 
     episode: Episode
@@ -36,7 +36,7 @@ class Ended:
 
 
 class Term(Protocol):
-    """A part of the reward: a name for reports, and a number for an episode."""
+    """A part of the reward: it has a name for reports, and maps an episode to a number."""
 
     @property
     def name(self) -> str: ...
@@ -46,9 +46,9 @@ class Term(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FormatTerm:
-    r"""A bonus for ending with an answer that can be read (``\boxed{}``, or a fenced program).
+    r"""A bonus for an episode that ends with a readable answer (``\boxed{}``, or a fenced program).
 
-    The penalty is taken off when there is none, in truncated episodes too.
+    The penalty is for one that does not, truncated episodes included.
     """
 
     bonus: float = 0.0
@@ -61,14 +61,14 @@ class FormatTerm:
 
 @dataclass(frozen=True, slots=True)
 class ToolTerm:
-    """A bonus for each call, a penalty for each failed one, counted in the purified turns.
+    """A bonus for each call and a penalty for each failed one, both counted in the purified turns.
 
     ``ToolTerm(call=0.1, most=0.4, on="wrong")`` with ``Reward(wrong=-1)`` is the tool reward in the
     released code of CLEANER's authors: -1 + 0.1 a call, at most -0.6, when the answer is wrong.
 
     Attributes:
-        most: bound on both sums.
-        on: episodes that it applies to.
+        most: the greatest sum of bonuses, and of penalties.
+        on: the episodes to which it applies.
     """
 
     call: float = 0.0
@@ -92,9 +92,10 @@ class ToolTerm:
 
 @dataclass(frozen=True, slots=True)
 class OverlongTerm:
-    """Soft overlong punishment: see ``overlong_penalty``. The environment needs a ``max_length``.
+    """Soft overlong punishment; see ``overlong_penalty``.
 
-    The ``buffer`` before that limit is in the environment's measure.
+    The environment must have a ``max_length``. The ``buffer`` before that limit is given in the
+    environment's measure.
     """
 
     buffer: int
@@ -109,12 +110,12 @@ class OverlongTerm:
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """What an episode earns: the outcome, ``right`` for full marks, and the sum of further terms.
+    """What an episode earns: ``right`` for full marks, or ``wrong``, plus the sum of further terms.
 
     Attributes:
-        wrong: for anything less, for no answer, and for truncated episodes; 0 or -1 as a rule.
-        partial: a score between 0 and 1 earns its share of the way from ``wrong`` to ``right``.
-        scorers: further scorers, by the name that ``Task.reward`` gives.
+        wrong: for anything less than full marks, no answer and truncated episodes; usually 0 or -1.
+        partial: whether a score between 0 and 1 earns its share of the way to ``right``.
+        scorers: further scorers, by their name in ``Task.reward``.
     """
 
     right: float = 1.0
@@ -133,7 +134,7 @@ class Reward:
                 )
 
     def check(self, task: Task) -> None:
-        """Raise ValueError when the task's answers cannot be scored."""
+        """Raise ValueError if the task's answers cannot be scored."""
         check_reward(task, {**SCORERS, **self.scorers})
 
     def runs_programs(self, task: Task) -> bool:
@@ -141,7 +142,7 @@ class Reward:
         return self._scorer(task).runs_programs
 
     def judge(self, text: str, task: Task, runner: Runner | None) -> tuple[str | None, float]:
-        """The answer in the last turn's text, None without one, and its score in [0, 1].
+        """The answer in the text of the last turn, if there is one, and its score in [0, 1].
 
         Raises:
             GraderError, sandbox.SandboxError: what compares or runs answers is broken.
@@ -173,9 +174,9 @@ class Reward:
 
 
 def overlong_penalty(length: int, limit: int, buffer: int, factor: float = 1.0) -> float:
-    """What a long response costs: 0 up to ``limit - buffer``, then linearly up to ``factor``.
+    """What a long response costs: nothing up to ``limit - buffer``, then linearly up to ``factor``.
 
-    Lengths are in tokens; without a buffer there is no penalty.
+    Lengths are in tokens. Without a buffer there is no penalty.
 
     Source: DAPO (2503.14476), soft overlong punishment.
     """
