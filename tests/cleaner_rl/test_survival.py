@@ -123,7 +123,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(train, tmp_pat
     run = tmp_path / "run"
     assert end(train("run", "the disk is full from step 2")) == 2
     said = (tmp_path / "run.log0").read_text()
-    assert "error: cannot write the checkpoint" in said and "disk full" in said
+    assert "error: cannot write the checkpoint" in said and "the disk or a quota is full" in said
     assert (
         f"The run is saved up to step 1. Resume: python -m cleaner_rl.train --resume {run}" in said
     )
