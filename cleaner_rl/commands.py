@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -15,19 +16,23 @@ from cleaner_rl.errors import UserError, run_command
 COMMANDS = {
     "train": ("train a model by reinforcement learning with SAAR", "config", "train"),
     "eval": ("evaluate a model on held-out tasks", "eval.config", "eval.__main__"),
-    "doctor": ("say what would go wrong in a training", "doctor.config", "doctor.__main__"),
-    "compare": ("train in several ways, side by side", "compare.config", "compare.__main__"),
+    "doctor": ("find what would go wrong in a training", "doctor.config", "doctor.__main__"),
+    "compare": (
+        "train in several ways and report the differences",
+        "compare.config",
+        "compare.__main__",
+    ),
     "sft": ("teach a model the tool by demonstrations", "sft.config", "sft.__main__"),
-    "export": ("make a Hugging Face directory of a checkpoint", "config", "export"),
+    "export": ("turn a checkpoint into a Hugging Face directory", "config", "export"),
     "scaling": ("estimate memory and traffic on many GPUs", "config", "scaling"),
 }
 """What each command does, the module with its ``parse_NAME``, and the one with its ``main``.
 
-The first is imported in a moment, the second takes seconds.
+The first module is imported in a moment; the second takes seconds.
 """
 
 _EXTRA = ("torch", "transformers", "tyro", "rich", "matplotlib", "safetensors", "httpx2")
-"""What the commands import of the extra ``train``."""
+"""Packages of the extra ``train`` that the commands import."""
 
 
 def main() -> NoReturn:
@@ -40,7 +45,7 @@ def main() -> NoReturn:
 def _dispatch(prog: str, name: str, arguments: Sequence[str]) -> int:
     if name in COMMANDS:
         return run(name, arguments, f"{prog} {name}")
-    if name not in ("-h", "--help"):
+    if name not in ("-h", "--help", "help"):
         near = get_close_matches(name, COMMANDS, 1)
         remedy = f"did you mean {near[0]!r}?" if near else f"see {prog} --help"
         raise UserError(f"there is no command {name!r}; {remedy}")
@@ -56,15 +61,18 @@ def start(name: str) -> NoReturn:
 
 
 def run(name: str, arguments: Sequence[str], prog: str) -> int:
-    """Check the arguments, then import what takes seconds and run the command."""
+    """Check the arguments, then import what takes seconds, then run the command."""
     _, settings, module = COMMANDS[name]
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
     try:
         getattr(import_module(f"cleaner_rl.{settings}"), f"parse_{name}")(arguments, prog)
-        if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        if os.environ.get("RANK", "0") == "0":  # only one of several processes speaks
             print("loading torch and transformers ...", file=sys.stderr, flush=True)
-        gc.disable()  # it would take a quarter of the time, and find little in what imports leave
+        gc.disable()  # it takes a quarter of the time and finds little garbage in imports
         command = import_module(f"cleaner_rl.{module}")
-        gc.freeze()  # nor does it look through that at the end, for a second
+        gc.freeze()  # saves a second at the end, when all that was imported would be searched
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA:
             raise
@@ -73,5 +81,12 @@ def run(name: str, arguments: Sequence[str], prog: str) -> int:
         ) from error
     finally:
         gc.enable()
+        signal.signal(signal.SIGINT, before)
     status: int = command.main(arguments)
     return status
+
+
+def _leave(*_: object) -> NoReturn:
+    """End at once, as an import may turn a ``KeyboardInterrupt`` into an error of its own."""
+    os.write(2, b"interrupted\n")
+    os._exit(130)

@@ -34,7 +34,7 @@ from cleaner_rl.settings import (
 
 @dataclass(frozen=True, slots=True)
 class MonitorConfig:
-    """What is evaluated, saved and logged in the course of a training."""
+    """What is evaluated, saved and logged during training."""
 
     eval_tasks: CountOrNone = 240
     """Held-out problems to evaluate before and after training; 0 for none."""
@@ -141,21 +141,21 @@ class ScalingConfig:
     ranks: tuple[int, ...] = (1, 2, 8, 64)
     """Numbers of GPUs, one process on each."""
     preset: str = "qwen3-4b"
-    """Preset of a training that gives the episodes in a step, tokens and packing."""
+    """Training preset that gives the episodes in a step, their limits and packing."""
     dtype: Precision = "bfloat16"
     """Precision of the forward and backward passes."""
     tokens: Count = 4096
     """Tokens of an average episode, prompt included."""
-    pack_tokens: int = 0
+    pack_tokens: CountOrNone = 0
     """Tokens in a packed row; 0 uses the number of the preset."""
-    gpu_gib: float = 80.0
+    gpu_gib: Positive = 80.0
     """Memory of a GPU, in GiB."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
         choose(PRESETS, self.preset)
         if not self.ranks or min(self.ranks) < 1:
-            raise UserError("--ranks must be at least 1")
+            raise UserError("--ranks takes one or more numbers, each at least 1")
 
 
 _QWEN3_4B = TrainConfig(
@@ -229,7 +229,7 @@ MAY_CHANGE = (
     *("sample_batch", "save_every", "keep_checkpoints", "log_episodes", "logger", "resume"),
     *("gradient_checkpointing", "rank_timeout", "cache_tokens", "schedule"),
 )
-"""Settings that may differ when a run is resumed: they do not affect what is learned."""
+"""Settings that may differ when a run is resumed, as they do not affect what is learned."""
 
 
 def parse_train(arguments: Sequence[str], prog: str = "cleaner-rl train") -> TrainConfig:
@@ -247,17 +247,14 @@ def parse_train(arguments: Sequence[str], prog: str = "cleaner-rl train") -> Tra
 
 
 def parse_export(arguments: Sequence[str], prog: str = "cleaner-rl export") -> ExportConfig:
-    """The settings that the arguments of an export give."""
     return tyro.cli(ExportConfig, args=arguments, prog=prog)
 
 
 def parse_scaling(arguments: Sequence[str], prog: str = "cleaner-rl scaling") -> ScalingConfig:
-    """The settings that the arguments of ``scaling`` give."""
     return tyro.cli(ScalingConfig, args=arguments, prog=prog)
 
 
 def choose(presets: Mapping[str, Config], name: str) -> Config:
-    """The preset of that name."""
     if name not in presets:
         raise UserError(f"unknown preset {name!r}; use one of: {', '.join(presets)}")
     return presets[name]
@@ -273,6 +270,8 @@ def given(arguments: Sequence[str], *names: str) -> dict[str, str]:
         # A missing value is no error here: the full parser reports it.
         parser.add_argument(*{flag(name), f"--{name}"}, dest=name, nargs="?")
     known = vars(parser.parse_known_args(arguments)[0])
+    if "" in known.values():
+        raise UserError(f"give {next(flag(n) for n in known if known[n] == '')} a value")
     return {name: value for name, value in known.items() if value is not None}
 
 
@@ -284,7 +283,8 @@ def restore(default: Config, path: Path, remedy: str, *keys: str) -> Config:
             values = values[key]
         unknown = values.keys() - flat(default).keys()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}; {remedy}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CheckpointError(f"cannot read {path}: {reason}; {remedy}") from error
     if unknown:
         raise CheckpointError(f"{path} has settings that do not exist: {sorted(unknown)}")
     return change(default, **values)

@@ -45,7 +45,6 @@ def export(config: ExportConfig) -> Path:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command."""
     config = parse_export(arguments)
     print(f"{export(config)} exported to {config.out}")
     return 0

@@ -69,8 +69,8 @@ def report(config: ScalingConfig) -> str:
     bounds = episode_bounds(training.episode)
     return (
         f"Steps of {step.episodes} episodes with {step.tokens} tokens on average and "
-        f"{step.context} at the most, {step.updates} updates, rows of {step.pack_tokens} tokens, "
-        f"passes in {config.dtype}; GiB a GPU of {config.gpu_gib:g}.\n\n"
+        f"{step.context} at most, {step.updates} updates, rows of {step.pack_tokens} tokens, "
+        f"passes in {config.dtype}; sizes in GiB, on GPUs of {config.gpu_gib:g} GiB.\n\n"
         f"{table(_COLUMNS, rows)}\n"
         f"An episode samples at most {bounds.turns} turns and {bounds.tokens} tokens and runs at "
         f"most {bounds.programs} programs for {bounds.program_seconds:.0f} s."

@@ -48,21 +48,22 @@ class Bound:
 NOT_NEGATIVE = Bound(lambda value: value >= 0, "not be negative")
 BETWEEN_0_AND_1 = Bound(lambda value: 0 <= value <= 1, "lie between 0 and 1")
 ABOVE_0 = Bound(lambda value: value > 0, "be above 0")
+FINITE = Bound(math.isfinite, "be a finite number")
 
 Count = Annotated[int, Bound(lambda value: value >= 1, "be at least 1")]
 CountOrNone = Annotated[int, NOT_NEGATIVE]
 Share = Annotated[float, BETWEEN_0_AND_1]
-NotNegative = Annotated[float, NOT_NEGATIVE]
-Positive = Annotated[float, ABOVE_0]
+NotNegative = Annotated[float, NOT_NEGATIVE, FINITE]
+Positive = Annotated[float, ABOVE_0, FINITE]
 
 
-def check_bounds(config: DataclassInstance) -> None:
+def check_bounds(config: DataclassInstance, prefix: str = "") -> None:
     """Refuse values that violate a bound in their field's type; None violates none."""
     for name, kind in get_type_hints(type(config), include_extras=True).items():
         value = getattr(config, name)
         for bound in getattr(kind, "__metadata__", ()):
             if isinstance(bound, Bound) and value is not None and not bound.holds(value):
-                raise UserError(f"{flag(name)} must {bound.demand}")
+                raise UserError(f"{flag(prefix + name)} must {bound.demand}")
 
 
 def flag(name: str) -> str:
@@ -114,7 +115,7 @@ class EpisodeRules:
     max_turn_tokens: Count = 128
     """Maximum number of tokens in a turn."""
     system_prompt: SystemPrompt = "auto"
-    """Open with instructions for the tool (default) or not (none); auto fits the model."""
+    """Instructions for the tool: the default ones, none, or what fits the model (auto)."""
     tool_format: ToolFormat = "auto"
     """How the model writes its calls; auto reads it from the chat template."""
     max_calls: Count = 1
@@ -122,7 +123,7 @@ class EpisodeRules:
     strict_calls: bool = True
     """Report malformed calls to the model as errors instead of repairing them."""
     tool_role: ToolRole = "auto"
-    """Whose message an output is; auto fits the template, and is user for a server."""
+    """Role of output messages; auto fits the template, and is user for a server."""
     temperature: Positive = 1.0
     """Temperature at which tokens are sampled."""
     stateful: bool = False
@@ -155,7 +156,7 @@ class EpisodeConfig(EpisodeRules):
     rollback_probability: Share = 1.0
     """Share of episodes in which failed calls are rolled back."""
     wrong_reward: Annotated[
-        float, Bound(lambda value: value < 1, "be below 1, the reward of a right answer")
+        float, FINITE, Bound(lambda value: value < 1, "be below 1, the reward of a right answer")
     ] = 0.0
     """Reward of an episode whose answer is wrong; a right one earns 1."""
     partial_reward: bool = False
@@ -185,8 +186,8 @@ class UpdateConfig:
     """Steps over which the learning rate rises from zero."""
     weight_decay: NotNegative = 0.0
     """Weight decay of AdamW."""
-    grad_clip: Positive = 1.0
-    """Maximum norm of the gradient."""
+    grad_clip: Annotated[float, ABOVE_0] = 1.0
+    """Maximum norm of the gradient; inf for none."""
     loss: LossName = "dapo"
     """Loss function; docs/training.md has the formulas."""
     clip_low: Annotated[float | None, BETWEEN_0_AND_1] = None
@@ -195,10 +196,10 @@ class UpdateConfig:
     """How far a probability ratio may rise above 1; None uses the loss's own bound."""
     dual_clip: Annotated[float, Bound(lambda value: value > 1, "be above 1")] = 10.0
     """Bound on ratios of tokens with a negative advantage; inf for none."""
-    kl_coefficient: Annotated[float, NOT_NEGATIVE, Bound(math.isfinite, "be a finite number")] = 0.0
+    kl_coefficient: NotNegative = 0.0
     """Weight of a KL penalty that keeps the policy near the initial one; 0 for none."""
-    tis_cap: NotNegative = 0.0
-    """Cap on the importance weights of sampled tokens; 2 is usual, 0 uses none."""
+    tis_cap: Annotated[float, NOT_NEGATIVE] = 0.0
+    """Cap on the importance weights of sampled tokens; 2 is usual, 0 uses no weights."""
     pack_tokens: Count = 8192
     """Number of tokens in one packed forward and backward pass."""
     gradient_checkpointing: bool = False
@@ -210,18 +211,18 @@ class UpdateConfig:
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """Evaluate a model on an OpenAI-compatible server, which --model names."""
+    """Evaluate the model that --model names on an OpenAI-compatible server."""
 
     endpoint: str = ""
-    """URL of the server, such as http://localhost:8000/v1; empty samples here."""
+    """URL of the server, such as http://localhost:8000/v1; empty loads the model here."""
     api_key_env: str = "OPENAI_API_KEY"
-    """Environment variable with the API key; no key is sent if it is not set."""
+    """Environment variable that holds the API key; if unset, no key is sent."""
     concurrency: Count = 16
     """Number of conversations at the same time."""
     request_seconds: Positive = 600.0
     """Longest wait for an answer, in seconds."""
     request_retries: CountOrNone = 6
-    """How often a request is repeated that was refused as busy, failed or timed out."""
+    """How often to repeat a request that was refused as busy, failed or timed out."""
     endpoint_tools: bool = False
     """Send the tool's description, for a server that parses and renders calls itself."""
 

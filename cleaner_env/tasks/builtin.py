@@ -152,7 +152,10 @@ class BuiltinTasks:
         unknown = [name for name in families if name not in BUILTIN]
         if unknown or not families:
             near = nearest(unknown[0], BUILTIN) if unknown else ""
-            raise ValueError(f"no built-in families {unknown}; there are {sorted(BUILTIN)}{near}")
+            names = ", ".join(sorted(BUILTIN))
+            raise ValueError(
+                f"built-in families are {names}, not {', '.join(unknown) or '-'}{near}"
+            )
         if not 0 <= level < LEVELS:
             raise ValueError(f"the levels of built-in tasks go from 0 to {LEVELS - 1}; not {level}")
         self._names, self._split, self._seed, self._level = list(families), split, seed, level

@@ -105,7 +105,7 @@ def _load(spec: SourceSpec, split: Split, seed: int) -> TaskSource | None:
         raise ValueError(
             f"unknown tasks {spec.text!r}; use reasoning-gym, reasoning-gym:FAMILY,FAMILY, "
             "builtin, the path of a file (.jsonl, .json, .csv, .parquet) with prompt and answer in "
-            f"every row, or KIND:PATH with one of the kinds {sorted(set(KINDS) - {''})}{near}"
+            f"every row, or KIND:PATH with one of the kinds {', '.join(sorted(KINDS)[1:])}{near}"
         )
     spec.allow((*_EVERYWHERE, *layout.options))
     tasks = _tasks_of_split(spec, layout, split, seed)

@@ -73,7 +73,7 @@ def split_specs(specs: str | Sequence[str]) -> list[SourceSpec]:
         raise ValueError(f"task sources are texts such as 'gsm8k:PATH@weight=2', not {specs!r}")
     parts = [part.strip() for text in texts for part in _AND.split(text)]
     if not parts or not all(parts):
-        raise ValueError(f"an empty task source in {specs!r}")
+        raise ValueError(f"{specs!r} names no tasks, or leaves a source empty beside a +")
     return [read_spec(part) for part in parts]
 
 

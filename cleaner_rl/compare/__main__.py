@@ -43,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         return DONE
     for split in ("train", "test"):
         load_source(config.train.tasks, split, config.train.seed)
+    lanes_of(config, 1)  # refuses a device that is not there before anything is written
     with directory.opened():
         runs = directory.runs(config, arms)
         for run in runs:

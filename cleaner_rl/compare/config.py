@@ -14,7 +14,7 @@ from cleaner_rl.errors import UserError
 from cleaner_rl.settings import Count, CountOrNone, change, check_bounds
 
 _EVALUATIONS = 10
-"""Number of evaluations in the course of a run, by default."""
+"""Number of evaluations during a run, by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class CompareConfig:
     """
 
     arms: str = "default"
-    """Ways of training: off, purified, branched, ..., or default, rules, modes, ablations."""
+    """Ways of training, such as off,branched, or a set: default, rules, modes, ablations."""
     seeds: Count = 3
     """Runs of each arm, with the seeds --seed, --seed + 1, ..."""
     out: str = ""
@@ -36,7 +36,7 @@ class CompareConfig:
     jobs: CountOrNone = 0
     """Runs at the same time on a device; 0 uses 1 on a GPU, and the number of cores on a CPU."""
     report_only: str = ""
-    """Directory of a comparison whose report is written again, without any training."""
+    """Directory of a comparison whose report is to be rewritten, without training."""
     train: tyro.conf.OmitArgPrefixes[TrainConfig] = field(default_factory=TrainConfig)
     """Settings of every run, as for python -m cleaner_rl.train."""
 
@@ -52,7 +52,6 @@ class CompareConfig:
 
     @property
     def directory(self) -> Path:
-        """The directory of the comparison."""
         return Path(self.report_only or self.out or f"runs/compare-{self.train.preset}")
 
     @property
@@ -62,7 +61,6 @@ class CompareConfig:
 
     @property
     def device_list(self) -> list[str]:
-        """The devices to use."""
         named = [name.strip() for name in self.devices.split(",") if name.strip()]
         return named or [self.train.device]
 

@@ -26,7 +26,7 @@ class DoctorConfig:
     weights: bool = True
     """Load the weights; without them, check the tokenizer and the configuration only."""
     grader_seconds: Positive = 10.0
-    """Longest time that grading an answer may take."""
+    """Longest time that grading an answer may take, in seconds."""
     json: bool = False
     """Print one JSON object and nothing else."""
     server: tyro.conf.OmitArgPrefixes[ServerConfig] = field(default_factory=ServerConfig)

@@ -188,11 +188,11 @@ def _finish(config: EvalConfig, journal: EvalJournal, tasks: int) -> int:
 def _saved(journal: EvalJournal, total: int) -> str:
     """What is left of an evaluation that stopped early."""
     if journal.directory is None:
-        return "nothing was saved; with --out it could be resumed"
+        return "nothing was saved; --out would keep episodes for --resume"
     return f"{len(journal.rows)} of {total} episodes are saved. {_resume_hint(journal)}"
 
 
 def _resume_hint(journal: EvalJournal) -> str:
     if journal.directory is None:
-        return "with --out they could be tried again"
-    return f"Go on with: python -m cleaner_rl.eval --resume {journal.directory}"
+        return "--out would keep the episodes, so that --resume could try these again"
+    return f"Continue: python -m cleaner_rl.eval --resume {journal.directory}"

@@ -69,7 +69,7 @@ class EvalConfig:
     dtype: Precision = "float32"
     """Precision of the forward passes."""
     top_p: Annotated[Share, ABOVE_0] = 1.0
-    """Sample from the most probable tokens whose probabilities sum to this share."""
+    """Sample from the most probable tokens whose probabilities reach this sum."""
     top_k: CountOrNone = 0
     """Sample from that many of the most probable tokens; 0 for all."""
     episode: tyro.conf.OmitArgPrefixes[EpisodeRules] = field(default_factory=EpisodeRules)
@@ -83,7 +83,7 @@ class EvalConfig:
             raise UserError("--endpoint-tools: the server reads calls; leave out --tool-format")
         if self.server.endpoint and self.top_k:
             raise UserError(
-                "--top-k is no part of the OpenAI protocol; leave it out with --endpoint"
+                "--top-k is not part of the OpenAI protocol; leave it out with --endpoint"
             )
 
     @property

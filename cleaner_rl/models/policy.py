@@ -165,11 +165,11 @@ def resolve_device(device: str) -> torch.device:
     try:
         target = torch.device(device)
     except RuntimeError as error:
-        raise PolicyError(f"unknown device {device!r}; use auto, cpu or cuda") from error
-    if target.type == "cuda" and not torch.cuda.is_available():
+        raise PolicyError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N") from error
+    if target.type == "cuda" and (target.index or 0) >= (count := torch.cuda.device_count()):
         raise PolicyError(
-            "--device cuda: torch sees no CUDA device; check the driver and that torch is a CUDA "
-            "build (python -c 'import torch; print(torch.version.cuda)'), or use --device cpu"
+            f"--device {device}: torch sees {count or 'no'} CUDA devices; check the driver and "
+            "that torch is a CUDA build (torch.version.cuda is not None), or use --device cpu"
         )
     return target
 

@@ -50,6 +50,7 @@ Pair = tuple[Demonstration, Example]
 def build_policy(args: SftArgs) -> dict[str, Any]:
     """The whole build; returns what ``build.json`` records."""
     check_out(args.out, args.overwrite)
+    resolve_device(args.device)  # refused before the demonstrations, which take minutes
     partial = _partial(args)
     started = time.monotonic()
     if not args.from_scratch:

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from cleaner_rl.config import choose, given
 from cleaner_rl.errors import UserError
 from cleaner_rl.settings import (
+    Bound,
     Count,
     CountOrNone,
     EpisodeConfig,
     NotNegative,
     Positive,
+    Share,
     check_bounds,
 )
 
@@ -34,41 +36,44 @@ _MAY_CHANGE = (
 class ModelArgs:
     """Shape of the model that is trained from scratch."""
 
-    vocab_size: int = 1024
-    """Size of the vocabulary, bytes and special tokens included."""
-    hidden_size: int = 192
+    vocab_size: Annotated[int, Bound(lambda size: size >= 269, "be at least 269")] = 1024
+    """Size of the vocabulary; 256 bytes and 13 added tokens are part of it."""
+    hidden_size: Count = 192
     """Width of the residual stream."""
-    layers: int = 4
+    layers: Count = 4
     """Number of transformer blocks."""
-    heads: int = 6
+    heads: Count = 6
     """Query heads, each of width 32."""
-    kv_heads: int = 2
+    kv_heads: Count = 2
     """Key and value heads."""
-    mlp_size: int = 576
+    mlp_size: Count = 576
     """Width inside the MLP."""
-    max_length: int = 1024
+    max_length: Count = 1024
     """Longest sequence that the model is meant for, in tokens."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "model.")
+        if self.heads % self.kv_heads:
+            raise UserError("--model.heads must be a multiple of --model.kv-heads")
 
 
 @dataclass(frozen=True)
 class DemonstrationMix:
-    """Shares of the ingredients, each in [0, 1]. `buggy` counts those of `two_bugs` as well."""
+    """Shares of the ingredients. ``buggy`` includes those of ``two_bugs``."""
 
-    wrong: float = 0.5
+    wrong: Share = 0.5
     """Demonstrations whose program runs but computes the wrong thing."""
-    buggy: float = 0.85
+    buggy: Share = 0.85
     """Demonstrations whose first program fails."""
-    two_bugs: float = 0.35
+    two_bugs: Share = 0.35
     """Demonstrations whose first correction fails as well."""
-    other_program: float = 0.25
+    other_program: Share = 0.25
     """Last corrections that write another program instead of repairing the same one."""
 
     def __post_init__(self) -> None:
-        for name, share in asdict(self).items():
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name} is a share and must lie in [0, 1], got {share}")
+        check_bounds(self, "mix.")
         if self.two_bugs > self.buggy:
-            raise ValueError(f"two_bugs ({self.two_bugs}) cannot exceed buggy ({self.buggy})")
+            raise UserError("--mix.two-bugs must not exceed --mix.buggy, which includes it")
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,6 @@ class SftArgs:
 
     @property
     def from_scratch(self) -> bool:
-        """Whether a new model is built."""
         return self.base == SCRATCH
 
     def learned_by(self) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -94,7 +96,7 @@ def call_main(monkeypatch, capsys, *arguments, script="cleaner-rl"):
     return exit.value.code, *capsys.readouterr()
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
 def test_the_commands_are_listed(arguments, monkeypatch, capsys):
     status, output, errors = call_main(monkeypatch, capsys, *arguments)
     assert (status, errors) == (0, "")
@@ -164,6 +166,43 @@ def test_a_command_says_what_it_loads_and_of_several_processes_one_does(
     with pytest.raises(ModuleNotFoundError):
         run("train", [], "cleaner-rl train")
     assert capsys.readouterr() == ("", said)
+
+
+def test_ctrl_c_during_an_import_that_hides_it_is_answered_in_a_word():
+    hides = """
+import os, signal, sys
+from cleaner_rl import commands
+
+def hide(name):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        sum(range(10))
+    except BaseException as error:
+        raise ModuleNotFoundError("requirements not defined correctly") from error
+
+commands.import_module = hide
+sys.argv = ["cleaner-rl", "train"]
+commands.main()
+"""
+    assert python("-c", hides) == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.default_int_handler])
+def test_after_the_imports_signals_are_handled_as_before(handler, monkeypatch):
+    def main(arguments):
+        return int(signal.getsignal(signal.SIGINT) is not handler)
+
+    def load(name):
+        kept = signal.getsignal(signal.SIGINT) is handler
+        assert kept == (handler is signal.SIG_IGN)
+        return SimpleNamespace(main=main, parse_train=lambda *_: None)
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        monkeypatch.setattr(commands, "import_module", load)
+        assert run("train", [], "cleaner-rl train") == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_preset_of_scaling_is_checked_with_the_other_arguments():

@@ -51,5 +51,5 @@ def test_the_table_has_a_line_for_each_model_and_number(capsys):
 
 
 def test_no_ranks_is_refused():
-    with pytest.raises(UserError, match="--ranks must be at least 1"):
+    with pytest.raises(UserError, match="--ranks takes one or more numbers"):
         main(["--ranks", "0"])

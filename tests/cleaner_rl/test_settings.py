@@ -5,9 +5,10 @@ from dataclasses import dataclass, fields, is_dataclass
 
 import pytest
 
-from cleaner_rl.config import PRESETS, TrainConfig, given
+from cleaner_rl.config import PRESETS, TrainConfig, given, parse_train
+from cleaner_rl.doctor.config import parse_doctor
 from cleaner_rl.errors import CheckpointError, UserError
-from cleaner_rl.eval.config import EvalConfig
+from cleaner_rl.eval.config import EvalConfig, parse_eval
 from cleaner_rl.settings import (
     Count,
     CountOrNone,
@@ -15,11 +16,13 @@ from cleaner_rl.settings import (
     NotNegative,
     Positive,
     Share,
+    UpdateConfig,
     change,
     changed,
     check_bounds,
     flat,
 )
+from cleaner_rl.sft.config import DemonstrationMix
 
 
 @dataclass
@@ -43,12 +46,23 @@ class Bounded:
         ({"part": float("nan")}, "--part must lie between 0 and 1"),
         ({"weight": float("nan")}, "--weight must not be negative"),
         ({"some_seconds": 0.0}, "--some-seconds must be above 0"),
+        ({"some_seconds": float("inf")}, "--some-seconds must be a finite number"),
+        ({"weight": float("inf")}, "--weight must be a finite number"),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_by_its_flag(values, message):
     Bounded()
     with pytest.raises(UserError, match=f"^{message}$"):
         Bounded(**values)
+
+
+def test_a_part_with_its_own_prefix_is_refused_by_the_whole_flag():
+    with pytest.raises(UserError, match=r"^--mix\.other-program must lie between 0 and 1$"):
+        DemonstrationMix(other_program=1.5)
+
+
+def test_bounds_that_may_be_switched_off_accept_infinity():
+    UpdateConfig(grad_clip=float("inf"), dual_clip=float("inf"), tis_cap=float("inf"))
 
 
 @pytest.mark.parametrize("config", [TrainConfig(), EvalConfig()])
@@ -100,3 +114,19 @@ def test_what_is_given_is_seen_in_any_spelling(arguments):
 def test_the_last_of_several_values_is_given_and_no_abbreviation():
     assert given(["--preset", "a", "--preset=b"], "preset") == {"preset": "b"}
     assert given(["--pre", "a"], "preset") == {}
+
+
+@pytest.mark.parametrize("parse", [parse_train, parse_doctor, parse_eval])
+def test_an_empty_directory_to_resume_is_not_the_current_one(parse, tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text(json.dumps(flat(PRESETS["tiny"])))
+    (tmp_path / "settings.json").write_text(json.dumps({"config": EvalConfig().settings()}))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^give --resume a value$"):
+        parse(["--resume", ""])
+
+
+def test_a_missing_config_is_named_once(tmp_path):
+    path = tmp_path / "config.json"
+    with pytest.raises(CheckpointError) as refused:
+        TrainConfig.load(path)
+    assert str(refused.value).startswith(f"cannot read {path}: No such file or directory; name ")

@@ -318,8 +318,8 @@ def test_resume_with_another_setting_is_refused(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 def test_missing_cuda_is_reported(tmp_path):
-    with pytest.raises(PolicyError, match="torch sees no CUDA device"):
-        train(tmp_path / "run", "--device", "cuda")
+    with pytest.raises(PolicyError, match="--device cuda:1: torch sees no CUDA device"):
+        train(tmp_path / "run", "--device", "cuda:1")
 
 
 @pytest.mark.parametrize(

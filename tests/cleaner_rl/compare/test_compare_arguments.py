@@ -53,6 +53,13 @@ def test_groups_that_roc_cannot_halve_are_refused(size):
         ARMS["roc"].config(replace(PRESETS["tiny"], group_size=size))
 
 
+@pytest.mark.parametrize("device", ["--device", "--devices"])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(device, tmp_path):
+    with pytest.raises(UserError, match="unknown device 'gpu'"):
+        main([device, "gpu", "--out", str(tmp_path / "out")])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_settings_of_training_are_those_of_all_arms():
     config, arms = parse_compare(["--steps", "20", "--learning-rate", "0.5", "--arms", "off"])
     (run,) = ComparisonDirectory(config.directory).runs(config, arms)[:1]

@@ -65,7 +65,7 @@ def test_what_was_played_before_an_interruption_stays(begin, interrupt, tmp_path
     before = rows(tmp_path / "out")
     assert len(before) == 3
     assert (
-        f"3 of 8 episodes are saved. Go on with: python -m cleaner_rl.eval --resume {tmp_path}"
+        f"3 of 8 episodes are saved. Continue: python -m cleaner_rl.eval --resume {tmp_path}"
         in (capsys.readouterr().err)
     )
     assert main(["--resume", str(tmp_path / "out")]) == 0

@@ -29,7 +29,7 @@ from cleaner_rl.sft.demonstrations.examples import (
     length_batches,
 )
 from cleaner_rl.sft.model import build_model, check_out, save_policy
-from cleaner_rl.sft.tokenizer import train_tokenizer
+from cleaner_rl.sft.tokenizer import BOILERPLATE, SPECIAL_TOKENS, TOOL_TOKENS, train_tokenizer
 from cleaner_rl.sft.training import assistant_loss, train_on_examples
 
 CALL = HermesFormat().render("print(6 * 7)")
@@ -40,6 +40,7 @@ DEMONSTRATION = Demonstration(
     right=True,
     bugs=(),
 )
+SMALLEST = 256 + len(SPECIAL_TOKENS + TOOL_TOKENS + BOILERPLATE)
 SMALL = ModelArgs(vocab_size=400, hidden_size=64, layers=1, heads=2, kv_heads=1, mlp_size=64)
 
 
@@ -224,6 +225,28 @@ def test_file_and_impossible_parent_are_refused(tmp_path: Path) -> None:
         check_out(tmp_path / "file", overwrite=True)
     with pytest.raises(UserError, match="cannot write"):
         check_out(tmp_path / "file" / "policy", overwrite=False)
+
+
+def test_an_unknown_device_is_refused_before_anything_is_generated(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown device 'gpu'"):
+        main(["--device", "gpu", "--out", str(tmp_path / "policy"), "--tasks", "not read"])
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({"heads": 0}, "--model.heads must be at least 1"),
+        ({"heads": 5}, "--model.heads must be a multiple of --model.kv-heads"),
+        ({"vocab_size": SMALLEST - 1}, f"--model.vocab-size must be at least {SMALLEST}"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_refused(shape: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=f"^{message}$"):
+        ModelArgs(**shape)
+
+
+def test_the_smallest_vocabulary_can_be_learned() -> None:
+    assert len(train_tokenizer(["one text"], SMALLEST)) == SMALLEST
 
 
 def test_help_reads_well(capsys: pytest.CaptureFixture[str]) -> None:
