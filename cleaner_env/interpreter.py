@@ -45,7 +45,7 @@ class Interpreter:
             self._session.rollback(self._before)
 
     def copied(self, sandbox: Callable[[], Sandbox]) -> Interpreter:
-        """An interpreter that goes on from the same point in another sandbox."""
+        """An interpreter that continues from the same point in another sandbox."""
         other = Interpreter(sandbox, self.stateful)
         if self._session is not None:
             other._session, other._before = self._session.copy(sandbox()), self._before

@@ -39,7 +39,7 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
     a lookahead. ``info["messages"]`` is always what the agent must be shown next. ``episode`` holds
     purified turns, raw turns, one record per lookahead, and the statistics.
 
-    Other modes than ``saar`` serve for comparison:
+    The modes other than ``saar`` serve for comparison:
 
     ================  ==============================================================================
     ``off``           failed calls stay, as in plain GRPO
@@ -49,7 +49,7 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
     ``mask-failed``   failed calls stay, and their turns are ``masked``: the loss leaves them out
     ================  ==============================================================================
 
-    The environment may be any one whose actions are text and whose ``info`` reports whether a call
+    Any environment will do whose actions are text and whose ``info`` reports whether a call
     worked: see ``cleaner_env.rollback_protocol``. Wrappers that count steps or rewards, such as
     TimeLimit and RecordEpisodeStatistics, belong outside this wrapper: inside it, they would also
     count turns that splices remove, and never see the end of an episode that a lookahead cut off.

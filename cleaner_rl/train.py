@@ -241,7 +241,7 @@ def _group_metrics(groups: Sequence[Group]) -> dict[str, float]:
 def _write(
     trainer: Trainer, log: LogStep, metrics: dict[str, Any], episodes: Sequence[Episode]
 ) -> None:
-    """Record a step, apart from its checkpoint."""
+    """Record a step; its checkpoint is written separately."""
     trainer.run.log_metrics(metrics)
     log(trainer.step, metrics)
     trainer.run.log_episodes(trainer.step, episodes[: trainer.config.monitor.log_episodes])
@@ -295,6 +295,6 @@ def run(trainer: Trainer, resume: str = "") -> int:
 
 
 def _saved(trainer: Trainer, resume: str) -> str:
-    """Says what is saved, and how to continue."""
+    """A sentence on what is saved and how to continue."""
     command = f"{trainer.ranks.command} -m cleaner_rl.train --resume {trainer.run.path}"
     return f"The run is saved up to step {trainer.saved_step}. Resume: {resume or command}"

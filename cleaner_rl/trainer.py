@@ -199,7 +199,7 @@ def _saved(config: TrainConfig) -> _Saved:
 
 
 def _models(config: TrainConfig, saved: _Saved | None, ranks: Ranks) -> tuple[Policy, Updater, str]:
-    """The policy that samples, the updater, and the fingerprint of what KL term or LoRA refer to.
+    """The policy that samples, the updater, and the fingerprint of the KL term's or LoRA's base.
 
     A run with LoRA continues from its original weights and the checkpoint's adapters; any other run
     from the checkpoint's weights.
@@ -267,7 +267,7 @@ def _sandbox(config: TrainConfig, ranks: Ranks) -> Iterator[Sandbox]:
 
 
 def _fitting(source: TaskSource, rollout: Rollout, config: TrainConfig) -> tuple[TaskSource, int]:
-    """The source without problems whose prompts are too long, and how many those are."""
+    """The source without problems whose prompts are too long, and the number of those."""
     try:
         return fitting_tasks(source, rollout.prompt_length, config.max_prompt_tokens)
     except ValueError as error:

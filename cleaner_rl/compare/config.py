@@ -56,7 +56,6 @@ class CompareConfig:
 
     @property
     def seed_list(self) -> list[int]:
-        """The seeds of each arm's runs."""
         return list(range(self.train.seed, self.train.seed + self.seeds))
 
     @property

@@ -35,7 +35,6 @@ Data = Mapping[str, Any]
 
 
 def write_plots(results: Data, directory: Path) -> None:
-    """Write the three figures."""
     held_out = {
         f"{LABELS[key][0]}, rollback {mode}": _evaluated(results, mode, key)
         for mode, key in _HELD_OUT

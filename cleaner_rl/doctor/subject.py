@@ -37,12 +37,10 @@ class Subject:
 
     @property
     def config(self) -> TrainConfig:
-        """The training's settings."""
         return self.doctor.train
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The model's tokenizer."""
         return load_tokenizer(self.config.model)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -51,7 +49,6 @@ class Subject:
 
     @cached_property
     def codec(self) -> ChatCodec:
-        """The tokenizer's chat codec."""
         return load_codec(self.tokenizer, tool_role=self.config.episode.tool_role)
 
     @cached_property
@@ -65,12 +62,10 @@ class Subject:
 
     @cached_property
     def model_config(self) -> Any:
-        """The model's configuration."""
         return load_model_config(self.config.model)
 
     @cached_property
     def policy(self) -> Policy:
-        """The model with its weights."""
         return load_policy(self.config.model, self.config.device, self.config.episode.tool_role)
 
     @property

@@ -153,7 +153,6 @@ class PrefixCache:
             self.pop(next(iter(self._items)))
 
     def clear(self) -> None:
-        """Drop everything."""
         self._items.clear()
         self.tokens = 0
 

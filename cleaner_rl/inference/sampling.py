@@ -51,7 +51,6 @@ class TokenSequence:
 
     @property
     def length(self) -> int:
-        """The length of ``context``."""
         return len(self.request.ids) + len(self.ids)
 
 

@@ -67,7 +67,6 @@ class Pack:
 
     @property
     def longest(self) -> int:
-        """Length of the longest sample."""
         return max(self.lengths)
 
 

@@ -30,7 +30,6 @@ def add_lora(model: Any, rank: int, alpha: float) -> None:
 
 
 def has_lora(model: Any) -> bool:
-    """Whether the model has adapters."""
     return bool(adapter_state(model))
 
 

@@ -138,7 +138,6 @@ def activation_bytes(shape: ModelShape, precision: Precision) -> int:
 
 
 def head_size(config: Any) -> int:
-    """Size of one attention head."""
     text = config.get_text_config()
     size: int = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return size

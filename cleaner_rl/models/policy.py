@@ -113,7 +113,6 @@ def load_policy(name: str, device: str = "auto", tool_role: ToolRole = "auto") -
 def load_codec(
     tokenizer: Any, stop_ids: Sequence[int] = (), tool_role: ToolRole = "auto"
 ) -> ChatCodec:
-    """The tokenizer's chat codec."""
     with template_errors():
         return ChatCodec(tokenizer, stop_ids, tool_role)
 
@@ -175,7 +174,6 @@ def resolve_device(device: str) -> torch.device:
 
 
 def bundled_directory() -> Path:
-    """The directory of the bundled policy."""
     return Path(str(files("cleaner_rl").joinpath("bundled")))
 
 

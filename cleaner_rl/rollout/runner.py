@@ -99,6 +99,5 @@ class EpisodeRunner:
         self.over = True
 
     def finished(self) -> FinishedEpisode:
-        """The finished episode."""
         seconds = time.monotonic() - self.began
         return FinishedEpisode(self.job, self.env.episode, seconds, self.fault)

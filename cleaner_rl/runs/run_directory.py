@@ -44,7 +44,6 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path, config: TrainConfig) -> RunDirectory:
-        """Create the directory of a new run."""
         cls.require_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -109,7 +108,6 @@ class RunDirectory:
         updater.ranks.on_first(remove_oldest)
 
     def log_metrics(self, metrics: dict[str, Any]) -> None:
-        """Append the metrics of a step."""
         with _writing(self.path / METRICS) as file:
             append_row(file, metrics)
 

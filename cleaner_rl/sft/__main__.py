@@ -242,7 +242,6 @@ def summary_lines(build: dict[str, Any]) -> Iterator[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns its exit status."""
     args = parse_sft(arguments)
     try:
         build = build_policy(args)

@@ -147,7 +147,6 @@ class SftArgs:
         return {name: value for name, value in asdict(self).items() if name not in _MAY_CHANGE}
 
     def rollout(self) -> EpisodeConfig:
-        """The settings of the evaluation's episodes."""
         return EpisodeConfig(
             saar="off",
             max_turn_tokens=self.max_turn_tokens,
@@ -185,6 +184,5 @@ SFT_PRESETS: dict[str, SftArgs] = {
 
 
 def parse_sft(arguments: Sequence[str], prog: str = "cleaner-rl sft") -> SftArgs:
-    """The settings that arguments give."""
     default = choose(SFT_PRESETS, given(arguments, "preset").get("preset", "tiny"))
     return tyro.cli(SftArgs, args=arguments, default=default, prog=prog)
