@@ -342,8 +342,8 @@ class CodeToolEnv(gym.Env[str, str]):
             print(text.encode(encoding, "backslashreplace").decode(encoding))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """A copy continues from the same point. A stateful one restores its variables by running the
-        episode's programs again, and raises SandboxError if they do not print the same."""
+        """A copy continues from the same point. A stateful one restores its variables by running
+        the episode's programs again, and raises SandboxError if they do not print the same."""
         copied = memo[id(self)] = type(self).__new__(type(self))
         for name, value in vars(self).items():
             if name not in ("_sandbox", "_programs"):
