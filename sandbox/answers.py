@@ -55,9 +55,10 @@ def encode(value: Any, classes: Mapping[str, Any] = {}) -> str:
         name = f"{kind.__module__}.{kind.__name__}"
         if isinstance(value, int):
             return ["int", hex(value)]  # decimal digits are limited, and slow
-        for plain in (float, str):
-            if isinstance(value, plain):  # of a subclass: numpy has one of float
-                return ["same", plain(value)]
+        if isinstance(value, float):  # of a subclass, as numpy's are
+            return ["same", float.__float__(value)]
+        if isinstance(value, str):
+            return ["same", str.__str__(value)]  # an enumeration's own says something else
         if isinstance(value, complex):
             return ["complex", value.real, value.imag]
         if isinstance(value, (bytes, bytearray)):

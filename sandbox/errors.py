@@ -3,6 +3,7 @@
 SandboxError            our own machinery failed; never the fault of the program that was run
   IsolationUnavailable  this machine grants no isolation, and weak isolation was not allowed
   QueueFull             too many callers wait already; the program was not run
+  Irreproducible        a session was lost, and its cells do not do the same again
   WorkerFault           one worker broke; caught and retried by the pool, not seen by callers
 """
 
@@ -19,6 +20,10 @@ class IsolationUnavailable(SandboxError):
 
 class QueueFull(SandboxError):
     """More callers wait than the sandbox was told to let in. The program was not run."""
+
+
+class Irreproducible(SandboxError):
+    """A session was lost, and a cell that was run again did not print the same."""
 
 
 class WorkerFault(SandboxError):

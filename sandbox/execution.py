@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from .errors import WorkerFault
@@ -269,3 +269,18 @@ def classify(
     elif exit_code:
         status = Status.ERROR
     return status, name, f"{name}: {text}\n" if text else ""
+
+
+def explained(result: Result, refused: str) -> Result:
+    """The result of a cell that failed in a way that only a session knows."""
+    why = refused
+    unexplained = result.status is Status.ERROR and not result.error_class
+    if not why and (result.ok or unexplained):
+        why = "SessionExit: the cell ended the interpreter; the session is as it was before"
+    if not why:
+        return result
+    name = why.partition(":")[0]
+    if not name.isidentifier():  # the cell has spoken for its session
+        name, why = "SessionExit", "SessionExit: the cell cut itself off from its session"
+    status = Status.MEMORY if name == "MemoryError" else Status.ERROR
+    return replace(result, status=status, error_class=name, traceback=f"{why}\n")

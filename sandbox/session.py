@@ -16,8 +16,17 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
 from .cgroup import Cgroup, make_cgroup
-from .errors import SandboxError, WorkerFault
-from .execution import SET_UP_S, Ending, Watch, judge, open_streams, receive, send_program
+from .errors import Irreproducible, SandboxError, WorkerFault
+from .execution import (
+    SET_UP_S,
+    Ending,
+    Watch,
+    explained,
+    judge,
+    open_streams,
+    receive,
+    send_program,
+)
 from .result import Limits, Result, Status
 from .worker import Action, Job, Worker
 
@@ -81,6 +90,7 @@ class Session:
         self._cgroup: Cgroup | None = None
         self._closed = False
         self._interrupted = False
+        self._broken = False  # by its own cells, and not restored since
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -213,6 +223,11 @@ class Session:
                 self._drop()
                 self._restore(worker)
                 result, lost, _ = self._run(code, self.limits)
+        except Irreproducible as error:
+            self._drop()
+            if not self._broken:
+                raise
+            return explained(Result(Status.ERROR, tier=self._sandbox.tier), f"SessionLost: {error}")
         except (OSError, WorkerFault) as error:
             if self._worker is not None:
                 self._worker.close_if_dead()
@@ -240,18 +255,12 @@ class Session:
             "name": f"cell{len(self._cells) + 1}.py",
             "wall_s": limits.wall_s,
         }
-        order_to_kill = {"op": "kill", "state": state}
+        kill = {"op": "kill", "state": state}
         kills = self._oom_kills()
         with open_streams(limits) as streams:
             send_program(self._socket, request, streams, code)
             watch = Watch(
-                self._socket,
-                self._receive,
-                order_to_kill,
-                streams,
-                limits,
-                KILL_S,
-                says_when_started=False,
+                self._socket, self._receive, kill, streams, limits, KILL_S, says_when_started=False
             )
             message = watch.until_ended()
             for stream in streams:
@@ -269,6 +278,7 @@ class Session:
             self._forget(state)
         else:
             result = explained(result, message["refused"])
+        self._broken |= message["lost"] and message is not DEAD
         return result, message["lost"], message["began"]
 
     def _open(self, worker: Worker) -> None:
@@ -315,6 +325,7 @@ class Session:
         try:
             self._open(worker)
             self._make_again(needed)
+            self._broken = False
         finally:  # also when it is to be tried once more
             self._state, self._cells = present, list(needed[present])
 
@@ -344,7 +355,7 @@ class Session:
         longer = replace(self.limits, wall_s=self.limits.wall_s * MORE_TIME)
         result, _, _ = self._run(path[-1].code, longer, state)
         if not result.ok or result.stdout != path[-1].stdout:
-            raise SandboxError(
+            raise Irreproducible(
                 f"the session was lost, and cell {len(path)} did not do the same again: "
                 f"{result.status} {result.traceback or repr(result.stdout)}"
             )
@@ -371,18 +382,6 @@ class Session:
         if self._worker is not None and ours:
             self._sandbox.end_session(self._worker)
         self._cgroup = self._worker = None
-
-
-def explained(result: Result, refused: str) -> Result:
-    """The result of a cell that failed in a way that only a session knows."""
-    why = refused
-    unexplained = result.status is Status.ERROR and not result.error_class
-    if not why and (result.ok or unexplained):
-        why = "SessionExit: the cell ended the interpreter; the session is as it was before"
-    if not why:
-        return result
-    name = why.partition(":")[0]
-    return replace(result, status=Status.ERROR, error_class=name, traceback=f"{why}\n")
 
 
 # What is said for a keeper that is dead, as when a cell has used up the memory of its session.

@@ -183,6 +183,8 @@ def examine(
             if kind == "raised":
                 error = getattr(builtins, told[0], namespace.get(told[0]))
                 if isinstance(error, type) and issubclass(error, Exception):
+                    if error is StopIteration:  # it would end a loop of the check, as if it held
+                        error = RuntimeError
                     raise error(told[1])
                 raise Exception(": ".join(told))
             value = decode(told[0], refuse, namespace)

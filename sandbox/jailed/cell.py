@@ -23,7 +23,15 @@ import sys
 import types
 
 # As in child.py.
-from builtins import BaseException, MemoryError, OSError, bool, exec, min  # noqa: UP029
+from builtins import (  # noqa: UP029
+    BaseException,
+    MemoryError,
+    OSError,
+    bool,
+    exec,
+    isinstance,
+    min,
+)
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -50,6 +58,7 @@ TOO_MUCH = (
     "SessionFilesError: the cell left files open that have no name and hold more than "
     f"{NAMELESS_BYTES >> 20} MiB; close them, or give them names"
 )
+NO_MEMORY = "MemoryError: the cell left too little memory for its session to go on"
 FEWER_PROCESSES = "SessionLimitsError: the cell changed its RLIMIT_NPROC, which later cells need"
 
 libc = ctypes.PyDLL(None, use_errno=True)  # without giving up the interpreter lock
@@ -142,10 +151,12 @@ def run_cell(
     refused = "" if getrlimit(RLIMIT_NPROC) == processes else FEWER_PROCESSES
     try:
         open_now = Descriptors(LINK_FD, before)
-    except (TooMuch, MemoryError):
+    except TooMuch:
         refused = TOO_MUCH
-    except OSError as error:
+    except (MemoryError, OSError) as error:
         refused = f"SessionFilesError: a file that the cell left open cannot be kept: {error}"
+        if isinstance(error, MemoryError) or error.errno == errno.ENOMEM:
+            refused = NO_MEMORY
     if refused:
         say(LINK_FD, b"-" + refused.encode())
         while True:

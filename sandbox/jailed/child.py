@@ -27,15 +27,16 @@ from builtins import (  # noqa: UP029
     OSError,
     SystemExit,
     compile,
-    getattr,
     int,
     isinstance,
+    issubclass,
     len,
     open,
     print,
     str,
+    type,
 )
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from . import kernel, landlock, seccomp
@@ -287,26 +288,32 @@ def run_program(source: Source) -> NoReturn:
     if threading := sys.modules.get("threading"):
         exit_code = run_guarded(threading._shutdown) or exit_code
     exit_code = run_guarded(atexit._run_exitfuncs) or exit_code
-    flush_streams()
+    flush_streams(main.__dict__.values())
     os._exit(exit_code)
 
 
-def flush_streams() -> None:
-    """Write what is left; the program may have closed, replaced or deleted them."""
-    for name in ("stdout", "stderr"):
+def flush_streams(variables: Iterable[Any] = ()) -> None:
+    """Write what is left in stdout, stderr and the files among some variables, as Python does at
+    its end; the program may have closed, replaced or deleted them."""
+    streams: list[Any] = [sys.__dict__.get(name) for name in ("stdout", "stderr")]
+    for stream in streams + [value for value in variables if issubclass(type(value), io.IOBase)]:
         try:
-            getattr(sys, name).flush()
+            stream.flush()
         except BaseException:
             continue
 
 
 def open_streams() -> list[Any]:
     """sys.stdin, stdout and stderr; output unbuffered, so that a killed program keeps its own."""
-    stdin = io.BufferedReader(io.FileIO(0, closefd=False))
-    streams: list[Any] = [io.TextIOWrapper(stdin, "utf-8", "surrogateescape")]
-    for fd, errors in ((1, "surrogateescape"), (2, "backslashreplace")):
-        raw = io.FileIO(fd, "w", closefd=False)
-        streams.append(io.TextIOWrapper(raw, "utf-8", errors, write_through=True))
+    streams: list[Any] = []
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        raw: Any = io.FileIO(fd, "w" if fd else "r", closefd=False)
+        raw.name = f"<{name}>"
+        errors = "backslashreplace" if fd == 2 else "surrogateescape"
+        binary = raw if fd else io.BufferedReader(raw)
+        stream: Any = io.TextIOWrapper(binary, "utf-8", errors, write_through=bool(fd))
+        stream.mode = "w" if fd else "r"  # as the interpreter sets it; fast input and output ask
+        streams.append(stream)
     return streams
 
 

@@ -178,7 +178,8 @@ class Keeper:
         except (Lost, ProcessLookupError):
             return Outcome(began=False, lost=True, refused=UNFIT)
         except Unfit as why:
-            self._sweep()
+            with suppress(Lost):
+                self._sweep()
             return Outcome(began=False, refused=str(why))
         finally:
             for fd in fds:
@@ -232,8 +233,22 @@ class Keeper:
                 raise Unfit(word[1:].decode(errors="replace"))
             # Another session of the worker may have taken what there is, until it is stopped.
             if time.monotonic() > began + FORK_S:
+                if self._could_fork():
+                    raise Unfit(UNFIT)  # it does not say the truth
                 raise BlockingIOError(errno.EAGAIN, "no process is to be had for a cell")
             time.sleep(0.01)
+
+    def _could_fork(self) -> bool:
+        """Whether a process under the limits of a cell can be forked."""
+        pid = os.fork()
+        if not pid:
+            limit_resources(self.config, self.limits)
+            try:
+                os.fork()
+            except OSError:
+                os._exit(1)
+            os._exit(0)
+        return os.waitpid(pid, 0)[1] == 0
 
     def _watch(self, request: dict[str, Any], pid: int, link: socket.socket) -> Outcome:
         """Wait for the end of a cell, which its time or an order may bring about."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import datetime
+import enum
 import json
 import math
 import random
@@ -44,13 +45,17 @@ def test_of_a_subclass_the_plain_value_comes_through() -> None:
         __eq__ = lambda *_: True  # noqa: E731
         __iter__ = lambda self: iter([7])  # noqa: E731
 
+    class Color(str, enum.Enum):  # noqa: UP042 (its str() is another text)
+        RED = "red"
+
     pair = collections.namedtuple("pair", "a b")
-    given = [Sly([1]), collections.Counter("aa"), pair(1, 2), {1: 2}.keys()]
+    given = [Sly([1]), collections.Counter("aa"), pair(1, 2), {1: 2}.keys(), Color.RED]
     assert [(type(got), got) for got in through(given)] == [
         (list, [1]),
         (dict, {"a": 2}),
         (tuple, (1, 2)),
         (list, [1]),
+        (str, "red"),
     ]
 
 

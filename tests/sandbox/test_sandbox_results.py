@@ -202,3 +202,34 @@ def test_traceback_does_not_tell_where_the_interpreter_is_installed(box: Sandbox
     assert 'File "/usr/lib' in result.traceback
     if sys.base_prefix != "/usr":
         assert sys.base_prefix not in result.traceback
+
+
+FAST_IO = """
+import io, os, sys
+class Fast(io.IOBase):
+    def __init__(self, file):
+        self.fd = file.fileno()
+        self.buffer = io.BytesIO()
+        self.writable = "x" in file.mode or "r" not in file.mode
+    def write(self, text):
+        return self.buffer.write(text.encode())
+    def flush(self):
+        if self.writable:
+            os.write(self.fd, self.buffer.getvalue())
+            self.buffer = io.BytesIO()
+assert (sys.stdin.mode, sys.stdin.name, sys.stderr.name) == ("r", "<stdin>", "<stderr>")
+sys.stdout = Fast(sys.stdout)
+print(42)
+"""
+
+
+def test_streams_of_contest_programs(box: Sandbox) -> None:
+    assert box.run(FAST_IO).stdout == "42\n", box.run(FAST_IO).traceback
+
+
+@pytest.mark.parametrize("file", ["open(1, 'w')", "os.fdopen(1, 'wb')"])
+def test_what_a_file_of_the_program_holds_back_is_written_at_its_end(
+    box: Sandbox, file: str
+) -> None:
+    text = "b'42'" if "wb" in file else "'42'"
+    assert box.run(f"import os; out = {file}; out.write({text})").stdout == "42"

@@ -76,6 +76,12 @@ def test_nothing_but_right_values_makes_a_check_hold(sandbox, program, check):
     assert score(program, task(check), sandbox) < 1.0
 
 
+def test_a_program_that_ends_a_loop_of_the_check_does_not_hold(sandbox):
+    loop = "def check(candidate):\n    assert all(map(lambda x: candidate(x) == 8, range(3)))"
+    assert score("def f(x): return 8", task(loop), sandbox) == 1.0
+    assert score("def f(x): raise StopIteration", task(loop), sandbox) == 0.0
+
+
 def test_a_program_finds_no_assertions_in_its_process(sandbox):
     looks = """
 import gc, sys
