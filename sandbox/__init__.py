@@ -43,27 +43,26 @@ the read-only files that they share, and by how long things take. In a worker th
 `processes` is larger: by 16 where control groups count them, else by 64 for each session, which all
 programs of the worker then have together; how many processes a cell has is looked at twenty times a
 second. A cell may harm its own session (kill what keeps its earlier states, say), which is then
-restored by running its cells again; where they do not print the same, all further ones fail.
-A session takes back a failed cell's variables, modules and working directory, the files below /tmp
+restored by running its cells again; where they do not print the same, all further ones fail. A
+session takes back a failed cell's variables, modules and working directory, the files below /tmp
 and /dev/shm, those that are open, and what it made of open descriptors. It does not take back time,
 locks (flock), nor what it wrote into memory that processes share (mmap, numpy.memmap,
 multiprocessing.Value). What is in pipes, sockets, timers, event counters and epoll sets is not
 kept, nor are extended attributes, inode numbers, seals, times of directories and the bond between
-hard links; of files no more than 256 MiB over all checkpoints, and 64 MiB of those that are open and
-have no name. Process ids differ from cell to cell. Where
-Landlock's ABI is below 6, cells have no UNIX sockets (forkserver, managers). System
-information (CPU model, load, kernel version) is visible, and so is what the interpreter's packages
-contain. Being pid 1, a program is not killed by signals that it sends to itself. On kernels before
-5.14 `processes` is not enforced for a plain user. In tier "no-proc" programs see an empty /proc,
-and under root `processes` may not bind; in tier "jail" they share the namespaces of their worker,
-which serves a single one, and a program that kills the worker (it can where Landlock's ABI is below
-6) ends as one killed by SIGKILL. Without seccomp, and where /proc/sys is read-only (some
-containers) or in tier "jail" with a bubblewrap before 0.8, programs can make user namespaces, and
-have in those the capabilities to mount over what they see; a trial program finds out, and
-Sandbox.tried and `python -m sandbox doctor` say so. In tier "landlock", where no namespaces are to
-be had, programs cannot start processes or other programs, see which other files exist though not
-what is in them, and may fill the disk below the temporary directory, 16 MiB a file. Tier "rlimits"
-isolates nothing.
+hard links; of files no more than 256 MiB over all checkpoints, and 64 MiB of those that are open
+and have no name. Process ids differ from cell to cell. Where Landlock's ABI is below 6, cells have
+no UNIX sockets (forkserver, managers). System information (CPU model, load, kernel version) is
+visible, and so is what the interpreter's packages contain. Being pid 1, a program is not killed by
+signals that it sends to itself. On kernels before 5.14 `processes` is not enforced for a plain
+user. In tier "no-proc" programs see an empty /proc, and under root `processes` may not bind; in
+tier "jail" they share the namespaces of their worker, which serves a single one, and a program that
+kills the worker (it can where Landlock's ABI is below 6) ends as one killed by SIGKILL. Without
+seccomp, and where /proc/sys is read-only (some containers) or in tier "jail" with a bubblewrap
+before 0.8, programs can make user namespaces, and have in those the capabilities to mount over what
+they see; a trial program finds out, and Sandbox.tried and `python -m sandbox doctor` say so. In
+tier "landlock", where no namespaces are to be had, programs cannot start processes or other
+programs, see which other files exist though not what is in them, and may fill the disk below the
+temporary directory, 16 MiB a file. Tier "rlimits" isolates nothing.
 """
 
 from __future__ import annotations
