@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/install_size.py
 
-pip, setuptools and this project itself are no package here, but the project's size counts.
+pip and setuptools are left out. This project is not counted as a package, but its size is included.
 """
 
 import sysconfig

