@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import resource
-import shutil
 import signal
 import socket
 import subprocess
@@ -30,6 +29,7 @@ from .execution import (
     send_program,
 )
 from .jail import Jail, environment
+from .jailed.files import remove_tree
 from .layers import Layers
 from .result import LARGEST, Limits, Result
 from .spawner import Spawner, Stop
@@ -91,7 +91,7 @@ class Worker:
         scratch = None
         if self.jail.bwrap is None:
             scratch = tempfile.mkdtemp(prefix="sandbox-")
-            self._held.callback(shutil.rmtree, scratch, ignore_errors=True)
+            self._held.callback(remove_tree, scratch)
         self._complaints = os.memfd_create("sandbox-stderr")
         self._held.callback(os.close, self._complaints)
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
