@@ -222,7 +222,7 @@ def test_a_directory_of_any_depth_is_removed(bare: Sandbox) -> None:
     deep = "import os\nfor _ in range(2500): os.mkdir('d' * 20); os.chdir('d' * 20)"
     assert bare.run(deep).ok
     assert bare.run("print(1)").ok and bare.faults == 0
-    assert len(os.listdir(where)) == 1  # the next program's
+    assert len(os.listdir(where)) <= 1  # the next program's may be there
 
 
 def test_a_failing_bubblewrap_leads_to_landlock(
