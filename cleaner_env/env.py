@@ -352,6 +352,16 @@ class CodeToolEnv(gym.Env[str, str]):
         copied._programs = self._programs and self._programs.copied(copied._interpreter)
         return copied
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickle takes: everything, as long as no sandbox is running."""
+        if self._sandbox is not None:
+            raise TypeError(
+                "an environment with a sandbox cannot be pickled, because the sandbox's processes "
+                "cannot move; make it where it is used, as gym.make_vec does with "
+                "gym.make('cleaner_env:CleanerCodeTool-v0', ...), or copy it with copy.deepcopy"
+            )
+        return vars(self)
+
     def close(self) -> None:
         """Stop the environment's own sandbox. A shared one is its owner's to close."""
         self._end_programs()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cleaner_env.chat_messages import Usage
+from cleaner_env.chat.messages import Usage
 from cleaner_env.completion import Completion
 from cleaner_env.task import Task
 from cleaner_env.tasks.load import first_tasks

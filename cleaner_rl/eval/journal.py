@@ -8,7 +8,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from cleaner_env.chat_messages import Usage
+from cleaner_env.chat.messages import Usage
 from cleaner_env.completion import Completion, Decode
 from cleaner_rl.errors import CheckpointError
 from cleaner_rl.eval.config import SETTINGS
