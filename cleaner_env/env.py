@@ -6,7 +6,7 @@ import copy
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Self, SupportsFloat
+from typing import Any, Self
 
 import gymnasium as gym
 
@@ -17,12 +17,11 @@ from cleaner_env.formats.protocol import ToolCallFormat, system_prompt
 from cleaner_env.interpreter import Interpreter, Limits, Sandbox
 from cleaner_env.observation import format_call_error, format_observations
 from cleaner_env.rewards import Ended, Reward
+from cleaner_env.rollback_protocol import StepResult
 from cleaner_env.task import Task
 from cleaner_env.tasks.choice import TaskChoice, Tasks
 from cleaner_env.text_space import TextSpace
 from cleaner_env.transcript import beginning, describe_turn, ending, transcript
-
-StepResult = tuple[str, SupportsFloat, bool, bool, dict[str, Any]]
 
 
 class CodeToolEnv(gym.Env[str, str]):
