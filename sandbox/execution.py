@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from .errors import WorkerFault
+from .jailed.child import MESSAGE_BYTES
 from .result import Limits, Result, Status, shown, signal_name
 
 SET_UP_S = 20.0  # from the request to the program's first instruction
@@ -25,7 +26,6 @@ QUIET_S = 0.005  # of a program's life in which nobody looks at its output
 REPORT_BYTES = 65_536
 CHUNK, CHUNKS = 65_536, 16  # bytes of one read, and reads before something else has its turn
 INLINE_BYTES = 32_768  # a longer source travels as a file
-MESSAGE_BYTES = 65_536
 _limit_raised = threading.Lock()
 
 

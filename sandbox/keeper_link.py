@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import struct
 from contextlib import suppress
 from typing import Any
 
 from .cgroup import Cgroup, make_cgroup
 from .errors import WorkerFault
 from .execution import SET_UP_S, Watch, explained, open_streams, receive, send_program
+from .jailed import kernel
 from .result import Limits, Result
 from .worker import Worker
 
-CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 KILL_S = 30.0  # from the order to kill to the cell's end
 # What is said for a keeper that is dead, as when a cell has used up the memory of its session.
 DEAD = {
@@ -61,11 +60,11 @@ class KeeperLink:
     def _keeper_pid(self) -> int:
         """Wait for the keeper to speak; its process id, in the kernel's own word."""
         self.socket.settimeout(SET_UP_S)
-        word, extra, _, _ = self.socket.recvmsg(1024, socket.CMSG_SPACE(CREDENTIALS.size))
+        word, pid = kernel.word_and_sender(self.socket, 1024)
         self.socket.settimeout(None)
         if not word or json.loads(word)["event"] != "opened":
             raise WorkerFault(f"the session spoke out of turn: {word!r}")
-        return int(CREDENTIALS.unpack(extra[0][2])[0])
+        return pid
 
     def run(
         self, code: str, name: str, base: int, state: int, limits: Limits

@@ -20,7 +20,8 @@ from .cgroup import Cgroup, make_cgroup
 from .errors import SandboxError, WorkerFault
 from .execution import Watch, open_streams, receive, send_fds, send_program
 from .jail import Jail, environment
-from .jailed.files import remove_tree
+from .jailed.child import MAX_FDS
+from .jailed.files import KEPT_BYTES, remove_tree
 from .layers import Layers
 from .result import LARGEST, Limits, Result
 from .spawner import Spawner, Stop
@@ -32,8 +33,6 @@ TMPFS_MB = 128  # the files of a program, in /tmp and /dev/shm
 OWN_PROCESSES = 16  # of the jail itself
 SESSIONS = 32  # at most, in one worker
 SESSION_PROCESSES = 64  # room for the states of a session, and for what its cells start
-OPEN_FILES = 256  # see MAX_FDS in jailed/child.py
-KEPT_FILES_MB = 256  # see KEPT_BYTES in jailed/keeper.py
 
 
 Job = Callable[["Worker"], Result]
@@ -73,10 +72,10 @@ class Worker:
 
     def _launch(self, preload: Sequence[str], spawner: Spawner) -> None:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        if hard < OPEN_FILES:
+        if hard < MAX_FDS:
             raise SandboxError(
                 f"this process may have {hard} open files at most, and a worker of the sandbox "
-                f"needs {OPEN_FILES}: raise the hard limit (ulimit -Hn, LimitNOFILE= of a systemd "
+                f"needs {MAX_FDS}: raise the hard limit (ulimit -Hn, LimitNOFILE= of a systemd "
                 "unit, docker run --ulimit nofile=4096)"
             )
         scratch = None
@@ -202,7 +201,7 @@ class Worker:
 
     def bound_session(self, cgroup: Cgroup, limits: Limits) -> None:
         """Set what all processes of a session may use together, its kept files included."""
-        memory_mb = self._base_mb + limits.memory_mb + TMPFS_MB + KEPT_FILES_MB
+        memory_mb = self._base_mb + limits.memory_mb + TMPFS_MB + (KEPT_BYTES >> 20)
         cgroup.allow(memory_mb, limits.processes + SESSION_PROCESSES)
 
     @property

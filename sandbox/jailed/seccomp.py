@@ -160,15 +160,10 @@ OTHERS_PRIORITY: dict[str, Rule] = {"setpriority": Check(1, (0,), 0, DENY)}
 
 
 def compile_filter(machine: str, policy: dict[str, Rule], pid: int = 0) -> bytes:
-    """The filter as an array of struct sock_filter. KeyError for a machine without a table."""
-    column = list(ARCHITECTURES).index(machine) if machine in ARCHITECTURES else None
-    if column is None:
-        raise KeyError(machine)
-    rules: list[tuple[int, Rule]] = []
-    for name, rule in policy.items():
-        number = NUMBERS[name][column]
-        if number is not None:
-            rules.append((number, rule))
+    """The filter as an array of struct sock_filter. ValueError for a machine without a table."""
+    column = list(ARCHITECTURES).index(machine)
+    numbered = ((NUMBERS[name][column], rule) for name, rule in policy.items())
+    rules = [(number, rule) for number, rule in numbered if number is not None]
     program = Program()
     program.load(ARCHITECTURE_AT)
     program.branch(JUMP_EQUAL, ARCHITECTURES[machine], then="known")
