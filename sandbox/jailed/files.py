@@ -45,8 +45,9 @@ class Files:
         self.roots = roots
         self.left_alone = frozenset(left_alone)
         self.directories, found = self._look()  # their modes; each stands before what is in it
-        known = before.kept if before else {}
-        self.kept = {path: read(path, status, known.get(path)) for path, status in found.items()}
+        self.kept: dict[str, Entry] = {}
+        for path, status in found.items():
+            self.kept[path] = read(path, status, before.kept.get(path) if before else None)
         set_modes(self.directories)
 
     def after(self) -> Files:
