@@ -133,9 +133,9 @@ def receive(channel: socket.socket, timeout_s: float) -> dict[str, Any] | None:
 class Watch:
     """Follows an execution, from the request to the word of its end.
 
-    Who forked the program has the punctual clock for its time; the one here is for those who do not
-    answer. Where the program could keep them from answering they say when it starts, and then the
-    clock here counts from there.
+    The process that forked the program has the exact clock for its time; the one here is for when
+    that process does not answer. Where the program could keep it from answering, it says when the
+    program starts, and the clock here counts from then.
 
     started   whether it was said that the program starts
     stopped   why the program was killed, if it was

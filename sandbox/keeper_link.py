@@ -63,7 +63,9 @@ class KeeperLink:
         word, pid = kernel.word_and_sender(self.socket, 1024)
         self.socket.settimeout(None)
         if not word or json.loads(word)["event"] != "opened":
-            raise WorkerFault(f"the session spoke out of turn: {word!r}")
+            raise WorkerFault(
+                f"the keeper of the session did not say that it is ready, but {word!r}"
+            )
         return pid
 
     def run(

@@ -56,14 +56,14 @@ class Sandbox:
                 much of the standard library, and numpy and sympy where they are installed. Every
                 program costs a little more with each; LIGHT_PRELOAD is the standard library alone
     max_waiting callers that may wait at the same time; one more gets QueueFull
-    allow_weak  where no isolation is to be had, run with resource limits alone (tier "rlimits")
+    allow_weak  where no isolation is available, run with resource limits alone (tier "rlimits")
 
-    Thread-safe, and a context manager. `tier` is the isolation that was reached, by the program
-    `bwrap` (None where it needs none); `tried` says why no more was, `layers` what the kernel adds
-    to it, `faults` is the number of times that a worker broke. Belongs to the process that made it:
-    after os.fork() the child makes its own.
+    Thread-safe, and a context manager. `tier` is the isolation in use, `bwrap` the program
+    that provides it (None where none is needed), `tried` why no stronger tier works, `layers` what
+    the kernel adds, and `faults` how many times a worker broke. A Sandbox belongs to the process
+    that made it: after os.fork() the child makes its own.
 
-    Raises IsolationUnavailable when the machine grants no isolation, SandboxError when a module of
+    Raises IsolationUnavailable when the machine offers no isolation, SandboxError when a module of
     `preload` cannot be imported, ValueError for fewer than one worker.
     """
 
@@ -154,7 +154,7 @@ class Sandbox:
         )
 
     def sheltered(self, work: Action) -> None:
-        """Do what no interrupt may leave half done."""
+        """Do work that an interrupt must not leave half done."""
         self._shelter.call(lambda stop: work())
 
     async def arun(self, code: str, *, stdin: str = "", limits: Limits | None = None) -> Result:

@@ -17,7 +17,7 @@ from .result import Limits, Result, Status
 from .worker import Action, Job, Worker
 
 MAX_CHECKPOINTS = 16
-MORE_TIME = 4.0  # times the limit: of a cell that is run again, and was well in time once
+MORE_TIME = 4.0  # times the limit, for a cell that is run again: it was in time once
 
 
 class Pool(Protocol):
@@ -48,7 +48,7 @@ class Session:
     Each cell is a transaction. When it fails, for whatever reason, variables, modules, working
     directory, files and open files are what they were before it; when it ends well they stay.
     `checkpoint` and `rollback` return to an earlier state. A state is a forked process, so what a
-    cell costs does not depend on how much there is to keep, but for the kernel's page tables.
+    cell costs does not depend on how much there is to keep, apart from the kernel's page tables.
 
     A cell that leaves threads running fails with LiveThreadsError: a process with threads cannot be
     forked whole. Processes that it leaves running are killed. Standard input is empty. `limits`
@@ -251,7 +251,7 @@ class Session:
     def _make_again(self, needed: dict[int, list[Cell]]) -> None:
         """Make states, and on the way to them others, which go as soon as nothing is built on them.
 
-        A state is a process and a descriptor, of which a session has few, and its cells are many.
+        Each state takes a process and a descriptor, and a session may have more cells than those.
         """
         named = [(tuple(cells), number) for number, cells in needed.items() if cells]
         kept = {tuple(cells) for cells in needed.values()}

@@ -255,7 +255,7 @@ class Worker:
             self._busy.release()
 
     def stop(self) -> None:
-        """End what it does; who has borrowed it gets WorkerFault, and closes it."""
+        """End what it does; its borrower gets WorkerFault, and closes it."""
         self.stopped = True
         self._kill_jail()
 

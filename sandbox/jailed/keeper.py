@@ -44,7 +44,7 @@ from .files import KEPT_BYTES, Files, kept_bytes
 from .processes import dies, kill, live_threads, others
 
 HELLO_S = 2.0  # from the request to the cell's first instruction, and wall_s when that is longer
-FORK_S = 2.0  # to wait where there is no process to be had
+FORK_S = 2.0  # to wait while no process can be forked
 WORD_BYTES = 1_024  # of what a cell says
 ANSWER_MS = 2_000  # from the end of a cell to its process waiting for the next
 LOOK_S = 0.05  # between two looks at how many processes a cell has
@@ -89,7 +89,7 @@ class Outcome:
     """How a cell ended. `status` is the kernel's, 0 for a process that goes on."""
 
     committed: bool = False
-    began: bool = True  # else it is not the cell that is at fault
+    began: bool = True  # if not, the cell is not at fault
     lost: bool = False  # the session has to be made again
     status: int = 0
     timed_out: bool = False
@@ -232,7 +232,7 @@ class Keeper:
             if time.monotonic() > began + FORK_S:
                 if self._could_fork():
                     raise Unfit(UNFIT)  # it does not say the truth
-                raise BlockingIOError(errno.EAGAIN, "no process is to be had for a cell")
+                raise BlockingIOError(errno.EAGAIN, "no process can be forked for a cell")
             time.sleep(0.01)
 
     def _could_fork(self) -> bool:

@@ -42,7 +42,7 @@ LAZY = {  # what a module imports when it is first used
 def settle() -> None:
     """Begin in the same state whatever the host was started with, so that every program does.
 
-    Signals are neither blocked nor ignored, but for the two that Python ignores; new files are
+    Signals are neither blocked nor ignored, except the two that Python ignores; new files are
     readable by all; no limit is lower than it must be, and the stack is that of most machines.
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
