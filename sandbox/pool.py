@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import Self
@@ -226,10 +226,8 @@ class Sandbox:
     def close(self) -> None:
         """Kill all workers. Running and waiting calls end with SandboxError."""
         if os.getpid() == self._pid and self._finalizer.alive:
-            done = Future[None]()
             with suppress(SandboxError):  # another thread was faster
-                self._spawner.post(self._close, done)
-                done.result()
+                self._spawner.call(self._close)
 
     def _close(self) -> None:
         self.closed = True
@@ -353,8 +351,6 @@ def shut_down(
         servers.shutdown(wait=False)
 
     if threading.current_thread() is threading.main_thread():
-        done = Future[None]()
-        spawner.post(act, done)
-        done.result()
+        spawner.call(act)
     else:
         act()

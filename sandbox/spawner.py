@@ -41,15 +41,10 @@ class Spawner:
             self._jobs.put((future, function))
 
     def call(self, function: Callable[[], T]) -> T:
-        """Call it there and wait; once this returns or raises, it is no longer running."""
+        """Call it there and wait. If the caller is interrupted, it is called all the same."""
         future: Future[T] = Future()
-        try:
-            self.post(function, future)
-            return future.result()
-        except BaseException:
-            if not future.cancel():
-                wait([future])  # interrupted half-way
-            raise
+        self.post(function, future)
+        return future.result()
 
     def close(self) -> None:
         """End the thread, and with it every jail that still lives; does not wait."""
