@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from .errors import WorkerFault
-from .jailed.child import MESSAGE_BYTES
+from .jailed.child import MESSAGE_BYTES, SEALS
 from .jailed.kernel import readable
 from .result import Limits, Result, Status, shown, signal_name
 
@@ -255,8 +255,7 @@ def sealed_file(name: str, data: bytes) -> Iterator[BinaryIO]:
     with open(fd, "wb") as file:
         file.write(data)
         file.seek(0)
-        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
         yield file
 
 

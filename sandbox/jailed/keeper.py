@@ -25,7 +25,7 @@ import signal
 import socket
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
 from . import landlock, seccomp
@@ -127,12 +127,8 @@ class Keeper:
             if not self.states:  # only now, for the host has first put us into a cgroup
                 self.states[0] = self._first_state()
             if request["op"] == "cell":
-                outcome = self.run(request, data, fds)
-                self.send(
-                    event="ended",
-                    state=request["state"],
-                    **{name: getattr(outcome, name) for name in Outcome.__slots__},
-                )
+                outcome = asdict(self.run(request, data, fds))
+                self.send(event="ended", state=request["state"], **outcome)
             elif request["op"] == "forget":
                 for number in request["states"]:
                     self.forget(number)
