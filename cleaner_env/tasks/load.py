@@ -13,7 +13,7 @@ from cleaner_env.tasks.families import FAMILIES, FAMILY_SETS
 from cleaner_env.tasks.layouts import LAYOUTS, Layout
 from cleaner_env.tasks.mixture import TaskMixture
 from cleaner_env.tasks.rates import OPTIONS as RATE_OPTIONS
-from cleaner_env.tasks.rates import RateFilter
+from cleaner_env.tasks.rates import in_bounds
 from cleaner_env.tasks.rows import Row, read_rows
 from cleaner_env.tasks.sources import (
     FamilyTasks,
@@ -135,7 +135,7 @@ def _tasks_of_split(spec: SourceSpec, layout: Layout, split: Split, seed: int) -
             raise ValueError(f"unknown tasks {spec.text!r}: which file? Write {spec.kind}:PATH")
         place = layout.place()
     holdout = spec.number("holdout", layout.holdout)
-    tasks = RateFilter(spec).kept(_read_tasks(spec, layout, place, seed))
+    tasks = in_bounds(spec, _read_tasks(spec, layout, place, seed))
     if not tasks:
         raise ValueError(f"{spec.text} holds no tasks")
     return [task for task in tasks if (place_of(task.prompt) < holdout) == (split == "test")]
