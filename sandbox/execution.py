@@ -237,7 +237,7 @@ class Watch:
             text = f"the program ran longer than {limits.wall_s:g} s"
             return Status.TIMEOUT, "TimeoutError", text
         # The kernel holds the limit by ticks, which on a busy machine run ahead of what it reports.
-        if killed and cpu_s >= limits.cpu_s * (0.95 if out_of_memory else 0.5):
+        if killed and cpu_s >= limits.cpu_s * (0.95 if out_of_memory else 0.8):
             text = f"the program used more than {limits.cpu_s:g} s of CPU time"
             return Status.TIMEOUT, "TimeoutError", text
         if killed and out_of_memory:
