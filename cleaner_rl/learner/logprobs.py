@@ -63,7 +63,8 @@ def _token_logprobs(
     target_N = predicted_T.nonzero().squeeze(1)
     zeros_T = torch.zeros(len(pack.ids_T), dtype=torch.float32, device=hidden_TD.device)
     if len(target_N) == 0:
-        return zeros_T + 0.0 * hidden_TD.sum(), zeros_T
+        # A head that took no part would leave this rank fewer gradients to reduce than others.
+        return zeros_T + 0.0 * head(hidden_TD[:1])[0, 0], zeros_T
     logprobs, entropies = [], []
     for index_N in target_N.split(chunk):
         piece = checkpoint(

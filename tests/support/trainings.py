@@ -127,6 +127,19 @@ def _token_without_numbers() -> None:
     cleaner_rl.trainer.load_policy = load_policy
 
 
+def _head_is_frozen() -> None:
+    import cleaner_rl.trainer
+
+    load = cleaner_rl.trainer.load_policy
+
+    def load_policy(*arguments):
+        policy = load(*arguments)
+        policy.model.get_output_embeddings().requires_grad_(False)
+        return policy
+
+    cleaner_rl.trainer.load_policy = load_policy
+
+
 def _episode(rollout, task, draw) -> Episode:
     size = rollout.policy.model.config.vocab_size
     ids = [draw.randrange(4, size) for _ in range(draw.randrange(3, 20))]
@@ -204,6 +217,7 @@ SCRIPTS = {
     "reward differs": _reward_differs,
     "episodes by seed": _episodes_by_seed,
     "token 7 has no numbers": _token_without_numbers,
+    "the head is frozen": _head_is_frozen,
     "rank 1 fails in step 2": _at_step(2, _fail, rank=1),
     "rank 1 fails in evaluations": _rank_1_fails_in_evaluations,
     "rank 1 has no held-out tasks": _rank_1_has_no_held_out_tasks,
