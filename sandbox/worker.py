@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import resource
-import shutil
 import signal
 import socket
 import subprocess
@@ -30,6 +29,7 @@ from .execution import (
     send_program,
 )
 from .jail import Jail, environment
+from .jailed.files import remove_tree
 from .layers import Layers
 from .result import LARGEST, Limits, Result
 from .spawner import Spawner, Stop
@@ -64,6 +64,7 @@ class Worker:
         self.retired = False  # it serves its sessions, and nobody else
         self._most_sessions = 0  # at any one time: their processes take a moment to be gone
         self._bounds: tuple[int, int] | None = None  # of its cgroup
+        self._settled = True
         self.alive = True
         self.process: subprocess.Popen[bytes] | None = None
         self._busy = threading.Lock()
@@ -90,7 +91,7 @@ class Worker:
         scratch = None
         if self.jail.bwrap is None:
             scratch = tempfile.mkdtemp(prefix="sandbox-")
-            self._held.callback(shutil.rmtree, scratch, ignore_errors=True)
+            self._held.callback(remove_tree, scratch)
         self._complaints = os.memfd_create("sandbox-stderr")
         self._held.callback(os.close, self._complaints)
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -128,6 +129,7 @@ class Worker:
     def execute(self, code: str, stdin: str, limits: Limits) -> Result:
         """Run one program to its end or its limits. Raises WorkerFault when the worker broke."""
         self.runs += 1
+        self._settled = False
         try:
             with self._busy, open_streams(limits) as streams:
                 self._bound(limits)
@@ -232,14 +234,17 @@ class Worker:
         return 0 if self.cgroup is None else self.cgroup.oom_kills()
 
     def settled(self) -> bool:
-        """Wait until the memory of programs that have ended is gone, some of which the kernel frees
-        only later. False when it does not go, or the jail is gone."""
+        """Wait until the memory of the last program is gone, some of which the kernel frees only
+        later. False when it does not go, or the jail is gone."""
         until = time.monotonic() + SETTLE_S
         with self._busy:
-            while self.alive and self.cgroup and self.cgroup.holds_more_than(self._base_mb):
-                if time.monotonic() > until:
+            while self.alive and not self._settled:  # a session's cell has a group of its own
+                if not (self.cgroup and self.cgroup.holds_more_than(self._base_mb)):
+                    self._settled = True
+                elif time.monotonic() > until:
                     return False
-                time.sleep(0.001)
+                else:
+                    time.sleep(0.001)
         return self.alive and self.process is not None and self.process.poll() is None
 
     def _receive(self, timeout_s: float) -> dict[str, Any]:

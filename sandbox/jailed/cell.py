@@ -10,7 +10,6 @@ What runs here has run programs and is not trusted: all that it can do is to end
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # without enums, which take longer than the call
 import builtins
 import ctypes
 import errno
@@ -32,7 +31,6 @@ from builtins import (  # noqa: UP029
     isinstance,
     min,
 )
-from contextlib import suppress
 from typing import Any, NoReturn
 
 from . import kernel
@@ -62,17 +60,15 @@ NO_MEMORY = "MemoryError: the cell left too little memory for its session to go 
 FEWER_PROCESSES = "SessionLimitsError: the cell changed its RLIMIT_NPROC, which later cells need"
 
 libc = ctypes.PyDLL(None, use_errno=True)  # without giving up the interpreter lock
+set_mask = libc.sigprocmask  # the module signal makes sets of numbers, which takes longer
+Mask = ctypes.c_ubyte * 128
+ALL_SIGNALS, SET_MASK = Mask(*b"\xff" * 128), ctypes.c_int(signal.SIG_SETMASK)
 # Bound here, because a program may replace what the modules hold.
 Socket, receive, send = socket.socket, socket.recv_fds, socket.socket.send
 dup2, close, waitpid, getpid = os.dup2, os.close, os.waitpid, os.getpid
 getrlimit, setrlimit = resource.getrlimit, resource.setrlimit
 RLIMIT_NOFILE, RLIMIT_NPROC = resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC
 duplicate, F_DUPFD_CLOEXEC, pause = fcntl.fcntl, fcntl.F_DUPFD_CLOEXEC, signal.pause
-set_mask, SET_MASK, ALL_SIGNALS = (
-    _signal.pthread_sigmask,
-    signal.SIG_SETMASK,
-    _signal.valid_signals(),
-)
 
 
 def hold_state(link: socket.socket) -> NoReturn:
@@ -96,7 +92,7 @@ def wait_and_run(variables: dict[str, Any]) -> NoReturn:
 
     While it waits it takes no signals: those that a cell sends to it must not change what it holds.
     """
-    open_then, mask = Descriptors(LINK_FD), set[int]()
+    open_then, mask = Descriptors(LINK_FD), Mask()
     while True:
         link = Socket(fileno=LINK_FD)
         data, fds, _, _ = receive(link, MESSAGE_BYTES, 8)
@@ -118,21 +114,23 @@ def wait_and_run(variables: dict[str, Any]) -> NoReturn:
             why = f"-SessionLost: the state before this cell cannot be forked for it: {error}"
             say(fds[-1], NO_FORK if error.errno == errno.EAGAIN else why.encode())
         if pid == 0:
-            if seeded:  # it seeds itself anew in every fork
-                with suppress(BaseException):
-                    sys.modules["random"].setstate(seeded)
-            open_then, mask = run_cell(data, fds, variables, open_then, mask)
+            set_random_state(seeded)  # it seeds itself anew in every fork
+            open_then = run_cell(data, fds, variables, open_then, mask)
         else:
             for fd in fds:
                 close(fd)
 
 
 def run_cell(
-    data: bytes, fds: list[int], variables: dict[str, Any], before: Descriptors, mask: set[int]
-) -> tuple[Descriptors, set[int]]:
-    """Run a cell; return when it ended well, with what it has open and the signals it blocks.
+    data: bytes,
+    fds: list[int],
+    variables: dict[str, Any],
+    before: Descriptors,
+    mask: ctypes.Array[ctypes.c_ubyte],
+) -> Descriptors:
+    """Run a cell; return what it has open when it ended well, else end the process.
 
-    Else end the process.
+    `mask` is of the signals that the state before blocks, and then of those that this one does.
     """
     stdout, stderr, report, *others, new_link = fds
     for old, new in ((stdout, 1), (stderr, 2), (report, REPORT_FD), (new_link, LINK_FD)):
@@ -143,7 +141,7 @@ def run_cell(
     own, processes = getpid(), getrlimit(RLIMIT_NPROC)
     spare_descriptors(SPARE_FDS)
     code = run_guarded(lambda: execute(source, request["name"], variables, mask))
-    mask = set_mask(SET_MASK, ALL_SIGNALS)
+    set_mask(SET_MASK, ALL_SIGNALS, mask)
     flush_streams()
     if code or getpid() != own:  # a child that the cell forked is no state when it comes here
         os._exit(code)
@@ -162,13 +160,15 @@ def run_cell(
         while True:
             pause()  # until the keeper, having heard it, kills us
     say(LINK_FD, b".")
-    return open_now, mask
+    return open_now
 
 
-def execute(source: Source, name: str, variables: dict[str, Any], mask: set[int]) -> None:
+def execute(
+    source: Source, name: str, variables: dict[str, Any], mask: ctypes.Array[ctypes.c_ubyte]
+) -> None:
     """The part of a cell that may fail as a program fails."""
     code = compiled(source, name)
-    set_mask(SET_MASK, mask)
+    set_mask(SET_MASK, mask, None)
     exec(code, variables)
 
 
@@ -195,6 +195,13 @@ def random_state() -> Any:
         return sys.modules["random"].getstate()
     except BaseException:
         return None
+
+
+def set_random_state(state: Any) -> None:
+    try:
+        sys.modules["random"].setstate(state)
+    except BaseException:
+        return
 
 
 def spare_descriptors(count: int) -> None:

@@ -16,17 +16,18 @@ import stat
 from builtins import OSError, PermissionError, bool, int, list, map  # noqa: UP029
 from dataclasses import dataclass
 
-from .child import PRIVATE_DIRS
+from .child import PRIVATE_DIRS, REPORT_FD
 from .files import Piece, certain, fill, mark_of, pieces_of
 
 NAMELESS_BYTES = 64 << 20  # of files without a name, in one state
+OUTPUTS = range(1, REPORT_FD + 1)  # each cell comes with its own
 RESTORED = (*PRIVATE_DIRS, "/memfd:")  # how the paths of files begin that cells can change
 REOPENED = os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK | os.O_DIRECTORY | os.O_PATH
 
 # Bound here, because a program may replace what the modules hold.
 open_fd, close, dup2, seek, control = os.open, os.close, os.dup2, os.lseek, fcntl.fcntl
 status_at, status_of, link_at, names_in = os.stat, os.fstat, os.readlink, os.listdir
-change_directory, change_mode = os.chdir, os.chmod
+working_directory, change_directory, change_mode = os.getcwd, os.chdir, os.chmod
 
 Identity = tuple[int, int]  # device and inode
 
@@ -62,36 +63,37 @@ class Descriptors:
     """
 
     def __init__(self, end: int, before: Descriptors | None = None):
-        here = name_of("cwd")
-        self.directory = here if identity_at(here) == identity_at(".") else ""  # "": it is removed
+        self.directory = here()
         self.opened: dict[int, Description] = {}
         self.nameless: dict[Identity, Nameless] = {}
-        held = 0  # bytes
+        room = NAMELESS_BYTES
         for fd in map(int, names_in("/proc/self/fd")):
+            if fd >= end or fd in OUTPUTS:
+                continue
             try:
                 status = status_of(fd)
             except OSError:
                 continue  # the one that was open to list them
-            if fd >= end:
-                continue
-            identity, path = (status.st_dev, status.st_ino), name_of(f"fd/{fd}")
-            changeable = path.startswith(RESTORED)
-            if not changeable or identity_at(path) != identity:
-                path = ""
-            if changeable and not path and stat.S_ISREG(status.st_mode):
+            identity, path = (status.st_dev, status.st_ino), ""
+            kept = before.nameless.get(identity) if before else None
+            if not kept or kept.mark != mark_of(status):
+                name, kept = link_at(f"/proc/self/fd/{fd}"), None
+                changeable = name.startswith(RESTORED)
+                if changeable and identity_at(name) == identity:
+                    path = name
+                nameless = changeable and not path and stat.S_ISREG(status.st_mode)
+            if kept or nameless:
                 if identity not in self.nameless:
-                    held += status.st_blocks * 512
-                if held > NAMELESS_BYTES:
+                    room -= status.st_blocks * 512
+                if room < 0:
                     raise TooMuch
-                known = before.nameless.get(identity) if before else None
-                unchanged = known is not None and known.mark == mark_of(status)
-                self.nameless[identity] = known if unchanged and known else read(fd, status.st_size)
+                self.nameless[identity] = kept or read(fd, status.st_size)
             flags = control(fd, fcntl.F_GETFL)
             self.opened[fd] = Description(identity, flags, position(fd), path)
 
     def restore(self) -> None:
         """Let them be what they were; raises OSError where that cannot be."""
-        if self.directory and identity_at(self.directory) != identity_at("."):
+        if self.directory and self.directory != here():
             change_directory(self.directory)
         self._reopen()
         for fd, was in self.opened.items():
@@ -133,8 +135,12 @@ class Descriptors:
         return position(one) == 1
 
 
-def name_of(link: str) -> str:
-    return link_at(f"/proc/self/{link}")
+def here() -> str:
+    """The working directory, "" when it has been removed."""
+    try:
+        return working_directory()
+    except OSError:
+        return ""
 
 
 def identity_at(path: str) -> Identity | None:
@@ -174,10 +180,14 @@ def read(fd: int, size: int) -> Nameless:
 
 
 def write(fd: int, kept: Nameless) -> Nameless:
+    """Let a file be what it was; one that is has no new date, by which it would look changed."""
     again = open_again(f"/proc/self/fd/{fd}", os.O_RDWR)
     try:
-        fill(again, kept.size, kept.pieces)
+        status, mode = status_of(fd), stat.S_IMODE(kept.mark[0])
+        if (status.st_size, pieces_of(again, status.st_size)) != (kept.size, kept.pieces):
+            fill(again, kept.size, kept.pieces)
+        if stat.S_IMODE(status.st_mode) != mode:
+            change_mode(fd, mode)
     finally:
         close(again)
-    change_mode(fd, stat.S_IMODE(kept.mark[0]))
     return dataclasses.replace(kept, mark=certain(mark_of(status_of(fd))))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import os
 import stat
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 Piece = tuple[int, bytes]  # where it stands in the file, and what stands there
@@ -199,3 +201,32 @@ def kept_bytes(states: Iterable[Files]) -> int:
         for piece in e.pieces
     }
     return sum(pieces.values())
+
+
+def remove_tree(top: str) -> None:
+    """Remove a directory and all that is in it, be it deeper than any path is long or a stack high.
+
+    What cannot be removed stays, without an error. No process may still change it.
+    """
+    fresh = f"{top}/{os.urandom(8).hex()}-"  # names that nothing has
+    numbers = itertools.count()
+    with suppress(OSError):
+        os.chmod(top, 0o700)
+        while directories := clear(top):
+            for path in directories:
+                for inner in clear(path):
+                    os.rename(inner, fresh + str(next(numbers)))
+                os.rmdir(path)
+        os.rmdir(top)
+
+
+def clear(directory: str) -> list[str]:
+    """Remove the files in a directory; the directories that are left."""
+    left = []
+    for entry in [*os.scandir(directory)]:
+        if entry.is_dir(follow_symlinks=False):
+            os.chmod(entry.path, 0o700)
+            left.append(entry.path)
+        else:
+            os.unlink(entry.path)
+    return left

@@ -42,7 +42,7 @@ from .child import (
     limit_resources,
 )
 from .files import Files, kept_bytes
-from .processes import dies, kill, live_threads, living
+from .processes import dies, kill, live_threads, others
 
 HELLO_S = 2.0  # from the request to the cell's first instruction, and wall_s when that is longer
 FORK_S = 2.0  # to wait where there is no process to be had
@@ -276,7 +276,7 @@ class Keeper:
                 killed = self._order(request)
             elif (left_s := began + request["wall_s"] - time.monotonic()) <= 0:
                 killed = outcome.timed_out = True
-            elif len(living()) > self.limits["own_processes"] + len(self.states) + 1:
+            elif len(others(self._known())) > self.limits["own_processes"]:
                 killed, outcome.refused = True, TOO_MANY
             if killed:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -305,9 +305,9 @@ class Keeper:
             outcome.peak_mb = usage.ru_maxrss / 1024
             return
         outcome.cpu_s = time.clock_gettime((~pid << 3) | CPU_CLOCK)
-        with open(f"/proc/{pid}/status", errors="replace") as file:
-            peak = [line for line in file if line.startswith("VmHWM")]
-        outcome.peak_mb = int(peak[0].split()[1]) / 1024 if peak else 0.0
+        with open(f"/proc/{pid}/status", "rb", buffering=0) as status:
+            peak = status.read().partition(b"\nVmHWM:")[2].split()
+        outcome.peak_mb = int(peak[0]) / 1024 if peak else 0.0
 
     def _sweep(self) -> None:
         """Stop all processes, and kill what is no state: who is stopped cannot fork meanwhile."""
@@ -340,9 +340,12 @@ class Keeper:
         self.current = request["state"]
 
     def _strays(self) -> set[int]:
-        alive = living()
-        self.dying &= alive
-        return alive - self.dying - {state.pid for state in self.states.values()} - {os.getpid()}
+        found = others(self._known())
+        self.dying &= found
+        return found - self.dying
+
+    def _known(self) -> set[int]:
+        return {os.getpid(), *(state.pid for state in self.states.values())}
 
 
 def hello(base: State, link: socket.socket, patience_s: float) -> tuple[bytes, int]:

@@ -31,18 +31,18 @@ def live_threads(pid: int) -> int:
     return count
 
 
-def living() -> set[int]:
-    """The processes of this namespace that are not dead yet."""
+def others(known: set[int]) -> set[int]:
+    """The processes of this namespace, besides those that are known, that are not dead yet."""
     found = set()
-    for name in filter(str.isdigit, os.listdir("/proc")):
+    for pid in set(map(int, filter(str.isdigit, os.listdir("/proc")))) - known:
         try:
             # The program names its processes, and not in UTF-8 if it likes.
-            with open(f"/proc/{name}/stat", errors="replace") as file:
+            with open(f"/proc/{pid}/stat", errors="replace") as file:
                 alive = file.read().rpartition(")")[2].split()[0] not in "ZX"
         except OSError:
             continue  # it ended meanwhile
         if alive:
-            found.add(int(name))
+            found.add(pid)
     return found
 
 

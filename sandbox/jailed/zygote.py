@@ -7,7 +7,6 @@ import json
 import os
 import resource
 import select
-import shutil
 import signal
 import socket
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 
 from . import kernel
 from .child import FIRST_OWN_FD, MESSAGE_BYTES, Config, child_main
+from .files import remove_tree
 from .keeper import keep_session
 from .preparation import Broken, prepare, settle
 
@@ -105,7 +105,7 @@ class Zygote:
         if child.scratch:
             if not self.config["strict"]:  # there the filter lets nothing be started
                 sweep()
-            shutil.rmtree(child.scratch, ignore_errors=True)
+            remove_tree(child.scratch)
         started = start_of(verdict)
         if started is None:
             raise OSError(f"set-up of the child failed: {verdict[1:].decode(errors='replace')}")
@@ -248,4 +248,4 @@ def main() -> None:
         zygote.serve()
     finally:
         if config["scratch"]:  # the host removes it as well, unless it was killed
-            shutil.rmtree(config["scratch"], ignore_errors=True)
+            remove_tree(config["scratch"])
