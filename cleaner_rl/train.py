@@ -255,7 +255,8 @@ def main(arguments: Sequence[str]) -> int:
         if ranks.first:
             print(f"loading {config.resume or config.model} ...", file=sys.stderr, flush=True)
         try:
-            return run(Trainer.open(config, ranks))
+            with Trainer.open(config, ranks) as trainer:
+                return run(trainer)
         except UserError:
             if ranks.united and not ranks.first:
                 return 2  # the first rank prints the message of all
@@ -270,7 +271,6 @@ def run(trainer: Trainer, resume: str = "") -> int:
     saved = partial(_saved, trainer, resume)
     config, ranks, path = trainer.config, trainer.ranks, trainer.run.path
     with (
-        trainer.rollout,
         open_logger(
             config.monitor.logger if ranks.first else "none", path, flat(config), trainer.step
         ) as log,

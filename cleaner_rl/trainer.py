@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from cleaner_rl.models.policy import Policy, load_policy
 from cleaner_rl.rollout.environment import open_sandbox
 from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.runs.checkpoint import load_state, load_tensors
+from cleaner_rl.runs.lock import reserved
 from cleaner_rl.runs.loggers import check_logger
 from cleaner_rl.runs.provenance import weights_fingerprint
 from cleaner_rl.runs.run_directory import RunDirectory
@@ -63,21 +64,31 @@ class Trainer:
     saved_step: int
 
     @classmethod
-    def open(cls, config: TrainConfig, ranks: Ranks | None = None) -> Trainer:
+    @contextmanager
+    def open(cls, config: TrainConfig, ranks: Ranks | None = None) -> Iterator[Trainer]:
         """Start a run, or continue ``config.resume``. Every rank has to call this.
 
-        Nothing is written until everything needed has been loaded and checked.
+        Nothing is written until everything needed has been loaded and checked. Inside the block no
+        other process can write the run.
         """
         ranks = ranks or Ranks(config.device)
-        path = config.resume or ranks.on_first(lambda: _free_path(config))
-        run = RunDirectory(Path(path))
-        saved = ranks.together(lambda: _saved(config)) if config.resume else None
-        source = ranks.together(lambda: load_source(config.tasks, "train", config.seed))
-        ranks.together(lambda: held_out_tasks(config))
-        with _sandbox(config, ranks) as sandbox:
+        run = RunDirectory(Path(config.resume or ranks.on_first(lambda: _free_path(config))))
+        with ExitStack() as held:
+
+            def reserve() -> None:
+                held.enter_context(reserved(run.path))
+
+            if config.resume:
+                ranks.on_first(reserve)
+            saved = ranks.together(lambda: _saved(config)) if config.resume else None
+            source = ranks.together(lambda: load_source(config.tasks, "train", config.seed))
+            ranks.together(lambda: held_out_tasks(config))
+            # Logger and sandbox are checked before a large model is loaded.
+            ranks.together(lambda: check_logger(config.monitor.logger))
+            sandbox = ranks.together(lambda: held.enter_context(open_sandbox(config.episode)))
             policy, updater, base = _models(config, saved, ranks)
             _require_agreement(policy, ranks)
-            rollout = _rollout(policy, config, sandbox)
+            rollout = held.enter_context(_rollout(policy, config, sandbox))
             source, left_out = ranks.together(lambda: _fitting(source, rollout, config))
             if left_out and ranks.first:
                 print(f"{left_out} prompts exceed --max-prompt-tokens: left out", file=sys.stderr)
@@ -88,14 +99,15 @@ class Trainer:
                 ranks.on_first(lambda: run.rewind(config, step))
             else:
                 trainer._create_run()
-            return trainer
+                ranks.on_first(reserve)
+            yield trainer
 
     def _create_run(self) -> None:
         """Write the run's first files, and remove them again if that fails."""
         self.ranks.on_first(lambda: RunDirectory.create(self.run.path, self.config))
         try:
             self.save()
-        except CheckpointError:
+        except BaseException:
             if self.ranks.first:
                 shutil.rmtree(self.run.path, ignore_errors=True)
             raise
@@ -248,22 +260,6 @@ def _load(name: str, config: TrainConfig, ranks: Ranks) -> tuple[Policy, Any, st
         reference = load_policy(config.model, ranks.device).model.requires_grad_(False)
         base = weights_fingerprint(reference)
     return policy, reference, base
-
-
-@contextmanager
-def _sandbox(config: TrainConfig, ranks: Ranks) -> Iterator[Sandbox]:
-    """Check logger and sandbox before a large model is loaded; close the sandbox on an error."""
-
-    def start() -> Sandbox:
-        check_logger(config.monitor.logger)
-        return open_sandbox(config.episode)
-
-    sandbox = ranks.together(start)
-    try:
-        yield sandbox
-    except BaseException:
-        sandbox.close()
-        raise
 
 
 def _fitting(source: TaskSource, rollout: Rollout, config: TrainConfig) -> tuple[TaskSource, int]:

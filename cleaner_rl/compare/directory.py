@@ -10,8 +10,6 @@ results.json            the same, for programs
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +22,7 @@ from cleaner_rl.config import MAY_CHANGE, TrainConfig
 from cleaner_rl.errors import CheckpointError, UserError
 from cleaner_rl.runs.evaluations import evaluated_steps
 from cleaner_rl.runs.files import read_json
+from cleaner_rl.runs.lock import LOCK, reserved
 from cleaner_rl.settings import changed, flag, flat
 
 PLAN = "comparison.json"
@@ -113,25 +112,12 @@ class ComparisonDirectory:
     def opened(self) -> Iterator[None]:
         """Create the directory, and reserve it for this process and its children."""
         files = {file.name for file in self.path.iterdir()} if self.path.is_dir() else set()
-        if files and not files & {PLAN, ".lock"}:
+        if files and not files & {PLAN, LOCK}:
             raise CheckpointError(
                 f"{self.path} is not empty and not a comparison; choose another --out"
             )
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            message = f"cannot write {self.path}: {error}; choose another --out"
-            raise CheckpointError(message) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with reserved(self.path):
             yield
-        except BlockingIOError as error:
-            raise CheckpointError(
-                f"another process is using {self.path}; wait for it, or choose another --out"
-            ) from error
-        finally:
-            os.close(lock)
 
     def read_plan(self) -> dict[str, Any]:
         """Read what is compared: ``arms``, ``seeds``, ``config``, ``command``, ``made_with``."""

@@ -59,8 +59,8 @@ def _evaluate(run: PlannedRun, config: TrainConfig) -> int:
 
 def _train(run: PlannedRun, config: TrainConfig, start: Path) -> int:
     torch.manual_seed(config.seed)
-    trainer = Trainer.open(replace(config, resume=str(run.path) if run.path.exists() else ""))
-    with trainer.rollout:
+    resume = str(run.path) if run.path.exists() else ""
+    with Trainer.open(replace(config, resume=resume)) as trainer:
         if trainer.step == 0:
             _require_same_start(_identity(trainer.policy, config), start)
             _begin_with(start, run.path)

@@ -29,6 +29,7 @@ from cleaner_rl.errors import UserError
 from cleaner_rl.eval.evaluate import Evaluation, evaluate
 from cleaner_rl.models.policy import Policy, load_policy, resolve_device
 from cleaner_rl.runs.files import partial_path, write_json
+from cleaner_rl.runs.lock import reserved
 from cleaner_rl.runs.progress import CountProgress
 from cleaner_rl.sft.config import SftArgs, parse_sft
 from cleaner_rl.sft.demonstrations.episodes import (
@@ -244,7 +245,8 @@ def summary_lines(build: dict[str, Any]) -> Iterator[str]:
 def main(arguments: Sequence[str]) -> int:
     args = parse_sft(arguments)
     try:
-        build = build_policy(args)
+        with reserved(args.out, beside=True):
+            build = build_policy(args)
     except (DemonstrationError, SandboxError) as error:
         raise UserError(str(error)) from error
     except KeyboardInterrupt:

@@ -4,10 +4,13 @@ import json
 import os
 import random
 import signal
+import socket
 import time
 
 import pytest
 import trainings
+
+from cleaner_rl.runs.lock import reserved
 
 TIMED = {"tokens_per_second", "sample_seconds", "step_seconds"}
 STEPS = 4
@@ -117,6 +120,17 @@ def test_runs_killed_at_random_continue_as_if_never_killed(train, tmp_path):
         assert end(process) == 0
         check_same(run, tmp_path / "whole")
     assert kills > 3
+
+
+def test_a_run_that_another_process_writes_is_left_alone(train, tmp_path):
+    run = tmp_path / "run"
+    assert end(train("run")) == 0
+    before = (run / "metrics.jsonl").read_bytes()
+    with reserved(run):
+        assert end(train("run", resume=True)) == 2
+    said = (tmp_path / "run.log0").read_text()
+    assert f"{run} is being written by process {os.getpid()} on {socket.gethostname()}, " in said
+    assert (run / "metrics.jsonl").read_bytes() == before
 
 
 def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(train, tmp_path):

@@ -1,6 +1,7 @@
 """What the comparison's command and its arms accept, and how they refuse everything else."""
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -118,7 +119,7 @@ def test_tasks_without_a_test_split_are_refused_before_anything_is_written(tmp_p
 def test_a_directory_in_use_is_refused(tmp_path):
     with (
         ComparisonDirectory(tmp_path).opened(),
-        pytest.raises(CheckpointError, match="another process is using"),
+        pytest.raises(CheckpointError, match=f"is being written by process {os.getpid()} on "),
     ):
         main(["--out", str(tmp_path)])
 
