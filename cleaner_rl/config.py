@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -64,7 +65,7 @@ class TrainConfig:
     preset: str = "tiny"
     """Preset that gives the defaults: tiny, smollm2, qwen3-4b or qwen2.5-7b."""
     model: str = "bundled"
-    """Initial policy: bundled, smollm2, a Hugging Face directory, or a hub name."""
+    """Initial policy: bundled, smollm2, a Hugging Face directory, a run, or a hub name."""
     tasks: str = "reasoning-gym"
     """Problems: reasoning-gym, gsm8k:FILE, a file of your own, ... (docs/tasks.md)."""
     steps: Count = 60
@@ -237,7 +238,8 @@ def parse_train(arguments: Sequence[str], prog: str = "cleaner-rl train") -> Tra
     early = given(arguments, "preset", "resume")
     if "resume" not in early:
         default = choose(PRESETS, early.get("preset", "tiny"))
-        return tyro.cli(TrainConfig, args=arguments, default=default, prog=prog)
+        config = tyro.cli(TrainConfig, args=arguments, default=default, prog=prog)
+        return replace(config, model=model_of(config.model))
     stored = TrainConfig.load(Path(early["resume"]) / "config.json")
     config = tyro.cli(TrainConfig, args=arguments, default=stored, prog=prog)
     if other := changed(stored, config, MAY_CHANGE):
@@ -246,12 +248,29 @@ def parse_train(arguments: Sequence[str], prog: str = "cleaner-rl train") -> Tra
     return replace(config, run_dir=early["resume"])
 
 
+def train_command(config: TrainConfig) -> str:
+    """The command that starts a run with the same settings in a new directory."""
+    values, arguments = flat(config), [f"--preset={config.preset}"]
+    for name in changed(PRESETS[config.preset], config, ("run_dir", "resume")):
+        value = values[name]
+        on_or_off = flag(name if value else f"no_{name}")
+        arguments.append(on_or_off if isinstance(value, bool) else f"{flag(name)}={value}")
+    return shlex.join(["python", "-m", "cleaner_rl.train", *arguments])
+
+
 def parse_export(arguments: Sequence[str], prog: str = "cleaner-rl export") -> ExportConfig:
     return tyro.cli(ExportConfig, args=arguments, prog=prog)
 
 
 def parse_scaling(arguments: Sequence[str], prog: str = "cleaner-rl scaling") -> ScalingConfig:
-    return tyro.cli(ScalingConfig, args=arguments, prog=prog)
+    config = tyro.cli(ScalingConfig, args=arguments, prog=prog)
+    return replace(config, models=tuple(map(model_of, config.models)))
+
+
+def model_of(name: str) -> str:
+    """A model by name; for the directory of a run, its newest checkpoint."""
+    checkpoints = sorted(Path(name).expanduser().glob("checkpoints/step-*"))
+    return str(checkpoints[-1]) if checkpoints else name
 
 
 def choose(presets: Mapping[str, Config], name: str) -> Config:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from shlex import quote
 from typing import Any
 
 import torch
@@ -296,5 +297,6 @@ def run(trainer: Trainer, resume: str = "") -> int:
 
 def _saved(trainer: Trainer, resume: str) -> str:
     """A sentence on what is saved and how to continue."""
-    command = f"{trainer.ranks.command} -m cleaner_rl.train --resume {trainer.run.path}"
+    path = quote(str(trainer.run.path))
+    command = f"{trainer.ranks.command} -m cleaner_rl.train --resume {path}"
     return f"The run is saved up to step {trainer.saved_step}. Resume: {resume or command}"

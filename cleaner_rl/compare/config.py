@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 from cleaner_rl.compare.arms import Arm, parse_arms, require_unset
-from cleaner_rl.config import PRESETS, TrainConfig, choose, given
+from cleaner_rl.config import PRESETS, TrainConfig, choose, given, model_of
 from cleaner_rl.errors import UserError
 from cleaner_rl.settings import Count, CountOrNone, change, check_bounds
 
@@ -72,6 +72,7 @@ def parse_compare(
     train = choose(PRESETS, early.get("preset", "tiny"))
     default = CompareConfig(train=change(train, keep_checkpoints=1, eval_every=_every(train)))
     config = tyro.cli(CompareConfig, args=arguments, default=default, prog=prog)
+    config = change(config, model=model_of(config.train.model))
     if "eval_every" not in early:
         config = change(config, eval_every=_every(config.train))
     arms = parse_arms(config.arms)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from cleaner_rl.config import TrainConfig, choose, given, restore
+from cleaner_rl.config import TrainConfig, choose, given, model_of, restore
 from cleaner_rl.errors import UserError
 from cleaner_rl.settings import (
     ABOVE_0,
@@ -49,7 +49,7 @@ class EvalConfig:
     preset: str = "default"
     """Preset that gives the defaults: default, or paper (as CLEANER's authors evaluate)."""
     model: str = "bundled"
-    """Policy: bundled, smollm2, a Hugging Face directory, a checkpoint, or a hub name."""
+    """Policy: bundled, smollm2, a Hugging Face directory, a run, a checkpoint, or a hub name."""
     tasks: str = "reasoning-gym"
     """Problems: reasoning-gym, gsm8k:FILE, a file of your own, ... (docs/tasks.md)."""
     rollback: Literal["off", "on", "both"] = "off"
@@ -124,13 +124,14 @@ def parse_eval(arguments: Sequence[str], prog: str = "cleaner-rl eval") -> EvalC
     if "resume" in early:
         return _resumed(arguments, Path(early["resume"]), prog)
     default = choose(PRESETS, early.get("preset", "default"))
-    checkpoints = Path(early.get("model", "")).resolve().parent
+    checkpoints = Path(model_of(early.get("model", ""))).resolve().parent
     run = checkpoints.parent / "config.json"
     if "model" in early and checkpoints.name == "checkpoints" and run.exists():
         kept = _FROM_THE_RUN - ({"temperature"} if default.preset == "paper" else set())
         trained = flat(TrainConfig.load(run))
         default = change(default, **{name: trained[name] for name in kept})
-    return tyro.cli(EvalConfig, args=arguments, default=default, prog=prog)
+    config = tyro.cli(EvalConfig, args=arguments, default=default, prog=prog)
+    return config if config.server.endpoint else replace(config, model=model_of(config.model))
 
 
 def _resumed(arguments: Sequence[str], directory: Path, prog: str) -> EvalConfig:

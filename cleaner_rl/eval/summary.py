@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import Any
 
 from cleaner_rl.eval.config import EvalConfig
@@ -58,7 +59,7 @@ def _warnings(config: EvalConfig, found: Mapping[str, Evaluation]) -> list[str]:
         if not result.metrics["calls"]:
             warnings.append(
                 f"rollback {mode}: no episode called the tool; does the model know its format? "
-                f"Check it with: python -m cleaner_rl.doctor --model {config.model}"
+                f"Check it with: python -m cleaner_rl.doctor --model {quote(config.model)}"
             )
         if result.metrics["answered"] and not result.metrics["answer_found"]:
             warnings.append(

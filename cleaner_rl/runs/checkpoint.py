@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from safetensors import SafetensorError
@@ -88,7 +89,7 @@ def save_checkpoint(
 def load_state(directory: Path) -> dict[str, Any]:
     """Read the state of a checkpoint, after checking that its files are complete."""
     if (directory / _OLD_STATE).exists():
-        weights = "--model " + str(directory)
+        weights = "--model " + quote(str(directory))
         if (directory / _OLD_SHARDS).is_dir():
             weights = "--model with the directory that that version's cleaner_rl.export writes"
         raise CheckpointError(

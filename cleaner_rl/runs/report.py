@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from cleaner_rl.config import TrainConfig
+from cleaner_rl.config import TrainConfig, train_command
 from cleaner_rl.models.policy import resolve_device
 from cleaner_rl.runs.files import read_json, write_whole
 from cleaner_rl.runs.markdown import table
@@ -42,8 +42,7 @@ def write_report(directory: Path, config: TrainConfig) -> Path:
         parts += ["## Training\n", "![curves](curves.png)\n", _rollback_line(metrics)]
     versions = "; ".join(f"{name} {version}" for name, version in made_with().items())
     parts += [f"## Made with\n\n{versions}; device {resolve_device(config.device)}.\n"]
-    command = f"python -m cleaner_rl.train --preset {config.preset}"
-    parts += [f"`{command}` with the settings in `config.json`.\n"]
+    parts += [f"```\n{train_command(config)}\n```\n"]
     path = directory / "report.md"
     write_whole(path, "\n".join(parts))
     return path

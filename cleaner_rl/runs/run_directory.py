@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from cleaner_env.episode import Episode
@@ -66,8 +67,8 @@ class RunDirectory:
             )
         if path.is_dir() and any(path.iterdir()):
             raise CheckpointError(
-                f"{path} is not empty; continue that run with --resume {path}, or choose another "
-                "--run-dir"
+                f"{path} is not empty; continue that run with --resume {quote(str(path))}, or "
+                "choose another --run-dir"
             )
         if path.exists() and not path.is_dir():
             raise CheckpointError(f"{path} is a file; choose another --run-dir")
@@ -75,9 +76,9 @@ class RunDirectory:
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
         """Open an existing run that has a checkpoint."""
-        if not (path / CONFIG).is_file():
+        if not (path / "checkpoints").is_dir():
             raise CheckpointError(
-                f"there is no run in {path} (no config.json); name the directory of a run, such as "
+                f"there is no run in {path} (no checkpoints); name the directory of a run, such as "
                 "runs/tiny-..."
             )
         run = cls(path)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from cleaner_rl.config import choose, given
+from cleaner_rl.config import choose, given, model_of
 from cleaner_rl.errors import UserError
 from cleaner_rl.settings import (
     Bound,
@@ -83,7 +83,7 @@ class SftArgs:
     preset: str = "tiny"
     """Preset that gives the defaults: tiny (the bundled policy, from scratch) or smollm2."""
     base: str = SCRATCH
-    """Model to start from: scratch, smollm2, a Hugging Face directory, or a hub name."""
+    """Model to start from: scratch, smollm2, a Hugging Face directory, a run, or a hub name."""
     tasks: str = "reasoning-gym"
     """Problems: reasoning-gym, gsm8k:FILE, or both with + between them."""
     out: Path = Path("runs/policy")
@@ -185,4 +185,5 @@ SFT_PRESETS: dict[str, SftArgs] = {
 
 def parse_sft(arguments: Sequence[str], prog: str = "cleaner-rl sft") -> SftArgs:
     default = choose(SFT_PRESETS, given(arguments, "preset").get("preset", "tiny"))
-    return tyro.cli(SftArgs, args=arguments, default=default, prog=prog)
+    args = tyro.cli(SftArgs, args=arguments, default=default, prog=prog)
+    return replace(args, base=model_of(args.base))
