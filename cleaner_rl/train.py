@@ -50,7 +50,8 @@ def train(trainer: Trainer, progress: TrainingProgress, log: LogStep) -> None:
     steps, the state of the last complete step is saved.
     """
     config, rollout, ranks = trainer.config, trainer.rollout, trainer.ranks
-    with Interrupt() as interrupt, ranks.guarded(interrupt):
+    notice = "stopping: the update in progress is finished, and the last whole step saved"
+    with Interrupt(notice if ranks.first else "") as interrupt, ranks.guarded(interrupt):
         try:
             evaluate_if_due(trainer, progress)
             evaluate_once(trainer, progress, "before")

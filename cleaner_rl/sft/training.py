@@ -120,7 +120,7 @@ def train_on_examples(
         done, smoothed = partial.load(policy, optimizer)
     saved = time.monotonic()
     model.train()
-    with Interrupt() as interrupt:
+    with Interrupt("stopping: the training so far is saved" if partial else "") as interrupt:
         try:
             for step in range(done, len(batches)):
                 for group in optimizer.param_groups:

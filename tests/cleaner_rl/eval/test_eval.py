@@ -74,7 +74,7 @@ def test_output_directory_in_use_is_left_alone(arguments, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="not empty"):
         main([*arguments, "--out", str(tmp_path)])
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "notes.txt"}
 
 
 def test_the_directory_in_a_printed_command_is_quoted(arguments, tmp_path):
