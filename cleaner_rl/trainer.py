@@ -21,7 +21,7 @@ from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.errors import CheckpointError, PolicyError, UserError
 from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.inference.sampler import SPARE_CELLS, Sampler
-from cleaner_rl.learner.logprobs import packing_error
+from cleaner_rl.learner.agreement import check_agreement
 from cleaner_rl.learner.update import Updater
 from cleaner_rl.models.lora import add_lora
 from cleaner_rl.models.memory import memory_errors
@@ -33,9 +33,6 @@ from cleaner_rl.runs.lock import reserved
 from cleaner_rl.runs.loggers import check_logger
 from cleaner_rl.runs.provenance import weights_fingerprint
 from cleaner_rl.runs.run_directory import RunDirectory
-
-_MAX_PACKING_ERROR = 1e-2
-"""Nats by which packed and plain log-probabilities may differ before training."""
 
 
 @dataclass(slots=True)
@@ -157,8 +154,8 @@ def held_out_tasks(config: TrainConfig) -> list[Task]:
 
 
 def check_policy(policy: Policy, config: TrainConfig) -> None:
-    """Check that context and cache hold a whole episode, and that the model can be trained on
-    packed samples."""
+    """Check that context and cache hold a whole episode, and that model, sampler and packed rows
+    agree on its numbers."""
     cells = config.episode.cache_tokens
     wanted = config.max_prompt_tokens + config.episode.max_response_tokens
     if wanted > policy.context_length:
@@ -171,18 +168,7 @@ def check_policy(policy: Policy, config: TrainConfig) -> None:
             f"--cache-tokens {cells} cannot hold a whole episode: prompt and response may "
             f"have {wanted}; give {wanted + SPARE_CELLS} or more, or 0 for a quarter of the memory"
         )
-    if policy.model.base_model is policy.model:
-        raise PolicyError(
-            f"{policy.name}: a {type(policy.model).__name__} does not show what its head is given, "
-            "so it cannot be trained; use a Qwen2.5, Qwen3, Llama or similar model"
-        )
-    error = packing_error(policy.model)
-    if not error < _MAX_PACKING_ERROR:
-        raise PolicyError(
-            f"{policy.name}: log-probabilities of packed samples are off by {error:.2g} nats; "
-            "architectures with scaled or capped logits or attention sinks cannot be trained; use "
-            "a Qwen2.5, Qwen3, Llama or similar model"
-        )
+    check_agreement(policy, wanted)
 
 
 def _require_agreement(policy: Policy, ranks: Ranks) -> None:

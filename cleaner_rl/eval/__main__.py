@@ -27,6 +27,7 @@ from cleaner_rl.eval.evaluate import episode_row, evaluation_jobs
 from cleaner_rl.eval.journal import EvalJournal
 from cleaner_rl.eval.summary import summarize, table
 from cleaner_rl.inference.sampler import Sampler
+from cleaner_rl.learner.agreement import check_agreement
 from cleaner_rl.models.memory import memory_errors
 from cleaner_rl.models.policy import load_policy
 from cleaner_rl.rollout.endpoint import EndpointRollout
@@ -126,6 +127,7 @@ def _player(config: EvalConfig, journal: EvalJournal) -> _Player:
     """Plays with a policy that is loaded here."""
     print(f"loading {config.model} ...", file=sys.stderr, flush=True)
     policy = load_policy(config.model, config.device, config.episode.tool_role)
+    check_agreement(policy, policy.context_length, trained=False)
     journal.identify("model", weights_fingerprint(policy.model))
     journal.identify("random numbers", "of each turn")  # earlier versions: of an episode
 

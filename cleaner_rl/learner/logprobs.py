@@ -11,7 +11,6 @@ from torch.autograd.function import once_differentiable
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.utils.checkpoint import checkpoint
 
-from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.learner.attention import packed
 from cleaner_rl.learner.packing import Pack
 from cleaner_rl.models.backends import has_triton
@@ -81,30 +80,6 @@ def _token_logprobs(
         zeros_T.index_put((target_N,), torch.cat(logprobs)),
         zeros_T.index_put((target_N,), torch.cat(entropies)),
     )
-
-
-@torch.no_grad()
-def packing_error(model: Any) -> float:
-    """Largest difference, in nats, between packed and plain log-probabilities of two short samples.
-
-    It reveals models that do more than apply their head to the last hidden state (scaled or capped
-    logits), and models whose attention is not the plain one.
-    """
-    vocabulary = model.config.get_text_config().vocab_size
-    samples = [
-        Sample(ids, (False,) * n, (0.0,) * n, (0.0,) * n, (False,) * n)
-        for n in (9, 14)
-        for ids in [tuple((7 * n + 13 * i) % vocabulary for i in range(n))]
-    ]
-    pack = Pack.of(samples, model.device)
-    packed_T, _ = token_logprobs(model, pack)
-    errors = []
-    for begin, sample in zip(pack.boundaries_S1.tolist(), samples, strict=False):
-        ids_1T = torch.tensor([sample.ids], device=model.device)
-        plain_TV = model(input_ids=ids_1T, use_cache=False).logits[0, :-1].float().log_softmax(-1)
-        plain_T = plain_TV.gather(1, ids_1T[0, 1:, None])[:, 0]
-        errors.append((packed_T[begin + 1 : begin + len(sample)] - plain_T).abs().max())
-    return float(torch.stack(errors).max())
 
 
 def _hidden_states(model: Any, pack: Pack) -> Tensor:

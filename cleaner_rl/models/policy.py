@@ -139,14 +139,22 @@ def load_model_config(name: str) -> Any:
 
 
 def context_length(config: Any) -> int:
-    """The number of tokens that a configuration's model can attend to."""
-    length = getattr(config.get_text_config(), "max_position_embeddings", None)
+    """The number of tokens that a configuration's model can attend to.
+
+    With longrope, a sequence beyond the original length is embedded in another way from its first
+    token on. Neither packed rows nor the sampler's cache can do so: the original length counts.
+    """
+    text = config.get_text_config()
+    length = getattr(text, "max_position_embeddings", None)
     if length is None:
         raise PolicyError(
             f"a {config.model_type} model does not say how many tokens it can attend to; add "
             "max_position_embeddings to its config.json"
         )
-    return int(length)
+    rope = getattr(text, "rope_parameters", None) or {}
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
+    long = [kind for kind in kinds if kind.get("rope_type") == "longrope"]
+    return min([int(length), *(kind["original_max_position_embeddings"] for kind in long)])
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:

@@ -56,7 +56,7 @@ def build_policy(args: SftArgs) -> dict[str, Any]:
     started = time.monotonic()
     if not args.from_scratch:
         print(f"loading {args.base} ...", file=sys.stderr, flush=True)
-    base = None if args.from_scratch else load_base(args.base, args.device)
+    base = None if args.from_scratch else load_base(args.base, args.device, args.max_tokens)
     demonstrations = make_demonstrations(args, base.codec.make_format() if base else None)
     policy = base or policy_from_scratch(args, demonstrations)
     examples = [encode_demonstration(d, policy.codec, args.learn_slips) for d in demonstrations]

@@ -12,6 +12,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from cleaner_env.chat import ChatCodec
 from cleaner_rl.errors import UserError
+from cleaner_rl.learner.agreement import check_agreement
 from cleaner_rl.models.policy import KNOWS_TOOL, Policy, load_policy
 from cleaner_rl.runs.files import read_json, whole_directory, write_json
 from cleaner_rl.sft.config import ModelArgs
@@ -48,13 +49,16 @@ def build_model(tokenizer: Any, shape: ModelArgs, seed: int) -> Any:
     return Qwen3ForCausalLM(config).float()
 
 
-def load_base(name: str, device: str) -> Policy:
+def load_base(name: str, device: str, max_tokens: int) -> Policy:
     """A pretrained model, ready to learn the tool without a system prompt that explains it.
+
+    A model that could not be trained afterwards is refused.
 
     Its configuration is marked accordingly, so that training and evaluation omit the prompt. If its
     chat template shows no tool-call format, the template is extended to name the Hermes format.
     """
     policy = load_policy(name, device)
+    check_agreement(policy, min(max_tokens, policy.context_length))
     setattr(policy.model.config, KNOWS_TOOL, True)
     template = policy.tokenizer.chat_template
     if policy.codec.tool_format is None and isinstance(template, str):
