@@ -19,7 +19,7 @@ from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.learner.logprobs import token_logprobs
 from cleaner_rl.learner.packing import Pack
-from cleaner_rl.models.policy import Policy
+from cleaner_rl.models.policy import Policy, rope_kinds
 
 _TOLERANCE = 1e-2
 """Nats by which log-probabilities may differ."""
@@ -61,9 +61,10 @@ def check_agreement(policy: Policy, longest: int, trained: bool = True) -> None:
 @contextmanager
 def _shortened(model: Any, longest: int) -> Iterator[list[int]]:
     """Inside the block, lengths below ``longest`` are ``_SHORT``; gives what they were."""
+    configs = (model.config, model.config.get_text_config())
     found = [
         (place, name, place[name])
-        for place in (*_dictionaries(model.config), *map(vars, model.modules()))
+        for place in (*map(vars, configs), *rope_kinds(model.config), *map(vars, model.modules()))
         for name in _LENGTHS
         if type(place.get(name)) is int and place[name] < longest
     ]
@@ -74,15 +75,6 @@ def _shortened(model: Any, longest: int) -> Iterator[list[int]]:
     finally:
         for place, name, length in reversed(found):
             place[name] = length
-
-
-def _dictionaries(config: Any) -> Iterator[dict[str, Any]]:
-    """The fields of a configuration and of those inside it."""
-    fields = config if isinstance(config, dict) else vars(config)
-    yield fields
-    for value in fields.values():
-        if isinstance(value, dict) or hasattr(value, "get_text_config"):
-            yield from _dictionaries(value)
 
 
 def _packing_error(policy: Policy) -> float:

@@ -144,17 +144,20 @@ def context_length(config: Any) -> int:
     With longrope, a sequence beyond the original length is embedded in another way from its first
     token on. Neither packed rows nor the sampler's cache can do so: the original length counts.
     """
-    text = config.get_text_config()
-    length = getattr(text, "max_position_embeddings", None)
+    length = getattr(config.get_text_config(), "max_position_embeddings", None)
     if length is None:
         raise PolicyError(
             f"a {config.model_type} model does not say how many tokens it can attend to; add "
             "max_position_embeddings to its config.json"
         )
-    rope = getattr(text, "rope_parameters", None) or {}
-    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
-    long = [kind for kind in kinds if kind.get("rope_type") == "longrope"]
-    return min([int(length), *(kind["original_max_position_embeddings"] for kind in long)])
+    long = [rope for rope in rope_kinds(config) if rope.get("rope_type") == "longrope"]
+    return min([int(length), *(rope["original_max_position_embeddings"] for rope in long)])
+
+
+def rope_kinds(config: Any) -> list[dict[str, Any]]:
+    """The parameters of a configuration's rotary embeddings, those of each kind of layer too."""
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    return [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
