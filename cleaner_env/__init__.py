@@ -3,37 +3,33 @@
     env = gym.make("cleaner_env:CleanerCodeTool-v0")   # imports this package, which registers it
     env = SAARWrapper(env)                             # failed calls become their corrections
 
-Importing this package registers the environment and does little else: names are imported on use.
+Everything in ``__all__`` can be imported from here.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from gymnasium.envs import registration
 
-from cleaner_env.registration import register_envs
-
-if TYPE_CHECKING:
-    from cleaner_env.completion import Completion, Tokens
-    from cleaner_env.env import CodeToolEnv
-    from cleaner_env.episode import Episode, EpisodeStats, RollbackRecord, Turn
-    from cleaner_env.episode_io import (
-        EpisodeFileError,
-        episode_from_dict,
-        episode_to_dict,
-        read_episodes,
-        write_episodes,
-    )
-    from cleaner_env.formats import FORMATS, HermesFormat, choose_format, make_format
-    from cleaner_env.formats.protocol import ParsedTurn, ToolCallFormat
-    from cleaner_env.interpreter import Limits, Sandbox, SandboxError
-    from cleaner_env.replay import Difference
-    from cleaner_env.rollback_protocol import EpisodeKeeper, RollbackEnv, TurnFormat
-    from cleaner_env.saar import SAARWrapper
-    from cleaner_env.similarity import EmbeddingSimilarity, difflib_similarity
-    from cleaner_env.splicing import Splice, splice
-    from cleaner_env.task import Task
-    from cleaner_env.tasks.sources import ReasoningGymTasks, TaskList, TaskSource
+from cleaner_env.completion import Completion, Tokens
+from cleaner_env.env import CodeToolEnv
+from cleaner_env.episode import Episode, EpisodeStats, RollbackRecord, Turn
+from cleaner_env.episode_io import (
+    EpisodeFileError,
+    episode_from_dict,
+    episode_to_dict,
+    read_episodes,
+    write_episodes,
+)
+from cleaner_env.formats import FORMATS, HermesFormat, choose_format, make_format
+from cleaner_env.formats.protocol import ParsedTurn, ToolCallFormat
+from cleaner_env.interpreter import Limits, Sandbox, SandboxError
+from cleaner_env.replay import Difference
+from cleaner_env.rollback_protocol import EpisodeKeeper, RollbackEnv, TurnFormat
+from cleaner_env.saar import SAARWrapper
+from cleaner_env.similarity import EmbeddingSimilarity, difflib_similarity
+from cleaner_env.splicing import Splice, splice
+from cleaner_env.task import Task
+from cleaner_env.tasks.sources import ReasoningGymTasks, TaskList, TaskSource
 
 __all__ = [
     "FORMATS",
@@ -72,35 +68,5 @@ __all__ = [
     "write_episodes",
 ]
 
-_NAMES = {
-    "completion": ("Completion", "Tokens"),
-    "env": ("CodeToolEnv",),
-    "episode": ("Episode", "EpisodeStats", "RollbackRecord", "Turn"),
-    "episode_io": (
-        "EpisodeFileError",
-        "episode_from_dict",
-        "episode_to_dict",
-        "read_episodes",
-        "write_episodes",
-    ),
-    "formats": ("FORMATS", "HermesFormat", "choose_format", "make_format"),
-    "formats.protocol": ("ParsedTurn", "ToolCallFormat"),
-    "interpreter": ("Limits", "Sandbox", "SandboxError"),
-    "replay": ("Difference",),
-    "rollback_protocol": ("EpisodeKeeper", "RollbackEnv", "TurnFormat"),
-    "saar": ("SAARWrapper",),
-    "similarity": ("EmbeddingSimilarity", "difflib_similarity"),
-    "splicing": ("Splice", "splice"),
-    "task": ("Task",),
-    "tasks.sources": ("ReasoningGymTasks", "TaskList", "TaskSource"),
-}
-"""The names above, by the module from which they are imported on first use."""
-
-register_envs()
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _NAMES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if "CleanerCodeTool-v0" not in registration.registry:
+    registration.register("CleanerCodeTool-v0", entry_point="cleaner_env.env:CodeToolEnv")

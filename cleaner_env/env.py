@@ -6,7 +6,7 @@ import copy
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Self, SupportsFloat
+from typing import Any, Self
 
 import gymnasium as gym
 
@@ -17,12 +17,11 @@ from cleaner_env.formats.protocol import ToolCallFormat, system_prompt
 from cleaner_env.interpreter import Interpreter, Limits, Sandbox
 from cleaner_env.observation import format_call_error, format_observations
 from cleaner_env.rewards import Ended, Reward
+from cleaner_env.rollback_protocol import StepResult
 from cleaner_env.task import Task
 from cleaner_env.tasks.choice import TaskChoice, Tasks
 from cleaner_env.text_space import TextSpace
 from cleaner_env.transcript import beginning, describe_turn, ending, transcript
-
-StepResult = tuple[str, SupportsFloat, bool, bool, dict[str, Any]]
 
 
 class CodeToolEnv(gym.Env[str, str]):
@@ -351,6 +350,16 @@ class CodeToolEnv(gym.Env[str, str]):
         copied._sandbox = None if self._owns_sandbox else self._sandbox
         copied._programs = self._programs and self._programs.copied(copied._interpreter)
         return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickle takes: everything, as long as no sandbox is running."""
+        if self._sandbox is not None:
+            raise TypeError(
+                "an environment with a sandbox cannot be pickled, because the sandbox's processes "
+                "cannot move; make it where it is used, as gym.make_vec does with "
+                "gym.make('cleaner_env:CleanerCodeTool-v0', ...), or copy it with copy.deepcopy"
+            )
+        return vars(self)
 
     def close(self) -> None:
         """Stop the environment's own sandbox. A shared one is its owner's to close."""

@@ -21,15 +21,13 @@ VERSION = 1
 """Version of the data's layout. Data of another version is refused."""
 
 _OUTCOME = (
-    "answer",
-    "score",
-    "reward",
-    "terminated",
-    "truncated",
-    "faulted",
-    "stateful",
-    "rollback",
+    *("answer", "score", "reward", "terminated", "truncated", "faulted", "stateful", "rollback"),
+    "max_observation_chars",
 )
+_TASK = ("prompt", "answer", "family", "reward")
+_TURN = ("observation", "ok", "error_class", "note", "masked")
+_RECORD = ("position", "retry", "outcome", "decision", "similarity")
+"""What is saved as it is."""
 _SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 
@@ -97,16 +95,9 @@ def episode_to_dict(episode: Episode) -> dict[str, Any]:
     task = episode.task
     return {
         "version": VERSION,
-        "task": {
-            "prompt": task.prompt,
-            "answer": task.answer,
-            "family": task.family,
-            "reward": task.reward,
-            "entry": _plain(task.entry),
-        },
+        "task": {**_fields(task, _TASK), "entry": _plain(task.entry)},
         "prompt": episode.prompt,
-        **{name: getattr(episode, name) for name in _OUTCOME},
-        "max_observation_chars": episode.max_observation_chars,
+        **_fields(episode, _OUTCOME),
         "turns": [_turn_to_dict(turn) for turn in episode.turns],
         "raw_turns": [_turn_to_dict(turn) for turn in episode.raw_turns],
         "rollbacks": [_record_to_dict(record) for record in episode.rollbacks],
@@ -132,7 +123,6 @@ def episode_from_dict(data: Mapping[str, Any], decode: Decode | None = None) -> 
             turns=[reader.turn(turn) for turn in data["turns"]],
             raw_turns=[reader.turn(turn) for turn in data["raw_turns"]],
             rollbacks=[reader.record(record) for record in data["rollbacks"]],
-            max_observation_chars=data["max_observation_chars"],
             **{name: data[name] for name in _OUTCOME},
         )
     except KeyError as error:
@@ -145,17 +135,17 @@ def _no_decoder(ids: Sequence[int]) -> str:
     raise ValueError("these tokens were read without a decoder; give decode= to the reader")
 
 
+def _fields(value: object, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in names}
+
+
 def _turn_to_dict(turn: Turn) -> dict[str, Any]:
-    parsed = {field.name: getattr(turn.parsed, field.name) for field in fields(turn.parsed)}
+    parsed = _fields(turn.parsed, (field.name for field in fields(turn.parsed)))
     return {
         **_completion_to_dict(turn.completion),
         "code": parsed.pop("code"),
         "parsed": {name: _plain_text(value) for name, value in parsed.items()},
-        "observation": turn.observation,
-        "ok": turn.ok,
-        "error_class": turn.error_class,
-        "note": turn.note,
-        "masked": turn.masked,
+        **_fields(turn, _TURN),
     }
 
 
@@ -185,13 +175,7 @@ def _completion_to_dict(completion: Completion) -> dict[str, Any]:
 
 def _record_to_dict(record: RollbackRecord) -> dict[str, Any]:
     return {
-        "position": record.position,
-        "retry": record.retry,
-        "outcome": record.outcome,
-        "decision": record.decision,
-        "similarity": record.similarity,
-        "error_class": record.error_class,
-        "tokens_discarded": record.tokens_discarded,
+        **_fields(record, (*_RECORD, "error_class", "tokens_discarded")),
         "failed": _turn_to_dict(record.failed),
         "answer": _turn_to_dict(record.answer),
         "purified": None if record.purified is None else _turn_to_dict(record.purified),
@@ -212,11 +196,7 @@ class _Reader:
         return Turn(
             completion=self.completion(data),
             parsed=ParsedTurn(**parsed),
-            observation=data["observation"],
-            ok=data["ok"],
-            error_class=data["error_class"],
-            note=data["note"],
-            masked=data["masked"],
+            **{name: data[name] for name in _TURN},
         )
 
     def completion(self, data: Mapping[str, Any]) -> Completion:
@@ -240,14 +220,10 @@ class _Reader:
     def record(self, data: Mapping[str, Any]) -> RollbackRecord:
         purified = data["purified"]
         return RollbackRecord(
-            position=data["position"],
-            retry=data["retry"],
             failed=self.turn(data["failed"]),
             answer=self.turn(data["answer"]),
-            outcome=data["outcome"],
             purified=None if purified is None else self.turn(purified),
-            decision=data["decision"],
-            similarity=data["similarity"],
+            **{name: data[name] for name in _RECORD},
         )
 
 

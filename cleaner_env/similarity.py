@@ -80,10 +80,8 @@ class EmbeddingSimilarity:
         return vector
 
 
-@cache
-def embedding_similarity(model: str) -> EmbeddingSimilarity:
-    """The metric of a model, shared by all environments that name this model."""
-    return EmbeddingSimilarity(model)
+embedding_similarity = cache(EmbeddingSimilarity)
+"""The metric of a model, shared by all environments that name this model."""
 
 
 def _load(model: str) -> Any:

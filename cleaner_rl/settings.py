@@ -230,3 +230,6 @@ class ServerConfig:
         check_bounds(self)
         if self.endpoint and not self.endpoint.startswith(("http://", "https://")):
             raise UserError(f"--endpoint {self.endpoint!r}: give a URL such as http://host:8000/v1")
+        given = [one.name for one in fields(self) if getattr(self, one.name) != one.default]
+        if given and not self.endpoint:
+            raise UserError(f"{flag(given[0])} is about a server: give its URL with --endpoint")

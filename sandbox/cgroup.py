@@ -109,7 +109,7 @@ class Cgroup:
 
 
 def make_cgroup() -> tuple[Cgroup | None, str]:
-    """Groups for a new worker; or None and why there are none to be had."""
+    """Groups for a new worker; or None, and why there are none."""
     reasons = []
     name = f"{PREFIX}-{os.getpid()}-{started(os.getpid())}-{next(_numbers)}"
     remove_left()

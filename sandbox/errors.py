@@ -1,7 +1,7 @@
 """Exceptions of the sandbox.
 
 SandboxError            our own machinery failed; never the fault of the program that was run
-  IsolationUnavailable  this machine grants no isolation, and weak isolation was not allowed
+  IsolationUnavailable  this machine offers no isolation, and running without was not allowed
   QueueFull             too many callers wait already; the program was not run
   Irreproducible        a session was lost, and its cells do not do the same again
   WorkerFault           one worker broke; caught and retried by the pool, not seen by callers
@@ -11,15 +11,15 @@ from __future__ import annotations
 
 
 class SandboxError(RuntimeError):
-    """The sandbox itself failed. Says nothing about the program that was to be run."""
+    """The sandbox itself failed, which says nothing about the program."""
 
 
 class IsolationUnavailable(SandboxError):
-    """No isolation is to be had. The message lists what was tried, why it failed, the remedy."""
+    """This machine offers no isolation. The message lists what was tried, and what would help."""
 
 
 class QueueFull(SandboxError):
-    """More callers wait than the sandbox was told to let in. The program was not run."""
+    """More callers wait than max_waiting allows. The program was not run."""
 
 
 class Irreproducible(SandboxError):

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from .errors import WorkerFault
+from .jailed.child import MESSAGE_BYTES
 from .result import Limits, Result, Status, shown, signal_name
 
 SET_UP_S = 20.0  # from the request to the program's first instruction
@@ -25,7 +26,6 @@ QUIET_S = 0.005  # of a program's life in which nobody looks at its output
 REPORT_BYTES = 65_536
 CHUNK, CHUNKS = 65_536, 16  # bytes of one read, and reads before something else has its turn
 INLINE_BYTES = 32_768  # a longer source travels as a file
-MESSAGE_BYTES = 65_536
 _limit_raised = threading.Lock()
 
 
@@ -133,9 +133,9 @@ def receive(channel: socket.socket, timeout_s: float) -> dict[str, Any] | None:
 class Watch:
     """Follows an execution, from the request to the word of its end.
 
-    Who forked the program has the punctual clock for its time; the one here is for those who do not
-    answer. Where the program could keep them from answering they say when it starts, and then the
-    clock here counts from there.
+    The process that forked the program has the exact clock for its time; the one here is for when
+    that process does not answer. Where the program could keep it from answering, it says when the
+    program starts, and the clock here counts from then.
 
     started   whether it was said that the program starts
     stopped   why the program was killed, if it was
@@ -191,17 +191,62 @@ class Watch:
         self.channel.send(json.dumps(self.order_to_kill).encode())
         return time.monotonic() + self.kill_s
 
+    def result(self, message: dict[str, Any], out_of_memory: bool, tier: str) -> Result:
+        """The result, given the word of the end. Whether it is ok depends on the kernel's exit
+        status and our own stops alone.
 
-class Ending:
-    """What the kernel says of an execution, and why it was stopped."""
+        out_of_memory: whether processes were killed for what all used together.
+        """
+        for stream in self.streams:
+            stream.drain()
+        stdout, stderr, report = self.streams
+        exit_code = os.waitstatus_to_exitcode(message["status"])
+        cpu_s = message.get("cpu_s", 0.0)
+        status, error_class, text = self._classify(exit_code, cpu_s, out_of_memory)
+        traceback = f"{error_class}: {text}\n" if text else ""
+        if status is Status.ERROR:
+            head, _, traceback = report.text().partition("\n")
+            kind, _, error_class = head.partition(" ")
+            if kind not in ("error", "memory") or not error_class.isidentifier():
+                error_class = traceback = ""  # os._exit, or the program wrote into the report
+            elif kind == "memory":
+                status = Status.MEMORY
+        return Result(
+            status=status,
+            stdout=stdout.text(),
+            stderr=stderr.text(),
+            traceback=traceback,
+            error_class=error_class,
+            exit_code=exit_code,
+            wall_s=message["wall_s"],
+            cpu_s=cpu_s,
+            tier=tier,
+            stdout_bytes=stdout.length,
+            stderr_bytes=stderr.length,
+            peak_memory_mb=message.get("peak_mb", 0.0),
+        )
 
-    def __init__(self, message: dict[str, Any], stopped: Status | None):
-        self.stopped = stopped
-        self.wait_status: int = message["status"]
-        self.wall_s: float = message["wall_s"]
-        self.cpu_s: float = message.get("cpu_s", 0.0)
-        self.peak_mb: float = message.get("peak_mb", 0.0)
-        self.out_of_memory = False  # processes were killed for what all used together
+    def _classify(
+        self, exit_code: int, cpu_s: float, out_of_memory: bool
+    ) -> tuple[Status, str, str]:
+        """Status, error class and, for a limit or a signal, what it was."""
+        limits, killed = self.limits, exit_code == -signal.SIGKILL
+        if any(stream.truncated for stream in self.streams[:2]):
+            text = f"the program wrote more than {limits.output_bytes} bytes"
+            return Status.OUTPUT, "OutputLimitExceeded", text
+        if killed and self.stopped is Status.TIMEOUT:
+            text = f"the program ran longer than {limits.wall_s:g} s"
+            return Status.TIMEOUT, "TimeoutError", text
+        # The kernel holds the limit by ticks, which on a busy machine run ahead of what it reports.
+        if killed and cpu_s >= limits.cpu_s * (0.95 if out_of_memory else 0.5):
+            text = f"the program used more than {limits.cpu_s:g} s of CPU time"
+            return Status.TIMEOUT, "TimeoutError", text
+        if killed and out_of_memory:
+            text = f"the program's processes and files took more than {limits.memory_mb} MiB"
+            return Status.MEMORY, "MemoryError", text
+        if exit_code < 0:
+            return Status.SIGNAL, signal_name(-exit_code), "the program was killed by this signal"
+        return (Status.ERROR if exit_code else Status.OK), "", ""
 
 
 @contextmanager
@@ -214,61 +259,6 @@ def sealed_file(name: str, data: bytes) -> Iterator[BinaryIO]:
         seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
         yield file
-
-
-def judge(ending: Ending, limits: Limits, streams: Streams, tier: str) -> Result:
-    """The result. Whether it is ok depends on the kernel's exit status and our own stops alone."""
-    stdout, stderr, report = streams
-    exit_code = os.waitstatus_to_exitcode(ending.wait_status)
-    status, error_class, traceback = classify(ending, exit_code, limits, streams)
-    if status is Status.ERROR:
-        head, _, traceback = report.text().partition("\n")
-        kind, _, error_class = head.partition(" ")
-        if kind not in ("error", "memory") or not error_class.isidentifier():
-            error_class = traceback = ""  # os._exit, or the program wrote into the report
-        elif kind == "memory":
-            status = Status.MEMORY
-    return Result(
-        status=status,
-        stdout=stdout.text(),
-        stderr=stderr.text(),
-        traceback=traceback,
-        error_class=error_class,
-        exit_code=exit_code,
-        wall_s=ending.wall_s,
-        cpu_s=ending.cpu_s,
-        tier=tier,
-        stdout_bytes=stdout.length,
-        stderr_bytes=stderr.length,
-        peak_memory_mb=ending.peak_mb,
-    )
-
-
-def classify(
-    ending: Ending, exit_code: int, limits: Limits, streams: Streams
-) -> tuple[Status, str, str]:
-    """Status, error class and one line in the form of a traceback's last."""
-    status, name, text = Status.OK, "", ""
-    # The kernel holds the limit by ticks, which on a busy machine run ahead of what it reports.
-    early = 0.95 if ending.out_of_memory else 0.5
-    if streams[0].truncated or streams[1].truncated:
-        status, name = Status.OUTPUT, "OutputLimitExceeded"
-        text = f"the program wrote more than {limits.output_bytes} bytes"
-    elif exit_code == -signal.SIGKILL and ending.stopped is Status.TIMEOUT:
-        status, name = Status.TIMEOUT, "TimeoutError"
-        text = f"the program ran longer than {limits.wall_s:g} s"
-    elif exit_code == -signal.SIGKILL and ending.cpu_s >= limits.cpu_s * early:
-        status, name = Status.TIMEOUT, "TimeoutError"
-        text = f"the program used more than {limits.cpu_s:g} s of CPU time"
-    elif exit_code == -signal.SIGKILL and ending.out_of_memory:
-        status, name = Status.MEMORY, "MemoryError"
-        text = f"the program's processes and files took more than {limits.memory_mb} MiB"
-    elif exit_code < 0:
-        status, name = Status.SIGNAL, signal_name(-exit_code)
-        text = "the program was killed by this signal"
-    elif exit_code:
-        status = Status.ERROR
-    return status, name, f"{name}: {text}\n" if text else ""
 
 
 def explained(result: Result, refused: str) -> Result:

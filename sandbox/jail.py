@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .jailed import kernel
+from .jailed.child import PRIVATE_DIRS
 
 TIERS = {
     "full": "own namespaces, /tmp, /dev/shm and /proc for every execution",
@@ -37,7 +38,6 @@ HOST_PROC_INSIDE = "/.sandbox/proc"
 # Capabilities to become another user, to kill that user's processes and to remove what it leaves:
 # CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID.
 CHANGE_USER = sum(1 << number for number in (0, 1, 3, 5, 6, 7))
-PRIVATE_DIRS = ("/tmp", "/dev/shm")
 # Of a prefix no more than these: it may be somebody's home or project directory.
 PREFIX_PARTS = ("bin", "lib", "lib64", "include", "pyvenv.cfg")
 PACKAGES = ("site-packages", "dist-packages")

@@ -1,4 +1,4 @@
-"""Which layers of confinement a machine gives, and in words what each missing one costs."""
+"""Which layers of confinement a machine has, and in words what each missing one costs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Layers:
 
 
 def describe(tier: str, layers: Layers) -> list[str]:
-    """Lines for people: every layer, and what it costs to be without."""
+    """Lines for people: every layer, and what its absence costs."""
     lines = [f"  costs: {TIER_COSTS[tier]}"] if TIER_COSTS[tier] else []
     if layers.no_cgroup:
         lines += [f"cgroup: no ({layers.no_cgroup})", f"  costs: {NO_CGROUP}"]

@@ -1,4 +1,4 @@
-"""Line: callers wait here for a free slot, first come, first served."""
+"""Line: the queue of callers that wait for a free slot, first come, first served."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Slot = TypeVar("Slot")
 
 
 class Line(Generic[Slot]):
-    """Lends slots; at most `max_waiting` callers stand in line, the next one gets QueueFull.
+    """Lends slots; at most `max_waiting` callers wait, and one more gets QueueFull.
 
-    Of several free slots the one given back last is lent: it is the warmest.
+    Of several free slots, the one that was given back last is lent first: its caches are warm.
     """
 
     def __init__(self, slots: list[Slot], max_waiting: int):
@@ -36,7 +36,7 @@ class Line(Generic[Slot]):
         return len(self._free)
 
     def ask(self) -> Future[Slot]:
-        """A slot, now or later. Who no longer wants it cancels the future, or gives it back."""
+        """A slot, now or later. To give it up, cancel the future, or give the slot back."""
         turn: Future[Slot] = Future()
         with self._lock:
             if self._closed:
@@ -54,7 +54,7 @@ class Line(Generic[Slot]):
         return turn
 
     def take(self, stop: Stop | None = None) -> Slot:
-        """Wait for a slot; raises CancelledError when the caller wants it no more."""
+        """Wait for a slot; raises CancelledError when the caller no longer wants it."""
         turn = self.ask()
         if stop:
             stop.by(turn.cancel)
@@ -65,7 +65,7 @@ class Line(Generic[Slot]):
             raise
 
     def leave(self, turn: Future[Slot]) -> None:
-        """Give up a place in line, or the slot that came meanwhile."""
+        """Give up a place in the queue, or the slot that has come meanwhile."""
         if not turn.cancel() and turn.exception() is None:
             self.give(turn.result())
 

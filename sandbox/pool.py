@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import Self
@@ -56,14 +56,14 @@ class Sandbox:
                 much of the standard library, and numpy and sympy where they are installed. Every
                 program costs a little more with each; LIGHT_PRELOAD is the standard library alone
     max_waiting callers that may wait at the same time; one more gets QueueFull
-    allow_weak  where no isolation is to be had, run with resource limits alone (tier "rlimits")
+    allow_weak  where no isolation is available, run with resource limits alone (tier "rlimits")
 
-    Thread-safe, and a context manager. `tier` is the isolation that was reached, by the program
-    `bwrap` (None where it needs none); `tried` says why no more was, `layers` what the kernel adds
-    to it, `faults` is the number of times that a worker broke. Belongs to the process that made it:
-    after os.fork() the child makes its own.
+    Thread-safe, and a context manager. `tier` is the isolation in use, `bwrap` the program
+    that provides it (None where none is needed), `tried` why no stronger tier works, `layers` what
+    the kernel adds, and `faults` how many times a worker broke. A Sandbox belongs to the process
+    that made it: after os.fork() the child makes its own.
 
-    Raises IsolationUnavailable when the machine grants no isolation, SandboxError when a module of
+    Raises IsolationUnavailable when the machine offers no isolation, SandboxError when a module of
     `preload` cannot be imported, ValueError for fewer than one worker.
     """
 
@@ -154,7 +154,7 @@ class Sandbox:
         )
 
     def sheltered(self, work: Action) -> None:
-        """Do what no interrupt may leave half done."""
+        """Do work that an interrupt must not leave half done."""
         self._shelter.call(lambda stop: work())
 
     async def arun(self, code: str, *, stdin: str = "", limits: Limits | None = None) -> Result:
@@ -226,10 +226,8 @@ class Sandbox:
     def close(self) -> None:
         """Kill all workers. Running and waiting calls end with SandboxError."""
         if os.getpid() == self._pid and self._finalizer.alive:
-            done = Future[None]()
             with suppress(SandboxError):  # another thread was faster
-                self._spawner.post(self._close, done)
-                done.result()
+                self._spawner.call(self._close)
 
     def _close(self) -> None:
         self.closed = True
@@ -353,8 +351,6 @@ def shut_down(
         servers.shutdown(wait=False)
 
     if threading.current_thread() is threading.main_thread():
-        done = Future[None]()
-        spawner.post(act, done)
-        done.result()
+        spawner.call(act)
     else:
         act()

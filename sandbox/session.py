@@ -4,36 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
-import signal
-import socket
-import struct
 import threading
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
-from .cgroup import Cgroup, make_cgroup
 from .errors import Irreproducible, SandboxError, WorkerFault
-from .execution import (
-    SET_UP_S,
-    Ending,
-    Watch,
-    explained,
-    judge,
-    open_streams,
-    receive,
-    send_program,
-)
+from .execution import explained
+from .keeper_link import DEAD, KeeperLink
 from .result import Limits, Result, Status
 from .worker import Action, Job, Worker
 
 MAX_CHECKPOINTS = 16
-CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
-KILL_S = 30.0  # from the order to kill to the cell's end
-MORE_TIME = 4.0  # times the limit: of a cell that is run again, and was well in time once
+MORE_TIME = 4.0  # times the limit, for a cell that is run again: it was in time once
 
 
 class Pool(Protocol):
@@ -64,7 +48,7 @@ class Session:
     Each cell is a transaction. When it fails, for whatever reason, variables, modules, working
     directory, files and open files are what they were before it; when it ends well they stay.
     `checkpoint` and `rollback` return to an earlier state. A state is a forked process, so what a
-    cell costs does not depend on how much there is to keep, but for the kernel's page tables.
+    cell costs does not depend on how much there is to keep, apart from the kernel's page tables.
 
     A cell that leaves threads running fails with LiveThreadsError: a process with threads cannot be
     forked whole. Processes that it leaves running are killed. Standard input is empty. `limits`
@@ -85,9 +69,7 @@ class Session:
         self._cells: list[Cell] = []
         self._state = 0
         self._checkpoints: dict[int, list[Cell]] = {}
-        self._socket: socket.socket | None = None
-        self._worker: Worker | None = None
-        self._cgroup: Cgroup | None = None
+        self._link: KeeperLink | None = None
         self._closed = False
         self._interrupted = False
         self._broken = False  # by its own cells, and not restored since
@@ -196,16 +178,15 @@ class Session:
         return self._checkpoints[checkpoint]
 
     def _hang_up(self) -> None:
-        """End the keeper, whatever it does."""
         self._interrupted = True
-        with suppress(OSError, AttributeError):  # there is none, or none any more
-            self._socket.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
+        if link := self._link:
+            link.hang_up()
 
     def _forget(self, state: int) -> None:
         """Let go of a state's process, unless the state is needed."""
-        if self._socket is not None and state != self._state and state not in self._checkpoints:
+        if self._link and state != self._state and state not in self._checkpoints:
             try:
-                self._send(op="forget", states=[state])
+                self._link.forget(state)
             except OSError:
                 self._drop()  # the next cell restores the session
 
@@ -214,7 +195,7 @@ class Session:
             raise SandboxError("the session is closed")
         self._interrupted = False
         try:
-            if self._socket is None:
+            if self._link is None:
                 self._restore(worker)
             before = self._state
             result, lost, began = self._run(code, self.limits)
@@ -229,8 +210,6 @@ class Session:
                 raise
             return explained(Result(Status.ERROR, tier=self._sandbox.tier), f"SessionLost: {error}")
         except (OSError, WorkerFault) as error:
-            if self._worker is not None:
-                self._worker.close_if_dead()
             self._drop()
             raise WorkerFault(f"lost the session: {error}") from error
         except BaseException:
@@ -246,84 +225,24 @@ class Session:
     ) -> tuple[Result, bool, bool]:
         """Run a cell, whose state gets that number; its result, whether the session is lost, and
         whether the cell is known to have begun."""
-        assert self._socket is not None and self._worker is not None
+        assert self._link
         state = next(self._numbers) if state is None else state
-        request = {
-            "op": "cell",
-            "base": self._state,
-            "state": state,
-            "name": f"cell{len(self._cells) + 1}.py",
-            "wall_s": limits.wall_s,
-        }
-        kill = {"op": "kill", "state": state}
-        kills = self._oom_kills()
-        with open_streams(limits) as streams:
-            send_program(self._socket, request, streams, code)
-            watch = Watch(
-                self._socket, self._receive, kill, streams, limits, KILL_S, says_when_started=False
-            )
-            message = watch.until_ended()
-            for stream in streams:
-                stream.drain()
-            committed = message["committed"]
-            ending = Ending(message, watch.stopped)
-            ending.out_of_memory = self._oom_kills() > kills
-            if message is DEAD and ending.out_of_memory:
-                message = DEAD | {"began": True, "refused": ""}  # its memory says enough
-            result = judge(ending, limits, streams, self._sandbox.tier)
-        if committed and result.ok:
+        name = f"cell{len(self._cells) + 1}.py"
+        result, message = self._link.run(code, name, self._state, state, limits)
+        if message["committed"] and result.ok:
             self._state = state
             self._cells.append(Cell(code, result.stdout))
-        elif committed:
+        elif message["committed"]:
             self._forget(state)
-        else:
-            result = explained(result, message["refused"])
         self._broken |= message["lost"] and message is not DEAD
         return result, message["lost"], message["began"]
-
-    def _open(self, worker: Worker) -> None:
-        """Begin on a worker without any cell."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        try:
-            with theirs:
-                worker.open_session(theirs, self.limits)
-            self._socket, self._worker = ours, worker
-            self._enter_cgroup(worker, self._keeper_pid())
-        except OSError as error:
-            raise WorkerFault(f"cannot open the session: {error}") from error
-        except BaseException:
-            ours.close()
-            raise
-
-    def _keeper_pid(self) -> int:
-        """Wait for the keeper to speak; its process id, in the kernel's own word."""
-        assert self._socket is not None
-        self._socket.settimeout(SET_UP_S)
-        word, extra, _, _ = self._socket.recvmsg(1024, socket.CMSG_SPACE(CREDENTIALS.size))
-        self._socket.settimeout(None)
-        if not word or json.loads(word)["event"] != "opened":
-            raise WorkerFault(f"the session spoke out of turn: {word!r}")
-        return int(CREDENTIALS.unpack(extra[0][2])[0])
-
-    def _enter_cgroup(self, worker: Worker, keeper: int) -> None:
-        """A control group of its own, where they are to be had: a session bursts alone."""
-        if worker.cgroup is None:
-            return
-        self._cgroup, why = make_cgroup()
-        if self._cgroup is None:
-            raise WorkerFault(f"no control group for the session: {why}")
-        self._cgroup.add(keeper)
-        worker.bound_session(self._cgroup, self.limits)
-
-    def _oom_kills(self) -> int:
-        return 0 if self._cgroup is None else self._cgroup.oom_kills()
 
     def _restore(self, worker: Worker) -> None:
         """Make all the states that are needed again, by running the cells that led to them."""
         present, needed = self._state, self._checkpoints | {self._state: self._cells}
         try:
-            self._open(worker)
+            self._link = KeeperLink(worker, self.limits)
+            self._link.open()
             self._make_again(needed)
             self._broken = False
         finally:  # also when it is to be tried once more
@@ -332,7 +251,7 @@ class Session:
     def _make_again(self, needed: dict[int, list[Cell]]) -> None:
         """Make states, and on the way to them others, which go as soon as nothing is built on them.
 
-        A state is a process and a descriptor, of which a session has few, and its cells are many.
+        Each state takes a process and a descriptor, and a session may have more cells than those.
         """
         named = [(tuple(cells), number) for number, cells in needed.items() if cells]
         kept = {tuple(cells) for cells in needed.values()}
@@ -361,37 +280,13 @@ class Session:
             )
         return self._state
 
-    def _receive(self, timeout_s: float) -> dict[str, Any]:
-        assert self._socket is not None
-        return receive(self._socket, timeout_s) or DEAD
-
-    def _send(self, **message: Any) -> None:
-        assert self._socket is not None
-        self._socket.send(json.dumps(message).encode())
-
     def _drop(self) -> None:
         """Leave the keeper, which then ends with all its processes."""
-        ours = os.getpid() == self._pid  # else a forked copy of the host, which only lets go
-        if self._socket is not None:
-            if ours:
-                self._hang_up()
-            self._socket.close()
-            self._socket = None
-        if self._cgroup is not None and ours:
-            self._cgroup.remove()
-        if self._worker is not None and ours:
-            self._sandbox.end_session(self._worker)
-        self._cgroup = self._worker = None
-
-
-# What is said for a keeper that is dead, as when a cell has used up the memory of its session.
-DEAD = {
-    "event": "ended",
-    "committed": False,
-    "began": False,
-    "lost": True,
-    "refused": "SessionLost: the cell broke its session, which is as it was before",
-    "status": int(signal.SIGKILL),
-    "timed_out": False,
-    "wall_s": 0.0,
-}
+        if (link := self._link) is None:
+            return
+        self._link = None
+        if os.getpid() != self._pid:  # a forked copy of the host
+            link.let_go()
+        else:
+            link.close()
+            self._sandbox.end_session(link.worker)

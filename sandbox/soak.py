@@ -117,39 +117,33 @@ class Soak:
         with ThreadPoolExecutor(THREADS + 3, "soak") as threads:
             others = [
                 threads.submit(asyncio.run, self._arun_all(programs[:quarter])),
-                threads.submit(self._session_cells, cells, self.random.random()),
+                threads.submit(self._sessions, cells, self.random.random(), hostile=False),
             ]
             if self.greedy:
-                others.append(threads.submit(self._hostile_cells, cells, self.random.random()))
+                seed = self.random.random()
+                others.append(threads.submit(self._sessions, cells, seed, hostile=True))
             list(threads.map(self._run, programs[quarter + cells :]))
             for other in others:
                 other.result()
 
-    def _session_cells(self, count: int, seed: float) -> None:
-        """Sessions of a few cells, a fifth of which fail; the others add up."""
+    def _sessions(self, count: int, seed: float, hostile: bool) -> None:
+        """Sessions of a few cells. Of the others a fifth fail and the rest add up; hostile ones end
+        somehow."""
         draw = random.Random(seed)
         for first in range(0, count, CELLS):
             total = 0
-            with self.sandbox.session(limits=LONG_LIMITS) as session:
+            with self.sandbox.session(GREEDY_LIMITS if hostile else LONG_LIMITS) as session:
                 for _ in range(min(CELLS, count - first)):
                     number = draw.randrange(1000)
                     cell: Program = f"x = 1; x += {number}; 1 / 0", Status.ERROR, ""
-                    if draw.random() > 0.2:
+                    if hostile:
+                        cell = draw.choice([*GREEDY, *HOSTILE]), None, ""
+                    elif draw.random() > 0.2:
                         total += number
                         code = f"x = globals().get('x', 0) + {number}; print(x)"
                         cell = (code, Status.OK, f"{total}\n")
                     with self._checked(cell) as check:
                         check(session.run(cell[0]))
-
-    def _hostile_cells(self, count: int, seed: float) -> None:
-        """Sessions of cells that use up what others need; they end somehow, and none raises."""
-        draw = random.Random(seed)
-        for first in range(0, count, CELLS):
-            with self.sandbox.session(limits=GREEDY_LIMITS) as session:
-                for _ in range(min(CELLS, count - first)):
-                    cell = draw.choice([*GREEDY, *HOSTILE])
-                    with self._checked((cell, None, "")) as check:
-                        check(session.run(cell))
 
     def _run(self, program: Program) -> None:
         with self._checked(program) as check:

@@ -41,15 +41,10 @@ class Spawner:
             self._jobs.put((future, function))
 
     def call(self, function: Callable[[], T]) -> T:
-        """Call it there and wait; whether this returns or raises, it runs no more afterwards."""
+        """Call it there and wait. If the caller is interrupted, it is called all the same."""
         future: Future[T] = Future()
-        try:
-            self.post(function, future)
-            return future.result()
-        except BaseException:
-            if not future.cancel():
-                wait([future])  # interrupted half-way
-            raise
+        self.post(function, future)
+        return future.result()
 
     def close(self) -> None:
         """End the thread, and with it every jail that still lives; does not wait."""
@@ -70,14 +65,14 @@ def serve(jobs: queue.SimpleQueue[Job | None]) -> None:
 
 
 class Stop:
-    """How to stop what another thread does for a caller who no longer wants it."""
+    """How to stop what another thread does for a caller that no longer wants it."""
 
     def __init__(self) -> None:
         self.asked = False
         self._how: Callable[[], object] = lambda: None
 
     def by(self, how: Callable[[], object]) -> None:
-        """From now on by this; at once, when it has been asked for."""
+        """Set how, from now on; stops at once if that was asked for already."""
         self._how = how
         if self.asked:
             how()
@@ -88,10 +83,10 @@ class Stop:
 
 
 class Shelter:
-    """Does the work of the main thread where no interrupt reaches it; that of others where it is.
+    """Does the work of the main thread in a thread that no interrupt reaches.
 
-    An interrupted caller has the work stopped, and waits for its end. One that is interrupted again
-    goes on at once, and the work ends behind its back.
+    Other threads do their own. An interrupted caller has the work stopped and waits for its end;
+    one that is interrupted again returns at once, and the work ends in the background.
     """
 
     def __init__(self, spawner: Spawner):
@@ -121,5 +116,5 @@ class Shelter:
             raise
 
     def close(self) -> None:
-        """End the thread, once it has done what it is at; does not wait."""
+        """End the thread after the work that it is doing; does not wait for that."""
         self._hand.close()

@@ -18,18 +18,10 @@ from typing import Any
 
 from .cgroup import Cgroup, make_cgroup
 from .errors import SandboxError, WorkerFault
-from .execution import (
-    Ending,
-    Streams,
-    Watch,
-    judge,
-    open_streams,
-    receive,
-    send_fds,
-    send_program,
-)
+from .execution import Watch, open_streams, receive, send_fds, send_program
 from .jail import Jail, environment
-from .jailed.files import remove_tree
+from .jailed.child import MAX_FDS
+from .jailed.files import KEPT_BYTES, remove_tree
 from .layers import Layers
 from .result import LARGEST, Limits, Result
 from .spawner import Spawner, Stop
@@ -41,8 +33,6 @@ TMPFS_MB = 128  # the files of a program, in /tmp and /dev/shm
 OWN_PROCESSES = 16  # of the jail itself
 SESSIONS = 32  # at most, in one worker
 SESSION_PROCESSES = 64  # room for the states of a session, and for what its cells start
-OPEN_FILES = 256  # see MAX_FDS in jailed/child.py
-KEPT_FILES_MB = 256  # see KEPT_BYTES in jailed/keeper.py
 
 
 Job = Callable[["Worker"], Result]
@@ -82,10 +72,10 @@ class Worker:
 
     def _launch(self, preload: Sequence[str], spawner: Spawner) -> None:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        if hard < OPEN_FILES:
+        if hard < MAX_FDS:
             raise SandboxError(
                 f"this process may have {hard} open files at most, and a worker of the sandbox "
-                f"needs {OPEN_FILES}: raise the hard limit (ulimit -Hn, LimitNOFILE= of a systemd "
+                f"needs {MAX_FDS}: raise the hard limit (ulimit -Hn, LimitNOFILE= of a systemd "
                 "unit, docker run --ulimit nofile=4096)"
             )
         scratch = None
@@ -134,12 +124,20 @@ class Worker:
             with self._busy, open_streams(limits) as streams:
                 self._bound(limits)
                 kills = self.oom_kills()
-                bounds = self._bounds_of_one(limits)
-                request = {"op": "run", "id": self.runs, "wall_s": limits.wall_s, **bounds}
+                request = {"op": "run", "id": self.runs, "wall_s": limits.wall_s}
+                request |= self._bounds_of_one(limits)
                 send_program(self.socket, request, streams, code, stdin)
-                ending = self._supervise(limits, streams, kills)
-                ending.out_of_memory = self.oom_kills() > kills
-                return judge(ending, limits, streams, self.jail.tier)
+                watch = Watch(
+                    self.socket,
+                    self._receive,
+                    {"op": "kill", "id": self.runs},
+                    streams,
+                    limits,
+                    kill_s=KILL_S if self.jail.reusable else 1.0,  # a stopped zygote never answers
+                    says_when_started=not self.jail.private,
+                )
+                message = self._end_of(watch, kills)
+                return watch.result(message, self.oom_kills() > kills, self.jail.tier)
         except (OSError, ValueError, KeyError) as error:
             self.close()
             raise WorkerFault(f"lost the worker: {error}") from error
@@ -148,46 +146,32 @@ class Worker:
             raise
 
     def _bounds_of_one(self, limits: Limits) -> dict[str, Any]:
-        """The limits that the kernel holds for each process, as a request carries them."""
-        return {
-            "cpu_s": limits.cpu_s,
-            "memory_mb": limits.memory_mb,
-            "processes": self._processes_of_all(limits),
-        }
+        """The limits that the kernel holds for each process, as a request carries them.
 
-    def _processes_of_all(self, limits: Limits) -> int:
-        """What a program's limit of processes has to be, as the kernel counts them over the user,
-        who is the same for all that runs in here."""
+        It counts the processes of all that runs in here together, which is the same user.
+        """
+        processes = limits.processes + SESSION_PROCESSES * self._most_sessions
         if self._most_sessions and self.cgroup is not None and self.cgroup.pids is not None:
-            return LARGEST["processes"]  # the program and the sessions have groups with own limits
-        return limits.processes + SESSION_PROCESSES * self._most_sessions
+            processes = LARGEST[
+                "processes"
+            ]  # the program and the sessions have groups of their own
+        return {"cpu_s": limits.cpu_s, "memory_mb": limits.memory_mb, "processes": processes}
 
     def _bound(self, limits: Limits) -> None:
         """Set what all processes of a program may use together."""
         if self.cgroup is None:
             return
-        bound = (
-            self._base_mb + limits.memory_mb + TMPFS_MB,
-            limits.processes + OWN_PROCESSES,
-        )
+        memory_mb = self._base_mb + limits.memory_mb + TMPFS_MB
+        bound = (memory_mb, limits.processes + OWN_PROCESSES)
         if bound != self._bounds:
             self.cgroup.allow(*bound)
             self._bounds = bound
 
-    def _supervise(self, limits: Limits, streams: Streams, kills: int) -> Ending:
-        """What became of the program, once it is dead. `kills`: what oom_kills() said before it."""
-        watch = Watch(
-            self.socket,
-            self._receive,
-            {"op": "kill", "id": self.runs},
-            streams,
-            limits,
-            kill_s=KILL_S if self.jail.reusable else 1.0,  # a stopped zygote never answers
-            says_when_started=not self.jail.private,
-        )
+    def _end_of(self, watch: Watch, kills: int) -> dict[str, Any]:
+        """The word of a program's end. `kills`: what oom_kills() said before it."""
         began = time.monotonic()
         try:
-            ending = Ending(watch.until_ended(), watch.stopped)
+            return watch.until_ended()
         except (WorkerFault, OSError):
             # Where it is not private, a program can kill or stop the zygote. Everywhere the kernel
             # may choose the zygote when the program's files take too much memory.
@@ -195,11 +179,7 @@ class Worker:
             if not (self.alive and (exposed or self.oom_kills() > kills)):
                 raise
             self._kill_jail()  # that is the program's own ending
-            message = {"status": int(signal.SIGKILL), "wall_s": time.monotonic() - began}
-            ending = Ending(message, watch.stopped)
-        for stream in streams:
-            stream.drain()
-        return ending
+            return {"status": int(signal.SIGKILL), "wall_s": time.monotonic() - began}
 
     def open_session(self, end: socket.socket, limits: Limits) -> None:
         """Fork the keeper of a session, which will speak at the other end of the socket `end`."""
@@ -221,7 +201,7 @@ class Worker:
 
     def bound_session(self, cgroup: Cgroup, limits: Limits) -> None:
         """Set what all processes of a session may use together, its kept files included."""
-        memory_mb = self._base_mb + limits.memory_mb + TMPFS_MB + KEPT_FILES_MB
+        memory_mb = self._base_mb + limits.memory_mb + TMPFS_MB + (KEPT_BYTES >> 20)
         cgroup.allow(memory_mb, limits.processes + SESSION_PROCESSES)
 
     @property
@@ -245,7 +225,9 @@ class Worker:
                     return False
                 else:
                     time.sleep(0.001)
-        return self.alive and self.process is not None and self.process.poll() is None
+        if self.process and self.process.poll() is not None:
+            self.close()
+        return self.alive
 
     def _receive(self, timeout_s: float) -> dict[str, Any]:
         message = receive(self.socket, timeout_s)
@@ -273,14 +255,9 @@ class Worker:
             self._busy.release()
 
     def stop(self) -> None:
-        """End what it does; who has borrowed it gets WorkerFault, and closes it."""
+        """End what it does; its borrower gets WorkerFault, and closes it."""
         self.stopped = True
         self._kill_jail()
-
-    def close_if_dead(self) -> None:
-        """Close when the jail has ended, as somebody may have found out who speaks with it."""
-        if self.process is not None and self.process.poll() is not None:
-            self.close()
 
     def _kill_jail(self) -> None:
         process = self.process

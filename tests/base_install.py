@@ -81,7 +81,7 @@ def test_a_program_solves_a_built_in_task():
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_environments_side_by_side_draw_the_same_tasks_again(mode):
     envs = gym.make_vec(
-        cleaner_env.registration.ENV_ID,
+        "CleanerCodeTool-v0",
         num_envs=2,
         vectorization_mode=mode,
         wrappers=[SAARWrapper],

@@ -63,6 +63,10 @@ class TextFormat(ABC):
         """The text that calls the tool with each program."""
 
     @abstractmethod
+    def render_foreign(self, name: str, arguments: str) -> str:
+        """A call without a program, as a server has read it, in a form that is malformed here."""
+
+    @abstractmethod
     def _calls(self, text: str, start: int) -> Iterator[Call]:
         """The calls from an index on, in order, malformed ones included."""
 

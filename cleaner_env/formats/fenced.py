@@ -35,6 +35,10 @@ class FencedFormat(TextFormat):
         """The text that calls the tool with each program. Any program can be written."""
         return "\n".join(_block(program) for program in (code, *more))
 
+    def render_foreign(self, name: str, arguments: str) -> str:
+        """The arguments in a block that is not closed."""
+        return _block(arguments).rpartition("\n")[0]
+
     def _calls(self, text: str, start: int) -> Iterator[Call]:
         while opening := _OPENING.search(text, start):
             fence = opening[1]

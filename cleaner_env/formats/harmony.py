@@ -60,6 +60,10 @@ class HarmonyFormat(TextFormat):
             header + dump({"code": program}, "<|") for program in (code, *more)
         )
 
+    def render_foreign(self, name: str, arguments: str) -> str:
+        """A message to that recipient, whose content need not be JSON."""
+        return f"<|channel|>commentary to=functions.{name} <|constrain|>json{_BODY}{arguments}"
+
     def _thought_end(self, text: str) -> int | None:
         """0, because thoughts are separate messages here."""
         return 0

@@ -33,6 +33,11 @@ class HermesFormat(TextFormat):
             for payload in ({"name": TOOL_NAME, "arguments": {"code": c}} for c in (code, *more))
         )
 
+    def render_foreign(self, name: str, arguments: str) -> str:
+        """The call as an object, which need not be JSON."""
+        call = f'{{"name": {json.dumps(name)}, "arguments": {arguments}}}'
+        return f"{self.start}\n{call}\n{self.end}"
+
     def _calls(self, text: str, start: int) -> Iterator[Call]:
         while (start := text.find(self.start, start)) >= 0:
             call = self._read(text, start)

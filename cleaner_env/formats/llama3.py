@@ -52,6 +52,10 @@ class Llama3Format(TextFormat):
             for program in (code, *more)
         )
 
+    def render_foreign(self, name: str, arguments: str) -> str:
+        """The call as an object, which need not be JSON."""
+        return f'{{"name": {json.dumps(name)}, "parameters": {arguments}}}'
+
     def _calls(self, text: str, start: int) -> Iterator[Call]:
         while begin := _TAG_OR_OBJECT.search(text, start):
             first = begin.start() + len(_TAG) if begin[0] == _TAG else begin.start()

@@ -57,6 +57,11 @@ class Qwen3CoderFormat(TextFormat):
             for program in (code, *more)
         )
 
+    def render_foreign(self, name: str, arguments: str) -> str:
+        """The opening tag and the call as an object, without ``<function=``."""
+        call = f'{{"name": {json.dumps(name)}, "arguments": {arguments}}}'
+        return f"<tool_call>\n{call}\n</tool_call>"
+
     def _calls(self, text: str, start: int) -> Iterator[Call]:
         while opened := _OPEN.search(text, start):
             call = self._read(text, opened)

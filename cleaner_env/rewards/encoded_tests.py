@@ -19,6 +19,8 @@ from typing import Any, Literal, NoReturn
 from sandbox.judge import CallTest
 
 Which = Literal["all", "public", "private"]
+_BROKEN = (ValueError, AttributeError, IndexError, KeyError, TypeError)
+"""What reading a broken pickle may raise, among others."""
 _MAX_BYTES = 1 << 30
 """A decoded test file larger than this is refused."""
 
@@ -103,10 +105,8 @@ def decode_text(encoded: str) -> str:
         if unpacker.unconsumed_tail or not unpacker.eof:
             raise ValueError("it is cut short, or larger than 1 GiB")
         value = _TextOnly(io.BytesIO(data)).load()
-    except (binascii.Error, zlib.error, pickle.UnpicklingError, EOFError) as error:
+    except (zlib.error, pickle.UnpicklingError, EOFError, MemoryError, *_BROKEN) as error:
         raise ValueError(f"not base64 of zlib of a pickled text: {error}") from error
-    except (ValueError, AttributeError, IndexError, KeyError, TypeError, MemoryError) as error:
-        raise ValueError(f"not a pickled text: {error}") from error
     if not isinstance(value, str):
         raise ValueError(f"the pickle holds a {type(value).__name__}, not a text")
     return value

@@ -26,7 +26,7 @@ from cleaner_env.rewards.elements import (
 )
 from cleaner_env.rewards.grader import GRADER
 from cleaner_env.rewards.notation import plain, split
-from cleaner_env.rewards.numbers import Number, read_number
+from cleaner_env.rewards.numbers import IN_BASE, Number, read_number
 from cleaner_env.rewards.units import split_unit
 
 MAX_CHARACTERS = 2_000
@@ -42,7 +42,6 @@ _DECIMAL_COMMA = re.compile(
 )
 _DROPPED = re.compile(r"\\ldots|\d\s*_")
 """What math-verify leaves out: dots, and the base of a number."""
-_WITH_BASE = re.compile(r"([0-9A-Z]+)\s*_\s*\{?\d+\}?")
 
 
 class _OutOfTime(Exception):
@@ -143,7 +142,7 @@ class _Comparison:
             expected, given = expected or _value(values[0]), given or _value(values[1])
             if expected is None or given is None:
                 return equal and their_unit.factor == our_unit.factor
-        elif (digits := _WITH_BASE.fullmatch(theirs)) and digits[1] == ours:
+        elif (digits := IN_BASE.fullmatch(theirs)) and digits[1] == ours:
             return True
         expected, given = expected.scaled(their_unit.scale), given.scaled(our_unit.scale)
         if their_unit.known and our_unit.known:

@@ -45,8 +45,8 @@ _AFTER = re.compile(
 )
 """Words and signs after an answer."""
 
-_TEXT = "text textbf textit textrm textsf texttt textnormal textup mbox hbox emph"
-_FONTS = "mathrm mathbf mathit mathsf mathtt boldsymbol bm operatorname"
+_TEXT = "text textbf textit textrm textsf texttt textnormal textup mbox hbox emph".split()
+_FONTS = "mathrm mathbf mathit mathsf mathtt boldsymbol bm operatorname".split()
 _LAYOUT = (
     "quad qquad thinspace medspace thickspace enspace displaystyle textstyle left right middle "
     "big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr tiny small normalsize large "
@@ -57,11 +57,11 @@ _COMMANDS = {
     **dict.fromkeys(("textcolor", "colorbox", "color"), (2, "#2")),
     **dict.fromkeys(("hspace", "phantom"), (1, " ")),
     **dict.fromkeys(("frac", "dfrac", "tfrac", "cfrac"), (2, r"\frac{#1}{#2}")),
-    **dict.fromkeys((*_TEXT.split(), *_FONTS.split()), (1, r"\text{#1}")),
+    **dict.fromkeys((*_TEXT, *_FONTS), (1, r"\text{#1}")),
     **dict.fromkeys(_LAYOUT.split(), (0, " ")),
 }
 """TeX's commands: how many arguments they take, and what they become."""
-_NAMES = "sin cos tan cot sec csc arcsin arccos arctan log ln exp gcd max min"
+_NAMES = "sin cos tan cot sec csc arcsin arccos arctan log ln exp gcd max min".split()
 _COMMAND = re.compile(r"(?<!\\)\\([a-zA-Z]+)\*?\s*")
 
 _FUNCTIONS = {
@@ -221,8 +221,8 @@ def _words(form: str, command: str, before: str) -> str:
     if not form.startswith(r"\text{"):
         return form
     content = form.removeprefix(r"\text{").removesuffix("}").strip()
-    symbol = command in _FONTS.split() and not re.search(r"[\d})]\s*$", before)
-    if symbol and content in _NAMES.split():
+    symbol = command in _FONTS and not re.search(r"[\d})]\s*$", before)
+    if symbol and content in _NAMES:
         return rf"\{content} "
     words = re.search("[A-Za-z]", content) and not re.search(r"[\d=]", content)
     return content if (symbol and len(content) < 2) or not words else form

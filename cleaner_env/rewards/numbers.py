@@ -29,7 +29,8 @@ _FRACTION = re.compile(
     rf"|({_GROUPED})\s*/\s*({_GROUPED}))"
 )
 _POWER = re.compile(r"10\s*\^\{(-?\d{1,3})\}")
-_BASE = re.compile(r"([0-9A-Z]+)\s*_\s*\{?(\d{1,2})\}?")
+IN_BASE = re.compile(r"([0-9A-Z]+)\s*_\s*\{?(\d{1,2})\}?")
+"""A number with its base: ``1010_2``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,5 +144,5 @@ _READERS = (
     (_DECIMAL, _decimal),
     (_FRACTION, _fraction),
     (_POWER, lambda found: Number(Fraction(10) ** int(found[1]))),
-    (_BASE, _in_base),
+    (IN_BASE, _in_base),
 )

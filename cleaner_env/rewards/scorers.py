@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from string import ascii_uppercase
 from types import MappingProxyType
 from typing import Any
 
@@ -16,10 +17,6 @@ from cleaner_env.rewards.extraction import extract_boxed, extract_code
 from cleaner_env.rewards.notation import plain
 from cleaner_env.task import Task
 from sandbox.judge import Runner
-
-
-def _nothing_to_check(task: Task) -> None:
-    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +32,7 @@ class Scorer:
 
     score: Callable[[str, Task, Runner | None], float]
     extract: Callable[[str], str | None] = extract_boxed
-    check: Callable[[Task], None] = _nothing_to_check
+    check: Callable[[Task], object] = lambda task: None
     runs_programs: bool = False
 
 
@@ -50,7 +47,6 @@ def math_score(answer: str, task: Task, runner: Runner | None = None) -> float:
     return float(any(equivalent(reference, answer) for reference in references))
 
 
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _CHOSEN = re.compile(
     r"""(?:(?:i\ think|i\ choose|so|thus)\s+)?(?:it\ is\s+)?(?:the\s+)?
     (?:(?:correct\s+|right\s+|final\s+)?(?:answer|option|choice)\s*(?:is|:)?\s*)?(?:(?:option|choice)\s+)?
@@ -72,14 +68,14 @@ def choice_score(answer: str, task: Task, runner: Runner | None = None) -> float
     choices = [_choice_key(str(choice)) for choice in task.entry.get("choices", ())]
     text = _choice_key(answer)
     if choices.count(text) == 1:
-        letter = _LETTERS[choices.index(text)]
+        letter = ascii_uppercase[choices.index(text)]
     else:
         chosen = _CHOSEN.fullmatch(unwrapped(plain(answer)))
         if chosen is None or _ANOTHER.fullmatch(chosen[3]):
             return 0.0
         letter = (chosen[1] or chosen[2]).upper()
         said = _choice_key(chosen[3])
-        if said in choices and _LETTERS[choices.index(said)] != letter:
+        if said in choices and ascii_uppercase[choices.index(said)] != letter:
             return 0.0
     return float(letter == task.answer.strip().upper())
 
@@ -136,17 +132,15 @@ def reasoning_gym_score(answer: str, task: Task, runner: Runner | None = None) -
         return 0.0
 
 
-def _check_family(task: Task) -> None:
-    reasoning_gym_scorer(task.family)
-
-
 SCORERS: Mapping[str, Scorer] = MappingProxyType(
     {
         "choice": Scorer(choice_score, check=_check_choice),
         "code": Scorer(code_score, extract_code, check_tests, runs_programs=True),
         "exact": Scorer(exact_score),
         "math": Scorer(math_score),
-        "reasoning_gym": Scorer(reasoning_gym_score, check=_check_family),
+        "reasoning_gym": Scorer(
+            reasoning_gym_score, check=lambda task: reasoning_gym_scorer(task.family)
+        ),
     }
 )
 """Scorers by their name in ``Task.reward``."""

@@ -34,15 +34,17 @@ _KNOWN = {
     for plural in (("", "s", "es") if len(name) > 2 else ("",))
 }
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_IDLE = "a an the of unit units point points total altogether each ( ) . -"
+_IDLE = set("a an the of unit units point points total altogether each ( ) . -".split())
 """What adds nothing to a unit."""
-_NO_UNIT = """
+_NO_UNIT = set(
+    """
 and or not no nor than to if is are was were plus minus times over by less more but wrong incorrect
 perhaps maybe negative squared cubed between dozen half nan
 pi sin cos tan cot sec csc log ln exp sqrt mod max min gcd lcm
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
 sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety
-"""
+""".split()
+)
 """Words that say more about a number than what it counts."""
 _REWRITES = {
     r"\\text\{([^{}]*)\}": r" \1 ",
@@ -147,9 +149,9 @@ def _read_unit(text: str) -> Unit | None:
             last = known
         elif lower in _SCALES:
             scale *= 10 ** _SCALES[lower]
-        elif lower in _NO_UNIT.split():
+        elif lower in _NO_UNIT:
             return None
-        elif lower in _IDLE.split():
+        elif lower in _IDLE:
             last = None
         elif len(token) > 2 and token.isalpha() and set(lower) & set("aeiouy"):
             words.add(lower.rstrip("es"))

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from types import MappingProxyType
 
 from cleaner_env.task import Task
-from cleaner_env.tasks.sources import Split, check_split, split_of
+from cleaner_env.tasks.sources import FamilyTasks, Split
 from cleaner_env.tasks.spec import nearest
 
 Problem = tuple[str, int | str | Fraction]
@@ -132,10 +132,8 @@ BUILTIN: Mapping[str, Callable[[random.Random, int], Problem]] = MappingProxyTyp
 """The built-in families, by name."""
 
 
-class BuiltinTasks:
-    """Endless tasks of the built-in families, taken in turn; no package is needed for them.
-
-    As with ``ReasoningGymTasks``, a hash of the question decides which split it belongs to.
+class BuiltinTasks(FamilyTasks):
+    """Endless tasks of the built-in families; no package is needed for them.
 
     Args:
         level: difficulty, from 0 to 3.
@@ -148,7 +146,7 @@ class BuiltinTasks:
         seed: int = 0,
         level: int = 1,
     ) -> None:
-        check_split(split)
+        super().__init__(families, split, seed)
         unknown = [name for name in families if name not in BUILTIN]
         if unknown or not families:
             near = nearest(unknown[0], BUILTIN) if unknown else ""
@@ -158,26 +156,15 @@ class BuiltinTasks:
             )
         if not 0 <= level < LEVELS:
             raise ValueError(f"the levels of built-in tasks go from 0 to {LEVELS - 1}; not {level}")
-        self._names, self._split, self._seed, self._level = list(families), split, seed, level
+        self._level = level
 
-    def __getitem__(self, index: int) -> Task:
-        """Task ``index``: family ``index % len(families)``, the same task each time."""
-        turn, which = divmod(index, len(self._names))
+    def _questions(self, which: int, turn: int) -> Iterator[Task]:
         name = self._names[which]
         rng = random.Random(f"{self._seed}/{self._split}/{name}/{self._level}/{turn}")
         while True:
             question, answer = BUILTIN[name](rng, self._level)
-            if split_of(question) == self._split:
-                return Task(question, str(answer), name, entry={"difficulty": self._level})
+            yield Task(question, str(answer), name, entry={"difficulty": self._level})
 
-    def select(self, family: str | None = None, difficulty: str | None = None) -> BuiltinTasks:
-        """The tasks of a family, those of a level of difficulty (``"2"``), or both."""
-        if family is not None and family not in self._names:
-            raise ValueError(f"no family {family!r} here; there are {self._names}")
-        if difficulty is not None and not difficulty.isdecimal():
-            raise ValueError(
-                f"a difficulty of built-in tasks is a level such as 2, not {difficulty!r}"
-            )
-        names = self._names if family is None else [family]
-        level = self._level if difficulty is None else int(difficulty)
+    def _narrowed(self, names: Sequence[str], level: int | None) -> BuiltinTasks:
+        level = self._level if level is None else level
         return BuiltinTasks(names, self._split, self._seed, level)

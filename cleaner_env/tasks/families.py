@@ -12,48 +12,29 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["FAMILIES", "FAMILY_SETS", "SHORT_PROGRAMS"]
+
+def _from_to(**ranges: tuple[int, int]) -> dict[str, Any]:
+    """``min_NAME`` and ``max_NAME`` for each range."""
+    pairs = ((name, zip(("min", "max"), ends, strict=True)) for name, ends in ranges.items())
+    return {f"{end}_{name}": value for name, pair in pairs for end, value in pair}
+
 
 FAMILIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "chain_sum": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 2},
-        "decimal_chain_sum": {
-            "min_terms": 2,
-            "max_terms": 2,
-            "min_digits": 1,
-            "max_digits": 2,
-            "min_decimal_places": 1,
-            "max_decimal_places": 1,
-        },
-        "basic_arithmetic": {
-            "min_terms": 3,
-            "max_terms": 3,
-            "min_digits": 1,
-            "max_digits": 2,
-            "operators": ("+", "-", "*"),
-            "allow_negation": False,
-        },
-        "products": {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 3},
-        "gcd": {"min_numbers": 2, "max_numbers": 2, "min_value": 10, "max_value": 400},
-        "lcm": {"min_numbers": 2, "max_numbers": 2, "min_value": 4, "max_value": 99},
-        "prime_factorization": {"min_value": 4, "max_value": 500},
-        "count_primes": {"min_n": 1, "max_n": 200},
-        "count_bits": {"min_n": 10, "max_n": 9999},
-        "fraction_simplification": {
-            "min_value": 2,
-            "max_value": 40,
-            "min_factor": 2,
-            "max_factor": 12,
-            "styles": ("plain",),
-        },
-        "base_conversion": {"min_base": 2, "max_base": 9, "min_value": 10, "max_value": 200},
-        "simple_equations": {
-            "min_terms": 2,
-            "max_terms": 2,
-            "min_value": 1,
-            "max_value": 30,
-            "operators_weights": [0.45, 0.45, 0.1],
-        },
+        "chain_sum": _from_to(terms=(2, 3), digits=(1, 2)),
+        "decimal_chain_sum": _from_to(terms=(2, 2), digits=(1, 2), decimal_places=(1, 1)),
+        "basic_arithmetic": _from_to(terms=(3, 3), digits=(1, 2))
+        | {"operators": ("+", "-", "*"), "allow_negation": False},
+        "products": _from_to(terms=(2, 2), digits=(2, 3)),
+        "gcd": _from_to(numbers=(2, 2), value=(10, 400)),
+        "lcm": _from_to(numbers=(2, 2), value=(4, 99)),
+        "prime_factorization": _from_to(value=(4, 500)),
+        "count_primes": _from_to(n=(1, 200)),
+        "count_bits": _from_to(n=(10, 9999)),
+        "fraction_simplification": _from_to(value=(2, 40), factor=(2, 12)) | {"styles": ("plain",)},
+        "base_conversion": _from_to(base=(2, 9), value=(10, 200)),
+        "simple_equations": _from_to(terms=(2, 2), value=(1, 30))
+        | {"operators_weights": [0.45, 0.45, 0.1]},
     }
 )
 """Family name -> keyword arguments of ``reasoning_gym.create_dataset(family, **kwargs)``."""
@@ -62,9 +43,11 @@ SHORT_PROGRAMS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         **{
             name: FAMILIES[name]
-            for name in ("chain_sum", "basic_arithmetic", "gcd", "lcm", "prime_factorization")
+            for name in (
+                *("chain_sum", "basic_arithmetic", "gcd", "lcm", "prime_factorization"),
+                *("count_bits", "base_conversion", "simple_equations"),
+            )
         },
-        **{name: FAMILIES[name] for name in ("count_bits", "base_conversion", "simple_equations")},
         "leg_counting": {"min_animals": 2, "max_animals": 5},
         "number_filtering": {"max_numbers": 6, "max_decimals": 2},
         "number_sorting": {"max_numbers": 6},

@@ -13,8 +13,6 @@ from cleaner_env.task import Task
 from cleaner_env.tasks.rows import Row
 from cleaner_env.tasks.spec import SourceSpec
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -91,11 +89,11 @@ def read_gpqa(row: Row, spec: SourceSpec, seed: int) -> Task:
     choices = [right, *(row.text(f"Incorrect Answer {number}") for number in (1, 2, 3))]
     question = row.text("Question")
     random.Random(f"{seed}/{question}").shuffle(choices)
-    lines = [f"{letter}) {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
+    lines = [f"{letter}) {choice}" for letter, choice in zip("ABCD", choices, strict=True)]
     prompt = "\n".join([question, "", *lines, "", "Answer with the letter of the right choice."])
     return Task(
         prompt,
-        LETTERS[choices.index(right)],
+        "ABCD"[choices.index(right)],
         str(row.get("High-level domain", default="gpqa")),
         "choice",
         {"choices": choices},

@@ -67,24 +67,28 @@ class TaskMixture:
             for source in self._sources
         ]
         left_out = sum(count for _, count in found)
-        pairs = zip((source for source, _ in found), self._weights, strict=True)
-        kept = [(source, weight) for source, weight in pairs if source is not None]
-        if not left_out or not kept:
-            return (self if kept else None), left_out
-        return TaskMixture([s for s, _ in kept], [w for _, w in kept], self._seed), left_out
+        return (self._of([source for source, _ in found]) if left_out else self), left_out
 
     def select(self, family: str | None = None, difficulty: str | None = None) -> TaskSource:
         """The tasks of a family, of a difficulty, or both, from the sources that have such."""
-        chosen: list[tuple[TaskSource, float]] = []
+        chosen: list[TaskSource | None] = []
         reasons: list[str] = []
-        for source, weight in zip(self._sources, self._weights, strict=True):
+        for source in self._sources:
             try:
-                chosen.append((select_tasks(source, family, difficulty), weight))
+                chosen.append(select_tasks(source, family, difficulty))
             except ValueError as error:
+                chosen.append(None)
                 reasons.append(str(error))
-        if not chosen:
+        mixture = self._of(chosen)
+        if mixture is None:
             raise ValueError("; ".join(reasons))
-        return TaskMixture([s for s, _ in chosen], [w for _, w in chosen], self._seed)
+        return mixture
+
+    def _of(self, sources: Sequence[TaskSource | None]) -> TaskMixture | None:
+        """The mixture with other sources, some of which are missing; None if all are."""
+        pairs = zip(sources, self._weights, strict=True)
+        kept = [(source, weight) for source, weight in pairs if source is not None]
+        return TaskMixture([s for s, _ in kept], [w for _, w in kept], self._seed) if kept else None
 
 
 def _shares(weights: Sequence[float]) -> list[int]:

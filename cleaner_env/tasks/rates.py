@@ -6,7 +6,7 @@ for the 7B model drops the prompts that are too easy or too hard for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from cleaner_env.task import Task
 from cleaner_env.tasks.rows import Row, read_rows
@@ -62,13 +62,11 @@ class RateFilter:
         if self._column is None:
             return self._known.get(task.prompt)
         value = row.get(self._column)
-        if value is None and not _has_column(row, self._column):
-            row.need(self._column)
-        return None if value is None else _number(row, value)
-
-
-def _has_column(row: Row, column: str) -> bool:
-    return column.partition(".")[0].lower() in {str(key).lower() for key in row.values}
+        if value is not None:
+            return _number(value)
+        if self._column.partition(".")[0].lower() not in {str(key).lower() for key in row.values}:
+            row.need(self._column)  # raises: an empty value is no rate, but a column has to be
+        return None
 
 
 def _read_rates(place: str) -> dict[str, float]:
@@ -77,18 +75,14 @@ def _read_rates(place: str) -> dict[str, float]:
     for row in read_rows(place):
         try:
             prompt = row.text("prompt", "task.prompt")
-            rate = _number(row, row.need("rate", "success_rate", "score"))
+            rate = _number(row.need("rate", "success_rate", "score"))
         except ValueError as error:
             raise ValueError(f"{row.where}: {error}") from error
         rates.setdefault(prompt, []).append(rate)
-    return {prompt: _mean(values) for prompt, values in rates.items()}
+    return {prompt: sum(values) / len(values) for prompt, values in rates.items()}
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _number(row: Row, value: object) -> float:
+def _number(value: object) -> float:
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from cleaner_env.rewards.scorers import reasoning_gym
@@ -82,10 +83,47 @@ def select_tasks(
     return selected
 
 
-class ReasoningGymTasks:
-    """Endless tasks from reasoning-gym families, taken in turn, scored by the library's scorers.
+class FamilyTasks(ABC):
+    """Endless tasks of several families, taken in turn.
 
     The two splits share no question: a hash of the question's text decides where it belongs.
+    """
+
+    def __init__(self, names: Sequence[str], split: Split, seed: int) -> None:
+        check_split(split)
+        self._names, self._split, self._seed = list(names), split, seed
+
+    @abstractmethod
+    def _questions(self, which: int, turn: int) -> Iterator[Task]:
+        """Tasks of a family, of either split; the turn says where they begin."""
+
+    @abstractmethod
+    def _narrowed(self, names: Sequence[str], level: int | None) -> FamilyTasks:
+        """The tasks of these families, at this level of difficulty or as they are."""
+
+    def __getitem__(self, index: int) -> Task:
+        """Task ``index``: family ``index % len(families)``, the same task each time."""
+        turn, which = divmod(index, len(self._names))
+        for task in self._questions(which, turn):
+            if split_of(task.prompt) == self._split:
+                return task
+        raise ValueError(
+            f"family {self._names[which]!r} has too few questions for a {self._split} split; "
+            "make it more difficult or leave it out"
+        )
+
+    def select(self, family: str | None = None, difficulty: str | None = None) -> FamilyTasks:
+        """The tasks of a family, those of a level of difficulty (``"2"``), or both."""
+        if family is not None and family not in self._names:
+            raise ValueError(f"no family {family!r} here; there are {self._names}")
+        if difficulty is not None and not difficulty.isdecimal():
+            raise ValueError(f"a difficulty is here a level such as 2, not {difficulty!r}")
+        names = self._names if family is None else [family]
+        return self._narrowed(names, None if difficulty is None else int(difficulty))
+
+
+class ReasoningGymTasks(FamilyTasks):
+    """Endless tasks from reasoning-gym families, taken in turn, scored by the library's scorers.
 
     Args:
         families: family names, or names with the configuration of reasoning-gym's generator.
@@ -100,7 +138,7 @@ class ReasoningGymTasks:
         seed: int = 0,
         level: int | None = None,
     ) -> None:
-        check_split(split)
+        super().__init__([*families], split, seed)
         if not families:
             raise ValueError("no families given; name at least one reasoning-gym family")
         if not isinstance(families, Mapping):
@@ -110,42 +148,18 @@ class ReasoningGymTasks:
         if level is not None:
             families = {name: _at_level(name, level) for name in families}
         self._families = families
-        self._names = list(families)
         self._datasets = [_dataset(name, dict(families[name])) for name in self._names]
-        self._split: Split = split
-        self._seed = seed
 
-    def __getitem__(self, index: int) -> Task:
-        """Task ``index``: family ``index % len(families)``, the same task each time."""
-        turn, which = divmod(index, len(self._names))
-        dataset = self._datasets[which]
+    def _questions(self, which: int, turn: int) -> Iterator[Task]:
         # Starts far apart, so that the walks of two tasks to the wanted split do not meet.
         start = _hash(f"{self._seed}/{self._split}/{which}/{turn}")
         for offset in range(1000):
-            entry = dataset[start + offset]
-            if split_of(entry["question"]) == self._split:
-                return Task(
-                    prompt=entry["question"].strip(),
-                    answer=str(entry["answer"]),
-                    family=self._names[which],
-                    reward="reasoning_gym",
-                    entry=entry,
-                )
-        raise ValueError(
-            f"family {self._names[which]!r} has too few questions for a {self._split} split; "
-            "make it more difficult or leave it out"
-        )
+            entry = self._datasets[which][start + offset]
+            question, answer = entry["question"].strip(), str(entry["answer"])
+            yield Task(question, answer, self._names[which], "reasoning_gym", entry)
 
-    def select(self, family: str | None = None, difficulty: str | None = None) -> ReasoningGymTasks:
-        """The tasks of a family, those of a level of difficulty (``"2"``), or both."""
-        if family is not None and family not in self._names:
-            raise ValueError(f"no family {family!r} here; there are {self._names}")
-        if difficulty is not None and not difficulty.isdecimal():
-            raise ValueError(
-                f"a difficulty of reasoning-gym is a level such as 2, not {difficulty}"
-            )
-        families = {n: self._families[n] for n in self._names if family in (None, n)}
-        level = None if difficulty is None else int(difficulty)
+    def _narrowed(self, names: Sequence[str], level: int | None) -> ReasoningGymTasks:
+        families = {name: self._families[name] for name in names}
         return ReasoningGymTasks(families, self._split, self._seed, level)
 
 

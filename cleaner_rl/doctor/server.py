@@ -6,8 +6,8 @@ import time
 from asyncio import run
 from collections.abc import Mapping
 
-from cleaner_env.chat_client import RequestFailed
-from cleaner_env.chat_messages import Answer
+from cleaner_env.chat.client import RequestFailed
+from cleaner_env.chat.messages import Answer
 from cleaner_env.formats import FORMATS, make_format
 from cleaner_env.formats.protocol import system_prompt
 from cleaner_rl.doctor.preview import BUG, TASK

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from cleaner_env.chat import ChatCodec, TemplateError
-from cleaner_env.chat_client import ServerError
+from cleaner_env.chat.client import ServerError
 from cleaner_env.formats import TextFormat
 from cleaner_env.task import Task
 from cleaner_env.tasks.load import first_tasks

@@ -16,7 +16,7 @@ from shlex import quote
 
 from rich.console import Console
 
-from cleaner_env.chat_messages import Usage
+from cleaner_env.chat.messages import Usage
 from cleaner_env.completion import Completion
 from cleaner_env.task import Task
 from cleaner_env.tasks.load import first_tasks

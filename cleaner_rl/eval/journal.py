@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from cleaner_env.chat_messages import Usage
+from cleaner_env.chat.messages import Usage
 from cleaner_env.completion import Completion, Decode
 from cleaner_rl.errors import CheckpointError
 from cleaner_rl.eval.config import SETTINGS

@@ -6,8 +6,8 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
 
-from cleaner_env.chat_client import ChatClient, RequestFailed, ServerError
-from cleaner_env.chat_messages import Answer, ServerFormat, Usage, sent_messages
+from cleaner_env.chat.client import ChatClient, RequestFailed, ServerError
+from cleaner_env.chat.messages import Answer, ServerFormat, Usage, sent_messages
 from cleaner_env.completion import Completion
 from cleaner_env.formats import FORMATS
 from cleaner_env.formats.protocol import TOOL_SCHEMA

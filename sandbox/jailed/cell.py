@@ -51,7 +51,7 @@ PR_GET_TID_ADDRESS = 40
 CLONE = {"x86_64": 56, "aarch64": 220}
 LINK_FD = OPEN_FILES - 1  # each process's end of its link to the keeper, out of the programs' way
 SPARE_FDS = 8  # that a cell leaves for what comes with the next: outputs, source, link
-NO_FORK = b"~"  # what is said where there is no process to be had now
+NO_FORK = b"~"  # the word for: no process can be forked now
 TOO_MUCH = (
     "SessionFilesError: the cell left files open that have no name and hold more than "
     f"{NAMELESS_BYTES >> 20} MiB; close them, or give them names"
@@ -223,7 +223,9 @@ def fork_sibling() -> int:
     """As os.fork(), but the parent of the new process is our own."""
     machine = os.uname().machine
     address = ctypes.c_void_p()
-    libc.prctl(PR_GET_TID_ADDRESS, ctypes.byref(address))  # stays NULL where it is not to be had
+    libc.prctl(
+        PR_GET_TID_ADDRESS, ctypes.byref(address)
+    )  # stays NULL where the kernel has no such call
     flags = CLONE_PARENT | signal.SIGCHLD
     if address.value:
         flags |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID

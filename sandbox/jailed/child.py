@@ -58,9 +58,6 @@ FIXED_LIMITS = (
     (resource.RLIMIT_NICE, 0),
     (resource.RLIMIT_MEMLOCK, 64 << 10),
 )
-VARIED_LIMITS = (
-    resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE
-)  # fmt: skip
 HARNESS_BYTES = 32 << 20  # address space kept back to format the traceback of a MemoryError
 TRACEBACK_CHARS = 4_000
 PRIVATE_DIRS = ("/tmp", "/dev/shm")
@@ -92,7 +89,7 @@ def child_main(
         # The zygote holds the mounts until it has told how the program ended: taking them down
         # takes longer than most programs.
         socket.send_fds(link, [b"+%d" % time.monotonic_ns()], namespace)
-        limit_files(config)
+        limit_files()
         if not config["private"]:
             link.recv(1)  # the program could kill the zygote before it has said "started"
     except BaseException as error:
@@ -137,7 +134,7 @@ def shut_doors(config: Config, link: int, scratch: str | None) -> list[int]:
     kernel.keep_capabilities(config["kept"])
     confine(config, scratch)
     for kind, value in FIXED_LIMITS:
-        limit(config, kind, value, value)
+        limit(kind, value, value)
     return namespace
 
 
@@ -227,23 +224,26 @@ def make_private(config: Config) -> None:
 def limit_resources(config: Config, request: dict[str, Any]) -> None:
     """The limits that each program brings."""
     memory = config["base_bytes"] + (request["memory_mb"] << 20)
-    limit(config, resource.RLIMIT_AS, memory, memory + HARNESS_BYTES)
+    limit(resource.RLIMIT_AS, memory, memory + HARNESS_BYTES)
     cpu_s = math.ceil(request["cpu_s"])
-    limit(config, resource.RLIMIT_CPU, cpu_s, cpu_s)
+    limit(resource.RLIMIT_CPU, cpu_s, cpu_s)
     if config["process_slack"] is not None:
         processes = request["processes"] + config["process_slack"]
-        limit(config, resource.RLIMIT_NPROC, processes, processes)
+        limit(resource.RLIMIT_NPROC, processes, processes)
 
 
-def limit_files(config: Config) -> None:
+def limit_files() -> None:
     """The limit of open files, which comes last: the kernel lets nobody send descriptors while more
     than that are on their way between any processes of the same user, of other programs too."""
-    limit(config, resource.RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES)
+    limit(resource.RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES)
 
 
-def limit(config: Config, kind: int, soft: int, hard: int) -> None:
-    ceiling = config["ceilings"].get(kind, hard)
-    resource.setrlimit(kind, (min(soft, ceiling), min(hard, ceiling)))
+def limit(kind: int, soft: int, hard: int) -> None:
+    """Set a limit, as far as it is not above the one that there is: no child can go higher."""
+    ceiling = resource.getrlimit(kind)[1]
+    if ceiling != resource.RLIM_INFINITY:
+        soft, hard = min(soft, ceiling), min(hard, ceiling)
+    resource.setrlimit(kind, (soft, hard))
 
 
 def script(name: str, lines: list[str]) -> types.ModuleType:

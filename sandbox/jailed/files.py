@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import itertools
 import os
@@ -13,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 Piece = tuple[int, bytes]  # where it stands in the file, and what stands there
+KEPT_BYTES = 256 << 20  # over all states of a session: twice what it can have at one time
 TICK_NS = 20_000_000  # kernels before 6.13 date files by a clock that stands still for up to 10 ms
 
 
@@ -33,38 +33,29 @@ class Entry:
 
 
 class Files:
-    """What lies below `roots`, as it was when it was last committed, and the roots' own modes.
+    """What lies below `roots` when this is made, and the roots' own modes.
 
     What is in pipes, sockets, extended attributes, the bond between hard links and the times of
     directories are not kept. The paths in `left_alone` are not looked at.
     """
 
-    def __init__(self, roots: tuple[str, ...], left_alone: Iterable[str]):
+    def __init__(
+        self, roots: tuple[str, ...], left_alone: Iterable[str], before: Files | None = None
+    ):
         self.roots = roots
         self.left_alone = frozenset(left_alone)
-        self.directories: dict[str, int] = {}  # their modes; each stands before what is in it
+        self.directories, found = self._look()  # their modes; each stands before what is in it
         self.kept: dict[str, Entry] = {}
-        self.commit()
+        for path, status in found.items():
+            self.kept[path] = read(path, status, before.kept.get(path) if before else None)
+        set_modes(self.directories)
 
     def after(self) -> Files:
         """What is there now, kept apart from this; only what has changed is read."""
-        later = copy.copy(self)
-        later.commit()
-        return later
-
-    def commit(self) -> None:
-        """Keep what is there now; only what has changed is read."""
-        directories, found = self._look()
-        kept = {}
-        for path, status in found.items():
-            before = self.kept.get(path)
-            unchanged = before is not None and before.mark == mark_of(status)
-            kept[path] = before if unchanged and before else read(path, status, before)
-        self.directories, self.kept = directories, kept
-        set_modes(directories)
+        return Files(self.roots, self.left_alone, self)
 
     def restore(self) -> None:
-        """Make what is there what it was when last committed."""
+        """Make what is there what it was."""
         directories, found = self._look()
         for path, status in found.items():
             before = self.kept.get(path)
@@ -126,6 +117,8 @@ def mark_at(path: str) -> tuple[int, ...] | None:
 
 def read(path: str, status: os.stat_result, before: Entry | None) -> Entry:
     mark = mark_of(status)
+    if before is not None and before.mark == mark:
+        return before
     if stat.S_ISLNK(status.st_mode):
         return Entry(status.st_mode, mark, target=os.readlink(path))
     if not stat.S_ISREG(status.st_mode):

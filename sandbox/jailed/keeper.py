@@ -23,13 +23,12 @@ import os
 import select
 import signal
 import socket
-import struct
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from . import landlock, seccomp
+from . import kernel, landlock, seccomp
 from .cell import NO_FORK, hold_state, reap
 from .child import (
     MAX_FDS,
@@ -41,17 +40,15 @@ from .child import (
     limit_files,
     limit_resources,
 )
-from .files import Files, kept_bytes
+from .files import KEPT_BYTES, Files, kept_bytes
 from .processes import dies, kill, live_threads, others
 
 HELLO_S = 2.0  # from the request to the cell's first instruction, and wall_s when that is longer
-FORK_S = 2.0  # to wait where there is no process to be had
-CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
+FORK_S = 2.0  # to wait while no process can be forked
 WORD_BYTES = 1_024  # of what a cell says
 ANSWER_MS = 2_000  # from the end of a cell to its process waiting for the next
 LOOK_S = 0.05  # between two looks at how many processes a cell has
 SWEEP_S = 5.0  # in which what is killed and stopped is gone, on a busy machine too
-KEPT_BYTES = 256 << 20  # of files, over all states: twice what a session can have at one time
 CPU_CLOCK = 2  # of a process, as clock_getcpuclockid(3) makes it of the pid
 
 
@@ -92,7 +89,7 @@ class Outcome:
     """How a cell ended. `status` is the kernel's, 0 for a process that goes on."""
 
     committed: bool = False
-    began: bool = True  # else it is not the cell that is at fault
+    began: bool = True  # if not, the cell is not at fault
     lost: bool = False  # the session has to be made again
     status: int = 0
     timed_out: bool = False
@@ -128,7 +125,7 @@ class Keeper:
         pid = os.fork()
         if not pid:
             limit_resources(self.config, self.limits)
-            limit_files(self.config)
+            limit_files()
             if self.config["seccomp"]:
                 scoped = self.config["landlock"] >= landlock.SCOPED_FROM
                 for program in seccomp.session_filters(scoped):
@@ -235,7 +232,7 @@ class Keeper:
             if time.monotonic() > began + FORK_S:
                 if self._could_fork():
                     raise Unfit(UNFIT)  # it does not say the truth
-                raise BlockingIOError(errno.EAGAIN, "no process is to be had for a cell")
+                raise BlockingIOError(errno.EAGAIN, "no process can be forked for a cell")
             time.sleep(0.01)
 
     def _could_fork(self) -> bool:
@@ -353,9 +350,9 @@ def hello(base: State, link: socket.socket, patience_s: float) -> tuple[bytes, i
     poll = select.poll()
     poll.register(link, select.POLLIN)
     if poll.poll(patience_s * 1e3):
-        word, extra, _, _ = link.recvmsg(WORD_BYTES, socket.CMSG_SPACE(CREDENTIALS.size))
+        word, pid = kernel.word_and_sender(link, WORD_BYTES)
         if word:
-            return word, int(CREDENTIALS.unpack(extra[0][2])[0])
+            return word, pid
     if dies(base.pid):
         raise Lost
     raise Unfit(UNFIT)

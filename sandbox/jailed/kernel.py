@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
+import struct
 
 CLONE_NEWNS, CLONE_NEWIPC = 0x00020000, 0x08000000
 CLONE_NEWUSER, CLONE_NEWPID = 0x10000000, 0x20000000
@@ -14,6 +16,7 @@ PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1 << 1, 1 << 2
 CAPABILITY_VERSION_3 = 0x20080522
+CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -81,3 +84,9 @@ def keep_capabilities(kept: int) -> None:
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     effective_permitted_inheritable = (kept, kept, 0, 0, 0, 0)
     check(libc.capset(header, (ctypes.c_uint32 * 6)(*effective_permitted_inheritable)), "capset")
+
+
+def word_and_sender(channel: socket.socket, size: int) -> tuple[bytes, int]:
+    """A message and the process that sent it, 0 at the end; the socket has SO_PASSCRED."""
+    word, extra, _, _ = channel.recvmsg(size, socket.CMSG_SPACE(CREDENTIALS.size))
+    return word, CREDENTIALS.unpack(extra[0][2])[0] if word else 0

@@ -21,8 +21,9 @@ READ = EXECUTE | READ_FILE | READ_DIR
 DEVICE = WRITE_FILE | READ_FILE
 FILE_ONLY = EXECUTE | WRITE_FILE | READ_FILE
 MAKE_DEVICES = 1 << 6 | 1 << 11  # character and block devices: for nobody
+ALL = (1 << 15) - 1 & ~MAKE_DEVICES  # what a program may do to its own files
 FILES_BY_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
-TRUNCATE, IOCTL_DEVICE = 1 << 14, 1 << 15
+TRUNCATE = 1 << 14
 TCP = 1 | 2  # bind, connect
 SCOPES = 1 | 2  # abstract UNIX sockets, signals
 SCOPED_FROM = 6  # the ABI that keeps signals and abstract UNIX sockets within a program
@@ -82,6 +83,3 @@ def restrict(abi: int, allowed: Iterable[Rule]) -> None:
         kernel.check(kernel.libc.syscall(RESTRICT_SELF, fd, 0), "landlock_restrict_self")
     finally:
         os.close(fd)
-
-
-ALL = (1 << 15) - 1 & ~MAKE_DEVICES  # what a program may do to its own files

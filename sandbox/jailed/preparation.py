@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import kernel, landlock, seccomp
-from .child import FIRST_OWN_FD, FIXED_LIMITS, KEPT_FD, MAX_FDS, VARIED_LIMITS, Config
+from .child import FIRST_OWN_FD, KEPT_FD, MAX_FDS, Config
 
 STACK_BYTES = 8 << 20
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
@@ -42,7 +42,7 @@ LAZY = {  # what a module imports when it is first used
 def settle() -> None:
     """Begin in the same state whatever the host was started with, so that every program does.
 
-    Signals are neither blocked nor ignored, but for the two that Python ignores; new files are
+    Signals are neither blocked nor ignored, except the two that Python ignores; new files are
     readable by all; no limit is lower than it must be, and the stack is that of most machines.
     """
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -217,24 +217,21 @@ class Broken(Exception):
 
 def probe_layers(config: Config) -> None:
     """Note which layers of confinement this kernel has; without namespaces both must be there."""
-    config["landlock_abi"] = landlock.abi()
-    config["no_seccomp"] = seccomp.missing()
-    config["landlock"] = config["landlock_abi"] if config["visible"] else 0
-    config["seccomp"] = not config["no_seccomp"]
-    if not config["strict"]:
-        config["filter"] = None
-        if config["seccomp"]:
-            jailed = config["scratch"] is None
-            config["filter"] = seccomp.base_filter(config["cgroup"], jailed)
-        return
-    config["filter"] = None  # it names the program's pid
-    if config["landlock_abi"] < landlock.FILES_ARE_SAFE_FROM:
-        have = f"ABI {config['landlock_abi']}" if config["landlock_abi"] else "none"
-        raise OSError(
-            f"needs Landlock of ABI {landlock.FILES_ARE_SAFE_FROM} (Linux 6.2), here: {have}"
-        )
-    if config["no_seccomp"]:
-        raise OSError(f"needs seccomp, here: {config['no_seccomp']}")
+    abi, no_seccomp = landlock.abi(), seccomp.missing()
+    config |= {"landlock_abi": abi, "no_seccomp": no_seccomp, "seccomp": not no_seccomp}
+    config["landlock"] = abi if config["visible"] else 0
+    config["filter"] = None  # for a "strict" one, which names the program's pid
+    if config["strict"]:
+        if abi < landlock.FILES_ARE_SAFE_FROM:
+            have = f"ABI {abi}" if abi else "none"
+            raise OSError(
+                f"needs Landlock of ABI {landlock.FILES_ARE_SAFE_FROM} (Linux 6.2), here: {have}"
+            )
+        if no_seccomp:
+            raise OSError(f"needs seccomp, here: {no_seccomp}")
+    elif not no_seccomp:
+        jailed = config["scratch"] is None
+        config["filter"] = seccomp.base_filter(config["cgroup"], jailed)
 
 
 def prepare(config: Config) -> None:
@@ -261,20 +258,12 @@ def prepare(config: Config) -> None:
     except Exception as error:
         raise Broken("preload", error) from error
     config["base_bytes"] = address_space()
-    config["ceilings"] = ceilings()
     config["rules"] = landlock_rules(config)
     kernel.renounce_privileges()
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # programs share our uid: keep them out of our memory
     linecache.clearcache()
     gc.collect()
     gc.freeze()
-
-
-def ceilings() -> dict[int, int]:
-    """The hard limits that there are already: no child can go above them."""
-    kinds = [kind for kind, _ in FIXED_LIMITS] + list(VARIED_LIMITS)
-    hard = {kind: resource.getrlimit(kind)[1] for kind in kinds}
-    return {kind: value for kind, value in hard.items() if value != resource.RLIM_INFINITY}
 
 
 def landlock_rules(config: Config) -> list[landlock.Rule]:

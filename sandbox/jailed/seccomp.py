@@ -104,8 +104,8 @@ DEEP = (  # reaches deep into the kernel, or out of the jail
     "setdomainname", "settimeofday", "clock_settime", "clock_adjtime", "adjtimex", "acct",
     "quotactl", "quotactl_fd", "syslog", "vhangup", "fanotify_init",
 )
-# What would outlive a program (its pages are freed some time after its death), and what there is
-# only so much of on the machine, or for a user, who may be that of other programs too.
+# What outlives a program (the kernel frees the pages some time after its death), and what the
+# machine, or a user that programs share, has a limited amount of.
 SHARED = (
     "shmget", "shmat", "semget", "msgget", "mq_open", "inotify_init", "inotify_init1", "io_setup",
     "memfd_secret",
@@ -160,15 +160,10 @@ OTHERS_PRIORITY: dict[str, Rule] = {"setpriority": Check(1, (0,), 0, DENY)}
 
 
 def compile_filter(machine: str, policy: dict[str, Rule], pid: int = 0) -> bytes:
-    """The filter as an array of struct sock_filter. KeyError for a machine without a table."""
-    column = list(ARCHITECTURES).index(machine) if machine in ARCHITECTURES else None
-    if column is None:
-        raise KeyError(machine)
-    rules: list[tuple[int, Rule]] = []
-    for name, rule in policy.items():
-        number = NUMBERS[name][column]
-        if number is not None:
-            rules.append((number, rule))
+    """The filter as an array of struct sock_filter. ValueError for a machine without a table."""
+    column = list(ARCHITECTURES).index(machine)
+    numbered = ((NUMBERS[name][column], rule) for name, rule in policy.items())
+    rules = [(number, rule) for number, rule in numbered if number is not None]
     program = Program()
     program.load(ARCHITECTURE_AT)
     program.branch(JUMP_EQUAL, ARCHITECTURES[machine], then="known")
@@ -183,7 +178,7 @@ def compile_filter(machine: str, policy: dict[str, Rule], pid: int = 0) -> bytes
 
 
 def base_filter(counted: bool, jailed: bool) -> bytes:
-    """The filter but for tier "landlock".
+    """The filter of all tiers except "landlock".
 
     counted: whether a control group counts the memory of files that have no name.
     jailed: whether the program has a network of its own.
@@ -245,7 +240,7 @@ class _Program(ctypes.Structure):
 
 
 def install(program: bytes) -> None:
-    """Filter every further call of this thread and of what it starts; needs no_new_privs."""
+    """Filter all further calls of this thread and of what it starts; needs no_new_privs."""
     header = _Program(len(program) // 8, program)
     mode = ctypes.c_ulong(SECCOMP_MODE_FILTER)
     returned = kernel.libc.prctl(PR_SET_SECCOMP, mode, ctypes.byref(header), 0, 0)
@@ -253,7 +248,7 @@ def install(program: bytes) -> None:
 
 
 def missing() -> str:
-    """Why this kernel takes no filter of ours, "" when it does. Changes nothing."""
+    """Why this kernel takes no such filter, "" when it does. Changes nothing."""
     if os.uname().machine not in ARCHITECTURES:
         return f"no table of system calls for {os.uname().machine}"
     # Without a program to read, a kernel that knows filters says EFAULT.

@@ -68,7 +68,7 @@ class Zygote:
             spare = None
 
     def bury_keepers(self) -> None:
-        """Wait for the next request, and meanwhile for keepers whose sessions are over."""
+        """Wait for the next request, and meanwhile reap keepers whose sessions are over."""
         poll = select.poll()
         for fd in (self.control.fileno(), *self.keepers):
             poll.register(fd, select.POLLIN)
@@ -142,7 +142,7 @@ class Zygote:
         return child
 
     def wait(self, child: Spare, request: dict[str, Any], started: int | None) -> bool:
-        """Wait until the child is dead, whom its time or an order kills; whether its time did."""
+        """Wait until the child is dead; its time or an order kills it. Whether its time did."""
         pidfd = os.pidfd_open(child.pid)
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
@@ -183,7 +183,7 @@ def hand_over(link: socket.socket, request: bytes, fds: list[int]) -> None:
 
 
 def read_verdict(link: socket.socket) -> tuple[bytes, list[int]]:
-    """What a child says of its set-up, and the namespace that it gives into our keeping."""
+    """What a child says of its set-up, and the namespace that it hands to us to keep."""
     try:
         data, fds, _, _ = socket.recv_fds(link, MESSAGE_BYTES, 1)
         return data or b"-it ended without a word", fds

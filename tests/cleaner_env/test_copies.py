@@ -1,5 +1,6 @@
 """Copies of an environment in the middle of an episode, as tree search makes them."""
 
+import pickle
 from copy import deepcopy
 
 import pytest
@@ -69,3 +70,13 @@ def test_a_copy_whose_programs_print_something_else_says_so(sessions):
         with pytest.raises(SandboxError, match="did not do the same again"):
             deepcopy(env).step(call("print(1)"))
         assert env.step(call("print(1)"))[0] == "1"
+
+
+def test_an_environment_is_pickled_until_its_sandbox_runs():
+    env = SAARWrapper(CodeToolEnv([TASK]))
+    env.reset(seed=0)
+    assert pickle.loads(pickle.dumps(env)).episode.task.prompt == TASK["prompt"]
+    env.step(call("print(1)"))
+    with pytest.raises(TypeError, match=r"gym\.make_vec"):
+        pickle.dumps(env)
+    env.close()

@@ -210,8 +210,8 @@ def test_an_interrupted_cell_costs_no_other_session(box: Sandbox) -> None:
 
 
 def keeper(session: Session) -> int:
-    assert session._socket
-    return session._socket.fileno()
+    assert session._link
+    return session._link.socket.fileno()
 
 
 @pytest.mark.usefixtures("box", "interrupts")

@@ -288,6 +288,8 @@ def test_ctrl_c_does_not_wait_for_the_server(evaluate, tmp_path, capsys):
         (["--endpoint", "localhost:8000", "--model", "m"], "such as http"),
         (["--endpoint", "http://localhost:8000/v1"], "needs --model"),
         (["--request-seconds", "0"], "above 0"),
+        (["--endpoint-tools"], "--endpoint-tools is about a server"),
+        (["--concurrency", "2"], "give its URL with --endpoint"),
         (
             [
                 *("--endpoint", "http://localhost:1", "--model", "m", "--endpoint-tools"),

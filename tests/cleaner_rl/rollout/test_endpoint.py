@@ -7,8 +7,8 @@ from email.utils import formatdate
 import pytest
 from chat_server import CUT, DROP, RESET, completion, serve, tool_call
 
-from cleaner_env.chat_client import ChatClient, RequestFailed, ServerError
-from cleaner_env.chat_messages import Usage
+from cleaner_env.chat.client import ChatClient, RequestFailed, ServerError
+from cleaner_env.chat.messages import Usage
 from cleaner_env.formats import HermesFormat
 from cleaner_env.formats.protocol import TOOL_SCHEMA
 from cleaner_rl.rollout.endpoint import EndpointRollout

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2  # part of the extra train
 
-from cleaner_env.chat_messages import Answer, ChatError, error_text, read_answer
+from cleaner_env.chat.messages import Answer, ChatError, error_text, read_answer
 from cleaner_env.formats import TextFormat
 
 _BUSY = (408, 409, 425, 429)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cleaner_env.chat_messages import ServerFormat, sent_messages, turn_text
+from cleaner_env.chat.messages import ServerFormat, sent_messages, turn_text
 from cleaner_env.formats import FORMATS, HermesFormat, make_format
 
 ASKED = {"role": "user", "content": "What is 6*7?"}
@@ -25,14 +25,30 @@ def test_a_parsed_call_is_written_in_every_format(name):
     format = make_format(name)
     code = 'print("</tool_call>", "a\\n")  # é\nprint(2)'
     assert format.parse(turn_text(calling(code), format)).code == code
+    twice = make_format(name, max_calls=2)
+    assert twice.parse(turn_text(calling(code, "print(3)"), twice)).codes == (code, "print(3)")
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_call_without_a_program_is_a_failed_call_in_every_format(name, sandbox):
-    format = make_format(name)
-    call = {"name": "code_interpreter", "arguments": '{"code": "print(1'}
-    parsed = format.parse(turn_text({"tool_calls": [{"function": call}]}, format))
-    assert parsed.error is not None or not sandbox.run(parsed.code).ok
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"name": "code_interpreter", "arguments": '{"code": "print(1'},
+        {"name": "code_interpreter", "arguments": "print(1)"},
+        {"name": "code_interpreter", "arguments": "```python\nprint(1)\n```\nSo it is."},
+        {"name": "code_interpreter", "arguments": '{"program": "print(1)"}'},
+        {"name": "code_interpreter", "arguments": {"code": 1}},
+        {"name": "code_interpreter"},
+        {"name": "search", "arguments": {"code": "print(1)"}},
+    ],
+)
+def test_a_call_without_a_program_is_a_malformed_call_in_every_format(name, strict, call):
+    format = make_format(name, max_calls=3, strict=strict)
+    others = calling("print(2)")["tool_calls"]
+    message = {"content": "I compute.", "tool_calls": [*others, {"function": call}, *others]}
+    parsed = format.parse(turn_text(message, format))
+    assert parsed.error is not None and parsed.codes == ()
 
 
 @pytest.mark.parametrize(

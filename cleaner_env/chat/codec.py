@@ -63,7 +63,9 @@ class ChatCodec:
                 "use an instruct model, or add a chat_template.jinja to its directory"
             )
         self.tool_format = choose_format(_source(tokenizer.chat_template))
-        self._call_ends = self._call_end_ids()
+        ends = () if self.tool_format is None else FORMATS[self.tool_format].stop_tokens
+        known = tokenizer.get_added_vocab()
+        self._call_ends = tuple(known[token] for token in ends if token in known)
         self.notes: list[str] = []
         self._answer, (before, after, self._quotes_results) = self._choose_role(tool_role)
         self.tool_role = self._answer["role"]
@@ -108,14 +110,6 @@ class ChatCodec:
     @property
     def _template(self) -> str:
         return f"the chat template of {self.tokenizer.name_or_path!r}"
-
-    def _call_end_ids(self) -> tuple[int, ...]:
-        """The ids that may end a turn after a call, by the template's tool-call format."""
-        if self.tool_format is None:
-            return ()
-        known = self.tokenizer.get_added_vocab()
-        tokens = FORMATS[self.tool_format].stop_tokens
-        return tuple(known[token] for token in tokens if token in known)
 
     def _choose_role(self, wanted: ToolRole) -> tuple[dict[str, str], tuple[str, str, bool]]:
         """A message with a program's output, and what ``_between_turns`` gives for it."""

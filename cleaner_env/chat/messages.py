@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, NamedTuple
 
-from cleaner_env.chat import ToolRole, tool_message
+from cleaner_env.chat.codec import ToolRole, tool_message
 from cleaner_env.completion import Completion
 from cleaner_env.formats import HermesFormat, TextFormat
+from cleaner_env.formats.base import THOUGHT_END
 from cleaner_env.formats.protocol import TOOL_NAME
 
 _THOUGHTS = ("reasoning_content", "reasoning")
@@ -104,7 +105,7 @@ class ServerFormat(HermesFormat):
 def turn_text(message: Mapping[str, Any], format: TextFormat) -> str:
     """An assistant's message as the text of a turn: thought, content and calls, in the format.
 
-    A call without a program is written down as it is, so that the format finds what is wrong.
+    A call without a program is written so that the format finds it malformed.
 
     Raises:
         TypeError, KeyError, AttributeError, ValueError: this is no assistant's message, or the
@@ -112,15 +113,15 @@ def turn_text(message: Mapping[str, Any], format: TextFormat) -> str:
     """
     text = content = _plain(message.get("content")) or _plain(message.get("refusal"))
     thoughts = [t for name in _THOUGHTS if isinstance(t := message.get(name), str) and t.strip()]
-    if thoughts and "</think>" not in content:
-        thought = thoughts[0].strip().replace("</think>", "")
+    if thoughts and not THOUGHT_END.search(content):
+        thought = THOUGHT_END.sub("", thoughts[0].strip())
         text = f"<think>\n{thought}\n</think>\n\n{content}"
     calls = [call["function"] for call in message.get("tool_calls") or ()]
     if not calls and message.get("function_call"):  # OpenAI's name before there were several
         calls = [message["function_call"]]
-    for call in calls:
-        before = text.rstrip("\n") + "\n" if text else ""
-        text = before + _call_text(call["name"], call.get("arguments"), format)
+    if calls:
+        text = text.rstrip("\n") + "\n" if text else ""
+        text += _calls_text(calls, format)
     return text.encode("utf-8", "replace").decode()  # half a surrogate pair could not be sent back
 
 
@@ -134,20 +135,21 @@ def _plain(content: Any) -> str:
     return "".join(parts)
 
 
-def _call_text(name: Any, arguments: Any, format: TextFormat) -> str:
-    """The text of a call whose arguments are an object, or JSON."""
-    written = arguments if isinstance(arguments, str) else json.dumps(arguments)
-    try:
-        read = json.loads(written, strict=False)
-    except (ValueError, RecursionError):
-        read = None
-    code = read.get("code") if isinstance(read, dict) else None
-    if name == TOOL_NAME and isinstance(code, str):
-        return format.render(code)
-    if isinstance(format, HermesFormat):
-        call = f'{{"name": {json.dumps(name)}, "arguments": {written}}}'
-        return f"{format.start}\n{call}\n{format.end}"
-    return format.render(written)
+def _calls_text(calls: Sequence[Mapping[str, Any]], format: TextFormat) -> str:
+    """The text of a turn's calls. A malformed one stands for all, because then none is run."""
+    codes: list[str] = []
+    for call in calls:
+        name, arguments = call["name"], call.get("arguments")
+        written = arguments if isinstance(arguments, str) else json.dumps(arguments)
+        try:
+            read = json.loads(written, strict=False)
+        except (ValueError, RecursionError):
+            read = None
+        code = read.get("code") if isinstance(read, dict) else None
+        if name != TOOL_NAME or not isinstance(code, str):
+            return format.render_foreign(name, written)
+        codes.append(code)
+    return format.render(*codes)
 
 
 def sent_messages(
