@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants, get_session, try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
@@ -30,6 +34,10 @@ SMOLLM2 = "smollm2"
 KNOWS_TOOL = "cleaner_knows_tool"
 """Key in a model's configuration, inherited by checkpoints: a cold start has taught the model the
 tool, so it needs no system prompt."""
+
+
+_HUB_SECONDS = 10.0
+"""Longest wait for the hub's first answer."""
 
 
 @dataclass(slots=True)
@@ -224,7 +232,26 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
             f"there is no directory {directory}; check --model (the preset smollm2 continues "
             "from the model that python -m cleaner_rl.sft --preset smollm2 writes)"
         )
+    _require_hub(name)
     return name, {}
+
+
+@cache
+def _require_hub(name: str) -> None:
+    """Say that a model comes from the hub, and fail at once where there is no way to it: loading
+    would try again and again for a minute."""
+    known = isinstance(try_to_load_from_cache(name, "config.json"), str)
+    if known or constants.HF_HUB_OFFLINE:
+        return
+    if os.environ.get("RANK", "0") == "0":
+        print(f"asking {constants.ENDPOINT} for {name} ...", file=sys.stderr, flush=True)
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
+    except Exception as error:  # of httpx or httpx2, as the version of huggingface_hub has it
+        raise PolicyError(
+            f"cannot load the model {name!r}: there is no such directory, and {constants.ENDPOINT} "
+            f"cannot be reached ({error}); check --model and the network"
+        ) from error
 
 
 def _smollm2() -> tuple[str, dict[str, Any]]:
