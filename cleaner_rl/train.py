@@ -31,11 +31,10 @@ from cleaner_rl.grpo.groups import Group, minibatch_samples
 from cleaner_rl.grpo.loss import LOSSES
 from cleaner_rl.models.memory import memory_errors
 from cleaner_rl.rollout.rollout import Rollout
-from cleaner_rl.runs.loggers import LogStep, open_logger
+from cleaner_rl.runs.loggers import LogStep
 from cleaner_rl.runs.metrics import episode_metrics
 from cleaner_rl.runs.progress import TrainingProgress
 from cleaner_rl.runs.report import write_report
-from cleaner_rl.settings import flat
 from cleaner_rl.trainer import Trainer
 
 _REFILL_START = 500_000_003
@@ -272,15 +271,10 @@ def run(trainer: Trainer, resume: str = "") -> int:
     """
     saved = partial(_saved, trainer, resume)
     config, ranks, path = trainer.config, trainer.ranks, trainer.run.path
-    with (
-        open_logger(
-            config.monitor.logger if ranks.first else "none", path, flat(config), trainer.step
-        ) as log,
-        TrainingProgress(trainer.step, config.steps, ranks.console()) as progress,
-    ):
+    with TrainingProgress(trainer.step, config.steps, ranks.console()) as progress:
         progress.say(f"run directory: {path}")
         try:
-            train(trainer, progress, log)
+            train(trainer, progress, trainer.log)
         except KeyboardInterrupt:
             progress.say(f"stopped after step {trainer.step}. {saved()}")
             return 130

@@ -30,9 +30,10 @@ from cleaner_rl.rollout.environment import open_sandbox
 from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.runs.checkpoint import load_state, load_tensors
 from cleaner_rl.runs.lock import reserved
-from cleaner_rl.runs.loggers import check_logger
+from cleaner_rl.runs.loggers import LogStep, check_logger, open_logger
 from cleaner_rl.runs.provenance import weights_fingerprint
 from cleaner_rl.runs.run_directory import RunDirectory
+from cleaner_rl.settings import flat
 
 
 @dataclass(slots=True)
@@ -47,6 +48,7 @@ class Trainer:
         base: fingerprint of the weights that a KL term or LoRA adapters refer to, or empty.
         step: the last finished step; the policy is the one after this step.
         saved_step: the step of the newest checkpoint.
+        log: logs the metrics of a step, on the first rank.
     """
 
     config: TrainConfig
@@ -58,7 +60,8 @@ class Trainer:
     ranks: Ranks
     base: str
     step: int
-    saved_step: int
+    saved_step: int = -1
+    log: LogStep = lambda step, metrics: None
 
     @classmethod
     @contextmanager
@@ -75,6 +78,10 @@ class Trainer:
             def reserve() -> None:
                 held.enter_context(reserved(run.path))
 
+            def open_log() -> None:
+                logger, known = config.monitor.logger, flat(config)
+                trainer.log = held.enter_context(open_logger(logger, run.path, known, step))
+
             if config.resume:
                 ranks.on_first(reserve)
             saved = ranks.together(lambda: _saved(config)) if config.resume else None
@@ -90,20 +97,24 @@ class Trainer:
             if left_out and ranks.first:
                 print(f"{left_out} prompts exceed --max-prompt-tokens: left out", file=sys.stderr)
             step = saved.state["step"] if saved else 0
-            trainer = cls(config, policy, updater, source, rollout, run, ranks, base, step, -1)
+            trainer = cls(config, policy, updater, source, rollout, run, ranks, base, step)
             if saved:
                 trainer.saved_step = step
+                ranks.on_first(open_log)
                 ranks.on_first(lambda: run.rewind(config, step))
             else:
-                trainer._create_run()
-                ranks.on_first(reserve)
+                with trainer._created():
+                    ranks.on_first(reserve)
+                    ranks.on_first(open_log)
             yield trainer
 
-    def _create_run(self) -> None:
-        """Write the run's first files, and remove them again if that fails."""
+    @contextmanager
+    def _created(self) -> Iterator[None]:
+        """Write the run's first files, and remove them again if that or the block fails."""
         self.ranks.on_first(lambda: RunDirectory.create(self.run.path, self.config))
         try:
             self.save()
+            yield
         except BaseException:
             if self.ranks.first:
                 shutil.rmtree(self.run.path, ignore_errors=True)
