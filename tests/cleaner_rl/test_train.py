@@ -368,14 +368,13 @@ def test_missing_isolation_is_reported_and_nothing_is_written(tmp_path, toy_poli
     assert not (tmp_path / "run").exists()
 
 
-def test_a_refused_logger_leaves_no_run(tmp_path, toy_policy, monkeypatch):
+def test_a_refused_logger_leaves_no_run(tmp_path, random_weights, monkeypatch):
     def refuse(*_):
         raise UserError("wandb refuses the run")
 
     monkeypatch.setattr("cleaner_rl.trainer.open_logger", refuse)
-    toy_policy.save(tmp_path / "model")
     with pytest.raises(UserError, match="wandb refuses the run"):
-        train(tmp_path / "run", "--model", str(tmp_path / "model"))
+        train(tmp_path / "run", *random_weights)
     assert not (tmp_path / "run").exists()
 
 
