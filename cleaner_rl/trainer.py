@@ -171,8 +171,9 @@ def check_policy(policy: Policy, config: TrainConfig) -> None:
     wanted = config.max_prompt_tokens + config.episode.max_response_tokens
     if wanted > policy.context_length:
         raise PolicyError(
-            f"{policy.name} attends to {policy.context_length} tokens (with longrope, to those of "
-            f"its original length), but prompt and response may have {wanted}; lower --max-response-tokens or --max-prompt-tokens"
+            f"{policy.name} attends to {policy.context_length} tokens, but prompt and response may "
+            f"have {wanted}; lower --max-response-tokens or --max-prompt-tokens (with longrope, "
+            "the original length counts: docs/training.md#architectures)"
         )
     if 0 < cells < wanted + SPARE_CELLS:
         raise PolicyError(
