@@ -18,6 +18,10 @@ _BUSY = (408, 409, 425, 429)
 """Statuses after which the same request may succeed, as after all from 500 on."""
 _REFUSED = (400, 413, 422)
 """Statuses that reject this one conversation, for example because it is too long."""
+_REMEDIES = {
+    **dict.fromkeys((401, 403), "check the API key in the variable that --api-key-env names"),
+    404: "check --endpoint (it usually ends in /v1) and --model",
+}
 _NOT_CONNECTED = (
     *(httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError),
     *(httpx2.UnsupportedProtocol, httpx2.InvalidURL),
@@ -115,7 +119,7 @@ class ChatClient:
                 if trouble.status < 500 and trouble.status not in _BUSY:
                     if self._answered or trouble.status in _REFUSED:
                         raise RequestFailed(reason) from None
-                    remedy = _remedy(trouble.status)
+                    remedy = _REMEDIES.get(trouble.status, "check --endpoint")
                     raise ServerError(f"{self._url}: {reason}; {remedy}") from None
                 wait = max(wait, _asked_wait(response))
             if attempt + 1 < attempts:
@@ -132,14 +136,6 @@ def _message(response: httpx2.Response) -> str:
         return error_text(response.json()["error"])
     except (ValueError, KeyError, TypeError):
         return response.text[:200].strip() or response.reason_phrase
-
-
-def _remedy(status: int) -> str:
-    if status in (401, 403):
-        return "check the API key in the variable that --api-key-env names"
-    if status == 404:
-        return "check --endpoint (it usually ends in /v1) and --model"
-    return "check --endpoint"
 
 
 def _asked_wait(response: httpx2.Response) -> float:

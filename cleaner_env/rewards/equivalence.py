@@ -25,7 +25,7 @@ from cleaner_env.rewards.elements import (
     read_elements,
 )
 from cleaner_env.rewards.grader import GRADER
-from cleaner_env.rewards.notation import plain, split
+from cleaner_env.rewards.notation import NAMES, plain, split
 from cleaner_env.rewards.numbers import IN_BASE, Number, read_number
 from cleaner_env.rewards.units import split_unit
 
@@ -35,7 +35,7 @@ _MAX_ELEMENTS = 64
 _WORDS = re.compile(r"[^\W\d_][^\W\d_' -]*")
 _SHORT_WORDS = {"yes", "no", "true", "false", "none", "odd", "even"}
 _SYNONYMS = {"true": "yes", "false": "no"}
-_FUNCTIONS = re.compile(r"sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|inf|frac|mod|min|max|det")
+_FUNCTIONS = re.compile("|".join([*NAMES, "sqrt", "pi", "inf", "frac", "mod", "det"]))
 _MEMBER = re.compile(rf"{NAME}\s*\\in\b\s*(.*)")
 _DECIMAL_COMMA = re.compile(
     r"(?<![\d.,])(?:(\d{1,3}(?:\.\d{3})+),(\d+)|(\d+),(?!\d{3}(?!\d))(\d+)|(0),(\d+))(?![\d.,])"

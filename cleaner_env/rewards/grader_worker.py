@@ -19,8 +19,6 @@ from typing import Any
 
 _MEMORY = 2 << 30
 """The most bytes of address space, so that a power tower cannot fill the machine's memory."""
-
-
 _EXACT_BITS = 12_000
 """The length above which a number is not sent to the caller but compared here."""
 
@@ -87,9 +85,7 @@ def main() -> None:
     """Serve requests until the input ends."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # so that nothing a library prints gets between the replies
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is meant for the caller, which ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's, which ends this process
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -61,7 +61,8 @@ _COMMANDS = {
     **dict.fromkeys(_LAYOUT.split(), (0, " ")),
 }
 """TeX's commands: how many arguments they take, and what they become."""
-_NAMES = "sin cos tan cot sec csc arcsin arccos arctan log ln exp gcd max min".split()
+NAMES = "sin cos tan cot sec csc arcsin arccos arctan log ln exp gcd max min".split()
+"""Functions that TeX writes upright."""
 _COMMAND = re.compile(r"(?<!\\)\\([a-zA-Z]+)\*?\s*")
 
 _FUNCTIONS = {
@@ -222,7 +223,7 @@ def _words(form: str, command: str, before: str) -> str:
         return form
     content = form.removeprefix(r"\text{").removesuffix("}").strip()
     symbol = command in _FONTS and not re.search(r"[\d})]\s*$", before)
-    if symbol and content in _NAMES:
+    if symbol and content in NAMES:
         return rf"\{content} "
     words = re.search("[A-Za-z]", content) and not re.search(r"[\d=]", content)
     return content if (symbol and len(content) < 2) or not words else form

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from cleaner_env.rewards.notation import NAMES
 from cleaner_env.rewards.numbers import read_number
 
 _UNITS = """
@@ -36,15 +37,15 @@ _KNOWN = {
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _IDLE = set("a an the of unit units point points total altogether each ( ) . -".split())
 """What adds nothing to a unit."""
-_NO_UNIT = set(
-    """
+_NO_UNIT = {
+    *NAMES,
+    *"""
 and or not no nor than to if is are was were plus minus times over by less more but wrong incorrect
-perhaps maybe negative squared cubed between dozen half nan
-pi sin cos tan cot sec csc log ln exp sqrt mod max min gcd lcm
+perhaps maybe negative squared cubed between dozen half nan pi sqrt mod lcm
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
 sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety
-""".split()
-)
+""".split(),
+}
 """Words that say more about a number than what it counts."""
 _REWRITES = {
     r"\\text\{([^{}]*)\}": r" \1 ",

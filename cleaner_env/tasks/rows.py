@@ -82,7 +82,7 @@ def read_rows(place: str, config: str = "", hub_split: str = "train") -> Iterato
     readers = {".csv": _csv_rows, ".parquet": _parquet_rows, ".json": _json_rows}
     try:
         yield from readers.get(suffix, _jsonl_rows)(path)
-    except (OSError, UnicodeDecodeError, EOFError) as error:
+    except (OSError, UnicodeDecodeError, EOFError, json.JSONDecodeError) as error:
         raise ValueError(f"cannot read tasks from {place}: {error}") from error
 
 
@@ -95,16 +95,14 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
             if not line.strip():
                 continue
             try:
-                yield _row(where, json.loads(line))
+                values = json.loads(line)
             except ValueError as error:
-                raise _at(where, error) from error
+                raise ValueError(f"{where}: {error}") from error
+            yield _row(where, values)
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"cannot read tasks from {path}: {error}") from error
+    rows = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(rows, list):
         raise ValueError(f"{path} must hold a list of objects; for one a line use .jsonl")
     for number, values in enumerate(rows, start=1):
@@ -165,9 +163,5 @@ def _dataset_rows(place: str, config: str, hub_split: str) -> Iterator[Row]:
 
 def _row(where: str, values: Any) -> Row:
     if not isinstance(values, dict):
-        raise _at(where, ValueError(f"a row must be a JSON object, not {values!r:.80}"))
+        raise ValueError(f"{where}: a row must be a JSON object, not {values!r:.80}")
     return Row(where, values)
-
-
-def _at(where: str, error: ValueError) -> ValueError:
-    return error if str(error).startswith(where) else ValueError(f"{where}: {error}")

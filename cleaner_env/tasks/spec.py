@@ -83,7 +83,8 @@ def read_spec(text: str) -> SourceSpec:
     source = text[: found.start()] if found else text
     kind, colon, place = source.partition(":")
     if not colon or not re.fullmatch(r"[\w-]+", kind) or place.startswith("//"):
-        kind, place = ("", source) if _looks_like_a_path(source) else (source, "")
+        is_path = "/" in source or "." in source
+        kind, place = ("", source) if is_path else (source, "")
     options: dict[str, str] = {}
     for item in found["options"].split(",") if found else ():
         name, equals, value = (part.strip() for part in item.partition("="))
@@ -91,7 +92,3 @@ def read_spec(text: str) -> SourceSpec:
             raise ValueError(f"{text}: options are NAME=VALUE, each once, not {item!r}")
         options[name] = value
     return SourceSpec(text, kind.strip(), place.strip(), options)
-
-
-def _looks_like_a_path(source: str) -> bool:
-    return "/" in source or "." in source
