@@ -10,8 +10,8 @@ from typing import Any, Literal
 import jinja2
 
 from cleaner_env.formats import FORMATS, TextFormat, choose_format, make_format
-from cleaner_env.formats.base import ends_in_thought
 from cleaner_env.formats.protocol import TOOL_NAME
+from cleaner_env.formats.thoughts import ends_in_thought
 
 _ANSWER = "\ue000answer\ue000"
 _RESULT = '\ue000"result"\ue000'

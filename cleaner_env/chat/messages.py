@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from cleaner_env.chat.codec import ToolRole, tool_message
 from cleaner_env.completion import Completion
 from cleaner_env.formats import HermesFormat, TextFormat
-from cleaner_env.formats.base import THOUGHT_END
 from cleaner_env.formats.protocol import TOOL_NAME
+from cleaner_env.formats.thoughts import THOUGHT_END
 
 _THOUGHTS = ("reasoning_content", "reasoning")
 """Fields in which servers put a model's thought, which they cut out of the text."""
@@ -98,7 +98,6 @@ class ServerFormat(HermesFormat):
 
     @property
     def instructions(self) -> str:
-        """Part of a system prompt: how to call the tool."""
         return f"To run a program, call the tool {TOOL_NAME}."
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,10 +9,7 @@ from itertools import islice
 from typing import ClassVar
 
 from cleaner_env.formats.protocol import ParsedTurn
-
-THOUGHT = re.compile(r"<think>|\[THINK\]|<\|START_THINKING\|>|<\|channel>thought")
-THOUGHT_END = re.compile(r"</think>|\[/THINK\]|<\|END_THINKING\|>|<channel\|>")
-"""Marks of thoughts: most models, Mistral's, Cohere's, Gemma 4."""
+from cleaner_env.formats.thoughts import thought_end
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +56,7 @@ class TextFormat(ABC):
 
     @abstractmethod
     def render(self, code: str, *more: str) -> str:
-        """The text that calls the tool with each program."""
+        """The text that calls the tool with each program; ValueError if it cannot be written."""
 
     @abstractmethod
     def render_foreign(self, name: str, arguments: str) -> str:
@@ -98,13 +94,8 @@ class TextFormat(ABC):
 
     def _thought_end(self, text: str) -> int | None:
         """Where the leading think block ends; 0 without one, None if it is never closed."""
-        closing = THOUGHT_END.search(text)
-        if self.opened_thinking or THOUGHT.match(text, skip_space(text, 0)):
-            return None if closing is None else closing.end()
-        for call in self._calls(text, 0) if closing else ():
-            if closing and call.error is None and call.start < closing.start() < call.end:
-                closing = THOUGHT_END.search(text, call.end)
-        return 0 if closing is None else closing.end()
+        calls = ((call.start, call.end) for call in self._calls(text, 0) if call.error is None)
+        return thought_end(text, self.opened_thinking, calls)
 
     def _too_many(self) -> str:
         if self.max_calls == 1:
@@ -135,12 +126,6 @@ def _first_error(calls: list[Call]) -> str | None:
         if call.error is not None:
             return call.error
     return None
-
-
-def ends_in_thought(text: str) -> bool:
-    """Whether the last mark of a thought in a text opens one."""
-    opened, closed = list(THOUGHT.finditer(text)), list(THOUGHT_END.finditer(text))
-    return bool(opened) and (not closed or closed[-1].start() < opened[-1].start())
 
 
 def skip_space(text: str, place: int) -> int:

@@ -25,14 +25,12 @@ class FencedFormat(TextFormat):
 
     @property
     def instructions(self) -> str:
-        """Part of a system prompt: how to call the tool."""
         return (
             "To run a program, end your turn with a Python code block that prints the results:\n"
             f"{self.render('print(6 * 7)')}"
         )
 
     def render(self, code: str, *more: str) -> str:
-        """The text that calls the tool with each program. Any program can be written."""
         return "\n".join(_block(program) for program in (code, *more))
 
     def render_foreign(self, name: str, arguments: str) -> str:

@@ -36,10 +36,7 @@ class HarmonyFormat(TextFormat):
 
     @property
     def instructions(self) -> str:
-        """Part of a system prompt: how to call the tool.
-
-        Written without special tokens, which a prompt's text must not contain.
-        """
+        # Without special tokens, which a prompt's text must not contain.
         function = TOOL_SCHEMA["function"]
         code = function["parameters"]["properties"]["code"]
         return (
@@ -51,10 +48,7 @@ class HarmonyFormat(TextFormat):
         )
 
     def render(self, code: str, *more: str) -> str:
-        """The text that calls the tool with each program. Any program can be written.
-
-        It continues ``<|start|>assistant`` and omits the final ``<|call|>``.
-        """
+        """What continues ``<|start|>assistant``, without the final ``<|call|>``."""
         header = f"<|channel|>commentary to=functions.{TOOL_NAME} <|constrain|>json{_BODY}"
         return f"{_CALL}{_START}assistant".join(
             header + dump({"code": program}, "<|") for program in (code, *more)

@@ -19,7 +19,6 @@ class HermesFormat(TextFormat):
 
     @property
     def instructions(self) -> str:
-        """Part of a system prompt: how to call the tool."""
         return (
             f"# Tools\n<tools>\n{json.dumps(TOOL_SCHEMA)}\n</tools>\n\n"
             f"To run a program, end your turn with a JSON object between {self.start} tags:\n"
@@ -27,7 +26,6 @@ class HermesFormat(TextFormat):
         )
 
     def render(self, code: str, *more: str) -> str:
-        """The text that calls the tool with each program. Any program can be written."""
         return "\n".join(
             f"{self.start}\n{dump(payload, self.end)}\n{self.end}"
             for payload in ({"name": TOOL_NAME, "arguments": {"code": c}} for c in (code, *more))

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 
 from cleaner_env.formats.base import Call, TextFormat, skip_space
-from cleaner_env.formats.json_call import dump, read_call
+from cleaner_env.formats.json_call import dump, object_end, read_call
 from cleaner_env.formats.protocol import TOOL_NAME, TOOL_SCHEMA
 
 _TAG = "<|python_tag|>"
@@ -38,7 +38,6 @@ class Llama3Format(TextFormat):
 
     @property
     def instructions(self) -> str:
-        """Part of a system prompt: how to call the tool."""
         return (
             f"You have this function:\n{json.dumps(TOOL_SCHEMA)}\n\n"
             "To run a program, end your turn with a JSON object, its name and its parameters:\n"
@@ -46,7 +45,6 @@ class Llama3Format(TextFormat):
         )
 
     def render(self, code: str, *more: str) -> str:
-        """The text that calls the tool with each program. Any program can be written."""
         return "; ".join(
             dump({"name": TOOL_NAME, "parameters": {"code": program}}, _TAG, *_ENDS)
             for program in (code, *more)
@@ -80,15 +78,15 @@ class Llama3Format(TextFormat):
 
     def _object(self, text: str, start: int, first: int) -> Call | None:
         """The call in a JSON object; None if the object does not look like a call."""
-        try:
-            payload, end = json.JSONDecoder(strict=False).raw_decode(text, first)
-        except (ValueError, RecursionError):
+        end = object_end(text, first)
+        if end == first:
             following = _TAG_OR_OBJECT.search(text, first + 1)
             if not _HINT.search(text, first, following.start() if following else len(text)):
                 return None
             after = _AFTER_BROKEN.search(text, first + 1)
             end = after.start() if after else len(text)
             return Call(start, end, *read_call(text[first:end].strip(), _ARGUMENTS, self.strict))
+        payload = json.loads(text[first:end], strict=False)
         names = payload.keys() & {"name", "type"} and payload.keys() & {*_ARGUMENTS}
         if payload.get("name") != TOOL_NAME and not names:
             return None

@@ -36,7 +36,6 @@ class Qwen3CoderFormat(TextFormat):
 
     @property
     def instructions(self) -> str:
-        """Part of a system prompt: how to call the tool."""
         return (
             f"# Tools\n<tools>\n{json.dumps(TOOL_SCHEMA)}\n</tools>\n\n"
             "To run a program, end your turn with a call like this one, all tags included:\n"
@@ -44,7 +43,7 @@ class Qwen3CoderFormat(TextFormat):
         )
 
     def render(self, code: str, *more: str) -> str:
-        """The text that calls the tool; ValueError for a program with ``</parameter>`` in it."""
+        """ValueError for a program with ``</parameter>`` in it."""
         for program in (code, *more):
             if _END_OF_VALUE in program:
                 raise ValueError(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from itertools import zip_longest
 
-from cleaner_env.formats.base import THOUGHT, THOUGHT_END
+from cleaner_env.formats.thoughts import thought_end
 
 _FENCE = re.compile(r" {0,3}(?P<fence>`{3,}|~{3,})(?P<info>[^\n]*)")
 _PYTHON = ("python", "python3", "py")
@@ -15,18 +16,12 @@ _CHANNEL, _FINAL = "<|channel|>", "<|channel|>final<|message|>"
 
 
 def after_thought(text: str) -> str:
-    """The part of a turn after its thought; nothing if the thought is never closed.
-
-    The opening tag may be missing, because some templates end the prompt with it. The closing one
-    does not count inside a fenced block.
-    """
+    """The part of a turn after its thought; nothing if the thought is never closed."""
     if _CHANNEL in text:  # harmony has a channel for answers
         return text.rpartition(_FINAL)[2] if _FINAL in text else ""
-    opened = THOUGHT.match(text, len(text) - len(text.lstrip()))
-    for end in THOUGHT_END.finditer(text):
-        if opened or text.count("```", 0, end.start()) % 2 == 0:
-            return text[end.end() :]
-    return "" if opened else text
+    fences = [fence.start() for fence in re.finditer("```", text)]
+    end = thought_end(text, False, zip_longest(fences[::2], fences[1::2], fillvalue=len(text)))
+    return "" if end is None else text[end:]
 
 
 def extract_boxed(text: str) -> str | None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cleaner_env import make_format
-from cleaner_env.formats.base import ends_in_thought
+from cleaner_env.formats.thoughts import ends_in_thought
 
 XML = (
     "<tool_call>\n<function=code_interpreter>\n<parameter=code>\nprint(1)\n</parameter>\n"
