@@ -22,7 +22,6 @@ from .files import Piece, certain, fill, mark_of, pieces_of
 NAMELESS_BYTES = 64 << 20  # of files without a name, in one state
 OUTPUTS = range(1, REPORT_FD + 1)  # each cell comes with its own
 RESTORED = (*PRIVATE_DIRS, "/memfd:")  # how the paths of files begin that cells can change
-REOPENED = os.O_ACCMODE | os.O_APPEND | os.O_NONBLOCK | os.O_DIRECTORY | os.O_PATH
 
 # Bound here, because a program may replace what the modules hold.
 open_fd, close, dup2, seek, control = os.open, os.close, os.dup2, os.lseek, fcntl.fcntl
@@ -118,7 +117,7 @@ class Descriptors:
                     groups.append([fd])
         for group in groups:
             was = self.opened[group[0]]
-            new = open_again(was.path, was.flags & REOPENED)
+            new = open_again(was.path, was.flags)
             status = status_of(new)
             for fd in group:
                 dup2(new, fd, not control(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC)

@@ -48,6 +48,11 @@ TRACES = {
         "os.remove('log')",
         "print(oct(os.stat('log').st_mode), os.pread(f.fileno(), 9, 0))",
     ),
+    "an open file is removed that is written through to the disk": (
+        "import os, fcntl; f = os.open('log', os.O_RDWR | os.O_CREAT | os.O_SYNC)",
+        "os.remove('log')",
+        "print(oct(fcntl.fcntl(f, fcntl.F_GETFL)))",
+    ),
     "an open directory is removed": (
         "import os; os.mkdir('d'); fd = os.open('d', os.O_RDONLY); open('d/f', 'w').close()",
         "os.remove('d/f'); os.rmdir('d')",
