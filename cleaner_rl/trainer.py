@@ -15,13 +15,13 @@ from cleaner_env.interpreter import Sandbox
 from cleaner_env.task import Task
 from cleaner_env.tasks.load import first_tasks, fitting_tasks, load_tasks
 from cleaner_env.tasks.sources import Split, TaskSource
+from cleaner_rl.agreement import check_agreement
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.distributed.fsdp import copy_weights, shard, whole_copy
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.errors import CheckpointError, PolicyError, UserError
 from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.inference.sampler import SPARE_CELLS, Sampler
-from cleaner_rl.learner.agreement import check_agreement
 from cleaner_rl.learner.update import Updater
 from cleaner_rl.models.lora import add_lora
 from cleaner_rl.models.memory import memory_errors

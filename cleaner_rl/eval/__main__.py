@@ -20,6 +20,7 @@ from cleaner_env.chat.messages import Usage
 from cleaner_env.completion import Completion
 from cleaner_env.task import Task
 from cleaner_env.tasks.load import first_tasks
+from cleaner_rl.agreement import check_agreement
 from cleaner_rl.distributed.interrupt import Interrupt
 from cleaner_rl.errors import UserError
 from cleaner_rl.eval.config import SETTINGS, EvalConfig, parse_eval
@@ -27,7 +28,6 @@ from cleaner_rl.eval.evaluate import episode_row, evaluation_jobs
 from cleaner_rl.eval.journal import EvalJournal
 from cleaner_rl.eval.summary import summarize, table
 from cleaner_rl.inference.sampler import Sampler
-from cleaner_rl.learner.agreement import check_agreement
 from cleaner_rl.models.memory import memory_errors
 from cleaner_rl.models.policy import load_policy
 from cleaner_rl.rollout.endpoint import EndpointRollout

@@ -159,7 +159,7 @@ def context_length(config: Any) -> int:
             "max_position_embeddings to its config.json"
         )
     long = [rope for rope in rope_kinds(config) if rope.get("rope_type") == "longrope"]
-    return min([int(length), *(rope["original_max_position_embeddings"] for rope in long)])
+    return int(min([length, *(rope["original_max_position_embeddings"] for rope in long)]))
 
 
 def rope_kinds(config: Any) -> list[dict[str, Any]]:

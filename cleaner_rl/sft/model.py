@@ -11,8 +11,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from cleaner_env.chat import ChatCodec
+from cleaner_rl.agreement import check_agreement
 from cleaner_rl.errors import UserError
-from cleaner_rl.learner.agreement import check_agreement
 from cleaner_rl.models.policy import KNOWS_TOOL, Policy, load_policy
 from cleaner_rl.runs.files import read_json, whole_directory, write_json
 from cleaner_rl.sft.config import ModelArgs

@@ -65,7 +65,7 @@ def test_a_saved_model_is_plain_and_gives_the_same_numbers(adapted, samples, tmp
     )
 
 
-@pytest.mark.filterwarnings("ignore:The following rank_pattern keys")  # peft's own
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys")  # peft's own
 def test_experts_are_adapted_and_saved_under_their_plain_names(tmp_path):
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}

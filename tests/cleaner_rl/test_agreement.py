@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+from cleaner_rl.agreement import check_agreement
 from cleaner_rl.errors import PolicyError
-from cleaner_rl.learner.agreement import check_agreement
 from cleaner_rl.models.policy import context_length
 from cleaner_rl.sft import model as sft_model
 

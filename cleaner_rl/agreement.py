@@ -61,10 +61,11 @@ def check_agreement(policy: Policy, longest: int, trained: bool = True) -> None:
 @contextmanager
 def _shortened(model: Any, longest: int) -> Iterator[list[int]]:
     """Inside the block, lengths below ``longest`` are ``_SHORT``; gives what they were."""
-    configs = (model.config, model.config.get_text_config())
+    owners = (model.config, model.config.get_text_config(), *model.modules())
+    places: list[Any] = [*map(vars, owners), *rope_kinds(model.config)]
     found = [
         (place, name, place[name])
-        for place in (*map(vars, configs), *rope_kinds(model.config), *map(vars, model.modules()))
+        for place in places
         for name in _LENGTHS
         if type(place.get(name)) is int and place[name] < longest
     ]
@@ -92,9 +93,10 @@ def _sampling_error(policy: Policy) -> float:
     """The same of turns that are sampled side by side."""
     contexts = [_ids(policy, n) for n in _SAMPLES]
     turns = Sampler(policy, cache_tokens=4096).sample(contexts, [_SHORT] * len(contexts))
+    tokens = [turn.tokens for turn in turns if turn.tokens is not None]
     return max(
-        _difference(policy, torch.tensor(turn.tokens.logprobs), [*ids, *turn.tokens.ids])
-        for ids, turn in zip(contexts, turns, strict=True)
+        _difference(policy, torch.tensor(of_turn.logprobs), [*ids, *of_turn.ids])
+        for ids, of_turn in zip(contexts, tokens, strict=True)
     )
 
 
