@@ -24,6 +24,7 @@ from cleaner_rl.settings import (
     LoggerName,
     Positive,
     Precision,
+    StopWhen,
     UpdateConfig,
     change,
     changed,
@@ -51,6 +52,8 @@ class MonitorConfig:
     """Episodes of each step to write to the run directory, raw and purified."""
     logger: LoggerName = "none"
     """Send metrics to tensorboard or wandb as well as to metrics.jsonl."""
+    stop_when: StopWhen = "never"
+    """Sign of a lost run at which to stop; a warning is given of each (docs/training.md)."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -228,7 +231,7 @@ minutes, and ``smollm2`` continues from its cold start on one GPU."""
 MAY_CHANGE = (
     *("steps", "device", "workers", "allow_weak", "max_prompt_tokens", "pack_tokens"),
     *("sample_batch", "save_every", "keep_checkpoints", "log_episodes", "logger", "resume"),
-    *("gradient_checkpointing", "rank_timeout", "cache_tokens", "schedule"),
+    *("gradient_checkpointing", "rank_timeout", "cache_tokens", "schedule", "stop_when"),
 )
 """Settings that may differ when a run is resumed, as they do not affect what is learned."""
 

@@ -35,6 +35,8 @@ from cleaner_rl.runs.loggers import LogStep
 from cleaner_rl.runs.metrics import episode_metrics
 from cleaner_rl.runs.progress import TrainingProgress
 from cleaner_rl.runs.report import write_report
+from cleaner_rl.runs.run_directory import read_metrics
+from cleaner_rl.runs.trends import Trends
 from cleaner_rl.trainer import Trainer
 
 _REFILL_START = 500_000_003
@@ -49,6 +51,7 @@ def train(trainer: Trainer, progress: TrainingProgress, log: LogStep) -> None:
     steps, the state of the last complete step is saved.
     """
     config, rollout, ranks = trainer.config, trainer.rollout, trainer.ranks
+    trends = Trends(read_metrics(trainer.run.path))
     notice = "stopping: the update in progress is finished, and the last whole step saved"
     with Interrupt(notice if ranks.first else "") as interrupt, ranks.guarded(interrupt):
         try:
@@ -90,6 +93,8 @@ def train(trainer: Trainer, progress: TrainingProgress, log: LogStep) -> None:
                     if step % config.monitor.save_every == 0 or step == config.steps:
                         trainer.save()
                 progress.step(step, metrics)
+                stop_when = config.monitor.stop_when
+                ranks.together(partial(trends.add, metrics, progress.say, stop_when))
                 evaluate_if_due(trainer, progress)
             evaluate_once(trainer, progress, "after")
         except BaseException:

@@ -160,6 +160,13 @@ def test_what_stops_a_run_is_reported_and_the_state_saved(train, tmp_path, scrip
     assert (tmp_path / "run" / "checkpoints" / "step-000001").is_dir()
 
 
+def test_a_run_that_is_to_stop_at_a_sign_saves_its_state(train, tmp_path):
+    assert end(train("run", "a sign takes two steps", more=["--stop-when", "no-answers"])) == 2
+    said = (tmp_path / "run.log0").read_text()
+    assert "error: for 2 steps, no episode ended with an answer" in said
+    assert "The run is saved up to step 2. Resume: python" in said
+
+
 def test_a_run_that_was_killed_before_its_first_checkpoint_says_so(train, tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     assert end(train("run")) == 2

@@ -213,6 +213,12 @@ def _out_of_memory() -> None:
     cleaner_rl.learner.update.token_logprobs = refuse
 
 
+def _a_sign_takes_two_steps() -> None:
+    import cleaner_rl.runs.trends
+
+    cleaner_rl.runs.trends.STEPS = 2
+
+
 SCRIPTS = {
     "reward differs": _reward_differs,
     "episodes by seed": _episodes_by_seed,
@@ -223,6 +229,7 @@ SCRIPTS = {
     "rank 1 has no held-out tasks": _rank_1_has_no_held_out_tasks,
     "rank 1 dies in step 2": _at_step(2, _die, rank=1),
     "rank 1 is asked to stop in step 2": _at_step(2, _ask_to_stop, rank=1),
+    "a sign takes two steps": _a_sign_takes_two_steps,
     "the disk is full from step 2": _at_step(2, _fill_disk),
     "no memory in step 2": _at_step(2, _out_of_memory),
     "the sandbox fails in step 2": _at_step(2, _fail),
