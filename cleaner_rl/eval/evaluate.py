@@ -94,8 +94,9 @@ def difference(
     first: Evaluation, second: Evaluation, seed: int = 0
 ) -> dict[str, tuple[float, float, float]]:
     """``second - first`` with its 95% interval, for metrics that have an interval in both; empty if
-    the two do not have the same tasks left."""
-    if first.tasks != second.tasks:
+    the two do not have the same problems left, which could not be paired."""
+    left = [{row["problem"]: row["episode"]["task"] for row in of.rows} for of in (first, second)]
+    if left[0] != left[1]:
         return {}
     before, after = ({n: of.measures[n] for n in of.intervals_95} for of in (first, second))
     intervals = CrossedBootstrap(1, first.tasks, seed).differences(before, after)

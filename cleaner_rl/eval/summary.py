@@ -44,6 +44,11 @@ def summarize(config: EvalConfig, rows: Mapping[str, Sequence[Row]], tasks: int)
     if len(found) == 2:
         compared = difference(found["off"], found["on"], config.seed)
         summary["difference"] = {name: list(values) for name, values in compared.items()}
+        if not compared and tasks > 1:
+            summary["warnings"].append(
+                "no difference is given: faults have left the two modes different problems; "
+                "--resume plays what is missing"
+            )
     return summary
 
 

@@ -113,6 +113,20 @@ def test_without_spread_the_interval_is_clopper_pearsons():
     assert ends["all"] == pytest.approx((0.8316, 1.0), abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ([0.0] * 20, [0.0] * 20, (-0.1684, 0.1684)),
+        ([1.0, 0.0] * 10, [1.0, 0.0] * 10, (-0.1684, 0.1684)),
+        ([0.0] * 20, [1.0] * 20, (1 - 2 * 0.1684, 1.0)),
+        ([1.0] * 20, [0.0] * 20, (-1.0, 2 * 0.1684 - 1)),
+    ],
+)
+def test_a_difference_that_is_the_same_everywhere_is_not_certain(before, after, expected):
+    ends = CrossedBootstrap(1, 20).differences({"x": share(before)}, {"x": share(after)})["x"]
+    assert ends == pytest.approx(expected, abs=1e-4)
+
+
 def test_one_problem_has_no_interval():
     assert intervals({"x": share([0.5])}) == {}
 
