@@ -39,30 +39,36 @@ Not covered: a bug in the system calls that are allowed can be exploited. CPU ti
 each process, not for their sum (up to Limits.processes times as much). So is memory without control
 groups, and tmpfs files come on top; without seccomp as well, so do System V memory and the files of
 memfd_create, which no limit counts. Programs that run at the same time can communicate by locks on
-the read-only files that they share, and by how long things take. In a worker that holds sessions,
-`processes` is larger: by 16 where control groups count them, else by 64 for each session, which all
-programs of the worker share; the processes of a cell are counted twenty times a second. A cell may
-harm its own session (by killing what keeps its earlier states, say), which is then restored by
-running its cells again; where they do not print the same, all further ones fail. A session takes
-back what a failed cell did to variables, modules, the working directory, files below /tmp and
-/dev/shm, open files, and open descriptors. It does not take back time, locks (flock), or what the
-cell wrote into memory that processes share (mmap, numpy.memmap, multiprocessing.Value). It does not
-keep what is in pipes, sockets, timers, event counters and epoll sets, nor extended attributes,
-inode numbers, seals, times of directories and the bond between hard links, nor more than 256 MiB of
-files over all checkpoints and 64 MiB of open files that have no name. Process ids differ from cell
-to cell. Where Landlock's ABI is below 6, cells have no UNIX sockets (forkserver, managers). System
-information (CPU model, load, kernel version) is visible, and so is what the interpreter's packages
-contain. Being pid 1, a program is not killed by signals that it sends to itself. On kernels before
-5.14 `processes` is not enforced for a plain user. In tier "no-proc" programs see an empty /proc,
-and under root `processes` may have no effect; in tier "jail" they share the namespaces of their
-worker, which serves a single one, and a program that kills the worker (possible where Landlock's
-ABI is below 6) ends as one killed by SIGKILL. Without seccomp, and where /proc/sys is read-only
-(some containers) or in tier "jail" with a bubblewrap before 0.8, programs can make user namespaces,
-in which they have the capabilities to mount over what they see; a trial program finds out, and
-Sandbox.tried and `python -m sandbox doctor` say so. In tier "landlock", for machines without
-namespaces, programs cannot start processes or other programs, can tell which other files exist but
-not read them, and may fill the disk below the temporary directory with files of 16 MiB each. Tier
-"rlimits" isolates nothing.
+the read-only files that they share, and by how long things take.
+
+Of sessions: in a worker that holds them, `processes` is larger: by 16 where control groups count
+them, else by 64 for each session, which all programs of the worker share; the processes of a cell
+are counted twenty times a second. A cell may harm its own session (by killing what keeps its
+earlier states, say), which is then restored by running its cells again; where they do not print the
+same, all further ones fail. A session takes back what a failed cell did to variables, modules, the
+working directory, files below /tmp and /dev/shm, open files, and open descriptors. It does not take
+back time, locks (flock), or what the cell wrote into memory that processes share (mmap,
+numpy.memmap, multiprocessing.Value). It does not keep what is in pipes, sockets, timers, event
+counters and epoll sets, nor extended attributes, inode numbers, seals, times of directories and the
+bond between hard links, nor more than 256 MiB of files over all checkpoints and 64 MiB of open
+files that have no name. Process ids differ from cell to cell. Where Landlock's ABI is below 6,
+cells have no UNIX sockets (forkserver, managers).
+
+System information (CPU model, load, kernel version) is visible, and so is what the interpreter's
+packages contain. Being pid 1, a program is not killed by signals that it sends to itself. On
+kernels before 5.14 `processes` is not enforced for a plain user.
+
+Of the weaker tiers: in tier "no-proc" programs see an empty /proc, and under root `processes` may
+have no effect; in tier "jail" they share the namespaces of their worker, which serves a single one,
+and a program that kills the worker (possible where Landlock's ABI is below 6) ends as one killed by
+SIGKILL.
+
+Without seccomp, and where /proc/sys is read-only (some containers) or in tier "jail" with a
+bubblewrap before 0.8, programs can make user namespaces, in which they have the capabilities to
+mount over what they see; a trial program finds out, and Sandbox.tried and `python -m sandbox
+doctor` say so. In tier "landlock", for machines without namespaces, programs cannot start processes
+or other programs, can tell which other files exist but not read them, and may fill the disk below
+the temporary directory with files of 16 MiB each. Tier "rlimits" isolates nothing.
 """
 
 from __future__ import annotations

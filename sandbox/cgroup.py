@@ -57,14 +57,17 @@ class Cgroup:
     files: Files
     opened: dict[str, int] = field(default_factory=dict)  # what is read for every execution
 
+    @property
+    def directories(self) -> list[Path]:
+        return list(dict.fromkeys(path for path in (self.memory, self.pids) if path))
+
     def enter(self, command: Sequence[str]) -> list[str]:
         """The command that runs `command` inside."""
-        directories = dict.fromkeys(str(path) for path in (self.memory, self.pids) if path)
-        return ["/bin/sh", "-c", ENTER, " ".join(directories), *command]
+        return ["/bin/sh", "-c", ENTER, " ".join(map(str, self.directories)), *command]
 
     def add(self, pid: int) -> None:
         """Move a process in; what it starts from then on is in as well. Raises OSError."""
-        for path in {self.memory, self.pids or self.memory}:
+        for path in self.directories:
             (path / "cgroup.procs").write_text(str(pid))
 
     def allow(self, memory_mb: int, processes: int) -> None:
@@ -100,7 +103,7 @@ class Cgroup:
             os.close(self.opened.popitem()[1])
         remove_left()
         deadline = time.monotonic() + REMOVE_S
-        for path in {self.memory, self.pids or self.memory}:
+        for path in self.directories:
             while not removed(path):
                 if time.monotonic() > deadline:
                     _left.add(path)
@@ -166,7 +169,7 @@ def ready(group: Cgroup) -> Cgroup:
             (group.memory / name).write_text(value)
         except OSError:
             continue
-    for parent in {path.parent for path in (group.memory, group.pids) if path} - _swept:
+    for parent in {path.parent for path in group.directories} - _swept:
         _swept.add(parent)
         for path in stale(parent):
             removed(path)

@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 from .errors import WorkerFault
-from .jailed.child import MESSAGE_BYTES
+from .jailed.child import MESSAGE_BYTES, SEALS
+from .jailed.kernel import readable
 from .result import Limits, Result, Status, shown, signal_name
 
 SET_UP_S = 20.0  # from the request to the program's first instruction
@@ -116,9 +117,7 @@ def send_fds(channel: socket.socket, data: bytes, fds: list[int]) -> None:
 def receive(channel: socket.socket, timeout_s: float) -> dict[str, Any] | None:
     """The next message, None when the other end is gone. WorkerFault when there is none in time,
     or it tells of a fault."""
-    poll = select.poll()
-    poll.register(channel, select.POLLIN)
-    if not poll.poll(timeout_s * 1000):
+    if not readable(channel, timeout_s):
         raise WorkerFault(f"no answer from the worker in {timeout_s:g} s")
     data = channel.recv(MESSAGE_BYTES)
     if not data:
@@ -256,8 +255,7 @@ def sealed_file(name: str, data: bytes) -> Iterator[BinaryIO]:
     with open(fd, "wb") as file:
         file.write(data)
         file.seek(0)
-        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
         yield file
 
 

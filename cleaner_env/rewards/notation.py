@@ -26,8 +26,11 @@ _TRANSLATION = {
 }
 _SCRIPTS = {"^": re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+"), "_": re.compile("[₀₁₂₃₄₅₆₇₈₉]+")}
 
-_AROUND = ["$$", "$", "***", "**", "*", "__", "'", '"', r"\( \)", r"\[ \]", "{ }", "( )"]
-"""What says nothing where it encloses a whole answer; one mark stands for both ends."""
+_AROUND = [
+    *((mark, mark) for mark in ("$$", "$", "***", "**", "*", "__", "'", '"')),
+    *((r"\(", r"\)"), (r"\[", r"\]"), ("{", "}"), ("(", ")")),
+]
+"""What says nothing where it encloses a whole answer."""
 
 _BEFORE = re.compile(
     r"""[*\s]*(?:\\text\{)?
@@ -182,16 +185,16 @@ def _bare(text: str) -> str:
         before, text = text, _AFTER.sub("", text.strip())
         words = _BEFORE.match(text)
         text = text[words.end() :] if words and words.end() < len(text) else text
-        for marks in _AROUND:
-            left, right = marks.split()[0], marks.split()[-1]
+        for left, right in _AROUND:
             inside = text[len(left) : -len(right)]
+            if not (text.startswith(left) and text.endswith(right) and inside.strip()):
+                continue
             if left in "{(":
                 pair = left == "(" and re.search("[,;]", inside)
                 encloses = closing(text, 0) == len(text) - 1 and not pair
             else:
                 encloses = left not in inside and right not in inside
-            if text.startswith(left) and text.endswith(right) and inside.strip() and encloses:
-                text = inside
+            text = inside if encloses else text
     return text
 
 

@@ -13,9 +13,10 @@ from cleaner_env.tasks.families import FAMILIES, FAMILY_SETS
 from cleaner_env.tasks.layouts import LAYOUTS, Layout
 from cleaner_env.tasks.mixture import TaskMixture
 from cleaner_env.tasks.rates import OPTIONS as RATE_OPTIONS
-from cleaner_env.tasks.rates import RateFilter
+from cleaner_env.tasks.rates import in_bounds
 from cleaner_env.tasks.rows import Row, read_rows
 from cleaner_env.tasks.sources import (
+    FamilyTasks,
     ReasoningGymTasks,
     Split,
     TaskList,
@@ -29,6 +30,7 @@ from cleaner_env.tasks.verl import VERL
 
 KINDS: dict[str, Layout] = {**LAYOUTS, **CODE_LAYOUTS, "verl": VERL, "open-agentrl": VERL}
 """Kinds of data sets by the word before the colon; "" is a path alone."""
+_GENERATED = ("reasoning-gym", "builtin")
 _EVERYWHERE = ("weight", "holdout", "limit", "shuffle", "config", "hub_split", *RATE_OPTIONS)
 
 _FIRST = 64
@@ -95,13 +97,11 @@ def fitting_tasks(
 
 def _load(spec: SourceSpec, split: Split, seed: int) -> TaskSource | None:
     """One source; None when it has no task of the split."""
-    if spec.kind == "reasoning-gym":
+    if spec.kind in _GENERATED:
         return _generated(spec, split, seed)
-    if spec.kind == "builtin":
-        return _builtin(spec, split, seed)
     layout = KINDS.get(spec.kind)
     if layout is None:
-        near = nearest(spec.kind, ("reasoning-gym", "builtin", *KINDS))
+        near = nearest(spec.kind, (*_GENERATED, *KINDS))
         raise ValueError(
             f"unknown tasks {spec.text!r}; use reasoning-gym, reasoning-gym:FAMILY,FAMILY, "
             "builtin, the path of a file (.jsonl, .json, .csv, .parquet) with prompt and answer in "
@@ -115,26 +115,17 @@ def _load(spec: SourceSpec, split: Split, seed: int) -> TaskSource | None:
     return TaskList(tasks) if tasks else None
 
 
-def _generated(spec: SourceSpec, split: Split, seed: int) -> ReasoningGymTasks:
-    names, level = _families(spec), _level(spec)
+def _generated(spec: SourceSpec, split: Split, seed: int) -> FamilyTasks:
+    """The families that the place names, or all."""
+    spec.allow(("weight", "level"))
+    names = [name.strip() for name in spec.place.split(",") if name.strip()]
+    level = int(spec.number("level", 0, 0, 100)) if "level" in spec.options else None
+    if spec.kind == "builtin":
+        return BuiltinTasks(names or tuple(BUILTIN), split, seed, 1 if level is None else level)
     families = {} if names else dict(FAMILIES)
     for name in names:
         families |= FAMILY_SETS.get(name) or {name: FAMILIES.get(name, {})}
     return ReasoningGymTasks(families, split, seed, level)
-
-
-def _builtin(spec: SourceSpec, split: Split, seed: int) -> BuiltinTasks:
-    names, level = _families(spec), _level(spec)
-    return BuiltinTasks(names or tuple(BUILTIN), split, seed, 1 if level is None else level)
-
-
-def _families(spec: SourceSpec) -> list[str]:
-    return [name.strip() for name in spec.place.split(",") if name.strip()]
-
-
-def _level(spec: SourceSpec) -> int | None:
-    spec.allow(("weight", "level"))
-    return int(spec.number("level", 0, 0, 100)) if "level" in spec.options else None
 
 
 def _tasks_of_split(spec: SourceSpec, layout: Layout, split: Split, seed: int) -> list[Task]:
@@ -144,7 +135,7 @@ def _tasks_of_split(spec: SourceSpec, layout: Layout, split: Split, seed: int) -
             raise ValueError(f"unknown tasks {spec.text!r}: which file? Write {spec.kind}:PATH")
         place = layout.place()
     holdout = spec.number("holdout", layout.holdout)
-    tasks = RateFilter(spec).kept(_read_tasks(spec, layout, place, seed))
+    tasks = in_bounds(spec, _read_tasks(spec, layout, place, seed))
     if not tasks:
         raise ValueError(f"{spec.text} holds no tasks")
     return [task for task in tasks if (place_of(task.prompt) < holdout) == (split == "test")]

@@ -15,58 +15,50 @@ from cleaner_env.tasks.spec import SourceSpec
 OPTIONS = ("rate", "rates", "min_rate", "max_rate", "unrated")
 
 
-class RateFilter:
-    """Keeps the tasks whose success rate lies between two bounds, both included.
+def in_bounds(spec: SourceSpec, pairs: Iterable[tuple[Row, Task]]) -> list[Task]:
+    """The tasks whose success rate lies between two bounds, both included; all without bounds.
 
     Options of the spec: ``rate=COLUMN`` of the rows themselves, or ``rates=FILE`` with the columns
     ``prompt`` (or ``task.prompt``) and ``rate`` (or ``success_rate``, or ``score``: rows with the
     same prompt are averaged, so that the ``episodes.jsonl`` of an evaluation can be given as it
     is); ``min_rate`` and ``max_rate``; ``unrated=drop`` or ``unrated=keep``.
     """
+    low, high = spec.number("min_rate", 0.0), spec.number("max_rate", 1.0)
+    unrated = spec.choice("unrated", ("refuse", "keep", "drop"))
+    column, file = spec.options.get("rate"), spec.options.get("rates")
+    bounded = "min_rate" in spec.options or "max_rate" in spec.options
+    if (column and file) or bool(column or file) != bounded or low > high:
+        raise ValueError(
+            f"{spec.text}: give either rate=COLUMN or rates=FILE, and min_rate or max_rate or "
+            "both, the smaller first"
+        )
+    if not bounded:
+        return [task for _, task in pairs]
+    known = _read_rates(file) if file else {}
+    tasks: list[Task] = []
+    without: list[str] = []
+    for row, task in pairs:
+        rate = _rate(row, column) if column else known.get(task.prompt)
+        if rate is None:
+            without.append(row.where)
+        if low <= rate <= high if rate is not None else unrated == "keep":
+            tasks.append(task)
+    if without and unrated == "refuse":
+        raise ValueError(
+            f"{len(without)} problems have no success rate, the first is {without[0]}; "
+            "say unrated=drop or unrated=keep"
+        )
+    return tasks
 
-    def __init__(self, spec: SourceSpec) -> None:
-        self._spec = spec
-        self._column = spec.options.get("rate")
-        self._low, self._high = spec.number("min_rate", 0.0), spec.number("max_rate", 1.0)
-        self._unrated = spec.choice("unrated", ("refuse", "keep", "drop"))
-        rated = {"rate", "rates"} & set(spec.options)
-        bounded = {"min_rate", "max_rate"} & set(spec.options)
-        if len(rated) == 2 or bool(rated) != bool(bounded) or self._low > self._high:
-            raise ValueError(
-                f"{spec.text}: give either rate=COLUMN or rates=FILE, and min_rate or max_rate or "
-                "both, the smaller first"
-            )
-        self._known = _read_rates(spec.options["rates"]) if "rates" in rated else {}
-        self._active = bool(rated)
 
-    def kept(self, pairs: Iterable[tuple[Row, Task]]) -> list[Task]:
-        """The tasks within the bounds."""
-        if not self._active:
-            return [task for _, task in pairs]
-        tasks: list[Task] = []
-        unrated: list[str] = []
-        for row, task in pairs:
-            rate = self._rate(row, task)
-            if rate is None:
-                unrated.append(row.where)
-            if self._low <= rate <= self._high if rate is not None else self._unrated == "keep":
-                tasks.append(task)
-        if unrated and self._unrated == "refuse":
-            raise ValueError(
-                f"{len(unrated)} problems have no success rate, the first is {unrated[0]}; "
-                "say unrated=drop or unrated=keep"
-            )
-        return tasks
-
-    def _rate(self, row: Row, task: Task) -> float | None:
-        if self._column is None:
-            return self._known.get(task.prompt)
-        value = row.get(self._column)
-        if value is not None:
-            return _number(value)
-        if self._column.partition(".")[0].lower() not in {str(key).lower() for key in row.values}:
-            row.need(self._column)  # raises: an empty value is no rate, but a column has to be
-        return None
+def _rate(row: Row, column: str) -> float | None:
+    """The rate in a row; the column may be empty, but not missing."""
+    value = row.get(column)
+    if value is not None:
+        return _number(value)
+    if column.partition(".")[0].lower() not in {str(key).lower() for key in row.values}:
+        row.need(column)  # raises ValueError
+    return None
 
 
 def _read_rates(place: str) -> dict[str, float]:

@@ -10,6 +10,7 @@ from cleaner_env.chat.client import RequestFailed
 from cleaner_env.chat.messages import Answer
 from cleaner_env.formats import FORMATS, make_format
 from cleaner_env.formats.protocol import system_prompt
+from cleaner_env.formats.thoughts import THOUGHT_END
 from cleaner_rl.doctor.preview import BUG, TASK
 from cleaner_rl.doctor.subject import Finding, Subject
 from cleaner_rl.rollout.endpoint import EndpointRollout
@@ -41,8 +42,8 @@ def check_answer(subject: Subject) -> Finding:
     began, rollout = time.perf_counter(), _rollout(subject)
     turn, usage, message = _ask(rollout, _QUESTION)
     text = f"it answered in {time.perf_counter() - began:.1f} s"
-    if "</think>" in turn:
-        own_field = "</think>" not in str(message.get("content"))
+    if THOUGHT_END.search(turn):
+        own_field = not THOUGHT_END.search(str(message.get("content")))
         text += ", with a thought in " + ("a field of its own" if own_field else "the text")
     parsed, limit = rollout.format.parse(turn), rollout.config.max_turn_tokens
     if parsed.code is not None:

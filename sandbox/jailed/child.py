@@ -62,6 +62,7 @@ HARNESS_BYTES = 32 << 20  # address space kept back to format the traceback of a
 TRACEBACK_CHARS = 4_000
 PRIVATE_DIRS = ("/tmp", "/dev/shm")
 WORK_DIR = "/tmp/cwd"
+SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 Config = dict[str, Any]
 Source = bytes | int  # or a descriptor of the file that holds it
@@ -150,8 +151,7 @@ def be_killed_first() -> None:
 def install_placeholders() -> None:
     """Descriptors 0, 1 and 2 of the kinds that a program gets; an empty input may stay."""
     stdin = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-    fcntl.fcntl(stdin, fcntl.F_ADD_SEALS, seals)
+    fcntl.fcntl(stdin, fcntl.F_ADD_SEALS, SEALS)
     unread, output = os.pipe()
     for old, new in ((stdin, 0), (output, 1), (output, 2)):
         os.dup2(old, new)

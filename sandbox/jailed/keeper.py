@@ -25,10 +25,10 @@ import signal
 import socket
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
-from . import kernel, landlock, seccomp
+from . import landlock, seccomp
 from .cell import NO_FORK, hold_state, reap
 from .child import (
     MAX_FDS,
@@ -41,12 +41,10 @@ from .child import (
     limit_resources,
 )
 from .files import KEPT_BYTES, Files, kept_bytes
-from .processes import dies, kill, live_threads, others
+from .processes import EXITS, UNFIT, Lost, State, Unfit, end_of, hello, kill, others
 
 HELLO_S = 2.0  # from the request to the cell's first instruction, and wall_s when that is longer
 FORK_S = 2.0  # to wait while no process can be forked
-WORD_BYTES = 1_024  # of what a cell says
-ANSWER_MS = 2_000  # from the end of a cell to its process waiting for the next
 LOOK_S = 0.05  # between two looks at how many processes a cell has
 SWEEP_S = 5.0  # in which what is killed and stopped is gone, on a busy machine too
 CPU_CLOCK = 2  # of a process, as clock_getcpuclockid(3) makes it of the pid
@@ -66,22 +64,12 @@ def keep_session(config: Config, fd: int, request: dict[str, Any]) -> NoReturn:
         os._exit(0)
 
 
-EXITS = "it is about to end"  # the kernel closes its descriptors first
 TOO_MANY = "ProcessLimitError: the cell had more processes than it may"
 BROKEN = "SessionLost: the cell broke its session, which is as it was before"
-UNFIT = "SessionLost: the state that earlier cells made takes no further cell; go back to another"
 TOO_MUCH = (
     "SessionFilesError: the files of this session's checkpoints and cells came to more than "
     f"{KEPT_BYTES >> 20} MiB; release checkpoints, or write less"
 )
-
-
-@dataclass(slots=True)
-class State:
-    """A process that holds a state and waits at the other end of `link`."""
-
-    pid: int
-    link: socket.socket
 
 
 @dataclass(slots=True)
@@ -97,14 +85,6 @@ class Outcome:
     wall_s: float = 0.0
     cpu_s: float = 0.0
     peak_mb: float = 0.0
-
-
-class Lost(Exception):
-    """A state's process is dead, or its files cannot be put back."""
-
-
-class Unfit(Exception):
-    """A state's process lives and makes no fork for a cell; the text says why."""
 
 
 class Keeper:
@@ -147,12 +127,8 @@ class Keeper:
             if not self.states:  # only now, for the host has first put us into a cgroup
                 self.states[0] = self._first_state()
             if request["op"] == "cell":
-                outcome = self.run(request, data, fds)
-                self.send(
-                    event="ended",
-                    state=request["state"],
-                    **{name: getattr(outcome, name) for name in Outcome.__slots__},
-                )
+                outcome = asdict(self.run(request, data, fds))
+                self.send(event="ended", state=request["state"], **outcome)
             elif request["op"] == "forget":
                 for number in request["states"]:
                     self.forget(number)
@@ -343,40 +319,3 @@ class Keeper:
 
     def _known(self) -> set[int]:
         return {os.getpid(), *(state.pid for state in self.states.values())}
-
-
-def hello(base: State, link: socket.socket, patience_s: float) -> tuple[bytes, int]:
-    """The first word over the link to a new cell, and who says it, in the kernel's own word."""
-    poll = select.poll()
-    poll.register(link, select.POLLIN)
-    if poll.poll(patience_s * 1e3):
-        word, pid = kernel.word_and_sender(link, WORD_BYTES)
-        if word:
-            return word, pid
-    if dies(base.pid):
-        raise Lost
-    raise Unfit(UNFIT)
-
-
-def end_of(link: socket.socket, pid: int) -> str:
-    """Why a cell whose process has spoken cannot be committed; "" when it waits for the next."""
-    word = link.recv(WORD_BYTES)
-    if word[:1] == b"-":
-        return word[1:].decode(errors="replace")
-    if not word:
-        if dies(pid):
-            return EXITS
-        return "SessionExit: the cell closed the descriptors of its session"
-    if threads := live_threads(pid):
-        return f"LiveThreadsError: the cell left {threads} threads running; join them in it"
-    poll = select.poll()
-    poll.register(link, select.POLLIN)
-    token = os.urandom(8)  # else the answer could be there before the question
-    try:
-        link.send(b"?" + token)
-        answered = bool(poll.poll(ANSWER_MS) and link.recv(16) == b"!" + token)
-    except OSError:
-        answered = False
-    if not answered:
-        return "SessionExit: the cell did not come back when it had ended"
-    return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import socket
 import struct
 
@@ -90,3 +91,10 @@ def word_and_sender(channel: socket.socket, size: int) -> tuple[bytes, int]:
     """A message and the process that sent it, 0 at the end; the socket has SO_PASSCRED."""
     word, extra, _, _ = channel.recvmsg(size, socket.CMSG_SPACE(CREDENTIALS.size))
     return word, CREDENTIALS.unpack(extra[0][2])[0] if word else 0
+
+
+def readable(file: int | socket.socket, timeout_s: float) -> bool:
+    """Whether there is something to read within that time; of a pidfd, whether its process ends."""
+    poll = select.poll()
+    poll.register(file, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1e3))

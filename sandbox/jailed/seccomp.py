@@ -71,6 +71,9 @@ CLONE_THREAD = 0x00010000
 AF_UNIX = 1
 TIOCSTI, TIOCLINUX, FIOSETOWN, SIOCSPGRP = 0x5412, 0x541C, 0x8901, 0x8902
 F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY = 8, 10, 15, 1024, 1026
+F_SETPIPE_SZ = 1031
+# On files that others open as well; and a user with too many pages in pipes gets small ones only.
+FELT_BY_OTHERS = (F_SETLEASE, F_NOTIFY, F_SETPIPE_SZ)
 OWN_PID = -1  # stands for the pid of the program in the values of a check
 
 
@@ -126,7 +129,7 @@ BASE |= {
     "clone": Check(0, (NAMESPACES,), DENY, 0, bits=True),
     "clone3": errno.ENOSYS,  # a filter cannot see its flags; libc then falls back on clone
     "ioctl": Check(1, (TIOCSTI, TIOCLINUX), DENY, 0),
-    "fcntl": Check(1, (F_SETLEASE, F_NOTIFY), DENY, 0),  # on files that others open as well
+    "fcntl": Check(1, FELT_BY_OTHERS, DENY, 0),
     "sync": DONE,  # they would wait for the disks of the machine, and nothing kills them meanwhile
     "syncfs": DONE,
 }
@@ -143,7 +146,7 @@ STRICT |= {
     "tgkill": Check(0, (OWN_PID,), 0, DENY),
     "prlimit64": ONLY_ONESELF,
     "prctl": Check(0, (kernel.PR_SET_PDEATHSIG,), DENY, 0),
-    "fcntl": Check(1, (F_SETOWN, F_SETOWN_EX, F_SETSIG, F_SETLEASE, F_NOTIFY), DENY, 0),
+    "fcntl": Check(1, (F_SETOWN, F_SETOWN_EX, F_SETSIG, *FELT_BY_OTHERS), DENY, 0),
     "ioctl": Check(1, (TIOCSTI, TIOCLINUX, FIOSETOWN, SIOCSPGRP), DENY, 0),
 }
 

@@ -124,22 +124,19 @@ class Zygote:
     def fork_spare(self) -> Spare:
         scratch = self.config["scratch"] and tempfile.mkdtemp(dir=self.config["scratch"])
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        private = self.config["private"]
         with theirs:
-            return Spare(self.fork_child(theirs, scratch), ours, scratch)
-
-    def fork_child(self, link: socket.socket, scratch: str | None) -> int:
-        """Fork; in a private namespace the child is pid 1, and all that it starts die with it."""
-        if self.config["private"]:
-            kernel.unshare(kernel.CLONE_NEWPID)
-        try:
-            child = os.fork()
-            if not child:
-                child_main(self.config, link, scratch, keep_session)
-        finally:
-            # Back to our own, else the next fork would go into the namespace of a dead child.
-            if self.config["private"]:
-                kernel.setns(self.pid_namespace, kernel.CLONE_NEWPID)
-        return child
+            if private:  # the child is pid 1, and all that it starts die with it
+                kernel.unshare(kernel.CLONE_NEWPID)
+            try:
+                child = os.fork()
+                if not child:
+                    child_main(self.config, theirs, scratch, keep_session)
+            finally:
+                # Back to our own, else the next fork would go into the namespace of a dead child.
+                if private:
+                    kernel.setns(self.pid_namespace, kernel.CLONE_NEWPID)
+        return Spare(child, ours, scratch)
 
     def wait(self, child: Spare, request: dict[str, Any], started: int | None) -> bool:
         """Wait until the child is dead; its time or an order kills it. Whether its time did."""

@@ -135,8 +135,9 @@ def test_the_memory_of_files_without_a_name_counts_or_is_denied(
         assert "not implemented" in own.run("import os; os.memfd_create('x')").traceback
 
 
-def test_watchers_and_leases_of_shared_files_are_denied(box: Sandbox) -> None:
-    """A lease delays who writes the file; F_NOTIFY tells what others do in a directory."""
+def test_watchers_leases_and_large_pipes_are_denied(box: Sandbox) -> None:
+    """A lease delays who writes the file; F_NOTIFY tells what others do in a directory. And the
+    pages of all pipes of a user are counted together."""
     if box.layers.no_seccomp:
         pytest.skip(box.layers.no_seccomp)
     code = """
@@ -145,8 +146,10 @@ directory = os.path.dirname(os.__file__)
 for path, command, value in (os.__file__, 1024, fcntl.F_RDLCK), (directory, 1026, 1):
     try: print(fcntl.fcntl(os.open(path, os.O_RDONLY), command, value))
     except OSError as error: print(error.errno)
+try: print(fcntl.fcntl(os.pipe()[1], fcntl.F_SETPIPE_SZ, 1 << 18))
+except OSError as error: print(error.errno)
 """
-    assert box.run(code).stdout == "1\n1\n"
+    assert box.run(code).stdout == "1\n1\n1\n"
 
 
 def test_nobody_waits_for_the_disks_of_the_machine(box: Sandbox) -> None:

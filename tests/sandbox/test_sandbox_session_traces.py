@@ -303,3 +303,9 @@ def test_a_change_within_a_tick_of_the_kernels_clock_is_seen(
     file.write_text("new")
     later.restore()
     assert file.read_text() == "old"
+
+
+def test_an_open_file_without_a_name_that_no_cell_touches_keeps_its_dates(session: Session) -> None:
+    date = "print(os.fstat(f.fileno()).st_ctime_ns)"
+    make = "import os, tempfile; f = tempfile.TemporaryFile(); f.write(b'kept'); f.flush(); "
+    assert printed(session, make + date) == printed(session, date) == printed(session, date)
