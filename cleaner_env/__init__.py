@@ -3,7 +3,9 @@
     env = gym.make("cleaner_env:CleanerCodeTool-v0")   # imports this package, which registers it
     env = SAARWrapper(env)                             # failed calls become their corrections
 
-Everything in ``__all__`` can be imported from here.
+``env`` and ``saar`` come first; ``episode``, ``completion`` and ``splicing`` are what they are made
+of. A turn's call is read by ``formats`` and run by ``interpreter``. Problems come from ``tasks``,
+and ``rewards`` judges answers. ``chat`` connects models: by a chat template, or on a server.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from cleaner_env.observation import format_call_error, format_observations
 from cleaner_env.rewards import Ended, Reward
 from cleaner_env.rollback_protocol import StepResult
 from cleaner_env.task import Task
-from cleaner_env.tasks.choice import TaskChoice, Tasks
+from cleaner_env.tasks.draw import TaskDraw, Tasks
 from cleaner_env.text_space import TextSpace
 from cleaner_env.transcript import beginning, describe_turn, ending, transcript
 
@@ -123,7 +123,7 @@ class CodeToolEnv(gym.Env[str, str]):
         self.max_turns = max_turns
         self.max_length = max_length
         self.reward = reward or Reward()
-        self._tasks = TaskChoice(tasks)
+        self._tasks = TaskDraw(tasks)
         self._measure = measure
         self._max_observation_chars = max_observation_chars
         self._system_prompt = system_prompt
@@ -155,7 +155,7 @@ class CodeToolEnv(gym.Env[str, str]):
                 come with an index among those problems.
         """
         super().reset(seed=seed)
-        task = self._tasks.choose(options or {}, self.np_random)
+        task = self._tasks.draw(options or {}, self.np_random)
         self.reward.check(task)
         if self.format.name == "fenced" and self.reward.runs_programs(task):
             raise ValueError(

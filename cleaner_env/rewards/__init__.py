@@ -1,8 +1,12 @@
 """Rewards: find the answer in a turn, score it, and add up what an episode earns.
 
-``extraction`` finds answers, and ``scorers`` score them. ``equivalence`` compares mathematics, with
-``notation``, ``elements``, ``numbers`` and ``units`` for what answers are made of and math-verify
-behind ``grader``; ``code_tests`` judges programs. ``reward`` adds further terms to the score.
+``extraction`` finds answers, ``scorers`` score them, and ``reward`` adds further terms. Two scorers
+need more:
+
+- mathematics: ``equivalence`` compares, with ``notation``, ``elements``, ``numbers`` and ``units``
+  for what answers are made of, and math-verify behind ``grader`` and ``grader_worker``.
+- programs: ``code_tests`` judges them by tests, of which ``checks`` runs those with assertions, and
+  ``livecodebench`` and ``encoded_tests`` follow that benchmark.
 """
 
 from __future__ import annotations

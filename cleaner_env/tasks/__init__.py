@@ -1,6 +1,7 @@
-"""Task sources: data sets read from files or from a hub, each row a task.
+"""Task sources: data sets from files or from a hub, each row a task, and generators.
 
-``spec`` reads what ``tasks="gsm8k:PATH"`` means, ``rows`` reads files, ``layouts`` and the modules
-beside it turn rows into tasks, ``rates`` filters them by difficulty, ``mixture`` combines sources.
-``cleaner_env.tasks.load.load_tasks`` is the way in.
+``load.load_tasks`` is the way in. ``spec`` reads what ``tasks="gsm8k:PATH"`` means, ``rows`` reads
+files, ``layouts``, ``code_layouts`` and ``verl`` turn rows into tasks, and ``rates`` filters these
+by difficulty. ``sources`` and ``builtin`` generate tasks, ``mixture`` combines sources, and
+``draw`` takes the problem that the options of ``reset`` ask for.
 """

@@ -13,7 +13,7 @@ import pytest
 from cleaner_env import CodeToolEnv
 from cleaner_env.rewards import score
 from cleaner_env.rewards.scorers import reasoning_gym_scorer
-from cleaner_env.tasks import choice
+from cleaner_env.tasks import draw
 from cleaner_env.tasks.builtin import BUILTIN, LEVELS
 from cleaner_env.tasks.load import load_tasks
 from cleaner_env.tasks.sources import split_of
@@ -127,11 +127,11 @@ def test_a_source_survives_copies():
 @pytest.fixture
 def without_reasoning_gym(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)  # an import of it fails
-    monkeypatch.setattr(choice, "find_spec", lambda name: None)
+    monkeypatch.setattr(draw, "find_spec", lambda name: None)
     reasoning_gym_scorer.cache_clear()
-    choice.say_what_is_missing.cache_clear()
+    draw.say_what_is_missing.cache_clear()
     yield
-    choice.say_what_is_missing.cache_clear()
+    draw.say_what_is_missing.cache_clear()
 
 
 @pytest.mark.usefixtures("without_reasoning_gym")
@@ -156,8 +156,8 @@ def test_without_reasoning_gym_its_name_says_which_extra_it_needs(spec):
 
 def test_the_default_source_is_made_when_a_task_is_first_drawn(monkeypatch):
     made = []
-    default = choice.default_source
-    monkeypatch.setattr(choice, "default_source", lambda: made.append(1) or default())
+    default = draw.default_source
+    monkeypatch.setattr(draw, "default_source", lambda: made.append(1) or default())
     env = CodeToolEnv()
     env.reset(options={"task": {"prompt": "What is 6*7?", "answer": "42"}})
     assert made == []

@@ -1,4 +1,4 @@
-"""TaskChoice: the problem that the options of ``reset`` ask for."""
+"""TaskDraw: the problem that the options of ``reset`` ask for."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Tasks: TypeAlias = TaskSource | str | Sequence[str | Task | Mapping[str, Any]]
 """What an environment accepts as its problems; see ``CodeToolEnv``."""
 
 
-class TaskChoice:
-    """Chooses among problems from where ``CodeToolEnv`` has them.
+class TaskDraw:
+    """Draws problems from where ``CodeToolEnv`` has them.
 
     None stands for ``default_source``, which is made when a problem is first drawn from it.
     """
@@ -30,7 +30,7 @@ class TaskChoice:
         self._source = None if tasks is None else _task_source(tasks)
         self._selected: dict[tuple[str | None, str | None], TaskSource] = {}
 
-    def choose(self, options: Mapping[str, Any], random: np.random.Generator) -> Task:
+    def draw(self, options: Mapping[str, Any], random: np.random.Generator) -> Task:
         """The problem that these options pose, or one at random among those they leave."""
         unknown = set(options) - {"task", "index", "family", "difficulty"}
         if unknown or ("task" in options and len(options) > 1):
