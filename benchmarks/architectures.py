@@ -1,4 +1,4 @@
-"""Which architectures of transformers can be sampled and trained here: a small model of each, tried.
+"""Which architectures of transformers can be sampled and trained here: a small model of each.
 
 ``python benchmarks/architectures.py`` builds every causal language model that transformers knows
 with random weights and small sizes, and prints the tables of docs/training.md. Windows are shorter
