@@ -10,7 +10,7 @@ if __name__ == "__main__":  # arguments are checked before the imports below, wh
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import AutoConfig
 
@@ -171,8 +171,7 @@ def rank_costs(shape: ModelShape, step: StepShape, precision: Precision, ranks: 
 _ROLLS_BACK = ("on", "shallow-only", "deep-only")
 
 
-@dataclass(frozen=True, slots=True)
-class EpisodeBounds:
+class EpisodeBounds(NamedTuple):
     """Upper bounds of an episode, lookaheads and discarded tokens included."""
 
     turns: int
@@ -190,10 +189,6 @@ def episode_bounds(config: EpisodeConfig) -> EpisodeBounds:
     """
     retries = config.max_retries if config.saar in _ROLLS_BACK else 0
     turns = (config.max_turns - 1) * (1 + retries) + 1
+    tokens = turns * min(config.max_turn_tokens, config.max_response_tokens)
     programs = turns * config.max_calls
-    return EpisodeBounds(
-        turns=turns,
-        tokens=turns * min(config.max_turn_tokens, config.max_response_tokens),
-        programs=programs,
-        program_seconds=programs * config.code_seconds,
-    )
+    return EpisodeBounds(turns, tokens, programs, programs * config.code_seconds)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cleaner_env.interpreter import Sandbox
 from cleaner_env.task import Task
 from cleaner_env.tasks.load import first_tasks, fitting_tasks, load_tasks
 from cleaner_env.tasks.sources import Split, TaskSource
@@ -21,7 +20,7 @@ from cleaner_rl.distributed.fsdp import copy_weights, shard, whole_copy
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.errors import CheckpointError, PolicyError, UserError
 from cleaner_rl.grpo.samples import Sample
-from cleaner_rl.inference.sampler import SPARE_CELLS, Sampler
+from cleaner_rl.inference.sampler import SPARE_CELLS
 from cleaner_rl.learner.update import Updater
 from cleaner_rl.models.lora import add_lora
 from cleaner_rl.models.memory import memory_errors
@@ -92,7 +91,9 @@ class Trainer:
             sandbox = ranks.together(lambda: held.enter_context(open_sandbox(config.episode)))
             policy, updater, base = _models(config, saved, ranks)
             _require_agreement(policy, ranks)
-            rollout = held.enter_context(_rollout(policy, config, sandbox))
+            rollout = held.enter_context(
+                Rollout.open(policy, config.episode, config.dtype, sandbox)
+            )
             source, left_out = ranks.together(lambda: _fitting(source, rollout, config))
             if left_out and ranks.first:
                 print(f"{left_out} prompts exceed --max-prompt-tokens: left out", file=sys.stderr)
@@ -266,14 +267,3 @@ def _fitting(source: TaskSource, rollout: Rollout, config: TrainConfig) -> tuple
         return fitting_tasks(source, rollout.prompt_length, config.max_prompt_tokens)
     except ValueError as error:
         raise UserError(f"--tasks {config.tasks}: {error}; raise --max-prompt-tokens") from error
-
-
-def _rollout(policy: Policy, config: TrainConfig, sandbox: Sandbox) -> Rollout:
-    sampler = Sampler(
-        policy,
-        config.episode.temperature,
-        max_batch=config.episode.sample_batch,
-        dtype=config.dtype,
-        cache_tokens=config.episode.cache_tokens,
-    )
-    return Rollout(policy, sampler, config.episode, sandbox)

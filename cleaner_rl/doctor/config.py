@@ -46,6 +46,4 @@ def parse_doctor(arguments: Sequence[str], prog: str = "cleaner-rl doctor") -> D
         train = choose(PRESETS, early.get("preset", "tiny"))
     default = DoctorConfig(train=train)
     config = tyro.cli(DoctorConfig, args=arguments, default=default, prog=prog)
-    if config.server.endpoint:
-        return config
     return change(config, model=model_of(config.train.model))

@@ -27,7 +27,6 @@ from cleaner_rl.eval.config import SETTINGS, EvalConfig, parse_eval
 from cleaner_rl.eval.evaluate import episode_row, evaluation_jobs
 from cleaner_rl.eval.journal import EvalJournal
 from cleaner_rl.eval.summary import summarize, table
-from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.models.memory import memory_errors
 from cleaner_rl.models.policy import load_policy
 from cleaner_rl.rollout.endpoint import EndpointRollout
@@ -135,16 +134,10 @@ def _player(config: EvalConfig, journal: EvalJournal) -> _Player:
         mode, at_once = recorder.mode, min(config.episode.sample_batch, len(jobs))
         jobs = [replace(job, turns=journal.turns(mode, job.index, policy.decode)) for job in jobs]
         with memory_errors("sampling", policy.device):
-            sampler = Sampler(
-                policy,
-                config.episode.temperature,
-                config.top_p,
-                at_once,
-                dtype=config.dtype,
-                top_k=config.top_k,
-                cache_tokens=config.episode.cache_tokens,
-            )
-            with Rollout(policy, sampler, config.rollout(mode)) as rollout:
+            rules, top_p, top_k = config.rollout(mode), config.top_p, config.top_k
+            rules = replace(rules, sample_batch=at_once)
+            opened = Rollout.open(policy, rules, config.dtype, top_p=top_p, top_k=top_k)
+            with opened as rollout:
                 for played in rollout.stream(jobs, at_once, recorder.turn):
                     recorder.episode(played)
 

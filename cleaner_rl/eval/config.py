@@ -131,7 +131,7 @@ def parse_eval(arguments: Sequence[str], prog: str = "cleaner-rl eval") -> EvalC
         trained = flat(TrainConfig.load(run))
         default = change(default, **{name: trained[name] for name in kept})
     config = tyro.cli(EvalConfig, args=arguments, default=default, prog=prog)
-    return config if config.server.endpoint else replace(config, model=model_of(config.model))
+    return replace(config, model=model_of(config.model))
 
 
 def _resumed(arguments: Sequence[str], directory: Path, prog: str) -> EvalConfig:

@@ -20,7 +20,6 @@ from cleaner_rl.eval.statistics import (
     powers_of_two,
     standard_error,
 )
-from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.models.memory import memory_errors
 from cleaner_rl.models.policy import Policy
 from cleaner_rl.rollout.rollout import Rollout
@@ -187,21 +186,15 @@ def evaluate(
 
     def play() -> list[dict[str, Any]]:
         rows = []
-        with memory_errors("sampling", policy.device):
-            sampler = Sampler(
-                policy,
-                config.temperature,
-                max_batch=config.sample_batch,
-                seed=seed,
-                dtype=dtype,
-                cache_tokens=config.cache_tokens,
-            )
-            with Rollout(policy, sampler, config) as rollout:
-                for done, played in enumerate(rollout.stream(mine, len(mine)), start=1):
-                    if not played.episode.faulted:
-                        rows.append(episode_row(played, samples))
-                    if on_progress is not None:
-                        on_progress(done, len(mine))
+        with (
+            memory_errors("sampling", policy.device),
+            Rollout.open(policy, config, dtype) as rollout,
+        ):
+            for done, played in enumerate(rollout.stream(mine, len(mine)), start=1):
+                if not played.episode.faulted:
+                    rows.append(episode_row(played, samples))
+                if on_progress is not None:
+                    on_progress(done, len(mine))
         return rows
 
     rows = [row for part in ranks.collect(play) for row in part]

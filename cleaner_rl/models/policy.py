@@ -36,10 +36,6 @@ KNOWS_TOOL = "cleaner_knows_tool"
 tool, so it needs no system prompt."""
 
 
-_HUB_SECONDS = 10.0
-"""Longest wait for the hub's first answer."""
-
-
 @dataclass(slots=True)
 class Policy:
     """A causal language model, its tokenizer and chat codec, and what it was loaded from."""
@@ -240,13 +236,12 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
 def _require_hub(name: str) -> None:
     """Say that a model comes from the hub, and fail at once where there is no way to it: loading
     would try again and again for a minute."""
-    known = isinstance(try_to_load_from_cache(name, "config.json"), str)
-    if known or constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE or try_to_load_from_cache(name, "config.json") is not None:
         return
     if os.environ.get("RANK", "0") == "0":
         print(f"asking {constants.ENDPOINT} for {name} ...", file=sys.stderr, flush=True)
     try:
-        get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
+        get_session().head(constants.ENDPOINT, timeout=10)
     except Exception as error:  # of httpx or httpx2, as the version of huggingface_hub has it
         raise PolicyError(
             f"cannot load the model {name!r}: there is no such directory, and {constants.ENDPOINT} "

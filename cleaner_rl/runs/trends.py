@@ -11,8 +11,6 @@ from cleaner_rl.settings import StopWhen
 
 STEPS = 20
 """Steps in a row for which a sign has to be there."""
-_LOW_ENTROPY = 0.01
-
 Row = Mapping[str, Any]
 _SIGNS: dict[StopWhen, tuple[Callable[[Row], bool], str]] = {
     "no-signal": (
@@ -27,9 +25,9 @@ _SIGNS: dict[StopWhen, tuple[Callable[[Row], bool], str]] = {
         "(--max-turns, --max-response-tokens)",
     ),
     "low-entropy": (
-        lambda row: row["trained_tokens"] > 0 and row["entropy"] < _LOW_ENTROPY,
-        f"the entropy was below {_LOW_ENTROPY} nats, so episodes of a group hardly differ; "
-        "lower --learning-rate, or start again from an earlier checkpoint",
+        lambda row: row["trained_tokens"] > 0 and row["entropy"] < 0.01,
+        "the entropy was below 0.01 nats, so the episodes of a group hardly differ; start again "
+        "with a lower --learning-rate or a higher --clip-high",
     ),
 }
 

@@ -28,8 +28,9 @@ from cleaner_env.tasks.load import first_tasks, load_tasks
 from cleaner_rl.errors import UserError
 from cleaner_rl.eval.evaluate import Evaluation, evaluate
 from cleaner_rl.models.policy import Policy, load_policy, resolve_device
-from cleaner_rl.runs.files import partial_path, write_json
+from cleaner_rl.runs.files import write_json
 from cleaner_rl.runs.lock import reserved
+from cleaner_rl.runs.metrics import LABELS
 from cleaner_rl.runs.progress import CountProgress
 from cleaner_rl.sft.config import SftArgs, parse_sft
 from cleaner_rl.sft.demonstrations.episodes import (
@@ -91,11 +92,6 @@ def _training_path(args: SftArgs) -> Path:
 
 def _partial(args: SftArgs) -> Partial:
     """Where the training under way is kept; what is there is removed or resumed on request only."""
-    if (old := partial_path(args.out) / "state.pt").exists():
-        raise UserError(
-            f"{old.parent} is an interrupted training of an earlier version of cleaner-rl; finish "
-            "it with that version, or remove it"
-        )
     partial = Partial(_training_path(args), args.learned_by())
     if args.resume and not partial.exists:
         raise UserError(f"there is no interrupted training of --out {args.out}; leave out --resume")
@@ -230,14 +226,12 @@ def summary_lines(build: dict[str, Any]) -> Iterator[str]:
     if held_out := figures.get("held_out"):
         metrics, error = held_out["metrics"], held_out["standard_errors"]["accuracy"]
         yield f"on {held_out['tasks']} held-out tasks, temperature 1, rollback off:"
-        yield f"  accuracy            {metrics['accuracy']:.3f} (standard error {error:.3f})"
-        yield f"  calls               {metrics['calls']:.3f} per episode"
-        yield f"  first call fails    {metrics['first_call_failed']:.3f} of the episodes"
-        yield f"  failed calls        {metrics['failed_calls']:.3f} per episode"
-        yield f"  recovery            {metrics['recovery']:.3f} of failures, at the next call"
-        yield f"  tokens              {metrics['tokens_sampled']:.0f} sampled per episode"
-        yield f"                      {figures['tokens_each']:.0f} per demonstration, all included"
-        yield "  accuracy by family  " + ", ".join(
+        yield f"  accuracy: {metrics['accuracy']:.1%} (standard error {error:.1%})"
+        for name in ("calls", "first_call_failed", "failed_calls", "recovery", "tokens_sampled"):
+            label, form = LABELS[name]
+            yield f"  {label}: {form.format(metrics[name])}"
+        yield f"  tokens per demonstration, all included: {figures['tokens_each']:.0f}"
+        yield "  accuracy by family: " + ", ".join(
             f"{name} {family['accuracy']:.2f}" for name, family in held_out["families"].items()
         )
 

@@ -170,4 +170,3 @@ def test_the_directory_of_a_run_means_its_newest_checkpoint(tmp_path):
     assert parse_compare(model)[0].train.model == newest
     assert parse_scaling(["--models", str(tmp_path)]).models == (newest,)
     assert parse_sft(["--base", str(tmp_path)]).base == newest
-    assert parse_eval([*model, "--endpoint", "http://there/v1"]).model == str(tmp_path)
