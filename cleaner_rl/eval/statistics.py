@@ -206,10 +206,7 @@ def seeds_interval(values_S: Sequence[float]) -> Interval | None:
 
 def standard_error(values: Sequence[float]) -> float:
     """Standard error of the mean of independent values; 0 for fewer than two."""
-    if len(values) < 2:
-        return 0.0
-    mean = fmean(values)
-    return sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+    return stdev(values) / sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def _ratio(total: float, count: float) -> float | None:
