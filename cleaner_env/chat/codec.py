@@ -115,8 +115,8 @@ class ChatCodec:
         """A message with a program's output, and what ``_between_turns`` gives for it."""
         found: dict[str, tuple[dict[str, str], tuple[str, str, bool]]] = {}
         reasons: dict[str, str] = {}
-        plain, more, users = (tool_message(_RESULT, role) for role in ("tool", "tool", "user"))
-        for message in (plain, more | _OF_A_CALL, users):
+        tool, user = tool_message(_RESULT, "tool"), tool_message(_RESULT, "user")
+        for message in (tool, tool | _OF_A_CALL, user):
             role = message["role"]
             if role not in found:
                 try:

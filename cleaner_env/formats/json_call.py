@@ -54,19 +54,16 @@ def read_call(body: str, argument_keys: Sequence[str], strict: bool) -> Read:
     ``argument_keys`` are the allowed names of the arguments; error messages use the first.
     """
     payload, problem, repaired = _payload(body, strict)
-    if problem is not None:
-        return None, problem, False
-    if not isinstance(payload, dict):
+    if problem is None and not isinstance(payload, dict):
         problem = f'the call must be an object with "name" and "{argument_keys[0]}"'
-        return None, problem, False
-    name = payload.get("name")
-    if name != TOOL_NAME:
+    elif problem is None and (name := payload.get("name")) != TOOL_NAME:
         problem = f"there is no tool named {name!r}; the only tool is {TOOL_NAME!r}"
+    if problem is not None:
         return None, problem, False
     arguments = next((payload[key] for key in argument_keys if key in payload), None)
     if isinstance(arguments, str) and not strict:
         arguments, _, repaired = *_payload(arguments, strict)[:2], True
-    return *code_argument(arguments, argument_keys[0]), repaired
+    return *_code_argument(arguments, argument_keys[0]), repaired
 
 
 def read_arguments(body: str, strict: bool) -> Read:
@@ -74,10 +71,10 @@ def read_arguments(body: str, strict: bool) -> Read:
     payload, problem, repaired = _payload(body, strict)
     if problem is not None:
         return None, problem, False
-    return *code_argument(payload, "arguments"), repaired
+    return *_code_argument(payload, "arguments"), repaired
 
 
-def code_argument(arguments: Any, name: str) -> tuple[str | None, str | None]:
+def _code_argument(arguments: Any, name: str) -> tuple[str | None, str | None]:
     """The program in a call's arguments, or None and what is wrong with them."""
     code = arguments.get("code") if isinstance(arguments, dict) else None
     if not isinstance(code, str):
