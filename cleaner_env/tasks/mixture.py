@@ -67,28 +67,24 @@ class TaskMixture:
             for source in self._sources
         ]
         left_out = sum(count for _, count in found)
-        return (self._of([source for source, _ in found]) if left_out else self), left_out
+        pairs = zip((source for source, _ in found), self._weights, strict=True)
+        kept = [(source, weight) for source, weight in pairs if source is not None]
+        if not left_out or not kept:
+            return (self if kept else None), left_out
+        return TaskMixture([s for s, _ in kept], [w for _, w in kept], self._seed), left_out
 
     def select(self, family: str | None = None, difficulty: str | None = None) -> TaskSource:
         """The tasks of a family, of a difficulty, or both, from the sources that have such."""
-        chosen: list[TaskSource | None] = []
+        chosen: list[tuple[TaskSource, float]] = []
         reasons: list[str] = []
-        for source in self._sources:
+        for source, weight in zip(self._sources, self._weights, strict=True):
             try:
-                chosen.append(select_tasks(source, family, difficulty))
+                chosen.append((select_tasks(source, family, difficulty), weight))
             except ValueError as error:
-                chosen.append(None)
                 reasons.append(str(error))
-        mixture = self._of(chosen)
-        if mixture is None:
+        if not chosen:
             raise ValueError("; ".join(reasons))
-        return mixture
-
-    def _of(self, sources: Sequence[TaskSource | None]) -> TaskMixture | None:
-        """The mixture with other sources, some of which are missing; None if all are."""
-        pairs = zip(sources, self._weights, strict=True)
-        kept = [(source, weight) for source, weight in pairs if source is not None]
-        return TaskMixture([s for s, _ in kept], [w for _, w in kept], self._seed) if kept else None
+        return TaskMixture([s for s, _ in chosen], [w for _, w in chosen], self._seed)
 
 
 def _shares(weights: Sequence[float]) -> list[int]:
