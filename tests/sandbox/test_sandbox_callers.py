@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from killing import kill_worker
 
 from sandbox import Limits, QueueFull, Sandbox, SandboxError, Status
 from sandbox.health import quantile
@@ -152,7 +153,7 @@ def test_health_counts_faults_and_restarts() -> None:
         assert box.health().latency_ms == {}
         box.run("")
         for worker in box._live:
-            worker.process.kill()
+            kill_worker(worker)
         box.run("1 / 0")
         health = box.health()
         assert (health.executions, health.faults, health.restarts) == (2, 1, 1)

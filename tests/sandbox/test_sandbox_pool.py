@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from killing import is_running, kill_worker
 
 import sandbox.pool
 from sandbox import IsolationUnavailable, Limits, Sandbox, SandboxError, Status
 from sandbox.jail import Jail, find_bwrap, is_below
-from sandbox.soak import descendants
 from sandbox.worker import Worker
 
 needs_isolation = pytest.mark.usefixtures("box")  # skips where there is none
@@ -26,8 +26,7 @@ needs_isolation = pytest.mark.usefixtures("box")  # skips where there is none
 def test_a_worker_killed_from_outside_is_replaced() -> None:
     with Sandbox() as box:
         for worker in box._live:
-            worker.process.kill()
-        time.sleep(0.1)  # until those that die with it are dead
+            kill_worker(worker)
         assert box.run("print(1)").stdout == "1\n"
         assert box.faults == 1
 
@@ -47,15 +46,7 @@ def test_a_worker_killed_during_a_run_is_retried() -> None:
 def test_a_persistent_fault_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     with Sandbox() as box:
 
-        def die(worker: Worker, *rest: object) -> None:
-            assert worker.process
-            doomed = descendants(worker.process.pid)  # die a little later than it
-            worker.process.kill()
-            worker.process.wait()
-            while any(map(is_running, doomed)):
-                time.sleep(0.001)
-
-        monkeypatch.setattr(Worker, "_bound", die)
+        monkeypatch.setattr(Worker, "_bound", lambda worker, *rest: kill_worker(worker))
         with pytest.raises(SandboxError, match="3 times in a row"):
             box.run("print(1)")
         assert box.faults == 3
@@ -133,13 +124,6 @@ def test_no_orphans_when_the_caller_exits(end: str) -> None:
     while is_running(pid):
         assert time.monotonic() < deadline, "the jail outlived its caller"
         time.sleep(0.02)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
 
 
 @needs_isolation
