@@ -45,7 +45,6 @@ def test_a_worker_killed_during_a_run_is_retried() -> None:
 @needs_isolation
 def test_a_persistent_fault_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     with Sandbox() as box:
-
         monkeypatch.setattr(Worker, "_bound", lambda worker, *rest: kill_worker(worker))
         with pytest.raises(SandboxError, match="3 times in a row"):
             box.run("print(1)")
