@@ -88,7 +88,7 @@ def _work_off(
     lanes = lanes_of(config, len(runs))
     cuda = any(resolve_device(lane.device).type == "cuda" for lane in lanes)
     notice = "stopping: every run finishes its update and saves its last whole step"
-    with Interrupt(notice), ComparisonProgress([*starts, *runs], len(lanes)) as progress:
+    with Interrupt(notice), ComparisonProgress([*starts, *runs]) as progress:
         progress.say(
             f"{len(runs)} runs in {directory.path}, {len(lanes)} at a time; each prints to a log "
             "beside its directory"

@@ -200,7 +200,7 @@ def seeds_interval(values_S: Sequence[float]) -> Interval | None:
     if len(values_S) < 2:
         return None
     quantile = _STUDENT[min(len(values_S) - 1, len(_STUDENT)) - 1]
-    reach = quantile * stdev(values_S) / len(values_S) ** 0.5
+    reach = quantile * standard_error(values_S)
     return fmean(values_S) - reach, fmean(values_S) + reach
 
 

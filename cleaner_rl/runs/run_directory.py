@@ -159,16 +159,10 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return list(read_rows(run / METRICS))
 
 
-def evaluation_seconds(run: Path, step: int) -> float:
-    """Wall time of a step's evaluation, both modes together."""
-    figures = read_json(summary_path(run, step))
-    return float(sum(figures[mode]["wall_seconds"] for mode in MODES))
-
-
 def wall_seconds(run: Path) -> dict[str, float]:
     """Wall time of all steps, and of all evaluations except the first, which runs share."""
-    later = [step for step in evaluated_steps(run) if step > 0]
+    later = [read_json(summary_path(run, step)) for step in evaluated_steps(run) if step > 0]
     return {
         "training": round(sum(float(row["step_seconds"]) for row in read_metrics(run)), 3),
-        "evaluation": round(sum(evaluation_seconds(run, step) for step in later), 3),
+        "evaluation": round(sum(of[mode]["wall_seconds"] for of in later for mode in MODES), 3),
     }
