@@ -64,9 +64,8 @@ def _token_logprobs(
     if len(target_N) == 0:
         # A head that took no part would leave this rank fewer gradients to reduce than others.
         return zeros_T + 0.0 * head(hidden_TD[:1])[0, 0], zeros_T
-    logprobs, entropies = [], []
-    for index_N in target_N.split(chunk):
-        piece = checkpoint(
+    pieces = [
+        checkpoint(
             _chunk_logprobs,
             head,
             hidden_TD[index_N - 1],
@@ -74,12 +73,10 @@ def _token_logprobs(
             temperature,
             use_reentrant=False,
         )
-        logprobs.append(piece[0])
-        entropies.append(piece[1])
-    return (
-        zeros_T.index_put((target_N,), torch.cat(logprobs)),
-        zeros_T.index_put((target_N,), torch.cat(entropies)),
-    )
+        for index_N in target_N.split(chunk)
+    ]
+    logprobs_N, entropies_N = map(torch.cat, zip(*pieces, strict=True))
+    return zeros_T.index_put((target_N,), logprobs_N), zeros_T.index_put((target_N,), entropies_N)
 
 
 def _hidden_states(model: Any, pack: Pack) -> Tensor:
