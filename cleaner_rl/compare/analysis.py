@@ -14,7 +14,6 @@ import numpy as np
 
 from cleaner_rl.compare.arms import ARMS, BASELINE
 from cleaner_rl.compare.directory import PlannedRun
-from cleaner_rl.errors import CheckpointError
 from cleaner_rl.eval.evaluate import by_problem, measure
 from cleaner_rl.eval.statistics import CrossedBootstrap, Floats, Measure, seeds_interval
 from cleaner_rl.runs.evaluations import MODES, evaluated_steps, read_evaluation
@@ -45,7 +44,7 @@ def compare(runs: Mapping[str, Sequence[PlannedRun]]) -> dict[str, Any]:
     """The results of the finished runs of all arms, as docs/compare.md explains them. Each arm has
     the same seeds in the same order."""
     baseline = BASELINE if BASELINE in runs else next(iter(runs))
-    steps = _common_steps([run for of_arm in runs.values() for run in of_arm])
+    steps = evaluated_steps(runs[baseline][0].path)  # all runs have the same settings
     evaluations = {
         name: {(mode, step): _measures(of_arm, step, mode) for mode in MODES for step in steps}
         for name, of_arm in runs.items()
@@ -76,18 +75,6 @@ def compare(runs: Mapping[str, Sequence[PlannedRun]]) -> dict[str, Any]:
         "training": {name: _training(of_arm) for name, of_arm in logs.items()},
         "seconds": {name: [wall_seconds(r.path) for r in of_arm] for name, of_arm in runs.items()},
     }
-
-
-def _common_steps(runs: Sequence[PlannedRun]) -> list[int]:
-    """The steps at which all these runs were evaluated."""
-    steps = evaluated_steps(runs[0].path)
-    for run in runs:
-        if evaluated_steps(run.path) != steps:
-            raise CheckpointError(
-                f"{run.path} was evaluated at steps {evaluated_steps(run.path)}, but "
-                f"{runs[0].path} at {steps}; they cannot be compared"
-            )
-    return steps
 
 
 def _measures(runs: Sequence[PlannedRun], step: int, mode: str) -> Measures:

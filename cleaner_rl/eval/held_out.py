@@ -14,6 +14,7 @@ from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.eval.evaluate import Evaluation, evaluate
 from cleaner_rl.models.policy import Policy
 from cleaner_rl.runs.evaluations import MODES, evaluated_steps, read_evaluation, write_evaluation
+from cleaner_rl.runs.files import read_json
 from cleaner_rl.runs.progress import TrainingProgress
 from cleaner_rl.settings import EpisodeConfig
 from cleaner_rl.trainer import Trainer, held_out_tasks
@@ -40,7 +41,7 @@ def evaluate_once(trainer: Trainer, progress: TrainingProgress, when: str) -> No
     name = f"evaluation-{when}.json"
 
     def wanted() -> bool:
-        known = run.read_json(name)
+        known = read_json(run.path / name)
         done = known is not None and (when == "before" or known["step"] == step)
         return config.monitor.eval_tasks > 0 and not done
 

@@ -140,10 +140,6 @@ class RunDirectory:
         with _writing(self.path / name) as file:
             write_json(file, data)
 
-    def read_json(self, name: str) -> Any:
-        """Read a JSON file; None when it does not exist."""
-        return read_json(self.path / name)
-
 
 @contextmanager
 def _writing(file: Path) -> Iterator[Path]:
