@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from socket import gethostname
 
 from cleaner_rl.errors import CheckpointError
 
@@ -30,20 +30,20 @@ def reserved(directory: Path, beside: bool = False) -> Iterator[None]:
     Raises:
         CheckpointError: another process has reserved it, or it cannot be written.
     """
-    file = directory.with_name(f".{directory.name}{LOCK}") if beside else directory / LOCK
+    path = directory.resolve()
+    file = path.with_name(f".{path.name}{LOCK}") if beside else path / LOCK
     made = not file.parent.exists()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _locked(file, directory)
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        os.truncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {gethostname()}, since {since}".encode())
     except OSError as error:
         raise CheckpointError(
             f"cannot write {file.parent}: {error}; choose another directory"
         ) from error
     try:
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        holder = f"process {os.getpid()} on {socket.gethostname()}, since {since}"
-        os.truncate(descriptor, 0)
-        os.write(descriptor, holder.encode())
         yield
     finally:
         file.unlink(missing_ok=True)

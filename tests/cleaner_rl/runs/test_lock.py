@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from errno import EOPNOTSUPP
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +43,25 @@ def test_the_holder_is_named_and_a_dead_one_is_taken_over(tmp_path):
     with reserved(tmp_path):
         assert f"process {os.getpid()} on " in (tmp_path / ".lock").read_text()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_has_one_lock_under_all_its_names(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to("out")
+    monkeypatch.chdir(tmp_path / "out")
+    for beside in (False, True):
+        with (
+            reserved(Path("."), beside),
+            pytest.raises(CheckpointError, match="link is being written by"),
+            reserved(tmp_path / "link", beside),
+        ):
+            pass
+
+
+def test_a_directory_that_cannot_be_written_is_reported(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match=r"cannot write .*file"), reserved(tmp_path / "file"):
+        pass
 
 
 def test_a_directory_that_stays_empty_is_removed_again(tmp_path):
