@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import tomllib
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -162,71 +163,18 @@ class ScalingConfig:
             raise UserError("--ranks takes one or more numbers, each at least 1")
 
 
-_QWEN3_4B = TrainConfig(
-    preset="qwen3-4b",
-    model="Qwen/Qwen3-4B",
-    dtype="float16",
-    steps=280,
-    prompts=128,
-    group_size=16,
-    minibatch_prompts=32,
-    max_prompt_tokens=2560,
-    episode=EpisodeConfig(
-        max_turns=16,
-        max_response_tokens=20480,
-        max_turn_tokens=20480,
-        overlong_buffer=4096,
-        wrong_reward=-1.0,
-        workers=16,
-        schedule="eager",
-    ),
-    update=UpdateConfig(
-        learning_rate=2e-6,
-        warmup_steps=20,
-        clip_low=0.2,
-        clip_high=0.28,
-        pack_tokens=32768,
-        gradient_checkpointing=True,
-    ),
-)
+def read_presets(command: str, default: Config) -> dict[str, Config]:
+    """The presets of a command by name, from ``presets.toml``, which says what each changes."""
+    tables = tomllib.loads(Path(__file__).with_name("presets.toml").read_text("utf-8"))[command]
+    defaults, presets = flat(default), dict[str, Config]()
+    for name, table in tables.items():
+        base = presets.get(table.pop("like", ""), default)
+        paths = {key: Path(table[key]) for key in table if isinstance(defaults[key], Path)}
+        presets[name] = change(base, preset=name, **{**table, **paths})
+    return presets
 
-PRESETS: dict[str, TrainConfig] = {
-    "tiny": TrainConfig(
-        prompts=8,
-        minibatch_prompts=8,
-        credit="branched",
-        episode=EpisodeConfig(preload="light", code_seconds=1.0),
-    ),
-    "smollm2": TrainConfig(
-        preset="smollm2",
-        model="./runs/smollm2-sft",
-        tasks="reasoning-gym:short-programs",
-        dtype="bfloat16",
-        steps=200,
-        prompts=32,
-        minibatch_prompts=16,
-        credit="branched",
-        max_prompt_tokens=512,
-        episode=EpisodeConfig(
-            preload="light",
-            code_seconds=2.0,
-            max_turns=4,
-            max_response_tokens=768,
-            max_turn_tokens=256,
-        ),
-        update=UpdateConfig(learning_rate=1e-5, warmup_steps=10, pack_tokens=16384),
-    ),
-    "qwen3-4b": _QWEN3_4B,
-    "qwen2.5-7b": change(
-        _QWEN3_4B,
-        preset="qwen2.5-7b",
-        model="Qwen/Qwen2.5-7B-Instruct",
-        learning_rate=1e-6,
-        rollback_probability=0.7,
-    ),
-}
-"""The presets. The two for Qwen are the recipe of CLEANER's authors, ``tiny`` trains on a CPU in
-minutes, and ``smollm2`` continues from its cold start on one GPU."""
+
+PRESETS = read_presets("train", TrainConfig())
 
 MAY_CHANGE = (
     *("steps", "device", "workers", "allow_weak", "max_prompt_tokens", "pack_tokens"),

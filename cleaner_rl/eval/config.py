@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from cleaner_rl.config import TrainConfig, choose, given, model_of, restore
+from cleaner_rl.config import TrainConfig, choose, given, model_of, read_presets, restore
 from cleaner_rl.errors import UserError
 from cleaner_rl.settings import (
     ABOVE_0,
@@ -100,18 +100,7 @@ class EvalConfig:
         return {k: v for k, v in flat(self).items() if k not in ("out", "resume")}
 
 
-PRESETS: dict[str, EvalConfig] = {
-    "default": EvalConfig(),
-    "paper": EvalConfig(
-        preset="paper",
-        samples=16,
-        top_p=0.6,
-        episode=EpisodeRules(
-            max_turns=16, max_response_tokens=20480, max_turn_tokens=20480, temperature=1.0
-        ),
-    ),
-}
-"""The presets. The source of ``paper`` is CLEANER, arXiv 2601.15141: evaluation and recipe."""
+PRESETS = read_presets("eval", EvalConfig())
 
 
 def parse_eval(arguments: Sequence[str], prog: str = "cleaner-rl eval") -> EvalConfig:
@@ -135,7 +124,8 @@ def parse_eval(arguments: Sequence[str], prog: str = "cleaner-rl eval") -> EvalC
 
 
 def _resumed(arguments: Sequence[str], directory: Path, prog: str) -> EvalConfig:
-    stored = load_settings(directory)
+    remedy = "--resume wants the --out directory of an evaluation"
+    stored = restore(EvalConfig(), directory / SETTINGS, remedy, "config")
     config = tyro.cli(EvalConfig, args=arguments, default=stored, prog=prog)
     other = changed(stored, config, _MAY_CHANGE)
     if config.out:
@@ -148,9 +138,3 @@ def _resumed(arguments: Sequence[str], directory: Path, prog: str) -> EvalConfig
             "(or begin another one with another --out)"
         )
     return config
-
-
-def load_settings(directory: Path) -> EvalConfig:
-    """The settings of the evaluation that a directory holds."""
-    remedy = "--resume wants the --out directory of an evaluation"
-    return restore(EvalConfig(), directory / SETTINGS, remedy, "config")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from cleaner_rl.config import choose, given, model_of
+from cleaner_rl.config import choose, given, model_of, read_presets
 from cleaner_rl.errors import UserError
 from cleaner_rl.settings import (
     Bound,
@@ -157,30 +157,7 @@ class SftArgs:
         )
 
 
-SFT_PRESETS: dict[str, SftArgs] = {
-    "tiny": SftArgs(),
-    "smollm2": SftArgs(
-        preset="smollm2",
-        base="smollm2",
-        tasks="reasoning-gym:short-programs",
-        out=Path("runs/smollm2-sft"),
-        device="auto",
-        dtype="bfloat16",
-        demonstrations=3000,
-        max_tokens=768,
-        learn_slips=False,
-        clean_epochs=0.0,
-        epochs=1.0,
-        learning_rate=5e-4,
-        weight_decay=0.01,
-        eval_tasks=120,
-        eval_batch=64,
-        max_turn_tokens=256,
-        max_response_tokens=768,
-        mix=DemonstrationMix(wrong=0.0, buggy=0.25, two_bugs=0.03),
-    ),
-}
-"""The presets. ``smollm2`` takes minutes on a GPU and hours on two cores."""
+SFT_PRESETS = read_presets("sft", SftArgs())
 
 
 def parse_sft(arguments: Sequence[str], prog: str = "cleaner-rl sft") -> SftArgs:
