@@ -17,18 +17,11 @@ from cleaner_rl.compare.directory import PlannedRun
 from cleaner_rl.eval.evaluate import by_problem, measure
 from cleaner_rl.eval.statistics import CrossedBootstrap, Floats, Measure, seeds_interval
 from cleaner_rl.runs.evaluations import MODES, evaluated_steps, read_evaluation
-from cleaner_rl.runs.metrics import METRICS, EpisodeSummary
+from cleaner_rl.runs.metrics import LABELS, METRICS, EpisodeSummary
 from cleaner_rl.runs.run_directory import read_metrics, wall_seconds
 
 _HELD_OUT = [name for name in METRICS if name not in ("answer_found", "truncated", "seconds")]
 """Metrics of held-out episodes that are compared."""
-_TRAINING = (
-    *("reward", "accuracy", "entropy", "failed_calls", "first_call_failed", "calls", "turns"),
-    *("tokens_sampled", "tokens_discarded", "triggered", "recovered", "shallow", "deep"),
-    *("groups_with_signal", "grafted_share", "grafted_gap", "sampled_gap", "kl", "clipped"),
-    "grad_norm",
-)
-"""Metrics of the training log that are compared."""
 _LAST = 0.25
 """Training figures are means over this share of the steps, at the end."""
 
@@ -202,7 +195,7 @@ def _training(logs: Logs) -> dict[str, Any]:
     """Each metric's mean and range over seeds at every step, and its means over the last steps."""
     last = max(1, round(_LAST * len(logs[0])))
     curves = {}
-    for name in [name for name in _TRAINING if all(name in rows[0] for rows in logs)]:
+    for name in [name for name in LABELS if all(name in rows[0] for rows in logs)]:
         values_SK = np.array([[row[name] for row in rows] for rows in logs], float)
         curves[name] = {
             "mean": values_SK.mean(axis=0).tolist(),

@@ -20,12 +20,11 @@ class ComparisonProgress(Display):
 
     def __init__(self, runs: Sequence[PlannedRun], console: Console | None = None) -> None:
         super().__init__(console)
-        self._runs = runs
+        self._runs = [run for run in runs if not run.is_start]
         self._done_before = self._steps_done()
         self._under_way: list[PlannedRun] = []
         self._bars: dict[str, TaskID] = {}
-        count = sum(not run.is_start for run in runs)
-        self._all = self.bars.add_task("all", total=count, note="")
+        self._all = self.bars.add_task("all", total=len(self._runs), note="")
         self._began = self._last = time.monotonic()
 
     def tick(self, under_way: Sequence[PlannedRun]) -> None:
@@ -44,7 +43,7 @@ class ComparisonProgress(Display):
         if self.console.is_terminal:
             for run in under_way:
                 self.bars.update(self._bars[run.name], completed=run.steps_done, note=_state(run))
-            done = sum(run.finished for run in self._runs if not run.is_start)
+            done = sum(run.finished for run in self._runs)
             self.bars.update(self._all, completed=done, note=self._total())
         elif time.monotonic() - self._last >= _INTERVAL:
             self._last = time.monotonic()
@@ -53,16 +52,14 @@ class ComparisonProgress(Display):
 
     def _total(self) -> str:
         """How many runs are done, and the time left at the pace of this session's steps."""
-        finished = [run.finished for run in self._runs if not run.is_start]
-        done = self._steps_done()
-        pace = (time.monotonic() - self._began) / max(1, done - self._done_before)
-        steps = sum(run.config.steps for run in self._runs if not run.is_start)
-        known = done > self._done_before
-        hint = f", left {format_seconds(pace * (steps - done))}" if known else ""
-        return f"{sum(finished)} of {len(finished)} runs done{hint}"
+        done, runs = self._steps_done() - self._done_before, self._runs
+        left = sum(run.config.steps for run in runs) - self._steps_done()
+        pace = (time.monotonic() - self._began) / max(1, done)
+        hint = f", left {format_seconds(pace * left)}" if done else ""
+        return f"{sum(run.finished for run in runs)} of {len(runs)} runs done{hint}"
 
     def _steps_done(self) -> int:
-        return sum(run.steps_done for run in self._runs if not run.is_start)
+        return sum(run.steps_done for run in self._runs)
 
 
 def _state(run: PlannedRun) -> str:

@@ -17,7 +17,6 @@ from cleaner_rl.eval.statistics import (
     Measure,
     majority,
     pass_at_k,
-    powers_of_two,
     standard_error,
 )
 from cleaner_rl.models.memory import memory_errors
@@ -121,7 +120,7 @@ def measure(metric: Metric, seeds: Sequence[Problems]) -> Measure:
 def _measures(problems: Problems, samples: int) -> dict[str, Measure]:
     """The measure of every metric; pass@k counts only problems with at least k episodes left."""
     measures = {"accuracy": measure(METRICS["accuracy"], [problems])}
-    for k in powers_of_two(samples):
+    for k in (2**i for i in range(samples.bit_length())):  # up to the number of samples
         measures[f"pass@{k}"] = _over_problems(problems, partial(_pass_at, k), least=k)
     if samples > 1:
         measures[f"majority@{samples}"] = _over_problems(problems, _majority)

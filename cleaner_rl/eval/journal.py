@@ -13,7 +13,7 @@ from cleaner_env.chat.messages import Usage
 from cleaner_env.completion import Completion, Decode
 from cleaner_rl.errors import CheckpointError
 from cleaner_rl.eval.config import SETTINGS
-from cleaner_rl.runs.files import Row, append_row, read_json, read_rows, write_json
+from cleaner_rl.runs.files import Row, append_row, read_json, read_rows, write_json, writing
 from cleaner_rl.runs.lock import LOCK
 
 EPISODES = "episodes.jsonl"
@@ -129,15 +129,10 @@ class EvalJournal:
             (self.directory / TURNS).unlink(missing_ok=True)
 
     def _append(self, name: str, row: Row) -> None:
-        if self.directory is None:
-            return
-        try:
-            append_row(self.directory / name, row)
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot write {self.directory / name}: {error}; free some space, then continue "
-                f"with --resume {quote(str(self.directory))}"
-            ) from error
+        if self.directory is not None:
+            remedy = f"free some space, then continue with --resume {quote(str(self.directory))}"
+            with writing(self.directory / name, remedy) as path:
+                append_row(path, row)
 
 
 def wall_seconds(rows: Iterable[Mapping[str, Any]]) -> float:

@@ -38,11 +38,6 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
     return 1.0 - comb(samples - correct, k) / comb(samples, k)
 
 
-def powers_of_two(limit: int) -> list[int]:
-    """1, 2, 4, ... up to ``limit``."""
-    return [1 << i for i in range(limit.bit_length())]
-
-
 def majority(votes: Iterable[tuple[str | None, bool]]) -> float:
     """Probability that the answer with the most votes is right; 0 without votes.
 

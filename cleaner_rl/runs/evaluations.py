@@ -17,7 +17,7 @@ from typing import Any
 
 from cleaner_env.episode_io import json_line
 from cleaner_rl.errors import CheckpointError
-from cleaner_rl.runs.files import write_json, write_whole
+from cleaner_rl.runs.files import write_json, write_whole, writing
 
 MODES = ("off", "on")
 """Whether an evaluation has rollback."""
@@ -47,15 +47,13 @@ def write_evaluation(
     run: Path, step: int, rows: Mapping[str, Sequence[Row]], summary: Mapping[str, Any]
 ) -> None:
     """Write the episodes of every mode, as rows made by ``episode_row``, then the figures."""
-    try:
+    with writing(run):
         (run / FOLDER).mkdir(exist_ok=True)
         for mode, of_mode in rows.items():
             lines = map(_line, sorted(of_mode, key=_place))
             data = "".join(lines).encode("utf-8", "surrogatepass")
             write_whole(episodes_path(run, step, mode), gzip.compress(data, mtime=0))
         write_json(summary_path(run, step), summary)
-    except OSError as error:
-        raise CheckpointError(f"cannot write an evaluation into {run}: {error}") from error
 
 
 def read_evaluation(run: Path, step: int, mode: str) -> list[Row]:

@@ -65,6 +65,15 @@ def _replaced_path(directory: Path) -> Path:
     return directory.with_name(f".{directory.name}.replaced")
 
 
+@contextmanager
+def writing(path: Path, remedy: str = "free some space") -> Iterator[Path]:
+    """Turn the ``OSError`` of a block that writes ``path`` into a ``CheckpointError``."""
+    try:
+        yield path
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error}; {remedy}") from error
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write a JSON file, whole or not at all."""
     write_whole(path, json.dumps(data, indent=2) + "\n")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import matplotlib
@@ -23,6 +25,8 @@ _CURVES = (
     *("reward", "failed_calls", "first_call_failed"),
     *("entropy", "triggered", "tokens_sampled"),
 )
+_SMOOTHING = 5
+"""A point of a curve is the mean of this many steps."""
 _ROWS = (
     *("accuracy", "failed_calls", "first_call_failed", "recovery"),
     *("calls", "answered", "tokens_sampled"),
@@ -110,18 +114,13 @@ def _plot(metrics: list[dict[str, Any]], path: Path) -> None:
     for axes, name in zip(figure.subplots(2, 3).flat, _CURVES, strict=True):
         values = [m[name] for m in metrics]
         axes.plot(steps, values, color="tab:blue", alpha=0.3)
-        axes.plot(steps, _smooth(values), color="tab:blue")
+        axes.plot(steps, smooth(values), color="tab:blue")
         axes.set_title(LABELS[name][0], fontsize=10)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
 
 
-def _smooth(values: list[float], weight: float = 0.8) -> list[float]:
-    """Exponential moving average without a bias towards the start."""
-    average, total, smoothed = 0.0, 0.0, []
-    for value in values:
-        average = weight * average + (1 - weight) * value
-        total = weight * total + (1 - weight)
-        smoothed.append(average / total)
-    return smoothed
+def smooth(values: Sequence[float]) -> list[float]:
+    """Replace each value by its mean with the ``_SMOOTHING - 1`` values before it."""
+    return [fmean(values[max(0, end - _SMOOTHING) : end]) for end in range(1, len(values) + 1)]

@@ -12,8 +12,7 @@ report.md, *.png     the results
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -32,7 +31,7 @@ from cleaner_rl.runs.checkpoint import (
     save_checkpoint,
 )
 from cleaner_rl.runs.evaluations import MODES, evaluated_steps, forget_evaluations, summary_path
-from cleaner_rl.runs.files import append_row, read_json, read_rows, write_json, write_whole
+from cleaner_rl.runs.files import append_row, read_json, read_rows, write_json, write_whole, writing
 from cleaner_rl.settings import flat
 
 CONFIG = "config.json"
@@ -46,15 +45,11 @@ class RunDirectory:
     @classmethod
     def create(cls, path: Path, config: TrainConfig) -> RunDirectory:
         cls.require_free(path)
-        try:
+        with writing(path, "choose another directory with --run-dir"):
             path.mkdir(parents=True, exist_ok=True)
             (path / "episodes").mkdir()
             (path / "checkpoints").mkdir()
             write_json(path / CONFIG, flat(config))
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot write the run directory {path}: {error}; choose another with --run-dir"
-            ) from error
         return cls(path)
 
     @staticmethod
@@ -109,7 +104,7 @@ class RunDirectory:
         updater.ranks.on_first(remove_oldest)
 
     def log_metrics(self, metrics: dict[str, Any]) -> None:
-        with _writing(self.path / METRICS) as file:
+        with writing(self.path / METRICS) as file:
             append_row(file, metrics)
 
     def rewind(self, config: TrainConfig, step: int) -> None:
@@ -132,22 +127,13 @@ class RunDirectory:
         """Write some episodes of a step."""
         logged = list(episodes)
         if logged:
-            with _writing(self.path / "episodes" / f"step-{step:06d}.jsonl") as file:
+            with writing(self.path / "episodes" / f"step-{step:06d}.jsonl") as file:
                 write_episodes(file, logged)
 
     def write_json(self, name: str, data: Any) -> None:
         """Write a JSON file, whole or not at all."""
-        with _writing(self.path / name) as file:
+        with writing(self.path / name) as file:
             write_json(file, data)
-
-
-@contextmanager
-def _writing(file: Path) -> Iterator[Path]:
-    """Turn the ``OSError`` of a block that writes ``file`` into a ``CheckpointError``."""
-    try:
-        yield file
-    except OSError as error:
-        raise CheckpointError(f"cannot write {file}: {error}; free some space") from error
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

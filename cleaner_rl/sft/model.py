@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -83,7 +82,7 @@ def save_policy(policy: Policy, build: dict[str, Any], out: Path) -> None:
 
 
 def check_out(out: Path, overwrite: bool) -> None:
-    """Refuse, before any work, an output directory that cannot or must not be written."""
+    """Refuse, before any work, an output directory that must not be written."""
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a directory")
     if out.is_dir() and any(out.iterdir()):
@@ -96,11 +95,3 @@ def check_out(out: Path, overwrite: bool) -> None:
                 f"--out {out} holds something other than a policy, which --overwrite would delete; "
                 "name another directory"
             )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=out.parent):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {out.parent} ({error.strerror}); name another --out"
-        ) from error

@@ -12,7 +12,6 @@ from cleaner_rl.eval.statistics import (
     answer_key,
     majority,
     pass_at_k,
-    powers_of_two,
 )
 
 
@@ -34,12 +33,6 @@ def test_pass_at_k_is_unbiased():
 def test_pass_at_k_outside_its_range_is_refused(samples, correct, k):
     with pytest.raises(ValueError, match="not defined"):
         pass_at_k(samples, correct, k)
-
-
-def test_powers_of_two_stop_at_the_limit():
-    assert powers_of_two(1) == [1]
-    assert powers_of_two(16) == [1, 2, 4, 8, 16]
-    assert powers_of_two(12) == [1, 2, 4, 8]
 
 
 def votes(text):
