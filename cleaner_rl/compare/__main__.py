@@ -26,6 +26,7 @@ from cleaner_rl.distributed.interrupt import Interrupt
 from cleaner_rl.errors import CheckpointError
 from cleaner_rl.models.policy import resolve_device
 from cleaner_rl.runs.files import write_json, write_whole
+from cleaner_rl.runs.lock import reserved
 from cleaner_rl.runs.provenance import made_with
 from cleaner_rl.settings import change, flat
 from cleaner_rl.trainer import load_source
@@ -44,7 +45,8 @@ def main(arguments: Sequence[str]) -> int:
     for split in ("train", "test"):
         load_source(config.train.tasks, split, config.train.seed)
     lanes_of(config, 1)  # refuses a device that is not there before anything is written
-    with directory.opened():
+    directory.require_comparison()
+    with reserved(directory.path):
         runs = directory.runs(config, arms)
         for run in runs:
             run.require_same_settings()

@@ -10,19 +10,18 @@ results.json            the same, for programs
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cleaner_rl.compare.arms import ARMS, Arm
 from cleaner_rl.compare.config import CompareConfig
-from cleaner_rl.config import MAY_CHANGE, TrainConfig
+from cleaner_rl.config import MAY_CHANGE, TrainConfig, restore
 from cleaner_rl.errors import CheckpointError, UserError
 from cleaner_rl.runs.evaluations import evaluated_steps
 from cleaner_rl.runs.files import read_json
-from cleaner_rl.runs.lock import LOCK, reserved
+from cleaner_rl.runs.lock import LOCK
 from cleaner_rl.settings import changed, flag, flat
 
 PLAN = "comparison.json"
@@ -108,36 +107,23 @@ class ComparisonDirectory:
         """Names of the arms that have runs here, whichever command started them."""
         return {path.name for path in (self.path / "runs").glob("*") if path.is_dir()}
 
-    @contextmanager
-    def opened(self) -> Iterator[None]:
-        """Create the directory, and reserve it for this process and its children."""
+    def require_comparison(self) -> None:
+        """Check that the directory is free, or has a comparison, perhaps one just begun."""
         files = {file.name for file in self.path.iterdir()} if self.path.is_dir() else set()
         if files and not files & {PLAN, LOCK}:
             raise CheckpointError(
                 f"{self.path} is not empty and not a comparison; choose another --out"
             )
-        with reserved(self.path):
-            yield
 
     def read_plan(self) -> dict[str, Any]:
         """Read what is compared: ``arms``, ``seeds``, ``config``, ``command``, ``made_with``."""
-        path = self.path / PLAN
-        try:
-            plan = read_json(path)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"cannot read {path}: {error}") from error
-        if plan is None:
+        path, remedy = self.path / PLAN, "--report-only takes the directory that was given as --out"
+        restore(TrainConfig(), path, remedy, "config")
+        plan: dict[str, Any] = read_json(path)
+        unknown = set(plan.get("arms", ())) - set(ARMS)
+        if unknown or not plan.keys() >= _PARTS:
             raise CheckpointError(
-                f"there is no comparison in {self.path}; --report-only takes the directory that "
-                "was given as --out"
-            )
-        if not isinstance(plan, dict) or not set(plan) >= _PARTS:
-            raise CheckpointError(f"{path} is damaged: it must have {sorted(_PARTS)}")
-        unknown = set(plan["arms"]) - set(ARMS)
-        settings = set(plan["config"]) - flat(TrainConfig()).keys()
-        if unknown or settings:
-            raise CheckpointError(
-                f"{path} has unknown arms, {sorted(unknown)}, or settings, {sorted(settings)}: it "
+                f"{path} must have {sorted(_PARTS)}, and has unknown arms, {sorted(unknown)}: it "
                 "was written by another version of cleaner-rl, which it names under made_with"
             )
         return plan

@@ -51,16 +51,14 @@ class EvalJournal:
         return cls(directory, settings)
 
     @classmethod
-    def resume(cls, directory: Path, settings: Mapping[str, Any] | None = None) -> EvalJournal:
+    def resume(cls, directory: Path, settings: Mapping[str, Any]) -> EvalJournal:
         """Continue the evaluation in a directory; ``settings`` replace those that it had.
 
         A row that a kill cut short is dropped.
         """
-        journal = cls(directory)
+        journal = cls(directory, settings)
         try:
-            journal._header |= read_json(directory / SETTINGS)
-            if settings is not None:
-                journal._header["config"] = settings
+            journal._header["identity"] = read_json(directory / SETTINGS)["identity"]
             for row in read_rows(directory / EPISODES, repair=True):
                 journal.rows[row["mode"], row["index"]] = row
                 journal._session = max(journal._session, row["session"] + 1)

@@ -13,6 +13,7 @@ from pathlib import Path
 from socket import gethostname
 
 from cleaner_rl.errors import CheckpointError
+from cleaner_rl.runs.files import writing
 
 LOCK = ".lock"
 """Name of the file in a directory that says who writes there; it is gone afterwards."""
@@ -33,16 +34,12 @@ def reserved(directory: Path, beside: bool = False) -> Iterator[None]:
     path = directory.resolve()
     file = path.with_name(f".{path.name}{LOCK}") if beside else path / LOCK
     made = not file.parent.exists()
-    try:
+    with writing(file.parent, "choose another directory"):
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _locked(file, directory)
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         os.truncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} on {gethostname()}, since {since}".encode())
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write {file.parent}: {error}; choose another directory"
-        ) from error
     try:
         yield
     finally:

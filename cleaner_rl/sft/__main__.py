@@ -24,7 +24,7 @@ from typing import Any
 from cleaner_env.chat import ChatCodec
 from cleaner_env.formats import TextFormat
 from cleaner_env.interpreter import Limits, Sandbox, SandboxError
-from cleaner_env.tasks.load import first_tasks, load_tasks
+from cleaner_env.tasks.load import first_tasks
 from cleaner_rl.errors import UserError
 from cleaner_rl.eval.evaluate import Evaluation, evaluate
 from cleaner_rl.models.policy import Policy, load_policy, resolve_device
@@ -33,17 +33,14 @@ from cleaner_rl.runs.lock import reserved
 from cleaner_rl.runs.metrics import LABELS
 from cleaner_rl.runs.progress import CountProgress
 from cleaner_rl.sft.config import SftArgs, parse_sft
-from cleaner_rl.sft.demonstrations.episodes import (
-    Demonstration,
-    DemonstrationError,
-    generate_demonstrations,
-)
+from cleaner_rl.sft.demonstrations.episodes import Demonstration, generate_demonstrations
 from cleaner_rl.sft.demonstrations.examples import Example, encode_demonstration, length_batches
 from cleaner_rl.sft.demonstrations.gsm8k import Gsm8kPrograms
 from cleaner_rl.sft.demonstrations.programs import program_book
 from cleaner_rl.sft.model import BUILD, build_model, check_out, load_base, save_policy
 from cleaner_rl.sft.tokenizer import train_tokenizer
 from cleaner_rl.sft.training import Partial, train_on_examples
+from cleaner_rl.trainer import load_source
 
 Pair = tuple[Demonstration, Example]
 """A demonstration and its tokens."""
@@ -107,12 +104,9 @@ def _partial(args: SftArgs) -> Partial:
 
 def make_demonstrations(args: SftArgs, format: TextFormat | None) -> list[Demonstration]:
     """All demonstrations of a build, each program executed in the sandbox."""
-    try:
-        tasks, book = load_tasks(args.tasks, "train", args.seed), program_book(args.tasks)
-        if args.eval_tasks:
-            load_tasks(args.tasks, "test", args.seed)  # none is a matter of seconds, not of hours
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    tasks, book = load_source(args.tasks, "train", args.seed), program_book(args.tasks)
+    if args.eval_tasks:
+        load_source(args.tasks, "test", args.seed)  # none is a matter of seconds, not of hours
     if isinstance(programs := book.get("gsm8k"), Gsm8kPrograms):
         print(f"GSM8K: {len(programs.steps)} of {programs.solutions} solutions give a program")
     elif not args.from_scratch:
@@ -187,7 +181,7 @@ def _train(args: SftArgs, policy: Policy, pairs: Sequence[Pair], partial: Partia
 
 def evaluate_policy(args: SftArgs) -> Evaluation:
     """The saved policy on held-out tasks: temperature 1, no rollback, one episode per task."""
-    tasks = first_tasks(load_tasks(args.tasks, "test", args.seed), args.eval_tasks)
+    tasks = first_tasks(load_source(args.tasks, "test", args.seed), args.eval_tasks)
     policy = load_policy(str(args.out), device=args.device)
     with CountProgress("held-out tasks", len(tasks)) as progress:
         return evaluate(
@@ -241,7 +235,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         with reserved(args.out, beside=True):
             build = build_policy(args)
-    except (DemonstrationError, SandboxError) as error:
+    except SandboxError as error:
         raise UserError(str(error)) from error
     except KeyboardInterrupt:
         print(f"\nstopped before the end; --out {args.out} was not touched", file=sys.stderr)

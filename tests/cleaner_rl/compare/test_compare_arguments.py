@@ -12,6 +12,7 @@ from cleaner_rl.compare.config import parse_compare
 from cleaner_rl.compare.directory import ComparisonDirectory
 from cleaner_rl.config import PRESETS
 from cleaner_rl.errors import CheckpointError, UserError
+from cleaner_rl.runs.lock import reserved
 from cleaner_rl.settings import flat
 
 
@@ -118,14 +119,14 @@ def test_tasks_without_a_test_split_are_refused_before_anything_is_written(tmp_p
 
 def test_a_directory_in_use_is_refused(tmp_path):
     with (
-        ComparisonDirectory(tmp_path).opened(),
+        reserved(tmp_path),
         pytest.raises(CheckpointError, match=f"is being written by process {os.getpid()} on "),
     ):
         main(["--out", str(tmp_path)])
 
 
 def test_a_report_needs_a_comparison(tmp_path):
-    with pytest.raises(CheckpointError, match=r"there is no comparison in .*--report-only"):
+    with pytest.raises(CheckpointError, match=r"cannot read .*No such file.*--report-only"):
         main(["--report-only", str(tmp_path)])
 
 
