@@ -224,7 +224,8 @@ DEFINITION = (
     "neither a single lucky evaluation nor a curve that falls back reaches it. Ratios are relative "
     "to the baseline's own step."
 )
-_ROUNDING = 1e-9
+_DIGITS = 9
+"""Decimals that count when accuracies are compared: sums in other orders differ in later ones."""
 
 
 def isotonic(values_RE: Floats) -> Floats:
@@ -248,14 +249,8 @@ def isotonic(values_RE: Floats) -> Floats:
 def first_reached(steps: Sequence[int], fit_RE: Floats, target_R: Floats) -> Floats:
     """[R] steps at which curves from ``isotonic`` reach their targets, interpolated between
     evaluations; inf for curves that do not."""
-    reached_RE = fit_RE >= target_R[:, None] - _ROUNDING
-    steps_E = np.asarray(steps, float)
-    at = reached_RE.argmax(axis=1)
-    before = np.maximum(at - 1, 0)
-    rows = np.arange(len(fit_RE))
-    low, high = fit_RE[rows, before], fit_RE[rows, at]
-    rise = np.where(high > low, high - low, 1.0)
-    share = np.where(at > 0, np.clip((target_R - low) / rise, 0.0, 1.0), 0.0)
-    step = steps_E[before] + share * (steps_E[at] - steps_E[before])
-    found: Floats = np.where(reached_RE.any(axis=1), step, np.inf)
-    return found
+    fit_RE, target_R = fit_RE.round(_DIGITS), target_R.round(_DIGITS)
+    # Backwards, so that of several evaluations with the same accuracy the first is taken.
+    steps_E = np.asarray(steps, float)[::-1]
+    pairs = zip(-fit_RE[:, ::-1], -target_R, strict=True)
+    return np.array([np.interp(target, fit_E, steps_E, left=np.inf) for fit_E, target in pairs])

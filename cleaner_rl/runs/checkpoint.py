@@ -97,11 +97,7 @@ def load_state(directory: Path) -> dict[str, Any]:
             f"finish it with that version, or start a new run from its weights: {weights}"
         )
     verify_checkpoint(directory)
-    try:
-        state: dict[str, Any] = json.loads((directory / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{directory / STATE}: {error}; {_remedy(directory)}") from error
-    return state
+    return _read(directory, STATE)
 
 
 def load_tensors(directory: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -138,13 +134,7 @@ def remove_partial(checkpoints: Path) -> None:
 
 def verify_checkpoint(directory: Path) -> None:
     """Compare the size of every file with the manifest."""
-    try:
-        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{directory} is not a complete checkpoint ({error}); {_remedy(directory)}"
-        ) from error
-    for name, expected in manifest.items():
+    for name, expected in _read(directory, MANIFEST).items():
         file = directory / name
         if not file.is_file():
             raise CheckpointError(f"{file} is missing; {_remedy(directory)}")
@@ -153,6 +143,17 @@ def verify_checkpoint(directory: Path) -> None:
                 f"{file} is damaged: it has {size} bytes instead of {expected['bytes']}; "
                 f"{_remedy(directory)}"
             )
+
+
+def _read(directory: Path, name: str) -> dict[str, Any]:
+    """Read one of a checkpoint's own files."""
+    try:
+        data: dict[str, Any] = json.loads((directory / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{directory} is not a complete checkpoint ({name}: {error}); {_remedy(directory)}"
+        ) from error
+    return data
 
 
 def _remedy(directory: Path) -> str:

@@ -105,14 +105,12 @@ def read_rows(path: Path, repair: bool = False) -> Iterator[Row]:
                 break
             try:
                 row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError("not an object")
             except ValueError as error:
                 raise CheckpointError(
                     f"{path}, line {number}, is damaged: {error}; remove that line"
                 ) from error
-            if not isinstance(row, dict):
-                raise CheckpointError(
-                    f"{path}, line {number}, is damaged: not an object; remove that line"
-                )
             whole += len(line)
             yield row
     if repair and whole < path.stat().st_size:

@@ -52,15 +52,12 @@ class RunDirectory:
             write_json(path / CONFIG, flat(config))
         return cls(path)
 
-    @staticmethod
-    def require_free(path: Path) -> None:
+    @classmethod
+    def require_free(cls, path: Path) -> None:
         """Check that a new run can be written there."""
-        if (path / "checkpoints").is_dir() and not list_checkpoints(path / "checkpoints"):
-            raise CheckpointError(
-                f"the run in {path} ended before its first checkpoint and cannot be continued; "
-                "remove it, or choose another --run-dir"
-            )
         if path.is_dir() and any(path.iterdir()):
+            if (path / "checkpoints").is_dir():
+                cls.open(path)  # if nothing can be continued, it says so
             raise CheckpointError(
                 f"{path} is not empty; continue that run with --resume {quote(str(path))}, or "
                 "choose another --run-dir"
