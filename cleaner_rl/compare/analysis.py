@@ -147,11 +147,8 @@ def _reaching(
 
 
 def _accuracy_RE(evaluations: Evaluations, bootstrap: CrossedBootstrap) -> Floats:
-    columns = []
-    for (mode, _), measures in evaluations.items():
-        if mode == "off":
-            resampled = bootstrap.values({"accuracy": measures["accuracy"]})
-            columns.append(np.concatenate([[measures["accuracy"].value], resampled["accuracy"]]))
+    off = [measures["accuracy"] for (mode, _), measures in evaluations.items() if mode == "off"]
+    columns = [np.concatenate([[of.value], bootstrap.values({"": of})[""]]) for of in off]
     return np.stack(columns, axis=1)
 
 

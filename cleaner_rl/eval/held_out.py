@@ -94,15 +94,9 @@ def evaluate_step(
 def _episodes(config: TrainConfig, mode: str) -> EpisodeConfig:
     """The settings of evaluation episodes. Rollback on means SAAR as published, whatever the run
     trains with, so that the figures of different runs can be compared."""
-    published = EpisodeConfig()
-    return replace(
-        config.episode,
-        saar="on" if mode == "on" else "off",
-        gamma=published.gamma,
-        max_retries=published.max_retries,
-        rollback_probability=published.rollback_probability,
-        similarity_on=published.similarity_on,
-    )
+    names = ("gamma", "max_retries", "rollback_probability", "similarity_on")
+    published = {name: getattr(EpisodeConfig(), name) for name in names}
+    return replace(config.episode, saar="on" if mode == "on" else "off", **published)
 
 
 def _play(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from cleaner_rl.runs.files import write_json, write_whole, writing
 MODES = ("off", "on")
 """Whether an evaluation has rollback."""
 FOLDER = "evaluations"
-_SUMMARY = re.compile(r"evaluation-(\d{6,})\.json")
 
 Row = Mapping[str, Any]
 
@@ -39,8 +37,8 @@ def episodes_path(run: Path, step: int, mode: str) -> Path:
 
 def evaluated_steps(run: Path) -> list[int]:
     """The steps that have a complete evaluation, in order."""
-    found = (_SUMMARY.fullmatch(path.name) for path in run.glob("evaluation-*.json"))
-    return sorted(int(match[1]) for match in found if match)
+    files = run.glob("evaluation-[0-9]*.json")
+    return sorted(int(file.stem.removeprefix("evaluation-")) for file in files)
 
 
 def write_evaluation(
