@@ -24,7 +24,7 @@ class ComparisonProgress(Display):
         self._done_before = self._steps_done()
         self._under_way: list[PlannedRun] = []
         self._bars: dict[str, TaskID] = {}
-        self._all = self.bars.add_task("all", total=len(self._runs), note="")
+        self._all = self.add_task("all", total=len(self._runs), note="")
         self._began = self._last = time.monotonic()
 
     def tick(self, under_way: Sequence[PlannedRun]) -> None:
@@ -32,19 +32,19 @@ class ComparisonProgress(Display):
         for run in self._under_way:
             if run not in under_way:
                 self.say(f"{run.name}: {'done' if run.finished else 'stopped'}; {self._total()}")
-                self.bars.remove_task(self._bars.pop(run.name))
+                self.remove_task(self._bars.pop(run.name))
         for run in under_way:
             if run not in self._under_way:
                 self.say(f"{run.name}: begins at step {run.steps_done}")
-                self._bars[run.name] = self.bars.add_task(
+                self._bars[run.name] = self.add_task(
                     run.name, total=run.config.steps, note=_state(run)
                 )
         self._under_way = list(under_way)
         if self.console.is_terminal:
             for run in under_way:
-                self.bars.update(self._bars[run.name], completed=run.steps_done, note=_state(run))
+                self.update(self._bars[run.name], completed=run.steps_done, note=_state(run))
             done = sum(run.finished for run in self._runs)
-            self.bars.update(self._all, completed=done, note=self._total())
+            self.update(self._all, completed=done, note=self._total())
         elif time.monotonic() - self._last >= _INTERVAL:
             self._last = time.monotonic()
             states = ", ".join(f"{run.name} {_state(run)}" for run in under_way)
