@@ -47,7 +47,8 @@ def main(arguments: Sequence[str]) -> int:
     lanes_of(config, 1)  # refuses a device that is not there before anything is written
     directory.require_comparison()
     with reserved(directory.path):
-        runs = directory.runs(config, arms)
+        # Seed by seed, so that arms can be compared early.
+        runs = [directory.run(config, arm, seed) for seed in config.seed_list for arm in arms]
         for run in runs:
             run.require_same_settings()
         plan = {
@@ -70,7 +71,8 @@ def main(arguments: Sequence[str]) -> int:
             )
         if any(run.finished for run in runs):
             print(f"report: {write_report(directory)}")
-            others = directory.arms() - {arm.name for arm in arms}
+            there = {path.name for path in directory.path.glob("runs/*") if path.is_dir()}
+            others = there - {arm.name for arm in arms}
             if others:
                 print(
                     f"(of the arms of this command; {', '.join(sorted(others))} are there as well: "
@@ -104,7 +106,8 @@ def lanes_of(config: CompareConfig, runs: int) -> list[Lane]:
     On a CPU runs with one thread each are quickest: threads of one run wait for each other, which
     small models feel.
     """
-    devices, cores = config.device_list, len(os.sched_getaffinity(0))
+    named = [name.strip() for name in config.devices.split(",") if name.strip()]
+    devices, cores = named or [config.train.device], len(os.sched_getaffinity(0))
     on_cpu = [resolve_device(device).type == "cpu" for device in devices]
     jobs = [config.jobs or (min(cores, runs) if cpu else 1) for cpu in on_cpu]
     sharing = sum(n for n, cpu in zip(jobs, on_cpu, strict=True) if cpu)

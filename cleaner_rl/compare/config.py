@@ -58,11 +58,6 @@ class CompareConfig:
     def seed_list(self) -> list[int]:
         return list(range(self.train.seed, self.train.seed + self.seeds))
 
-    @property
-    def device_list(self) -> list[str]:
-        named = [name.strip() for name in self.devices.split(",") if name.strip()]
-        return named or [self.train.device]
-
 
 def parse_compare(
     arguments: Sequence[str], prog: str = "cleaner-rl compare"

@@ -10,7 +10,6 @@ results.json            the same, for programs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,14 +97,6 @@ class ComparisonDirectory:
         path = self.path / "runs" / arm.name / f"seed-{seed}"
         settings = arm.config(replace(config.train, seed=seed, run_dir=str(path)))
         return PlannedRun(arm.name, seed, path, settings)
-
-    def runs(self, config: CompareConfig, arms: Sequence[Arm]) -> list[PlannedRun]:
-        """The runs of all arms, seed by seed, so that arms can be compared early."""
-        return [self.run(config, arm, seed) for seed in config.seed_list for arm in arms]
-
-    def arms(self) -> set[str]:
-        """Names of the arms that have runs here, whichever command started them."""
-        return {path.name for path in (self.path / "runs").glob("*") if path.is_dir()}
 
     def require_comparison(self) -> None:
         """Check that the directory is free, or has a comparison, perhaps one just begun."""

@@ -105,13 +105,10 @@ class RunDirectory:
             append_row(file, metrics)
 
     def rewind(self, config: TrainConfig, step: int) -> None:
-        """Continue from the checkpoint of a step with these settings."""
+        """Continue from the checkpoint of a step with these settings. Drop everything after it:
+        metrics, episodes and evaluations of steps that will be repeated, and what a killed process
+        left behind."""
         self.write_json(CONFIG, flat(config))
-        self.forget_after(step)
-
-    def forget_after(self, step: int) -> None:
-        """Drop everything after a checkpoint: metrics, episodes and evaluations of steps that will
-        be repeated, and what a killed process left behind."""
         remove_partial(self.path / "checkpoints")
         forget_evaluations(self.path, step)
         kept = [row for row in read_metrics(self.path) if row["step"] <= step]

@@ -14,6 +14,7 @@ if __name__ == "__main__":  # arguments are checked before the imports below, wh
     start("sft")
 
 import hashlib
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -73,7 +74,7 @@ def build_policy(args: SftArgs) -> dict[str, Any]:
     }
     build = {"configuration": {**asdict(args), "out": args.out.name}, "figures": figures}
     save_policy(policy, build, args.out)
-    partial.remove()
+    shutil.rmtree(partial.directory, ignore_errors=True)
     if args.eval_tasks:
         try:
             figures["held_out"] = evaluate_policy(args).summary()
@@ -98,7 +99,7 @@ def _partial(args: SftArgs) -> Partial:
                 f"there is an interrupted training of --out {args.out}; add --resume to continue "
                 "it, or --overwrite to begin anew"
             )
-        partial.remove()
+        shutil.rmtree(partial.directory, ignore_errors=True)
     return partial
 
 

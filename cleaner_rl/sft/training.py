@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -87,10 +86,6 @@ class Partial:
         start_adam(adamw, named, state["adam_steps"])
         load_tensors(self.directory, adam_moments(adamw, named))
         return int(state["step"]), float(state["loss"])
-
-    def remove(self) -> None:
-        """Remove the checkpoint of a training that is complete or no longer wanted."""
-        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 def train_on_examples(

@@ -64,7 +64,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_written(device
 
 def test_settings_of_training_are_those_of_all_arms():
     config, arms = parse_compare(["--steps", "20", "--learning-rate", "0.5", "--arms", "off"])
-    (run,) = ComparisonDirectory(config.directory).runs(config, arms)[:1]
+    run = ComparisonDirectory(config.directory).run(config, arms[0], config.seed_list[0])
     assert (run.config.steps, run.config.update.learning_rate, run.config.episode.saar) == (
         20,
         0.5,

@@ -1,7 +1,6 @@
 """What a running comparison shows."""
 
 import json
-from dataclasses import replace
 from io import StringIO
 
 from rich.console import Console
@@ -20,9 +19,8 @@ def steps(run, count):
 
 def test_the_time_left_is_at_the_pace_of_this_session(tmp_path, monkeypatch):
     config, _ = parse_compare(["--steps", "10"])
-    first, second = ComparisonDirectory(tmp_path).runs(
-        replace(config, seeds=1), [ARMS["off"], ARMS["purified"]]
-    )
+    directory = ComparisonDirectory(tmp_path)
+    first, second = (directory.run(config, ARMS[name], 0) for name in ("off", "purified"))
     steps(first, 10)
     steps(second, 2)
     clock = [0.0]
