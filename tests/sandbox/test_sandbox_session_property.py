@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 
@@ -90,6 +91,10 @@ FAILURES = (
 )
 
 
+SEQUENCES = int(os.environ.get("SESSION_SEQUENCES", "200"))
+"""Of the exhaustive test; 2,000 take about seven minutes on two cores."""
+
+
 @pytest.fixture(scope="module")
 def small(box: Sandbox) -> Iterator[Sandbox]:
     if box.tier != "full":
@@ -144,7 +149,7 @@ def test_a_session_holds_what_its_cells_make(small: Sandbox, seed: int) -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("hundred", range(20))
+@pytest.mark.parametrize("hundred", range(SEQUENCES // 100))
 def test_sessions_hold_what_their_cells_make(small: Sandbox, hundred: int) -> None:
     for seed in range(100 * hundred, 100 * hundred + 100):
         with small.session() as session:
