@@ -102,8 +102,7 @@ def _train(args: Args, parent: Connection, saar: Literal["on", "off"]) -> None:
             eval_tasks=0,
             save_every=args.steps,
         )
-        trainer = Trainer.open(config)
-        with trainer.rollout:
+        with Trainer.open(config) as trainer:
             parent.send("ready")
             wait(parent)
             progress = TrainingProgress(0, args.steps, Console(file=StringIO()))

@@ -61,9 +61,11 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
         similarity: ``"difflib"``; ``"embedding"`` or ``"embedding:MODEL"`` (the name or directory
             of a sentence-transformers model); or a function of two strings that returns a number
             in [0, 1].
-        similarity_on: ``"code"`` compares programs, as the paper says; ``"call"`` compares whole
-            call blocks, as the authors' released code does. If a call could not be parsed and so
-            has no program, the blocks are compared.
+        similarity_on: ``"code"`` compares programs, as the paper says; ``"call"`` compares
+            turns from the call's start to their end, the end-of-turn marker included, as the
+            authors' released code does. Turns without tokens do not show their marker: it is left
+            out, and the similarity is slightly lower. If a call could not be parsed and so has no
+            program, ``"code"`` compares the call blocks.
         format: how turns are read, for an environment that has no ``format`` of its own.
 
     Source: CLEANER, arXiv 2601.15141.
@@ -207,7 +209,7 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
             failed.parsed.call_start,
             answer,
             parsed.call_start,
-            similarity=self._compare(failed.parsed, parsed),
+            similarity=self._compare(failed.completion, failed.parsed, answer, parsed),
             gamma=self._threshold,
             retry=self._retries,
         )
@@ -260,11 +262,15 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
             )
         )
 
-    def _compare(self, failed: ParsedTurn, corrected: ParsedTurn) -> float:
+    def _compare(
+        self, failed: Completion, call: ParsedTurn, answer: Completion, corrected: ParsedTurn
+    ) -> float:
         """The similarity of two calls: that of their programs, or of their blocks."""
-        parts = failed.call or "", corrected.call or ""
-        if self.similarity_on == "code" and failed.code is not None and corrected.code is not None:
-            parts = failed.code, corrected.code
+        parts = call.call or "", corrected.call or ""
+        if self.similarity_on == "call":
+            parts = _from_call(failed, call), _from_call(answer, corrected)
+        elif call.code is not None and corrected.code is not None:
+            parts = call.code, corrected.code
         similarity = float(self._similarity(*parts))
         if not 0.0 <= similarity <= 1.0:
             raise ValueError(
@@ -281,6 +287,12 @@ class SAARWrapper(gym.Wrapper[str, str, str, str], gym.utils.RecordConstructorAr
     def _env_call(self, name: str, *args: Any) -> Any:
         """Call one of the environment's methods that a rollback needs."""
         return self.env.get_wrapper_attr(name)(*args)
+
+
+def _from_call(turn: Completion, parsed: ParsedTurn) -> str:
+    """A turn from its call to its end, where tokens show the marker of the end with that marker."""
+    text = turn if turn.tokens is None else turn.tokens.decode(turn.tokens.ids)
+    return text[parsed.call_start :]
 
 
 def exhausted_note(attempts: int) -> str:

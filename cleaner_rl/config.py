@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import tomllib
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +25,7 @@ from cleaner_rl.settings import (
     LoggerName,
     Positive,
     Precision,
+    StopWhen,
     UpdateConfig,
     change,
     changed,
@@ -50,6 +53,8 @@ class MonitorConfig:
     """Episodes of each step to write to the run directory, raw and purified."""
     logger: LoggerName = "none"
     """Send metrics to tensorboard or wandb as well as to metrics.jsonl."""
+    stop_when: StopWhen = "never"
+    """Sign of a lost run at which to stop; a warning is given of each (docs/training.md)."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -64,7 +69,7 @@ class TrainConfig:
     preset: str = "tiny"
     """Preset that gives the defaults: tiny, smollm2, qwen3-4b or qwen2.5-7b."""
     model: str = "bundled"
-    """Initial policy: bundled, smollm2, a Hugging Face directory, or a hub name."""
+    """Initial policy: bundled, smollm2, a Hugging Face directory, a run, or a hub name."""
     tasks: str = "reasoning-gym"
     """Problems: reasoning-gym, gsm8k:FILE, a file of your own, ... (docs/tasks.md)."""
     steps: Count = 60
@@ -158,76 +163,23 @@ class ScalingConfig:
             raise UserError("--ranks takes one or more numbers, each at least 1")
 
 
-_QWEN3_4B = TrainConfig(
-    preset="qwen3-4b",
-    model="Qwen/Qwen3-4B",
-    dtype="float16",
-    steps=280,
-    prompts=128,
-    group_size=16,
-    minibatch_prompts=32,
-    max_prompt_tokens=2560,
-    episode=EpisodeConfig(
-        max_turns=16,
-        max_response_tokens=20480,
-        max_turn_tokens=20480,
-        overlong_buffer=4096,
-        wrong_reward=-1.0,
-        workers=16,
-        schedule="eager",
-    ),
-    update=UpdateConfig(
-        learning_rate=2e-6,
-        warmup_steps=20,
-        clip_low=0.2,
-        clip_high=0.28,
-        pack_tokens=32768,
-        gradient_checkpointing=True,
-    ),
-)
+def read_presets(command: str, default: Config) -> dict[str, Config]:
+    """The presets of a command by name, from ``presets.toml``, which says what each changes."""
+    tables = tomllib.loads(Path(__file__).with_name("presets.toml").read_text("utf-8"))[command]
+    defaults, presets = flat(default), dict[str, Config]()
+    for name, table in tables.items():
+        base = presets.get(table.pop("like", ""), default)
+        paths = {key: Path(table[key]) for key in table if isinstance(defaults[key], Path)}
+        presets[name] = change(base, preset=name, **{**table, **paths})
+    return presets
 
-PRESETS: dict[str, TrainConfig] = {
-    "tiny": TrainConfig(
-        prompts=8,
-        minibatch_prompts=8,
-        credit="branched",
-        episode=EpisodeConfig(preload="light", code_seconds=1.0),
-    ),
-    "smollm2": TrainConfig(
-        preset="smollm2",
-        model="./runs/smollm2-sft",
-        tasks="reasoning-gym:short-programs",
-        dtype="bfloat16",
-        steps=200,
-        prompts=32,
-        minibatch_prompts=16,
-        credit="branched",
-        max_prompt_tokens=512,
-        episode=EpisodeConfig(
-            preload="light",
-            code_seconds=2.0,
-            max_turns=4,
-            max_response_tokens=768,
-            max_turn_tokens=256,
-        ),
-        update=UpdateConfig(learning_rate=1e-5, warmup_steps=10, pack_tokens=16384),
-    ),
-    "qwen3-4b": _QWEN3_4B,
-    "qwen2.5-7b": change(
-        _QWEN3_4B,
-        preset="qwen2.5-7b",
-        model="Qwen/Qwen2.5-7B-Instruct",
-        learning_rate=1e-6,
-        rollback_probability=0.7,
-    ),
-}
-"""The presets. The two for Qwen are the recipe of CLEANER's authors, ``tiny`` trains on a CPU in
-minutes, and ``smollm2`` continues from its cold start on one GPU."""
+
+PRESETS = read_presets("train", TrainConfig())
 
 MAY_CHANGE = (
     *("steps", "device", "workers", "allow_weak", "max_prompt_tokens", "pack_tokens"),
     *("sample_batch", "save_every", "keep_checkpoints", "log_episodes", "logger", "resume"),
-    *("gradient_checkpointing", "rank_timeout", "cache_tokens", "schedule"),
+    *("gradient_checkpointing", "rank_timeout", "cache_tokens", "schedule", "stop_when"),
 )
 """Settings that may differ when a run is resumed, as they do not affect what is learned."""
 
@@ -237,7 +189,8 @@ def parse_train(arguments: Sequence[str], prog: str = "cleaner-rl train") -> Tra
     early = given(arguments, "preset", "resume")
     if "resume" not in early:
         default = choose(PRESETS, early.get("preset", "tiny"))
-        return tyro.cli(TrainConfig, args=arguments, default=default, prog=prog)
+        config = tyro.cli(TrainConfig, args=arguments, default=default, prog=prog)
+        return replace(config, model=model_of(config.model))
     stored = TrainConfig.load(Path(early["resume"]) / "config.json")
     config = tyro.cli(TrainConfig, args=arguments, default=stored, prog=prog)
     if other := changed(stored, config, MAY_CHANGE):
@@ -246,12 +199,29 @@ def parse_train(arguments: Sequence[str], prog: str = "cleaner-rl train") -> Tra
     return replace(config, run_dir=early["resume"])
 
 
+def train_command(config: TrainConfig) -> str:
+    """The command that starts a run with the same settings in a new directory."""
+    values, arguments = flat(config), [f"--preset={config.preset}"]
+    for name in changed(PRESETS[config.preset], config, ("run_dir", "resume")):
+        value = values[name]
+        on_or_off = flag(name if value else f"no_{name}")
+        arguments.append(on_or_off if isinstance(value, bool) else f"{flag(name)}={value}")
+    return shlex.join(["python", "-m", "cleaner_rl.train", *arguments])
+
+
 def parse_export(arguments: Sequence[str], prog: str = "cleaner-rl export") -> ExportConfig:
     return tyro.cli(ExportConfig, args=arguments, prog=prog)
 
 
 def parse_scaling(arguments: Sequence[str], prog: str = "cleaner-rl scaling") -> ScalingConfig:
-    return tyro.cli(ScalingConfig, args=arguments, prog=prog)
+    config = tyro.cli(ScalingConfig, args=arguments, prog=prog)
+    return replace(config, models=tuple(map(model_of, config.models)))
+
+
+def model_of(name: str) -> str:
+    """A model by name; for the directory of a run, its newest checkpoint."""
+    checkpoints = sorted(Path(name).expanduser().glob("checkpoints/step-*"))
+    return str(checkpoints[-1]) if checkpoints else name
 
 
 def choose(presets: Mapping[str, Config], name: str) -> Config:

@@ -1,15 +1,4 @@
-"""Errors that the user can fix. Commands print them as one line and exit with status 2.
-
-UserError
-+-- PolicyError       the model cannot be loaded or cannot be used here
-+-- CheckpointError   a run directory or checkpoint cannot be read or written
-+-- OutageError       the sandbox failed, not the policy; the run was stopped and saved
-+-- MemoryLimitError  a device or the machine ran out of memory
-+-- RankError         another process of the training failed
-+-- EndpointError     the server with the model cannot be used, or stopped answering
-
-ToolFormatWarning     the model may write tool calls in a format that is not read
-"""
+"""Errors that the user can fix. Commands print them as one line and exit with status 2."""
 
 from __future__ import annotations
 

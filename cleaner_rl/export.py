@@ -18,6 +18,7 @@ from cleaner_rl.errors import CheckpointError
 from cleaner_rl.models.policy import load_policy
 from cleaner_rl.runs.checkpoint import verify_checkpoint
 from cleaner_rl.runs.files import whole_directory
+from cleaner_rl.runs.lock import reserved
 from cleaner_rl.runs.run_directory import RunDirectory
 
 
@@ -34,13 +35,14 @@ def export(config: ExportConfig) -> Path:
         )
     checkpoint = chosen[-1]
     verify_checkpoint(checkpoint)
-    policy = load_policy(str(checkpoint), "cpu")
-    policy.model.to(getattr(torch, config.dtype))
-    try:
-        with whole_directory(config.out) as partial:
-            policy.save(partial)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot write {config.out}: {error}") from error
+    with reserved(config.out, beside=True):
+        policy = load_policy(str(checkpoint), "cpu")
+        policy.model.to(getattr(torch, config.dtype))
+        try:
+            with whole_directory(config.out) as partial:
+                policy.save(partial)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"cannot write {config.out}: {error}") from error
     return checkpoint
 
 

@@ -7,10 +7,12 @@ if __name__ == "__main__":  # arguments are checked before the imports below, wh
 
     start("scaling")
 
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from transformers import AutoConfig
 
@@ -25,21 +27,9 @@ _COLUMNS = (
     *("model", "GPUs", "state", "copy", "gathered", "activations", "learning", "fits"),
     *("cache of one", "decoded together", "rows", "traffic"),
 )
-_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-_QWEN3 = {"model_type": "qwen3", "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}
-_QWEN2 = {"model_type": "qwen2", "num_key_value_heads": 4, "vocab_size": 152064}
-
-
-def _shape(*sizes: int, **family: Any) -> dict[str, Any]:
-    return {**family, **dict(zip(_SIZES, sizes, strict=True))}
-
-
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "qwen3-0.6b": _shape(1024, 3072, 28, 16, **_QWEN3, tie_word_embeddings=True),
-    "qwen3-1.7b": _shape(2048, 6144, 28, 16, **_QWEN3, tie_word_embeddings=True),
-    "qwen3-4b": _shape(2560, 9728, 36, 32, **_QWEN3, tie_word_embeddings=True),
-    "qwen2.5-7b": _shape(3584, 18944, 28, 28, **_QWEN2, tie_word_embeddings=False),
-}
+ARCHITECTURES: dict[str, dict[str, Any]] = tomllib.loads(
+    Path(__file__).with_name("architectures.toml").read_text("utf-8")
+)
 """Shapes of models by name, so that nothing has to be downloaded."""
 
 
@@ -171,8 +161,7 @@ def rank_costs(shape: ModelShape, step: StepShape, precision: Precision, ranks: 
 _ROLLS_BACK = ("on", "shallow-only", "deep-only")
 
 
-@dataclass(frozen=True, slots=True)
-class EpisodeBounds:
+class EpisodeBounds(NamedTuple):
     """Upper bounds of an episode, lookaheads and discarded tokens included."""
 
     turns: int
@@ -190,10 +179,6 @@ def episode_bounds(config: EpisodeConfig) -> EpisodeBounds:
     """
     retries = config.max_retries if config.saar in _ROLLS_BACK else 0
     turns = (config.max_turns - 1) * (1 + retries) + 1
+    tokens = turns * min(config.max_turn_tokens, config.max_response_tokens)
     programs = turns * config.max_calls
-    return EpisodeBounds(
-        turns=turns,
-        tokens=turns * min(config.max_turn_tokens, config.max_response_tokens),
-        programs=programs,
-        program_seconds=programs * config.code_seconds,
-    )
+    return EpisodeBounds(turns, tokens, programs, programs * config.code_seconds)

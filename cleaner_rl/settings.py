@@ -23,6 +23,7 @@ Preload = Literal["light", "full"]
 ToolFormat = Literal["auto", "hermes", "qwen3-coder", "llama3", "harmony", "fenced"]
 ToolRole = Literal["auto", "tool", "user"]
 Schedule = Literal["reproducible", "eager"]
+StopWhen = Literal["never", "no-signal", "no-calls", "no-answers", "low-entropy", "any"]
 LoggerName = Literal["none", "tensorboard", "wandb"]
 
 CREDIT_RULES: dict[CreditRule, str] = {

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from shlex import quote
 from typing import Any
 
 import torch
@@ -30,11 +31,12 @@ from cleaner_rl.grpo.groups import Group, minibatch_samples
 from cleaner_rl.grpo.loss import LOSSES
 from cleaner_rl.models.memory import memory_errors
 from cleaner_rl.rollout.rollout import Rollout
-from cleaner_rl.runs.loggers import LogStep, open_logger
+from cleaner_rl.runs.loggers import LogStep
 from cleaner_rl.runs.metrics import episode_metrics
 from cleaner_rl.runs.progress import TrainingProgress
 from cleaner_rl.runs.report import write_report
-from cleaner_rl.settings import flat
+from cleaner_rl.runs.run_directory import read_metrics
+from cleaner_rl.runs.trends import Trends
 from cleaner_rl.trainer import Trainer
 
 _REFILL_START = 500_000_003
@@ -49,7 +51,9 @@ def train(trainer: Trainer, progress: TrainingProgress, log: LogStep) -> None:
     steps, the state of the last complete step is saved.
     """
     config, rollout, ranks = trainer.config, trainer.rollout, trainer.ranks
-    with Interrupt() as interrupt, ranks.guarded(interrupt):
+    trends = Trends(read_metrics(trainer.run.path))
+    notice = "stopping: the update in progress is finished, and the last whole step saved"
+    with Interrupt(notice if ranks.first else "") as interrupt, ranks.guarded(interrupt):
         try:
             evaluate_if_due(trainer, progress)
             evaluate_once(trainer, progress, "before")
@@ -89,6 +93,8 @@ def train(trainer: Trainer, progress: TrainingProgress, log: LogStep) -> None:
                     if step % config.monitor.save_every == 0 or step == config.steps:
                         trainer.save()
                 progress.step(step, metrics)
+                stop_when = config.monitor.stop_when
+                ranks.together(partial(trends.add, metrics, progress.say, stop_when))
                 evaluate_if_due(trainer, progress)
             evaluate_once(trainer, progress, "after")
         except BaseException:
@@ -255,7 +261,8 @@ def main(arguments: Sequence[str]) -> int:
         if ranks.first:
             print(f"loading {config.resume or config.model} ...", file=sys.stderr, flush=True)
         try:
-            return run(Trainer.open(config, ranks))
+            with Trainer.open(config, ranks) as trainer:
+                return run(trainer)
         except UserError:
             if ranks.united and not ranks.first:
                 return 2  # the first rank prints the message of all
@@ -269,16 +276,10 @@ def run(trainer: Trainer, resume: str = "") -> int:
     """
     saved = partial(_saved, trainer, resume)
     config, ranks, path = trainer.config, trainer.ranks, trainer.run.path
-    with (
-        trainer.rollout,
-        open_logger(
-            config.monitor.logger if ranks.first else "none", path, flat(config), trainer.step
-        ) as log,
-        TrainingProgress(trainer.step, config.steps, ranks.console()) as progress,
-    ):
+    with TrainingProgress(trainer.step, config.steps, ranks.console()) as progress:
         progress.say(f"run directory: {path}")
         try:
-            train(trainer, progress, log)
+            train(trainer, progress, trainer.log)
         except KeyboardInterrupt:
             progress.say(f"stopped after step {trainer.step}. {saved()}")
             return 130
@@ -296,5 +297,6 @@ def run(trainer: Trainer, resume: str = "") -> int:
 
 def _saved(trainer: Trainer, resume: str) -> str:
     """A sentence on what is saved and how to continue."""
-    command = f"{trainer.ranks.command} -m cleaner_rl.train --resume {trainer.run.path}"
+    path = quote(str(trainer.run.path))
+    command = f"{trainer.ranks.command} -m cleaner_rl.train --resume {path}"
     return f"The run is saved up to step {trainer.saved_step}. Resume: {resume or command}"

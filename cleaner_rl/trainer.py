@@ -6,22 +6,21 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cleaner_env.interpreter import Sandbox
 from cleaner_env.task import Task
 from cleaner_env.tasks.load import first_tasks, fitting_tasks, load_tasks
 from cleaner_env.tasks.sources import Split, TaskSource
+from cleaner_rl.agreement import check_agreement
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.distributed.fsdp import copy_weights, shard, whole_copy
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.errors import CheckpointError, PolicyError, UserError
 from cleaner_rl.grpo.samples import Sample
-from cleaner_rl.inference.sampler import SPARE_CELLS, Sampler
-from cleaner_rl.learner.logprobs import packing_error
+from cleaner_rl.inference.sampler import SPARE_CELLS
 from cleaner_rl.learner.update import Updater
 from cleaner_rl.models.lora import add_lora
 from cleaner_rl.models.memory import memory_errors
@@ -29,12 +28,11 @@ from cleaner_rl.models.policy import Policy, load_policy
 from cleaner_rl.rollout.environment import open_sandbox
 from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.runs.checkpoint import load_state, load_tensors
-from cleaner_rl.runs.loggers import check_logger
+from cleaner_rl.runs.lock import reserved
+from cleaner_rl.runs.loggers import LogStep, check_logger, open_logger
 from cleaner_rl.runs.provenance import weights_fingerprint
 from cleaner_rl.runs.run_directory import RunDirectory
-
-_MAX_PACKING_ERROR = 1e-2
-"""Nats by which packed and plain log-probabilities may differ before training."""
+from cleaner_rl.settings import flat
 
 
 @dataclass(slots=True)
@@ -49,6 +47,7 @@ class Trainer:
         base: fingerprint of the weights that a KL term or LoRA adapters refer to, or empty.
         step: the last finished step; the policy is the one after this step.
         saved_step: the step of the newest checkpoint.
+        log: logs the metrics of a step, on the first rank.
     """
 
     config: TrainConfig
@@ -60,42 +59,64 @@ class Trainer:
     ranks: Ranks
     base: str
     step: int
-    saved_step: int
+    saved_step: int = -1
+    log: LogStep = lambda step, metrics: None
 
     @classmethod
-    def open(cls, config: TrainConfig, ranks: Ranks | None = None) -> Trainer:
+    @contextmanager
+    def open(cls, config: TrainConfig, ranks: Ranks | None = None) -> Iterator[Trainer]:
         """Start a run, or continue ``config.resume``. Every rank has to call this.
 
-        Nothing is written until everything needed has been loaded and checked.
+        Nothing is written until everything needed has been loaded and checked. Inside the block no
+        other process can write the run.
         """
         ranks = ranks or Ranks(config.device)
-        path = config.resume or ranks.on_first(lambda: _free_path(config))
-        run = RunDirectory(Path(path))
-        saved = ranks.together(lambda: _saved(config)) if config.resume else None
-        source = ranks.together(lambda: load_source(config.tasks, "train", config.seed))
-        ranks.together(lambda: held_out_tasks(config))
-        with _sandbox(config, ranks) as sandbox:
+        run = RunDirectory(Path(config.resume or ranks.on_first(lambda: _free_path(config))))
+        with ExitStack() as held:
+
+            def reserve() -> None:
+                held.enter_context(reserved(run.path))
+
+            def open_log() -> None:
+                logger, known = config.monitor.logger, flat(config)
+                trainer.log = held.enter_context(open_logger(logger, run.path, known, step))
+
+            if config.resume:
+                ranks.on_first(reserve)
+            saved = ranks.together(lambda: _saved(config)) if config.resume else None
+            source = ranks.together(lambda: load_source(config.tasks, "train", config.seed))
+            ranks.together(lambda: held_out_tasks(config))
+            # Logger and sandbox are checked before a large model is loaded.
+            ranks.together(lambda: check_logger(config.monitor.logger))
+            sandbox = ranks.together(lambda: held.enter_context(open_sandbox(config.episode)))
             policy, updater, base = _models(config, saved, ranks)
             _require_agreement(policy, ranks)
-            rollout = _rollout(policy, config, sandbox)
+            rollout = held.enter_context(
+                Rollout.open(policy, config.episode, config.dtype, sandbox)
+            )
             source, left_out = ranks.together(lambda: _fitting(source, rollout, config))
             if left_out and ranks.first:
                 print(f"{left_out} prompts exceed --max-prompt-tokens: left out", file=sys.stderr)
             step = saved.state["step"] if saved else 0
-            trainer = cls(config, policy, updater, source, rollout, run, ranks, base, step, -1)
+            trainer = cls(config, policy, updater, source, rollout, run, ranks, base, step)
             if saved:
                 trainer.saved_step = step
+                ranks.on_first(open_log)
                 ranks.on_first(lambda: run.rewind(config, step))
             else:
-                trainer._create_run()
-            return trainer
+                with trainer._created():
+                    ranks.on_first(reserve)
+                    ranks.on_first(open_log)
+            yield trainer
 
-    def _create_run(self) -> None:
-        """Write the run's first files, and remove them again if that fails."""
+    @contextmanager
+    def _created(self) -> Iterator[None]:
+        """Write the run's first files, and remove them again if that or the block fails."""
         self.ranks.on_first(lambda: RunDirectory.create(self.run.path, self.config))
         try:
             self.save()
-        except CheckpointError:
+            yield
+        except BaseException:
             if self.ranks.first:
                 shutil.rmtree(self.run.path, ignore_errors=True)
             raise
@@ -145,32 +166,22 @@ def held_out_tasks(config: TrainConfig) -> list[Task]:
 
 
 def check_policy(policy: Policy, config: TrainConfig) -> None:
-    """Check that context and cache hold a whole episode, and that the model can be trained on
-    packed samples."""
+    """Check that context and cache hold a whole episode, and that model, sampler and packed rows
+    agree on its numbers."""
     cells = config.episode.cache_tokens
     wanted = config.max_prompt_tokens + config.episode.max_response_tokens
     if wanted > policy.context_length:
         raise PolicyError(
             f"{policy.name} attends to {policy.context_length} tokens, but prompt and response may "
-            f"have {wanted}; lower --max-response-tokens or --max-prompt-tokens"
+            f"have {wanted}; lower --max-response-tokens or --max-prompt-tokens (with longrope, "
+            "the original length counts: docs/training.md#architectures)"
         )
     if 0 < cells < wanted + SPARE_CELLS:
         raise PolicyError(
             f"--cache-tokens {cells} cannot hold a whole episode: prompt and response may "
             f"have {wanted}; give {wanted + SPARE_CELLS} or more, or 0 for a quarter of the memory"
         )
-    if policy.model.base_model is policy.model:
-        raise PolicyError(
-            f"{policy.name}: a {type(policy.model).__name__} does not show what its head is given, "
-            "so it cannot be trained; use a Qwen2.5, Qwen3, Llama or similar model"
-        )
-    error = packing_error(policy.model)
-    if not error < _MAX_PACKING_ERROR:
-        raise PolicyError(
-            f"{policy.name}: log-probabilities of packed samples are off by {error:.2g} nats; "
-            "architectures with scaled or capped logits or attention sinks cannot be trained; use "
-            "a Qwen2.5, Qwen3, Llama or similar model"
-        )
+    check_agreement(policy, wanted)
 
 
 def _require_agreement(policy: Policy, ranks: Ranks) -> None:
@@ -250,36 +261,9 @@ def _load(name: str, config: TrainConfig, ranks: Ranks) -> tuple[Policy, Any, st
     return policy, reference, base
 
 
-@contextmanager
-def _sandbox(config: TrainConfig, ranks: Ranks) -> Iterator[Sandbox]:
-    """Check logger and sandbox before a large model is loaded; close the sandbox on an error."""
-
-    def start() -> Sandbox:
-        check_logger(config.monitor.logger)
-        return open_sandbox(config.episode)
-
-    sandbox = ranks.together(start)
-    try:
-        yield sandbox
-    except BaseException:
-        sandbox.close()
-        raise
-
-
 def _fitting(source: TaskSource, rollout: Rollout, config: TrainConfig) -> tuple[TaskSource, int]:
     """The source without problems whose prompts are too long, and the number of those."""
     try:
         return fitting_tasks(source, rollout.prompt_length, config.max_prompt_tokens)
     except ValueError as error:
         raise UserError(f"--tasks {config.tasks}: {error}; raise --max-prompt-tokens") from error
-
-
-def _rollout(policy: Policy, config: TrainConfig, sandbox: Sandbox) -> Rollout:
-    sampler = Sampler(
-        policy,
-        config.episode.temperature,
-        max_batch=config.episode.sample_batch,
-        dtype=config.dtype,
-        cache_tokens=config.episode.cache_tokens,
-    )
-    return Rollout(policy, sampler, config.episode, sandbox)

@@ -26,6 +26,7 @@ from cleaner_rl.distributed.interrupt import Interrupt
 from cleaner_rl.errors import CheckpointError
 from cleaner_rl.models.policy import resolve_device
 from cleaner_rl.runs.files import write_json, write_whole
+from cleaner_rl.runs.lock import reserved
 from cleaner_rl.runs.provenance import made_with
 from cleaner_rl.settings import change, flat
 from cleaner_rl.trainer import load_source
@@ -44,8 +45,10 @@ def main(arguments: Sequence[str]) -> int:
     for split in ("train", "test"):
         load_source(config.train.tasks, split, config.train.seed)
     lanes_of(config, 1)  # refuses a device that is not there before anything is written
-    with directory.opened():
-        runs = directory.runs(config, arms)
+    directory.require_comparison()
+    with reserved(directory.path):
+        # Seed by seed, so that arms can be compared early.
+        runs = [directory.run(config, arm, seed) for seed in config.seed_list for arm in arms]
         for run in runs:
             run.require_same_settings()
         plan = {
@@ -68,7 +71,8 @@ def main(arguments: Sequence[str]) -> int:
             )
         if any(run.finished for run in runs):
             print(f"report: {write_report(directory)}")
-            others = directory.arms() - {arm.name for arm in arms}
+            there = {path.name for path in directory.path.glob("runs/*") if path.is_dir()}
+            others = there - {arm.name for arm in arms}
             if others:
                 print(
                     f"(of the arms of this command; {', '.join(sorted(others))} are there as well: "
@@ -87,7 +91,8 @@ def _work_off(
         start.require_same_settings()
     lanes = lanes_of(config, len(runs))
     cuda = any(resolve_device(lane.device).type == "cuda" for lane in lanes)
-    with Interrupt(), ComparisonProgress([*starts, *runs], len(lanes)) as progress:
+    notice = "stopping: every run finishes its update and saves its last whole step"
+    with Interrupt(notice), ComparisonProgress([*starts, *runs]) as progress:
         progress.say(
             f"{len(runs)} runs in {directory.path}, {len(lanes)} at a time; each prints to a log "
             "beside its directory"
@@ -101,7 +106,8 @@ def lanes_of(config: CompareConfig, runs: int) -> list[Lane]:
     On a CPU runs with one thread each are quickest: threads of one run wait for each other, which
     small models feel.
     """
-    devices, cores = config.device_list, len(os.sched_getaffinity(0))
+    named = [name.strip() for name in config.devices.split(",") if name.strip()]
+    devices, cores = named or [config.train.device], len(os.sched_getaffinity(0))
     on_cpu = [resolve_device(device).type == "cpu" for device in devices]
     jobs = [config.jobs or (min(cores, runs) if cpu else 1) for cpu in on_cpu]
     sharing = sum(n for n, cpu in zip(jobs, on_cpu, strict=True) if cpu)

@@ -14,22 +14,14 @@ import numpy as np
 
 from cleaner_rl.compare.arms import ARMS, BASELINE
 from cleaner_rl.compare.directory import PlannedRun
-from cleaner_rl.errors import CheckpointError
 from cleaner_rl.eval.evaluate import by_problem, measure
 from cleaner_rl.eval.statistics import CrossedBootstrap, Floats, Measure, seeds_interval
 from cleaner_rl.runs.evaluations import MODES, evaluated_steps, read_evaluation
-from cleaner_rl.runs.metrics import METRICS, EpisodeSummary
+from cleaner_rl.runs.metrics import LABELS, METRICS, EpisodeSummary
 from cleaner_rl.runs.run_directory import read_metrics, wall_seconds
 
 _HELD_OUT = [name for name in METRICS if name not in ("answer_found", "truncated", "seconds")]
 """Metrics of held-out episodes that are compared."""
-_TRAINING = (
-    *("reward", "accuracy", "entropy", "failed_calls", "first_call_failed", "calls", "turns"),
-    *("tokens_sampled", "tokens_discarded", "triggered", "recovered", "shallow", "deep"),
-    *("groups_with_signal", "grafted_share", "grafted_gap", "sampled_gap", "kl", "clipped"),
-    "grad_norm",
-)
-"""Metrics of the training log that are compared."""
 _LAST = 0.25
 """Training figures are means over this share of the steps, at the end."""
 
@@ -45,7 +37,7 @@ def compare(runs: Mapping[str, Sequence[PlannedRun]]) -> dict[str, Any]:
     """The results of the finished runs of all arms, as docs/compare.md explains them. Each arm has
     the same seeds in the same order."""
     baseline = BASELINE if BASELINE in runs else next(iter(runs))
-    steps = _common_steps([run for of_arm in runs.values() for run in of_arm])
+    steps = evaluated_steps(runs[baseline][0].path)  # all runs have the same settings
     evaluations = {
         name: {(mode, step): _measures(of_arm, step, mode) for mode in MODES for step in steps}
         for name, of_arm in runs.items()
@@ -76,18 +68,6 @@ def compare(runs: Mapping[str, Sequence[PlannedRun]]) -> dict[str, Any]:
         "training": {name: _training(of_arm) for name, of_arm in logs.items()},
         "seconds": {name: [wall_seconds(r.path) for r in of_arm] for name, of_arm in runs.items()},
     }
-
-
-def _common_steps(runs: Sequence[PlannedRun]) -> list[int]:
-    """The steps at which all these runs were evaluated."""
-    steps = evaluated_steps(runs[0].path)
-    for run in runs:
-        if evaluated_steps(run.path) != steps:
-            raise CheckpointError(
-                f"{run.path} was evaluated at steps {evaluated_steps(run.path)}, but "
-                f"{runs[0].path} at {steps}; they cannot be compared"
-            )
-    return steps
 
 
 def _measures(runs: Sequence[PlannedRun], step: int, mode: str) -> Measures:
@@ -167,11 +147,8 @@ def _reaching(
 
 
 def _accuracy_RE(evaluations: Evaluations, bootstrap: CrossedBootstrap) -> Floats:
-    columns = []
-    for (mode, _), measures in evaluations.items():
-        if mode == "off":
-            resampled = bootstrap.values({"accuracy": measures["accuracy"]})
-            columns.append(np.concatenate([[measures["accuracy"].value], resampled["accuracy"]]))
+    off = [measures["accuracy"] for (mode, _), measures in evaluations.items() if mode == "off"]
+    columns = [np.concatenate([[of.value], bootstrap.values({"": of})[""]]) for of in off]
     return np.stack(columns, axis=1)
 
 
@@ -215,7 +192,7 @@ def _training(logs: Logs) -> dict[str, Any]:
     """Each metric's mean and range over seeds at every step, and its means over the last steps."""
     last = max(1, round(_LAST * len(logs[0])))
     curves = {}
-    for name in [name for name in _TRAINING if all(name in rows[0] for rows in logs)]:
+    for name in [name for name in LABELS if all(name in rows[0] for rows in logs)]:
         values_SK = np.array([[row[name] for row in rows] for rows in logs], float)
         curves[name] = {
             "mean": values_SK.mean(axis=0).tolist(),
@@ -244,7 +221,8 @@ DEFINITION = (
     "neither a single lucky evaluation nor a curve that falls back reaches it. Ratios are relative "
     "to the baseline's own step."
 )
-_ROUNDING = 1e-9
+_DIGITS = 9
+"""Decimals that count when accuracies are compared: sums in other orders differ in later ones."""
 
 
 def isotonic(values_RE: Floats) -> Floats:
@@ -268,14 +246,8 @@ def isotonic(values_RE: Floats) -> Floats:
 def first_reached(steps: Sequence[int], fit_RE: Floats, target_R: Floats) -> Floats:
     """[R] steps at which curves from ``isotonic`` reach their targets, interpolated between
     evaluations; inf for curves that do not."""
-    reached_RE = fit_RE >= target_R[:, None] - _ROUNDING
-    steps_E = np.asarray(steps, float)
-    at = reached_RE.argmax(axis=1)
-    before = np.maximum(at - 1, 0)
-    rows = np.arange(len(fit_RE))
-    low, high = fit_RE[rows, before], fit_RE[rows, at]
-    rise = np.where(high > low, high - low, 1.0)
-    share = np.where(at > 0, np.clip((target_R - low) / rise, 0.0, 1.0), 0.0)
-    step = steps_E[before] + share * (steps_E[at] - steps_E[before])
-    found: Floats = np.where(reached_RE.any(axis=1), step, np.inf)
-    return found
+    fit_RE, target_R = fit_RE.round(_DIGITS), target_R.round(_DIGITS)
+    # Backwards, so that of several evaluations with the same accuracy the first is taken.
+    steps_E = np.asarray(steps, float)[::-1]
+    pairs = zip(-fit_RE[:, ::-1], -target_R, strict=True)
+    return np.array([np.interp(target, fit_E, steps_E, left=np.inf) for fit_E, target in pairs])

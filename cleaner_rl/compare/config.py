@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 from cleaner_rl.compare.arms import Arm, parse_arms, require_unset
-from cleaner_rl.config import PRESETS, TrainConfig, choose, given
+from cleaner_rl.config import PRESETS, TrainConfig, choose, given, model_of
 from cleaner_rl.errors import UserError
 from cleaner_rl.settings import Count, CountOrNone, change, check_bounds
 
@@ -58,11 +58,6 @@ class CompareConfig:
     def seed_list(self) -> list[int]:
         return list(range(self.train.seed, self.train.seed + self.seeds))
 
-    @property
-    def device_list(self) -> list[str]:
-        named = [name.strip() for name in self.devices.split(",") if name.strip()]
-        return named or [self.train.device]
-
 
 def parse_compare(
     arguments: Sequence[str], prog: str = "cleaner-rl compare"
@@ -72,6 +67,7 @@ def parse_compare(
     train = choose(PRESETS, early.get("preset", "tiny"))
     default = CompareConfig(train=change(train, keep_checkpoints=1, eval_every=_every(train)))
     config = tyro.cli(CompareConfig, args=arguments, default=default, prog=prog)
+    config = change(config, model=model_of(config.train.model))
     if "eval_every" not in early:
         config = change(config, eval_every=_every(config.train))
     arms = parse_arms(config.arms)

@@ -10,20 +10,17 @@ results.json            the same, for programs
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cleaner_rl.compare.arms import ARMS, Arm
 from cleaner_rl.compare.config import CompareConfig
-from cleaner_rl.config import MAY_CHANGE, TrainConfig
+from cleaner_rl.config import MAY_CHANGE, TrainConfig, restore
 from cleaner_rl.errors import CheckpointError, UserError
 from cleaner_rl.runs.evaluations import evaluated_steps
 from cleaner_rl.runs.files import read_json
+from cleaner_rl.runs.lock import LOCK
 from cleaner_rl.settings import changed, flag, flat
 
 PLAN = "comparison.json"
@@ -101,57 +98,23 @@ class ComparisonDirectory:
         settings = arm.config(replace(config.train, seed=seed, run_dir=str(path)))
         return PlannedRun(arm.name, seed, path, settings)
 
-    def runs(self, config: CompareConfig, arms: Sequence[Arm]) -> list[PlannedRun]:
-        """The runs of all arms, seed by seed, so that arms can be compared early."""
-        return [self.run(config, arm, seed) for seed in config.seed_list for arm in arms]
-
-    def arms(self) -> set[str]:
-        """Names of the arms that have runs here, whichever command started them."""
-        return {path.name for path in (self.path / "runs").glob("*") if path.is_dir()}
-
-    @contextmanager
-    def opened(self) -> Iterator[None]:
-        """Create the directory, and reserve it for this process and its children."""
+    def require_comparison(self) -> None:
+        """Check that the directory is free, or has a comparison, perhaps one just begun."""
         files = {file.name for file in self.path.iterdir()} if self.path.is_dir() else set()
-        if files and not files & {PLAN, ".lock"}:
+        if files and not files & {PLAN, LOCK}:
             raise CheckpointError(
                 f"{self.path} is not empty and not a comparison; choose another --out"
             )
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            message = f"cannot write {self.path}: {error}; choose another --out"
-            raise CheckpointError(message) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-        except BlockingIOError as error:
-            raise CheckpointError(
-                f"another process is using {self.path}; wait for it, or choose another --out"
-            ) from error
-        finally:
-            os.close(lock)
 
     def read_plan(self) -> dict[str, Any]:
         """Read what is compared: ``arms``, ``seeds``, ``config``, ``command``, ``made_with``."""
-        path = self.path / PLAN
-        try:
-            plan = read_json(path)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"cannot read {path}: {error}") from error
-        if plan is None:
+        path, remedy = self.path / PLAN, "--report-only takes the directory that was given as --out"
+        restore(TrainConfig(), path, remedy, "config")
+        plan: dict[str, Any] = read_json(path)
+        unknown = set(plan.get("arms", ())) - set(ARMS)
+        if unknown or not plan.keys() >= _PARTS:
             raise CheckpointError(
-                f"there is no comparison in {self.path}; --report-only takes the directory that "
-                "was given as --out"
-            )
-        if not isinstance(plan, dict) or not set(plan) >= _PARTS:
-            raise CheckpointError(f"{path} is damaged: it must have {sorted(_PARTS)}")
-        unknown = set(plan["arms"]) - set(ARMS)
-        settings = set(plan["config"]) - flat(TrainConfig()).keys()
-        if unknown or settings:
-            raise CheckpointError(
-                f"{path} has unknown arms, {sorted(unknown)}, or settings, {sorted(settings)}: it "
+                f"{path} must have {sorted(_PARTS)}, and has unknown arms, {sorted(unknown)}: it "
                 "was written by another version of cleaner-rl, which it names under made_with"
             )
         return plan

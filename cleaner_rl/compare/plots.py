@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cleaner_rl.runs.metrics import LABELS
+from cleaner_rl.runs.report import smooth
 
 matplotlib.use("Agg")
 
@@ -24,8 +25,6 @@ _TRAINING = (
     *("reward", "failed_calls", "entropy", "shallow", "deep"),
     *("grafted_gap", "tokens_sampled", "turns", "grad_norm"),
 )
-_SMOOTHING = 5
-"""A point of a training curve is the mean of this many steps."""
 _STYLES = ("-", "--", "-.", ":")
 
 Curve = tuple[Sequence[float], Sequence[float], Sequence[Sequence[float]]]
@@ -64,7 +63,7 @@ def _trained(results: Data, key: str) -> dict[str, Curve]:
     for arm, training in results["training"].items():
         if key in training["metrics"]:
             curve = training["metrics"][key]
-            mean, *extremes = (_smooth(curve[name]) for name in ("mean", "lowest", "highest"))
+            mean, *extremes = (smooth(curve[name]) for name in ("mean", "lowest", "highest"))
             curves[arm] = range(1, len(mean) + 1), mean, list(zip(*extremes, strict=True))
     return curves
 
@@ -99,9 +98,3 @@ def _draw(
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=6)
     return figure
-
-
-def _smooth(values: Sequence[float]) -> list[float]:
-    """Replace each value by its mean with the ``_SMOOTHING - 1`` values before it."""
-    windows = [values[max(0, i + 1 - _SMOOTHING) : i + 1] for i in range(len(values))]
-    return [sum(window) / len(window) for window in windows]

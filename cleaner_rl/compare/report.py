@@ -24,7 +24,6 @@ _TRAINED = (
 _DIFFERENCES = {"accuracy": (100.0, "{:+.1f}"), "failed_calls": (1.0, "{:+.2f}")}
 """Factor and format of what is compared with the baseline."""
 _NEVER = "not reached"
-_MODE = {"off": "rollback off", "on": "rollback on"}
 
 Data = Mapping[str, Any]
 
@@ -34,7 +33,7 @@ def report(results: Data, plan: Data, title: str) -> str:
     last = str(results["evaluated_steps"][-1])
     parts = [f"# {title}\n", _setting(results, plan), _arms(results)]
     for mode in ("off", "on"):
-        parts += [f"## After {last} steps, {_MODE[mode]}\n", _final(results, mode, last)]
+        parts += [f"## After {last} steps, rollback {mode}\n", _final(results, mode, last)]
     parts += ["## Against the baseline, at equal steps\n", _differences(results)]
     parts += [f"## Until the baseline's final accuracy\n\n{DEFINITION}\n", _reached(results)]
     parts += [f"![held-out curves]({HELD_OUT})\n", f"![accuracy by tokens]({TOKENS})\n"]
@@ -93,7 +92,7 @@ def _differences(results: Data) -> str:
         for mode, steps in modes.items():
             for key in _DIFFERENCES:
                 cells = (_difference(at.get(key), key) for at in steps.values())
-                rows.append([name, _MODE[mode], LABELS[key][0], *cells])
+                rows.append([name, f"rollback {mode}", LABELS[key][0], *cells])
     heads = [f"step {step}" for step in results["evaluated_steps"]]
     return (
         "Arm minus baseline, paired by seed and problem; accuracy in percentage points.\n\n"

@@ -17,12 +17,12 @@ import torch
 from cleaner_rl import train
 from cleaner_rl.compare.directory import IDENTITY, PlannedRun
 from cleaner_rl.config import TrainConfig
-from cleaner_rl.errors import CheckpointError, UserError, run_command
+from cleaner_rl.errors import UserError, run_command
 from cleaner_rl.eval.held_out import evaluate_step
 from cleaner_rl.models.policy import Policy, load_policy
 from cleaner_rl.runs.checkpoint import list_checkpoints
 from cleaner_rl.runs.evaluations import FOLDER, MODES, episodes_path, evaluated_steps, summary_path
-from cleaner_rl.runs.files import write_json, write_whole
+from cleaner_rl.runs.files import write_json, write_whole, writing
 from cleaner_rl.runs.progress import TrainingProgress
 from cleaner_rl.runs.provenance import tasks_digest, weights_fingerprint
 from cleaner_rl.settings import flat
@@ -46,21 +46,19 @@ def work(run: PlannedRun, start: Path, device: str, threads: int) -> None:
 
 def _evaluate(run: PlannedRun, config: TrainConfig) -> int:
     policy = load_policy(config.model, config.device, config.episode.tool_role)
-    try:
+    with writing(run.path):
         run.path.mkdir(parents=True)
         write_json(run.path / "config.json", flat(config))
         with TrainingProgress(0, config.steps) as progress:
             evaluate_step(policy, config, run.path, 0, progress)
         write_json(run.path / IDENTITY, _identity(policy, config))
-    except OSError as error:
-        raise CheckpointError(f"cannot write {run.path}: {error}") from error
     return 0
 
 
 def _train(run: PlannedRun, config: TrainConfig, start: Path) -> int:
     torch.manual_seed(config.seed)
-    trainer = Trainer.open(replace(config, resume=str(run.path) if run.path.exists() else ""))
-    with trainer.rollout:
+    resume = str(run.path) if run.path.exists() else ""
+    with Trainer.open(replace(config, resume=resume)) as trainer:
         if trainer.step == 0:
             _require_same_start(_identity(trainer.policy, config), start)
             _begin_with(start, run.path)
@@ -97,12 +95,11 @@ def _begin_with(start: Path, run: Path) -> None:
 def _print_to(log: Path) -> None:
     """Redirect everything that this process prints, libraries included, to a file."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     sys.stdout.flush()
     sys.stderr.flush()
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
 
 
 def _end_with_the_parent() -> None:

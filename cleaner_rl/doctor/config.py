@@ -8,8 +8,8 @@ from pathlib import Path
 
 import tyro
 
-from cleaner_rl.config import PRESETS, TrainConfig, choose, given
-from cleaner_rl.settings import Count, Positive, ServerConfig, check_bounds
+from cleaner_rl.config import PRESETS, TrainConfig, choose, given, model_of
+from cleaner_rl.settings import Count, Positive, ServerConfig, change, check_bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,4 +44,6 @@ def parse_doctor(arguments: Sequence[str], prog: str = "cleaner-rl doctor") -> D
         train = TrainConfig.load(Path(early["resume"]) / "config.json")
     else:
         train = choose(PRESETS, early.get("preset", "tiny"))
-    return tyro.cli(DoctorConfig, args=arguments, default=DoctorConfig(train=train), prog=prog)
+    default = DoctorConfig(train=train)
+    config = tyro.cli(DoctorConfig, args=arguments, default=default, prog=prog)
+    return change(config, model=model_of(config.train.model))

@@ -47,11 +47,8 @@ def check_answer(subject: Subject) -> Finding:
         text += ", with a thought in " + ("a field of its own" if own_field else "the text")
     parsed, limit = rollout.format.parse(turn), rollout.config.max_turn_tokens
     if parsed.code is not None:
-        by = (
-            "parsed by the server"
-            if message.get("tool_calls")
-            else f"read as {rollout.format.name}"
-        )
+        name = rollout.format.name
+        by = "parsed by the server" if message.get("tool_calls") else f"read as {name}"
         text += f"; its call is {by}"
         if usage.estimated_tokens:
             remedy = "--max-response-tokens limits an estimate: four characters to a token"

@@ -9,8 +9,10 @@ if __name__ == "__main__":  # arguments are checked before the imports below, wh
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from shlex import quote
 
 from rich.console import Console
 
@@ -18,18 +20,19 @@ from cleaner_env.chat.messages import Usage
 from cleaner_env.completion import Completion
 from cleaner_env.task import Task
 from cleaner_env.tasks.load import first_tasks
+from cleaner_rl.agreement import check_agreement
 from cleaner_rl.distributed.interrupt import Interrupt
 from cleaner_rl.errors import UserError
-from cleaner_rl.eval.config import EvalConfig, parse_eval
+from cleaner_rl.eval.config import SETTINGS, EvalConfig, parse_eval
 from cleaner_rl.eval.evaluate import episode_row, evaluation_jobs
 from cleaner_rl.eval.journal import EvalJournal
 from cleaner_rl.eval.summary import summarize, table
-from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.models.memory import memory_errors
 from cleaner_rl.models.policy import load_policy
 from cleaner_rl.rollout.endpoint import EndpointRollout
 from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.rollout.runner import FinishedEpisode, Job
+from cleaner_rl.runs.lock import reserved
 from cleaner_rl.runs.progress import CountProgress
 from cleaner_rl.runs.provenance import tasks_digest, weights_fingerprint
 from cleaner_rl.trainer import load_source
@@ -44,19 +47,21 @@ def main(arguments: Sequence[str]) -> int:
     tasks = first_tasks(load_source(config.tasks, "test", config.seed), config.num_tasks)
     if len(tasks) < config.num_tasks:
         print(f"{config.tasks} has only {len(tasks)} held-out tasks", file=sys.stderr)
-    journal = _open_journal(config)
-    journal.identify("problems", len(tasks))
-    journal.identify("tasks", tasks_digest(tasks))
-    total = len(tasks) * config.samples * len(config.modes)
-    with Interrupt() as interrupt:
-        try:
-            _play(config, tasks, journal, interrupt)
-        except KeyboardInterrupt:
-            print(f"\ninterrupted; {_saved(journal, total)}", file=sys.stderr)
-            return INTERRUPTED
-        except UserError as error:
-            raise type(error)(f"{error}\n{_saved(journal, total)}") from error
-    return _finish(config, journal, len(tasks))
+    directory = config.resume or config.out
+    with reserved(Path(directory)) if directory else nullcontext():
+        journal = _open_journal(config)
+        journal.identify("problems", len(tasks))
+        journal.identify("tasks", tasks_digest(tasks))
+        total = len(tasks) * config.samples * len(config.modes)
+        with Interrupt() as interrupt:
+            try:
+                _play(config, tasks, journal, interrupt)
+            except KeyboardInterrupt:
+                print(f"\ninterrupted; {_saved(journal, total)}", file=sys.stderr)
+                return INTERRUPTED
+            except UserError as error:
+                raise type(error)(f"{error}\n{_saved(journal, total)}") from error
+        return _finish(config, journal, len(tasks))
 
 
 def _open_journal(config: EvalConfig) -> EvalJournal:
@@ -121,6 +126,7 @@ def _player(config: EvalConfig, journal: EvalJournal) -> _Player:
     """Plays with a policy that is loaded here."""
     print(f"loading {config.model} ...", file=sys.stderr, flush=True)
     policy = load_policy(config.model, config.device, config.episode.tool_role)
+    check_agreement(policy, policy.context_length, trained=False)
     journal.identify("model", weights_fingerprint(policy.model))
     journal.identify("random numbers", "of each turn")  # earlier versions: of an episode
 
@@ -128,16 +134,10 @@ def _player(config: EvalConfig, journal: EvalJournal) -> _Player:
         mode, at_once = recorder.mode, min(config.episode.sample_batch, len(jobs))
         jobs = [replace(job, turns=journal.turns(mode, job.index, policy.decode)) for job in jobs]
         with memory_errors("sampling", policy.device):
-            sampler = Sampler(
-                policy,
-                config.episode.temperature,
-                config.top_p,
-                at_once,
-                dtype=config.dtype,
-                top_k=config.top_k,
-                cache_tokens=config.episode.cache_tokens,
-            )
-            with Rollout(policy, sampler, config.rollout(mode)) as rollout:
+            rules, top_p, top_k = config.rollout(mode), config.top_p, config.top_k
+            rules = replace(rules, sample_batch=at_once)
+            opened = Rollout.open(policy, rules, config.dtype, top_p=top_p, top_k=top_k)
+            with opened as rollout:
                 for played in rollout.stream(jobs, at_once, recorder.turn):
                     recorder.episode(played)
 
@@ -189,10 +189,12 @@ def _saved(journal: EvalJournal, total: int) -> str:
     """What is left of an evaluation that stopped early."""
     if journal.directory is None:
         return "nothing was saved; --out would keep episodes for --resume"
+    if not (journal.directory / SETTINGS).exists():
+        return "nothing was written"
     return f"{len(journal.rows)} of {total} episodes are saved. {_resume_hint(journal)}"
 
 
 def _resume_hint(journal: EvalJournal) -> str:
     if journal.directory is None:
         return "--out would keep the episodes, so that --resume could try these again"
-    return f"Continue: python -m cleaner_rl.eval --resume {journal.directory}"
+    return f"Continue: python -m cleaner_rl.eval --resume {quote(str(journal.directory))}"

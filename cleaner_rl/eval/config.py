@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from cleaner_rl.config import TrainConfig, choose, given, restore
+from cleaner_rl.config import TrainConfig, choose, given, model_of, read_presets, restore
 from cleaner_rl.errors import UserError
 from cleaner_rl.settings import (
     ABOVE_0,
@@ -49,7 +49,7 @@ class EvalConfig:
     preset: str = "default"
     """Preset that gives the defaults: default, or paper (as CLEANER's authors evaluate)."""
     model: str = "bundled"
-    """Policy: bundled, smollm2, a Hugging Face directory, a checkpoint, or a hub name."""
+    """Policy: bundled, smollm2, a Hugging Face directory, a run, a checkpoint, or a hub name."""
     tasks: str = "reasoning-gym"
     """Problems: reasoning-gym, gsm8k:FILE, a file of your own, ... (docs/tasks.md)."""
     rollback: Literal["off", "on", "both"] = "off"
@@ -100,18 +100,7 @@ class EvalConfig:
         return {k: v for k, v in flat(self).items() if k not in ("out", "resume")}
 
 
-PRESETS: dict[str, EvalConfig] = {
-    "default": EvalConfig(),
-    "paper": EvalConfig(
-        preset="paper",
-        samples=16,
-        top_p=0.6,
-        episode=EpisodeRules(
-            max_turns=16, max_response_tokens=20480, max_turn_tokens=20480, temperature=1.0
-        ),
-    ),
-}
-"""The presets. The source of ``paper`` is CLEANER, arXiv 2601.15141: evaluation and recipe."""
+PRESETS = read_presets("eval", EvalConfig())
 
 
 def parse_eval(arguments: Sequence[str], prog: str = "cleaner-rl eval") -> EvalConfig:
@@ -124,17 +113,19 @@ def parse_eval(arguments: Sequence[str], prog: str = "cleaner-rl eval") -> EvalC
     if "resume" in early:
         return _resumed(arguments, Path(early["resume"]), prog)
     default = choose(PRESETS, early.get("preset", "default"))
-    checkpoints = Path(early.get("model", "")).resolve().parent
+    checkpoints = Path(model_of(early.get("model", ""))).resolve().parent
     run = checkpoints.parent / "config.json"
     if "model" in early and checkpoints.name == "checkpoints" and run.exists():
         kept = _FROM_THE_RUN - ({"temperature"} if default.preset == "paper" else set())
         trained = flat(TrainConfig.load(run))
         default = change(default, **{name: trained[name] for name in kept})
-    return tyro.cli(EvalConfig, args=arguments, default=default, prog=prog)
+    config = tyro.cli(EvalConfig, args=arguments, default=default, prog=prog)
+    return replace(config, model=model_of(config.model))
 
 
 def _resumed(arguments: Sequence[str], directory: Path, prog: str) -> EvalConfig:
-    stored = load_settings(directory)
+    remedy = "--resume wants the --out directory of an evaluation"
+    stored = restore(EvalConfig(), directory / SETTINGS, remedy, "config")
     config = tyro.cli(EvalConfig, args=arguments, default=stored, prog=prog)
     other = changed(stored, config, _MAY_CHANGE)
     if config.out:
@@ -147,9 +138,3 @@ def _resumed(arguments: Sequence[str], directory: Path, prog: str) -> EvalConfig
             "(or begin another one with another --out)"
         )
     return config
-
-
-def load_settings(directory: Path) -> EvalConfig:
-    """The settings of the evaluation that a directory holds."""
-    remedy = "--resume wants the --out directory of an evaluation"
-    return restore(EvalConfig(), directory / SETTINGS, remedy, "config")

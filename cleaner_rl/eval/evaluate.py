@@ -17,10 +17,8 @@ from cleaner_rl.eval.statistics import (
     Measure,
     majority,
     pass_at_k,
-    powers_of_two,
     standard_error,
 )
-from cleaner_rl.inference.sampler import Sampler
 from cleaner_rl.models.memory import memory_errors
 from cleaner_rl.models.policy import Policy
 from cleaner_rl.rollout.rollout import Rollout
@@ -94,8 +92,9 @@ def difference(
     first: Evaluation, second: Evaluation, seed: int = 0
 ) -> dict[str, tuple[float, float, float]]:
     """``second - first`` with its 95% interval, for metrics that have an interval in both; empty if
-    the two do not have the same tasks left."""
-    if first.tasks != second.tasks:
+    the two do not have the same problems left, which could not be paired."""
+    left = [{row["problem"]: row["episode"]["task"] for row in of.rows} for of in (first, second)]
+    if left[0] != left[1]:
         return {}
     before, after = ({n: of.measures[n] for n in of.intervals_95} for of in (first, second))
     intervals = CrossedBootstrap(1, first.tasks, seed).differences(before, after)
@@ -121,7 +120,7 @@ def measure(metric: Metric, seeds: Sequence[Problems]) -> Measure:
 def _measures(problems: Problems, samples: int) -> dict[str, Measure]:
     """The measure of every metric; pass@k counts only problems with at least k episodes left."""
     measures = {"accuracy": measure(METRICS["accuracy"], [problems])}
-    for k in powers_of_two(samples):
+    for k in (2**i for i in range(samples.bit_length())):  # up to the number of samples
         measures[f"pass@{k}"] = _over_problems(problems, partial(_pass_at, k), least=k)
     if samples > 1:
         measures[f"majority@{samples}"] = _over_problems(problems, _majority)
@@ -186,21 +185,15 @@ def evaluate(
 
     def play() -> list[dict[str, Any]]:
         rows = []
-        with memory_errors("sampling", policy.device):
-            sampler = Sampler(
-                policy,
-                config.temperature,
-                max_batch=config.sample_batch,
-                seed=seed,
-                dtype=dtype,
-                cache_tokens=config.cache_tokens,
-            )
-            with Rollout(policy, sampler, config) as rollout:
-                for done, played in enumerate(rollout.stream(mine, len(mine)), start=1):
-                    if not played.episode.faulted:
-                        rows.append(episode_row(played, samples))
-                    if on_progress is not None:
-                        on_progress(done, len(mine))
+        with (
+            memory_errors("sampling", policy.device),
+            Rollout.open(policy, config, dtype) as rollout,
+        ):
+            for done, played in enumerate(rollout.stream(mine, len(mine)), start=1):
+                if not played.episode.faulted:
+                    rows.append(episode_row(played, samples))
+                if on_progress is not None:
+                    on_progress(done, len(mine))
         return rows
 
     rows = [row for part in ranks.collect(play) for row in part]

@@ -14,6 +14,7 @@ from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.eval.evaluate import Evaluation, evaluate
 from cleaner_rl.models.policy import Policy
 from cleaner_rl.runs.evaluations import MODES, evaluated_steps, read_evaluation, write_evaluation
+from cleaner_rl.runs.files import read_json
 from cleaner_rl.runs.progress import TrainingProgress
 from cleaner_rl.settings import EpisodeConfig
 from cleaner_rl.trainer import Trainer, held_out_tasks
@@ -40,7 +41,7 @@ def evaluate_once(trainer: Trainer, progress: TrainingProgress, when: str) -> No
     name = f"evaluation-{when}.json"
 
     def wanted() -> bool:
-        known = run.read_json(name)
+        known = read_json(run.path / name)
         done = known is not None and (when == "before" or known["step"] == step)
         return config.monitor.eval_tasks > 0 and not done
 
@@ -93,15 +94,9 @@ def evaluate_step(
 def _episodes(config: TrainConfig, mode: str) -> EpisodeConfig:
     """The settings of evaluation episodes. Rollback on means SAAR as published, whatever the run
     trains with, so that the figures of different runs can be compared."""
-    published = EpisodeConfig()
-    return replace(
-        config.episode,
-        saar="on" if mode == "on" else "off",
-        gamma=published.gamma,
-        max_retries=published.max_retries,
-        rollback_probability=published.rollback_probability,
-        similarity_on=published.similarity_on,
-    )
+    names = ("gamma", "max_retries", "rollback_probability", "similarity_on")
+    published = {name: getattr(EpisodeConfig(), name) for name in names}
+    return replace(config.episode, saar="on" if mode == "on" else "off", **published)
 
 
 def _play(

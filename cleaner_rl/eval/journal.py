@@ -6,13 +6,15 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from cleaner_env.chat.messages import Usage
 from cleaner_env.completion import Completion, Decode
 from cleaner_rl.errors import CheckpointError
 from cleaner_rl.eval.config import SETTINGS
-from cleaner_rl.runs.files import Row, append_row, read_json, read_rows, write_json
+from cleaner_rl.runs.files import Row, append_row, read_json, read_rows, write_json, writing
+from cleaner_rl.runs.lock import LOCK
 
 EPISODES = "episodes.jsonl"
 TURNS = "turns.jsonl"
@@ -40,33 +42,23 @@ class EvalJournal:
 
     @classmethod
     def begin(cls, directory: Path, settings: Mapping[str, Any]) -> EvalJournal:
-        """Start an evaluation in an empty directory."""
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            if any(directory.iterdir()):
-                raise CheckpointError(
-                    f"{directory} is not empty; choose another --out, or continue the evaluation "
-                    f"that was started there: --resume {directory}"
-                )
-            journal = cls(directory, settings)
-            journal._write_header()
-        except OSError as error:
-            message = f"cannot write {directory}: {error}; choose another --out"
-            raise CheckpointError(message) from error
-        return journal
+        """An evaluation in an empty directory. Its settings are written by ``start_clock``."""
+        if any(file.name != LOCK for file in directory.glob("*")):
+            raise CheckpointError(
+                f"{directory} is not empty; choose another --out, or continue the evaluation "
+                f"that was started there: --resume {quote(str(directory))}"
+            )
+        return cls(directory, settings)
 
     @classmethod
-    def resume(cls, directory: Path, settings: Mapping[str, Any] | None = None) -> EvalJournal:
+    def resume(cls, directory: Path, settings: Mapping[str, Any]) -> EvalJournal:
         """Continue the evaluation in a directory; ``settings`` replace those that it had.
 
         A row that a kill cut short is dropped.
         """
-        journal = cls(directory)
+        journal = cls(directory, settings)
         try:
-            journal._header |= read_json(directory / SETTINGS)
-            if settings is not None:
-                journal._header["config"] = settings
-                journal._write_header()
+            journal._header["identity"] = read_json(directory / SETTINGS)["identity"]
             for row in read_rows(directory / EPISODES, repair=True):
                 journal.rows[row["mode"], row["index"]] = row
                 journal._session = max(journal._session, row["session"] + 1)
@@ -87,10 +79,11 @@ class EvalJournal:
                 f"the {name} of the evaluation in {self.directory} changed since it was started "
                 f"({known} then, {value} now); start another one with another --out"
             )
-        self._write_header()
 
     def start_clock(self) -> None:
-        """Start counting the seconds that rows record."""
+        """Write the settings, and start counting the seconds that rows record."""
+        if self.directory is not None:
+            write_json(self.directory / SETTINGS, self._header)
         self._began = time.monotonic()
 
     def add_turn(self, mode: str, index: int, turn: Completion, usage: Usage | None = None) -> None:
@@ -133,20 +126,11 @@ class EvalJournal:
         if summary["complete"]:
             (self.directory / TURNS).unlink(missing_ok=True)
 
-    def _write_header(self) -> None:
-        if self.directory is not None:
-            write_json(self.directory / SETTINGS, self._header)
-
     def _append(self, name: str, row: Row) -> None:
-        if self.directory is None:
-            return
-        try:
-            append_row(self.directory / name, row)
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot write {self.directory / name}: {error}; free some space, then continue "
-                f"with --resume {self.directory}"
-            ) from error
+        if self.directory is not None:
+            remedy = f"free some space, then continue with --resume {quote(str(self.directory))}"
+            with writing(self.directory / name, remedy) as path:
+                append_row(path, row)
 
 
 def wall_seconds(rows: Iterable[Mapping[str, Any]]) -> float:

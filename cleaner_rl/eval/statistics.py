@@ -38,11 +38,6 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
     return 1.0 - comb(samples - correct, k) / comb(samples, k)
 
 
-def powers_of_two(limit: int) -> list[int]:
-    """1, 2, 4, ... up to ``limit``."""
-    return [1 << i for i in range(limit.bit_length())]
-
-
 def majority(votes: Iterable[tuple[str | None, bool]]) -> float:
     """Probability that the answer with the most votes is right; 0 without votes.
 
@@ -143,14 +138,10 @@ class CrossedBootstrap:
         return means_RK
 
     def intervals(self, measures: Mapping[str, Measure]) -> dict[str, Interval]:
-        """95% percentile intervals of the measures in which at least two problems count.
-
-        If all problems give 0, or all 1, a bootstrap sees no spread; the other end is then the
-        Clopper-Pearson bound ``1 - 0.025 ** (1 / problems)``, or its mirror image.
-        """
+        """95% percentile intervals of the measures in which at least two problems count."""
         enough = {name: m for name, m in measures.items() if m.problems >= 2}
         values = self.values(enough)
-        return {name: _certain(m) or _percentiles(values[name]) for name, m in enough.items()}
+        return {name: _interval(values[name], m, m.problems, 0.0) for name, m in enough.items()}
 
     def differences(
         self, first: Mapping[str, Measure], second: Mapping[str, Measure]
@@ -162,7 +153,11 @@ class CrossedBootstrap:
         before = self.values({name: first[name] for name in both})
         after = self.values({name: second[name] for name in both})
         gaps = {name: after[name] - before[name] for name in both}
-        return {name: _percentiles(g_R) for name, g_R in gaps.items() if not np.isnan(g_R).all()}
+        return {
+            name: _interval(g_R, m := first[name], min(m.problems, second[name].problems), -1.0)
+            for name, g_R in gaps.items()
+            if not np.isnan(g_R).all()
+        }
 
 
 def _weights(generator: np.random.Generator, count: int) -> Floats:
@@ -170,22 +165,18 @@ def _weights(generator: np.random.Generator, count: int) -> Floats:
     return generator.multinomial(count, np.full(count, 1.0 / count), size=_RESAMPLES).astype(float)
 
 
-def _certain(measure: Measure) -> Interval | None:
-    """The interval of a share that is 0 in all problems, or 1 in all; None for other measures."""
-    if not measure.share:
-        return None
-    total_P, count_P = measure.total_SP.sum(axis=0), measure.count_SP.sum(axis=0)
-    means_P = total_P[count_P > 0] / count_P[count_P > 0]
-    bound = 1.0 - _TAIL ** (1.0 / len(means_P))
-    if (means_P == 0.0).all():
-        return 0.0, bound
-    return (1.0 - bound, 1.0) if (means_P == 1.0).all() else None
+def _interval(values_R: Floats, measure: Measure, problems: int, least: float) -> Interval:
+    """The 95% percentile interval of resampled values, ignoring NaN.
 
-
-def _percentiles(values_R: Floats) -> Interval:
-    """The 95% percentile interval of resampled values, ignoring NaN."""
-    low, high = np.nanquantile(values_R, [_TAIL, 1.0 - _TAIL])
-    return float(low), float(high)
+    If all problems give 0, or 1, or -1, a bootstrap sees no spread. For a share, which lies between
+    ``least`` and 1, the Clopper-Pearson bound then says how large a part of all problems may give
+    something else, and the interval reaches as far as that part could move the mean.
+    """
+    low, high = map(float, np.nanquantile(values_R, [_TAIL, 1.0 - _TAIL]))
+    if measure.share and low == high and low in (-1.0, 0.0, 1.0):
+        unseen = 1.0 - _TAIL ** (1.0 / problems)
+        return low - unseen * (low - least), high + unseen * (1.0 - high)
+    return low, high
 
 
 _STUDENT = (
@@ -204,16 +195,13 @@ def seeds_interval(values_S: Sequence[float]) -> Interval | None:
     if len(values_S) < 2:
         return None
     quantile = _STUDENT[min(len(values_S) - 1, len(_STUDENT)) - 1]
-    reach = quantile * stdev(values_S) / len(values_S) ** 0.5
+    reach = quantile * standard_error(values_S)
     return fmean(values_S) - reach, fmean(values_S) + reach
 
 
 def standard_error(values: Sequence[float]) -> float:
     """Standard error of the mean of independent values; 0 for fewer than two."""
-    if len(values) < 2:
-        return 0.0
-    mean = fmean(values)
-    return sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+    return stdev(values) / sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def _ratio(total: float, count: float) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import Any
 
 from cleaner_rl.eval.config import EvalConfig
@@ -43,6 +44,11 @@ def summarize(config: EvalConfig, rows: Mapping[str, Sequence[Row]], tasks: int)
     if len(found) == 2:
         compared = difference(found["off"], found["on"], config.seed)
         summary["difference"] = {name: list(values) for name, values in compared.items()}
+        if not compared and tasks > 1:
+            summary["warnings"].append(
+                "no difference is given: faults have left the two modes different problems; "
+                "--resume plays what is missing"
+            )
     return summary
 
 
@@ -58,7 +64,7 @@ def _warnings(config: EvalConfig, found: Mapping[str, Evaluation]) -> list[str]:
         if not result.metrics["calls"]:
             warnings.append(
                 f"rollback {mode}: no episode called the tool; does the model know its format? "
-                f"Check it with: python -m cleaner_rl.doctor --model {config.model}"
+                f"Check it with: python -m cleaner_rl.doctor --model {quote(config.model)}"
             )
         if result.metrics["answered"] and not result.metrics["answer_found"]:
             warnings.append(

@@ -9,7 +9,7 @@ from itertools import count
 from cleaner_env.episode import Episode
 from cleaner_env.token_samples import ObservationIds
 from cleaner_rl.distributed.ranks import Ranks, partition
-from cleaner_rl.grpo.advantages import branched_advantages, group_advantages
+from cleaner_rl.grpo.advantages import branched_advantages
 from cleaner_rl.grpo.credit import episode_samples, splices
 from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.settings import CreditRule, GraftedTreatment
@@ -42,12 +42,10 @@ class Group:
         """Compute the advantages of at least two episodes; ``scaled`` ones are divided by the
         group's standard deviation. ``branch_reward`` is the reward of each call that a splice
         removed, if these join the group (the credit rule ``branched``); otherwise None."""
-        if branch_reward is None:
-            return cls(episodes, rewards, group_advantages(rewards, scaled=scaled))
-        branches = sum(len(splices(episode)) for episode in episodes)
-        return cls(
-            episodes, rewards, *branched_advantages(rewards, branches, branch_reward, scaled)
-        )
+        join = branch_reward is not None
+        branches = sum(len(splices(episode)) for episode in episodes) if join else 0
+        shared = branched_advantages(rewards, branches, branch_reward or 0.0, scaled)
+        return cls(episodes, rewards, *shared)
 
     @property
     def has_signal(self) -> bool:

@@ -15,6 +15,9 @@ from cleaner_rl.settings import LossName
 
 Weighting = Literal["tokens", "episodes", "budget"]
 Metrics = dict[str, Tensor]
+MAX_LOG_RATIO = 20.0
+"""Upper bound of log-ratios, as in verl. Far above every clip, and far below 88.7, where a single
+ratio overflows float32 and the gradient of what a clip cuts off is not a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +76,10 @@ def clipped_loss(tokens: LossInputs, denominator: float, clip: Clip) -> tuple[Te
     all tokens of the minibatch, with a higher upper clip.
 
     The denominator is that of the whole minibatch, so that the gradients of packs add up to those
-    of one batch. The metric ``clipped`` is the number of tokens whose ratio was clipped.
+    of one batch. The metrics are the numbers of tokens whose ratio was ``clipped`` and whose
+    log-ratio exceeded ``MAX_LOG_RATIO``.
     """
-    return _clipped(tokens, tokens.log_ratio_T.exp(), denominator, clip)
+    return _clipped(tokens, tokens.log_ratio_T, denominator, clip)
 
 
 def gspo_loss(tokens: LossInputs, denominator: float, clip: Clip) -> tuple[Tensor, Metrics]:
@@ -91,8 +95,8 @@ def gspo_loss(tokens: LossInputs, denominator: float, clip: Clip) -> tuple[Tenso
     count_S = zeros_S.index_add(0, tokens.sample_T, tokens.mask_T.to(zeros_S.dtype))
     sums_S = zeros_S.index_add(0, tokens.sample_T, log_ratio_T)
     mean_T = (sums_S / count_S.clamp(min=1))[tokens.sample_T]
-    ratio_T = (mean_T + tokens.logprobs_T - tokens.logprobs_T.detach()).exp()
-    return _clipped(tokens, ratio_T, denominator, clip)
+    log_ratio_T = mean_T + tokens.logprobs_T - tokens.logprobs_T.detach()
+    return _clipped(tokens, log_ratio_T, denominator, clip)
 
 
 def cispo_loss(tokens: LossInputs, denominator: float, clip: Clip) -> tuple[Tensor, Metrics]:
@@ -101,16 +105,17 @@ def cispo_loss(tokens: LossInputs, denominator: float, clip: Clip) -> tuple[Tens
     Per token ``-sg(clip(r, 1 - low, 1 + high)) A logprob``: clipping bounds a token's weight but
     never removes its gradient. The mean is over all tokens of the minibatch.
     """
-    ratio_T = tokens.log_ratio_T.detach().exp()
+    log_ratio_T = tokens.log_ratio_T.detach()
+    ratio_T = _bounded(log_ratio_T).exp()
     weight_T = ratio_T.clamp(1 - clip.low, 1 + clip.high)
     loss = -tokens.mean(weight_T * tokens.advantages_T * tokens.logprobs_T, denominator)
-    return loss, {"clipped": ((weight_T != ratio_T) & tokens.mask_T).sum()}
+    return loss, _counts(tokens, weight_T != ratio_T, log_ratio_T)
 
 
 def _clipped(
-    tokens: LossInputs, ratio_T: Tensor, denominator: float, clip: Clip
+    tokens: LossInputs, log_ratio_T: Tensor, denominator: float, clip: Clip
 ) -> tuple[Tensor, Metrics]:
-    advantages_T = tokens.advantages_T
+    advantages_T, ratio_T = tokens.advantages_T, _bounded(log_ratio_T).exp()
     plain_T = ratio_T * advantages_T
     cut_T = ratio_T.clamp(1 - clip.low, 1 + clip.high) * advantages_T
     gain_T = torch.minimum(plain_T, cut_T)
@@ -118,7 +123,19 @@ def _clipped(
         bound_T = gain_T.maximum(clip.dual * advantages_T)
         gain_T = torch.where(advantages_T < 0, bound_T, gain_T)
     loss = -tokens.mean(gain_T, denominator)
-    return loss, {"clipped": ((gain_T != plain_T) & tokens.mask_T).sum()}
+    return loss, _counts(tokens, gain_T != plain_T, log_ratio_T)
+
+
+def _counts(tokens: LossInputs, clipped_T: Tensor, log_ratio_T: Tensor) -> Metrics:
+    bounded_T = log_ratio_T > MAX_LOG_RATIO
+    counted = {"clipped": clipped_T, "ratios_bounded": bounded_T}
+    return {name: (chosen_T & tokens.mask_T).sum() for name, chosen_T in counted.items()}
+
+
+def _bounded(log_ratio_T: Tensor) -> Tensor:
+    """At most ``MAX_LOG_RATIO``; numbers that are not finite stay, and the update is skipped."""
+    bounded_T = log_ratio_T.clamp(max=MAX_LOG_RATIO)
+    return torch.where(log_ratio_T.isfinite(), bounded_T, log_ratio_T)
 
 
 def kl_estimate(logprobs_T: Tensor, other_logprobs_T: Tensor) -> Tensor:
@@ -127,7 +144,7 @@ def kl_estimate(logprobs_T: Tensor, other_logprobs_T: Tensor) -> Tensor:
     ``exp(d) - d - 1`` with ``d = other - logprob`` is unbiased and never negative. Schulman's note
     on approximating the KL divergence calls it k3; it is the KL term of GRPO (2402.03300).
     """
-    difference_T = other_logprobs_T - logprobs_T
+    difference_T = _bounded(other_logprobs_T - logprobs_T)
     return difference_T.exp() - difference_T - 1
 
 

@@ -154,7 +154,7 @@ def row_attention(
     Returns:
         [1, N, heads, head_dim], and None for the attention weights.
     """
-    assert layout is not None, "only the sampler uses this attention"
+    assert layout is not None, "its layers do not pass on the layout of the batch"
     assert attention_mask is None and dropout == 0.0
     if s_aux is not None:
         raise ValueError("models with attention sinks (gpt-oss) cannot be sampled from here")

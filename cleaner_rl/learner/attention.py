@@ -91,7 +91,7 @@ def packed_attention(
     Returns:
         [1, T, heads, head_dim], and None for the attention weights.
     """
-    assert boundaries_S1 is not None, "packed attention needs the boundaries of the samples"
+    assert boundaries_S1 is not None, "its layers do not pass on the boundaries of samples"
     assert attention_mask is None and dropout == 0.0
     if sliding_window is not None and sliding_window >= max(lengths):
         sliding_window = None
@@ -156,7 +156,7 @@ def _per_sample_sdpa(
             strict=True,
         )
     ]
-    return torch.cat(parts, dim=2).transpose(1, 2)
+    return torch.cat(parts, dim=2).transpose(1, 2).contiguous()  # some models take a view of it
 
 
 def _window_mask(length: int, window: int | None, device: torch.device) -> Tensor | None:

@@ -11,7 +11,6 @@ from torch.autograd.function import once_differentiable
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.utils.checkpoint import checkpoint
 
-from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.learner.attention import packed
 from cleaner_rl.learner.packing import Pack
 from cleaner_rl.models.backends import has_triton
@@ -63,10 +62,10 @@ def _token_logprobs(
     target_N = predicted_T.nonzero().squeeze(1)
     zeros_T = torch.zeros(len(pack.ids_T), dtype=torch.float32, device=hidden_TD.device)
     if len(target_N) == 0:
-        return zeros_T + 0.0 * hidden_TD.sum(), zeros_T
-    logprobs, entropies = [], []
-    for index_N in target_N.split(chunk):
-        piece = checkpoint(
+        # A head that took no part would leave this rank fewer gradients to reduce than others.
+        return zeros_T + 0.0 * head(hidden_TD[:1])[0, 0], zeros_T
+    pieces = [
+        checkpoint(
             _chunk_logprobs,
             head,
             hidden_TD[index_N - 1],
@@ -74,36 +73,10 @@ def _token_logprobs(
             temperature,
             use_reentrant=False,
         )
-        logprobs.append(piece[0])
-        entropies.append(piece[1])
-    return (
-        zeros_T.index_put((target_N,), torch.cat(logprobs)),
-        zeros_T.index_put((target_N,), torch.cat(entropies)),
-    )
-
-
-@torch.no_grad()
-def packing_error(model: Any) -> float:
-    """Largest difference, in nats, between packed and plain log-probabilities of two short samples.
-
-    It reveals models that do more than apply their head to the last hidden state (scaled or capped
-    logits), and models whose attention is not the plain one.
-    """
-    vocabulary = model.config.get_text_config().vocab_size
-    samples = [
-        Sample(ids, (False,) * n, (0.0,) * n, (0.0,) * n, (False,) * n)
-        for n in (9, 14)
-        for ids in [tuple((7 * n + 13 * i) % vocabulary for i in range(n))]
+        for index_N in target_N.split(chunk)
     ]
-    pack = Pack.of(samples, model.device)
-    packed_T, _ = token_logprobs(model, pack)
-    errors = []
-    for begin, sample in zip(pack.boundaries_S1.tolist(), samples, strict=False):
-        ids_1T = torch.tensor([sample.ids], device=model.device)
-        plain_TV = model(input_ids=ids_1T, use_cache=False).logits[0, :-1].float().log_softmax(-1)
-        plain_T = plain_TV.gather(1, ids_1T[0, 1:, None])[:, 0]
-        errors.append((packed_T[begin + 1 : begin + len(sample)] - plain_T).abs().max())
-    return float(torch.stack(errors).max())
+    logprobs_N, entropies_N = map(torch.cat, zip(*pieces, strict=True))
+    return zeros_T.index_put((target_N,), logprobs_N), zeros_T.index_put((target_N,), entropies_N)
 
 
 def _hidden_states(model: Any, pack: Pack) -> Tensor:

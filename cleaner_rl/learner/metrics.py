@@ -10,8 +10,8 @@ from cleaner_rl.grpo.loss import LossInputs, kl_estimate
 from cleaner_rl.learner.packing import Pack
 
 _SUMS = (
-    *("loss", "trained", "entropy", "clipped", "kl", "reference_kl", "grafted", "grafted_gap"),
-    *("sampled", "sampled_gap", "importance", "capped"),
+    *("loss", "trained", "entropy", "clipped", "ratios_bounded", "kl", "reference_kl", "grafted"),
+    *("grafted_gap", "sampled", "sampled_gap", "importance", "capped"),
 )
 ENTROPY = _SUMS.index("entropy")
 
@@ -19,7 +19,7 @@ ENTROPY = _SUMS.index("entropy")
 def row_sums(
     row: Pack, loss: Tensor, tokens: LossInputs, entropies_T: Tensor, more: dict[str, Tensor]
 ) -> Tensor:
-    """``_SUMS`` of a row in float64. ``more`` holds ``clipped`` and, where they exist,
+    """``_SUMS`` of a row in float64. ``more`` holds the loss's metrics and, where they exist,
     ``reference_kl``, ``importance`` and ``capped``."""
     mask_T = row.mask_T
     gap_T = (tokens.old_logprobs_T - row.sampled_logprobs_T).abs()
@@ -73,6 +73,7 @@ class UpdateMetrics:
             "skipped_updates": float(self.skipped),
             "entropy": total["entropy"] / trained,
             "clipped": total["clipped"] / trained,
+            "ratios_bounded": total["ratios_bounded"],
             "kl": total["kl"] / trained,
             "reference_kl": total["reference_kl"] / trained,
             "importance": total["importance"] / trained,

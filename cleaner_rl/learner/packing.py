@@ -65,10 +65,6 @@ class Pack:
         """A row of one token without a gradient, for a rank that has no more rows of its own."""
         return cls.of([Sample((0,), (False,), (0.0,), (0.0,), (False,))], device)
 
-    @property
-    def longest(self) -> int:
-        return max(self.lengths)
-
 
 def _row(
     parts: Iterable[Sequence[float]], dtype: torch.dtype, device: torch.device | str

@@ -52,9 +52,15 @@ def adapters_off(model: Any) -> Iterator[None]:
 
 
 def adapted_layers(model: Any) -> dict[str, Any]:
-    """The layers that have adapters, by name."""
+    """The layers that have adapters, by the plain name of the weight that these change: a linear
+    layer's, or a tensor that holds all experts of a mixture."""
     return {
-        name: module
+        plain_name(f"{name}.{getattr(module, 'parameter_name', 'weight')}"): module
         for name, module in model.named_modules()
         if hasattr(module, "lora_A") and hasattr(module, "get_delta_weight")
     }
+
+
+def plain_name(name: str) -> str:
+    """A weight's name in the model without adapters."""
+    return name.replace(".base_layer", "")

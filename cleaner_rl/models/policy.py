@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants, get_session, try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
@@ -139,14 +143,25 @@ def load_model_config(name: str) -> Any:
 
 
 def context_length(config: Any) -> int:
-    """The number of tokens that a configuration's model can attend to."""
+    """The number of tokens that a configuration's model can attend to.
+
+    With longrope, a sequence beyond the original length is embedded in another way from its first
+    token on. Neither packed rows nor the sampler's cache can do so: the original length counts.
+    """
     length = getattr(config.get_text_config(), "max_position_embeddings", None)
     if length is None:
         raise PolicyError(
             f"a {config.model_type} model does not say how many tokens it can attend to; add "
             "max_position_embeddings to its config.json"
         )
-    return int(length)
+    long = [rope for rope in rope_kinds(config) if rope.get("rope_type") == "longrope"]
+    return int(min([length, *(rope["original_max_position_embeddings"] for rope in long)]))
+
+
+def rope_kinds(config: Any) -> list[dict[str, Any]]:
+    """The parameters of a configuration's rotary embeddings, those of each kind of layer too."""
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    return [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
@@ -213,7 +228,25 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
             f"there is no directory {directory}; check --model (the preset smollm2 continues "
             "from the model that python -m cleaner_rl.sft --preset smollm2 writes)"
         )
+    _require_hub(name)
     return name, {}
+
+
+@cache
+def _require_hub(name: str) -> None:
+    """Say that a model comes from the hub, and fail at once where there is no way to it: loading
+    would try again and again for a minute."""
+    if constants.HF_HUB_OFFLINE or try_to_load_from_cache(name, "config.json") is not None:
+        return
+    if os.environ.get("RANK", "0") == "0":
+        print(f"asking {constants.ENDPOINT} for {name} ...", file=sys.stderr, flush=True)
+    try:
+        get_session().head(constants.ENDPOINT, timeout=10)
+    except Exception as error:  # of httpx or httpx2, as the version of huggingface_hub has it
+        raise PolicyError(
+            f"cannot load the model {name!r}: there is no such directory, and {constants.ENDPOINT} "
+            f"cannot be reached ({error}); check --model and the network"
+        ) from error
 
 
 def _smollm2() -> tuple[str, dict[str, Any]]:

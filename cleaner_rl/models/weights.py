@@ -15,7 +15,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from cleaner_rl.distributed.fsdp import whole
 from cleaner_rl.distributed.ranks import Ranks
-from cleaner_rl.models.lora import adapted_layers
+from cleaner_rl.models.lora import adapted_layers, plain_name
 
 FILE_BYTES = 4 * 1024**3
 """Largest size of a file; a larger tensor gets a file of its own."""
@@ -39,7 +39,7 @@ def save_weights(directory: Path, model: Any, ranks: Ranks) -> None:
         held: dict[str, Tensor] = {}
         for name in names:
             weight = weights[name]
-            if (layer := layers.get(name.removesuffix(".weight"))) is not None:
+            if (layer := layers.get(name)) is not None:
                 weight = weight + sum(layer.get_delta_weight(a) for a in layer.lora_A)
             gathered = whole(weight).contiguous()
             if ranks.first:
@@ -60,7 +60,7 @@ def plain_weights(model: Any) -> dict[str, Tensor]:
     for name, tensor in model.state_dict(keep_vars=True).items():
         if ".lora_" not in name and id(tensor) not in seen:
             seen.add(id(tensor))
-            weights[name.replace(".base_layer.", ".")] = tensor.detach()
+            weights[plain_name(name)] = tensor.detach()
     return weights
 
 

@@ -23,7 +23,7 @@ from cleaner_rl.models.policy import Policy, template_errors
 from cleaner_rl.rollout.environment import check_faults, make_env, open_sandbox
 from cleaner_rl.rollout.runner import EpisodeRunner, FinishedEpisode, Job
 from cleaner_rl.rollout.tool_queue import ToolQueue
-from cleaner_rl.settings import EpisodeConfig
+from cleaner_rl.settings import EpisodeConfig, Precision
 
 
 class Rollout:
@@ -58,6 +58,23 @@ class Rollout:
         self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="env")
         self._envs: list[SAARWrapper] = []
         self.tool_wait_seconds = 0.0
+
+    @classmethod
+    def open(
+        cls,
+        policy: Policy,
+        config: EpisodeConfig,
+        dtype: Precision,
+        sandbox: Sandbox | None = None,
+        top_p: float = 1.0,
+        top_k: int = 0,
+    ) -> Rollout:
+        """A rollout with the sampler that its settings ask for."""
+        temperature, batch, cells = config.temperature, config.sample_batch, config.cache_tokens
+        sampler = Sampler(
+            policy, temperature, top_p, batch, dtype=dtype, top_k=top_k, cache_tokens=cells
+        )
+        return cls(policy, sampler, config, sandbox)
 
     def __enter__(self) -> Rollout:
         return self

@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from safetensors import SafetensorError
@@ -88,7 +89,7 @@ def save_checkpoint(
 def load_state(directory: Path) -> dict[str, Any]:
     """Read the state of a checkpoint, after checking that its files are complete."""
     if (directory / _OLD_STATE).exists():
-        weights = "--model " + str(directory)
+        weights = "--model " + quote(str(directory))
         if (directory / _OLD_SHARDS).is_dir():
             weights = "--model with the directory that that version's cleaner_rl.export writes"
         raise CheckpointError(
@@ -96,11 +97,7 @@ def load_state(directory: Path) -> dict[str, Any]:
             f"finish it with that version, or start a new run from its weights: {weights}"
         )
     verify_checkpoint(directory)
-    try:
-        state: dict[str, Any] = json.loads((directory / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{directory / STATE}: {error}; {_remedy(directory)}") from error
-    return state
+    return _read(directory, STATE)
 
 
 def load_tensors(directory: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -137,13 +134,7 @@ def remove_partial(checkpoints: Path) -> None:
 
 def verify_checkpoint(directory: Path) -> None:
     """Compare the size of every file with the manifest."""
-    try:
-        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{directory} is not a complete checkpoint ({error}); {_remedy(directory)}"
-        ) from error
-    for name, expected in manifest.items():
+    for name, expected in _read(directory, MANIFEST).items():
         file = directory / name
         if not file.is_file():
             raise CheckpointError(f"{file} is missing; {_remedy(directory)}")
@@ -152,6 +143,17 @@ def verify_checkpoint(directory: Path) -> None:
                 f"{file} is damaged: it has {size} bytes instead of {expected['bytes']}; "
                 f"{_remedy(directory)}"
             )
+
+
+def _read(directory: Path, name: str) -> dict[str, Any]:
+    """Read one of a checkpoint's own files."""
+    try:
+        data: dict[str, Any] = json.loads((directory / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{directory} is not a complete checkpoint ({name}: {error}); {_remedy(directory)}"
+        ) from error
+    return data
 
 
 def _remedy(directory: Path) -> str:

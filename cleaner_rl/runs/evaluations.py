@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import gzip
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cleaner_env.episode_io import json_line
 from cleaner_rl.errors import CheckpointError
-from cleaner_rl.runs.files import write_json, write_whole
+from cleaner_rl.runs.files import write_json, write_whole, writing
 
 MODES = ("off", "on")
 """Whether an evaluation has rollback."""
 FOLDER = "evaluations"
-_SUMMARY = re.compile(r"evaluation-(\d{6,})\.json")
 
 Row = Mapping[str, Any]
 
@@ -39,23 +37,21 @@ def episodes_path(run: Path, step: int, mode: str) -> Path:
 
 def evaluated_steps(run: Path) -> list[int]:
     """The steps that have a complete evaluation, in order."""
-    found = (_SUMMARY.fullmatch(path.name) for path in run.glob("evaluation-*.json"))
-    return sorted(int(match[1]) for match in found if match)
+    files = run.glob("evaluation-[0-9]*.json")
+    return sorted(int(file.stem.removeprefix("evaluation-")) for file in files)
 
 
 def write_evaluation(
     run: Path, step: int, rows: Mapping[str, Sequence[Row]], summary: Mapping[str, Any]
 ) -> None:
     """Write the episodes of every mode, as rows made by ``episode_row``, then the figures."""
-    try:
+    with writing(run):
         (run / FOLDER).mkdir(exist_ok=True)
         for mode, of_mode in rows.items():
             lines = map(_line, sorted(of_mode, key=_place))
             data = "".join(lines).encode("utf-8", "surrogatepass")
             write_whole(episodes_path(run, step, mode), gzip.compress(data, mtime=0))
         write_json(summary_path(run, step), summary)
-    except OSError as error:
-        raise CheckpointError(f"cannot write an evaluation into {run}: {error}") from error
 
 
 def read_evaluation(run: Path, step: int, mode: str) -> list[Row]:

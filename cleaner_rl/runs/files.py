@@ -65,6 +65,15 @@ def _replaced_path(directory: Path) -> Path:
     return directory.with_name(f".{directory.name}.replaced")
 
 
+@contextmanager
+def writing(path: Path, remedy: str = "free some space") -> Iterator[Path]:
+    """Turn the ``OSError`` of a block that writes ``path`` into a ``CheckpointError``."""
+    try:
+        yield path
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error}; {remedy}") from error
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write a JSON file, whole or not at all."""
     write_whole(path, json.dumps(data, indent=2) + "\n")
@@ -96,14 +105,12 @@ def read_rows(path: Path, repair: bool = False) -> Iterator[Row]:
                 break
             try:
                 row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError("not an object")
             except ValueError as error:
                 raise CheckpointError(
                     f"{path}, line {number}, is damaged: {error}; remove that line"
                 ) from error
-            if not isinstance(row, dict):
-                raise CheckpointError(
-                    f"{path}, line {number}, is damaged: not an object; remove that line"
-                )
             whole += len(line)
             yield row
     if repair and whole < path.stat().st_size:

@@ -151,9 +151,11 @@ LABELS: dict[str, tuple[str, str]] = {
     "grafted_gap": ("log-prob gap of grafted tokens (nats)", "{:.2f}"),
     "sampled_gap": ("log-prob gap of sampled tokens (nats)", "{:.1e}"),
     "groups_with_signal": ("groups with a learning signal", "{:.1%}"),
+    "clipped": ("trained tokens that are clipped", "{:.2%}"),
+    "kl": ("divergence from the policy before the step (nats)", "{:.1e}"),
     "grad_norm": ("norm of the gradient", "{:.2f}"),
 }
-"""Label and format of everything that reports show, including metrics of training steps."""
+"""Label and format of everything that results hold, including metrics of training steps."""
 
 
 def episode_metrics(episodes: Iterable[Episode]) -> dict[str, float]:

@@ -4,37 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 
-class Display:
+class Display(Progress):
     """Progress bars, on a terminal only, and permanent lines, on any output.
 
-    A context manager. Each task of ``bars`` has a field ``note``, which is shown after its bar.
+    A context manager. Each task has a field ``note``, which is shown after its bar.
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console()
-        self.bars = Progress(
+        console = console or Console()
+        super().__init__(
             TextColumn("{task.description}", markup=False),
             BarColumn(30),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}", markup=False),
-            console=self.console,
+            console=console,
             refresh_per_second=4,
             transient=True,
-            disable=not self.console.is_terminal,
+            disable=not console.is_terminal,
         )
-
-    def __enter__(self) -> Self:
-        self.bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bars.stop()
 
     def say(self, text: str) -> None:
         """Print a permanent line."""
@@ -49,12 +41,12 @@ class TrainingProgress(Display):
         self._first, self._steps = first, steps
         self._seconds = 0.0
         self._left = ""
-        self._bar = self.bars.add_task("steps", total=steps, completed=first, note="")
+        self._bar = self.add_task("steps", total=steps, completed=first, note="")
 
     def phase(self, name: str, done: int = 0, total: int = 0) -> None:
         """Show what is being done within a step."""
         phase = f"{name} {done}/{total}" if total else name
-        self.bars.update(self._bar, note=f"{phase}  {self._left}")
+        self.update(self._bar, note=f"{phase}  {self._left}")
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Report a finished step."""
@@ -68,7 +60,7 @@ class TrainingProgress(Display):
             f"rollbacks {metrics['triggered']:.2f}  {metrics['tokens_per_second']:.0f} tok/s  "
             f"{metrics['step_seconds']:.1f} s/step  {self._left}"
         )
-        self.bars.update(self._bar, completed=step)
+        self.update(self._bar, completed=step)
 
 
 class CountProgress(Display):
@@ -81,7 +73,7 @@ class CountProgress(Display):
         super().__init__(console)
         self._label, self._total = label, total
         self._start = self._last = time.monotonic()
-        self._bar = self.bars.add_task(label, total=total, note="")
+        self._bar = self.add_task(label, total=total, note="")
 
     def show(self, done: int, note: str = "") -> None:
         """Report that ``done`` of the total are done."""
@@ -89,7 +81,7 @@ class CountProgress(Display):
         elapsed = now - self._start
         left = format_seconds(elapsed / max(1, done) * (self._total - done))
         times = f"{format_seconds(elapsed)}, left {left}"
-        self.bars.update(self._bar, completed=done, note=f"{note.removeprefix(', ')}  {times}")
+        self.update(self._bar, completed=done, note=f"{note.removeprefix(', ')}  {times}")
         overdue = not self.console.is_terminal and now - self._last >= self.INTERVAL
         if done >= self._total or overdue:
             self._last = now

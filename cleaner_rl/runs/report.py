@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
-from cleaner_rl.config import TrainConfig
+from cleaner_rl.config import TrainConfig, train_command
 from cleaner_rl.models.policy import resolve_device
 from cleaner_rl.runs.files import read_json, write_whole
 from cleaner_rl.runs.markdown import table
@@ -23,6 +25,8 @@ _CURVES = (
     *("reward", "failed_calls", "first_call_failed"),
     *("entropy", "triggered", "tokens_sampled"),
 )
+_SMOOTHING = 5
+"""A point of a curve is the mean of this many steps."""
 _ROWS = (
     *("accuracy", "failed_calls", "first_call_failed", "recovery"),
     *("calls", "answered", "tokens_sampled"),
@@ -42,8 +46,7 @@ def write_report(directory: Path, config: TrainConfig) -> Path:
         parts += ["## Training\n", "![curves](curves.png)\n", _rollback_line(metrics)]
     versions = "; ".join(f"{name} {version}" for name, version in made_with().items())
     parts += [f"## Made with\n\n{versions}; device {resolve_device(config.device)}.\n"]
-    command = f"python -m cleaner_rl.train --preset {config.preset}"
-    parts += [f"`{command}` with the settings in `config.json`.\n"]
+    parts += [f"```\n{train_command(config)}\n```\n"]
     path = directory / "report.md"
     write_whole(path, "\n".join(parts))
     return path
@@ -111,18 +114,13 @@ def _plot(metrics: list[dict[str, Any]], path: Path) -> None:
     for axes, name in zip(figure.subplots(2, 3).flat, _CURVES, strict=True):
         values = [m[name] for m in metrics]
         axes.plot(steps, values, color="tab:blue", alpha=0.3)
-        axes.plot(steps, _smooth(values), color="tab:blue")
+        axes.plot(steps, smooth(values), color="tab:blue")
         axes.set_title(LABELS[name][0], fontsize=10)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
 
 
-def _smooth(values: list[float], weight: float = 0.8) -> list[float]:
-    """Exponential moving average without a bias towards the start."""
-    average, total, smoothed = 0.0, 0.0, []
-    for value in values:
-        average = weight * average + (1 - weight) * value
-        total = weight * total + (1 - weight)
-        smoothed.append(average / total)
-    return smoothed
+def smooth(values: Sequence[float]) -> list[float]:
+    """Replace each value by its mean with the ``_SMOOTHING - 1`` values before it."""
+    return [fmean(values[max(0, end - _SMOOTHING) : end]) for end in range(1, len(values) + 1)]

@@ -12,10 +12,10 @@ report.md, *.png     the results
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from cleaner_env.episode import Episode
@@ -31,7 +31,7 @@ from cleaner_rl.runs.checkpoint import (
     save_checkpoint,
 )
 from cleaner_rl.runs.evaluations import MODES, evaluated_steps, forget_evaluations, summary_path
-from cleaner_rl.runs.files import append_row, read_json, read_rows, write_json, write_whole
+from cleaner_rl.runs.files import append_row, read_json, read_rows, write_json, write_whole, writing
 from cleaner_rl.settings import flat
 
 CONFIG = "config.json"
@@ -45,29 +45,22 @@ class RunDirectory:
     @classmethod
     def create(cls, path: Path, config: TrainConfig) -> RunDirectory:
         cls.require_free(path)
-        try:
+        with writing(path, "choose another directory with --run-dir"):
             path.mkdir(parents=True, exist_ok=True)
             (path / "episodes").mkdir()
             (path / "checkpoints").mkdir()
             write_json(path / CONFIG, flat(config))
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot write the run directory {path}: {error}; choose another with --run-dir"
-            ) from error
         return cls(path)
 
-    @staticmethod
-    def require_free(path: Path) -> None:
+    @classmethod
+    def require_free(cls, path: Path) -> None:
         """Check that a new run can be written there."""
-        if (path / "checkpoints").is_dir() and not list_checkpoints(path / "checkpoints"):
-            raise CheckpointError(
-                f"the run in {path} ended before its first checkpoint and cannot be continued; "
-                "remove it, or choose another --run-dir"
-            )
         if path.is_dir() and any(path.iterdir()):
+            if (path / "checkpoints").is_dir():
+                cls.open(path)  # if nothing can be continued, it says so
             raise CheckpointError(
-                f"{path} is not empty; continue that run with --resume {path}, or choose another "
-                "--run-dir"
+                f"{path} is not empty; continue that run with --resume {quote(str(path))}, or "
+                "choose another --run-dir"
             )
         if path.exists() and not path.is_dir():
             raise CheckpointError(f"{path} is a file; choose another --run-dir")
@@ -75,9 +68,9 @@ class RunDirectory:
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
         """Open an existing run that has a checkpoint."""
-        if not (path / CONFIG).is_file():
+        if not (path / "checkpoints").is_dir():
             raise CheckpointError(
-                f"there is no run in {path} (no config.json); name the directory of a run, such as "
+                f"there is no run in {path} (no checkpoints); name the directory of a run, such as "
                 "runs/tiny-..."
             )
         run = cls(path)
@@ -108,17 +101,14 @@ class RunDirectory:
         updater.ranks.on_first(remove_oldest)
 
     def log_metrics(self, metrics: dict[str, Any]) -> None:
-        with _writing(self.path / METRICS) as file:
+        with writing(self.path / METRICS) as file:
             append_row(file, metrics)
 
     def rewind(self, config: TrainConfig, step: int) -> None:
-        """Continue from the checkpoint of a step with these settings."""
+        """Continue from the checkpoint of a step with these settings. Drop everything after it:
+        metrics, episodes and evaluations of steps that will be repeated, and what a killed process
+        left behind."""
         self.write_json(CONFIG, flat(config))
-        self.forget_after(step)
-
-    def forget_after(self, step: int) -> None:
-        """Drop everything after a checkpoint: metrics, episodes and evaluations of steps that will
-        be repeated, and what a killed process left behind."""
         remove_partial(self.path / "checkpoints")
         forget_evaluations(self.path, step)
         kept = [row for row in read_metrics(self.path) if row["step"] <= step]
@@ -131,26 +121,13 @@ class RunDirectory:
         """Write some episodes of a step."""
         logged = list(episodes)
         if logged:
-            with _writing(self.path / "episodes" / f"step-{step:06d}.jsonl") as file:
+            with writing(self.path / "episodes" / f"step-{step:06d}.jsonl") as file:
                 write_episodes(file, logged)
 
     def write_json(self, name: str, data: Any) -> None:
         """Write a JSON file, whole or not at all."""
-        with _writing(self.path / name) as file:
+        with writing(self.path / name) as file:
             write_json(file, data)
-
-    def read_json(self, name: str) -> Any:
-        """Read a JSON file; None when it does not exist."""
-        return read_json(self.path / name)
-
-
-@contextmanager
-def _writing(file: Path) -> Iterator[Path]:
-    """Turn the ``OSError`` of a block that writes ``file`` into a ``CheckpointError``."""
-    try:
-        yield file
-    except OSError as error:
-        raise CheckpointError(f"cannot write {file}: {error}; free some space") from error
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -158,16 +135,10 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return list(read_rows(run / METRICS))
 
 
-def evaluation_seconds(run: Path, step: int) -> float:
-    """Wall time of a step's evaluation, both modes together."""
-    figures = read_json(summary_path(run, step))
-    return float(sum(figures[mode]["wall_seconds"] for mode in MODES))
-
-
 def wall_seconds(run: Path) -> dict[str, float]:
     """Wall time of all steps, and of all evaluations except the first, which runs share."""
-    later = [step for step in evaluated_steps(run) if step > 0]
+    later = [read_json(summary_path(run, step)) for step in evaluated_steps(run) if step > 0]
     return {
         "training": round(sum(float(row["step_seconds"]) for row in read_metrics(run)), 3),
-        "evaluation": round(sum(evaluation_seconds(run, step) for step in later), 3),
+        "evaluation": round(sum(of[mode]["wall_seconds"] for of in later for mode in MODES), 3),
     }

@@ -14,6 +14,7 @@ if __name__ == "__main__":  # arguments are checked before the imports below, wh
     start("sft")
 
 import hashlib
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,24 +25,23 @@ from typing import Any
 from cleaner_env.chat import ChatCodec
 from cleaner_env.formats import TextFormat
 from cleaner_env.interpreter import Limits, Sandbox, SandboxError
-from cleaner_env.tasks.load import first_tasks, load_tasks
+from cleaner_env.tasks.load import first_tasks
 from cleaner_rl.errors import UserError
 from cleaner_rl.eval.evaluate import Evaluation, evaluate
 from cleaner_rl.models.policy import Policy, load_policy, resolve_device
-from cleaner_rl.runs.files import partial_path, write_json
+from cleaner_rl.runs.files import write_json
+from cleaner_rl.runs.lock import reserved
+from cleaner_rl.runs.metrics import LABELS
 from cleaner_rl.runs.progress import CountProgress
 from cleaner_rl.sft.config import SftArgs, parse_sft
-from cleaner_rl.sft.demonstrations.episodes import (
-    Demonstration,
-    DemonstrationError,
-    generate_demonstrations,
-)
+from cleaner_rl.sft.demonstrations.episodes import Demonstration, generate_demonstrations
 from cleaner_rl.sft.demonstrations.examples import Example, encode_demonstration, length_batches
 from cleaner_rl.sft.demonstrations.gsm8k import Gsm8kPrograms
 from cleaner_rl.sft.demonstrations.programs import program_book
 from cleaner_rl.sft.model import BUILD, build_model, check_out, load_base, save_policy
 from cleaner_rl.sft.tokenizer import train_tokenizer
 from cleaner_rl.sft.training import Partial, train_on_examples
+from cleaner_rl.trainer import load_source
 
 Pair = tuple[Demonstration, Example]
 """A demonstration and its tokens."""
@@ -55,7 +55,7 @@ def build_policy(args: SftArgs) -> dict[str, Any]:
     started = time.monotonic()
     if not args.from_scratch:
         print(f"loading {args.base} ...", file=sys.stderr, flush=True)
-    base = None if args.from_scratch else load_base(args.base, args.device)
+    base = None if args.from_scratch else load_base(args.base, args.device, args.max_tokens)
     demonstrations = make_demonstrations(args, base.codec.make_format() if base else None)
     policy = base or policy_from_scratch(args, demonstrations)
     examples = [encode_demonstration(d, policy.codec, args.learn_slips) for d in demonstrations]
@@ -74,7 +74,7 @@ def build_policy(args: SftArgs) -> dict[str, Any]:
     }
     build = {"configuration": {**asdict(args), "out": args.out.name}, "figures": figures}
     save_policy(policy, build, args.out)
-    partial.remove()
+    shutil.rmtree(partial.directory, ignore_errors=True)
     if args.eval_tasks:
         try:
             figures["held_out"] = evaluate_policy(args).summary()
@@ -90,11 +90,6 @@ def _training_path(args: SftArgs) -> Path:
 
 def _partial(args: SftArgs) -> Partial:
     """Where the training under way is kept; what is there is removed or resumed on request only."""
-    if (old := partial_path(args.out) / "state.pt").exists():
-        raise UserError(
-            f"{old.parent} is an interrupted training of an earlier version of cleaner-rl; finish "
-            "it with that version, or remove it"
-        )
     partial = Partial(_training_path(args), args.learned_by())
     if args.resume and not partial.exists:
         raise UserError(f"there is no interrupted training of --out {args.out}; leave out --resume")
@@ -104,18 +99,15 @@ def _partial(args: SftArgs) -> Partial:
                 f"there is an interrupted training of --out {args.out}; add --resume to continue "
                 "it, or --overwrite to begin anew"
             )
-        partial.remove()
+        shutil.rmtree(partial.directory, ignore_errors=True)
     return partial
 
 
 def make_demonstrations(args: SftArgs, format: TextFormat | None) -> list[Demonstration]:
     """All demonstrations of a build, each program executed in the sandbox."""
-    try:
-        tasks, book = load_tasks(args.tasks, "train", args.seed), program_book(args.tasks)
-        if args.eval_tasks:
-            load_tasks(args.tasks, "test", args.seed)  # none is a matter of seconds, not of hours
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    tasks, book = load_source(args.tasks, "train", args.seed), program_book(args.tasks)
+    if args.eval_tasks:
+        load_source(args.tasks, "test", args.seed)  # none is a matter of seconds, not of hours
     if isinstance(programs := book.get("gsm8k"), Gsm8kPrograms):
         print(f"GSM8K: {len(programs.steps)} of {programs.solutions} solutions give a program")
     elif not args.from_scratch:
@@ -190,7 +182,7 @@ def _train(args: SftArgs, policy: Policy, pairs: Sequence[Pair], partial: Partia
 
 def evaluate_policy(args: SftArgs) -> Evaluation:
     """The saved policy on held-out tasks: temperature 1, no rollback, one episode per task."""
-    tasks = first_tasks(load_tasks(args.tasks, "test", args.seed), args.eval_tasks)
+    tasks = first_tasks(load_source(args.tasks, "test", args.seed), args.eval_tasks)
     policy = load_policy(str(args.out), device=args.device)
     with CountProgress("held-out tasks", len(tasks)) as progress:
         return evaluate(
@@ -229,14 +221,12 @@ def summary_lines(build: dict[str, Any]) -> Iterator[str]:
     if held_out := figures.get("held_out"):
         metrics, error = held_out["metrics"], held_out["standard_errors"]["accuracy"]
         yield f"on {held_out['tasks']} held-out tasks, temperature 1, rollback off:"
-        yield f"  accuracy            {metrics['accuracy']:.3f} (standard error {error:.3f})"
-        yield f"  calls               {metrics['calls']:.3f} per episode"
-        yield f"  first call fails    {metrics['first_call_failed']:.3f} of the episodes"
-        yield f"  failed calls        {metrics['failed_calls']:.3f} per episode"
-        yield f"  recovery            {metrics['recovery']:.3f} of failures, at the next call"
-        yield f"  tokens              {metrics['tokens_sampled']:.0f} sampled per episode"
-        yield f"                      {figures['tokens_each']:.0f} per demonstration, all included"
-        yield "  accuracy by family  " + ", ".join(
+        yield f"  accuracy: {metrics['accuracy']:.1%} (standard error {error:.1%})"
+        for name in ("calls", "first_call_failed", "failed_calls", "recovery", "tokens_sampled"):
+            label, form = LABELS[name]
+            yield f"  {label}: {form.format(metrics[name])}"
+        yield f"  tokens per demonstration, all included: {figures['tokens_each']:.0f}"
+        yield "  accuracy by family: " + ", ".join(
             f"{name} {family['accuracy']:.2f}" for name, family in held_out["families"].items()
         )
 
@@ -244,8 +234,9 @@ def summary_lines(build: dict[str, Any]) -> Iterator[str]:
 def main(arguments: Sequence[str]) -> int:
     args = parse_sft(arguments)
     try:
-        build = build_policy(args)
-    except (DemonstrationError, SandboxError) as error:
+        with reserved(args.out, beside=True):
+            build = build_policy(args)
+    except SandboxError as error:
         raise UserError(str(error)) from error
     except KeyboardInterrupt:
         print(f"\nstopped before the end; --out {args.out} was not touched", file=sys.stderr)

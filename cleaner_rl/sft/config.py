@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from cleaner_rl.config import choose, given
+from cleaner_rl.config import choose, given, model_of, read_presets
 from cleaner_rl.errors import UserError
 from cleaner_rl.settings import (
     Bound,
@@ -83,7 +83,7 @@ class SftArgs:
     preset: str = "tiny"
     """Preset that gives the defaults: tiny (the bundled policy, from scratch) or smollm2."""
     base: str = SCRATCH
-    """Model to start from: scratch, smollm2, a Hugging Face directory, or a hub name."""
+    """Model to start from: scratch, smollm2, a Hugging Face directory, a run, or a hub name."""
     tasks: str = "reasoning-gym"
     """Problems: reasoning-gym, gsm8k:FILE, or both with + between them."""
     out: Path = Path("runs/policy")
@@ -157,32 +157,10 @@ class SftArgs:
         )
 
 
-SFT_PRESETS: dict[str, SftArgs] = {
-    "tiny": SftArgs(),
-    "smollm2": SftArgs(
-        preset="smollm2",
-        base="smollm2",
-        tasks="reasoning-gym:short-programs",
-        out=Path("runs/smollm2-sft"),
-        device="auto",
-        dtype="bfloat16",
-        demonstrations=3000,
-        max_tokens=768,
-        learn_slips=False,
-        clean_epochs=0.0,
-        epochs=1.0,
-        learning_rate=5e-4,
-        weight_decay=0.01,
-        eval_tasks=120,
-        eval_batch=64,
-        max_turn_tokens=256,
-        max_response_tokens=768,
-        mix=DemonstrationMix(wrong=0.0, buggy=0.25, two_bugs=0.03),
-    ),
-}
-"""The presets. ``smollm2`` takes minutes on a GPU and hours on two cores."""
+SFT_PRESETS = read_presets("sft", SftArgs())
 
 
 def parse_sft(arguments: Sequence[str], prog: str = "cleaner-rl sft") -> SftArgs:
     default = choose(SFT_PRESETS, given(arguments, "preset").get("preset", "tiny"))
-    return tyro.cli(SftArgs, args=arguments, default=default, prog=prog)
+    args = tyro.cli(SftArgs, args=arguments, default=default, prog=prog)
+    return replace(args, base=model_of(args.base))

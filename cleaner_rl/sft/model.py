@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from cleaner_env.chat import ChatCodec
+from cleaner_rl.agreement import check_agreement
 from cleaner_rl.errors import UserError
 from cleaner_rl.models.policy import KNOWS_TOOL, Policy, load_policy
 from cleaner_rl.runs.files import read_json, whole_directory, write_json
@@ -48,13 +48,16 @@ def build_model(tokenizer: Any, shape: ModelArgs, seed: int) -> Any:
     return Qwen3ForCausalLM(config).float()
 
 
-def load_base(name: str, device: str) -> Policy:
+def load_base(name: str, device: str, max_tokens: int) -> Policy:
     """A pretrained model, ready to learn the tool without a system prompt that explains it.
+
+    A model that could not be trained afterwards is refused.
 
     Its configuration is marked accordingly, so that training and evaluation omit the prompt. If its
     chat template shows no tool-call format, the template is extended to name the Hermes format.
     """
     policy = load_policy(name, device)
+    check_agreement(policy, min(max_tokens, policy.context_length))
     setattr(policy.model.config, KNOWS_TOOL, True)
     template = policy.tokenizer.chat_template
     if policy.codec.tool_format is None and isinstance(template, str):
@@ -79,7 +82,7 @@ def save_policy(policy: Policy, build: dict[str, Any], out: Path) -> None:
 
 
 def check_out(out: Path, overwrite: bool) -> None:
-    """Refuse, before any work, an output directory that cannot or must not be written."""
+    """Refuse, before any work, an output directory that must not be written."""
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a directory")
     if out.is_dir() and any(out.iterdir()):
@@ -92,11 +95,3 @@ def check_out(out: Path, overwrite: bool) -> None:
                 f"--out {out} holds something other than a policy, which --overwrite would delete; "
                 "name another directory"
             )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=out.parent):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {out.parent} ({error.strerror}); name another --out"
-        ) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -88,10 +87,6 @@ class Partial:
         load_tensors(self.directory, adam_moments(adamw, named))
         return int(state["step"]), float(state["loss"])
 
-    def remove(self) -> None:
-        """Remove the checkpoint of a training that is complete or no longer wanted."""
-        shutil.rmtree(self.directory, ignore_errors=True)
-
 
 def train_on_examples(
     policy: Policy,
@@ -120,7 +115,7 @@ def train_on_examples(
         done, smoothed = partial.load(policy, optimizer)
     saved = time.monotonic()
     model.train()
-    with Interrupt() as interrupt:
+    with Interrupt("stopping: the training so far is saved" if partial else "") as interrupt:
         try:
             for step in range(done, len(batches)):
                 for group in optimizer.param_groups:

@@ -1,7 +1,7 @@
 """SAAR as a scripted agent meets it: what is shown next, what is kept, what is counted."""
 
 import pytest
-from scripted import call, sampled
+from scripted import STOP, call, decode, sampled
 
 from cleaner_env import CodeToolEnv, Completion, SAARWrapper, SandboxError
 from cleaner_env.saar import exhausted_note
@@ -226,6 +226,29 @@ def test_similarity_on_call_counts_the_json_around_the_code(make):
         play(env, call("a"), call("print(1)"))
         scores[on] = env.episode.rollbacks[0].similarity
     assert scores["code"] < 0.5 < scores["call"]
+
+
+def test_on_call_turns_are_compared_from_the_call_to_the_end_marker_as_the_release_does(make):
+    compared = []
+
+    def similarity(failed, corrected):
+        compared.append((failed, corrected))
+        return 1.0
+
+    env = make(similarity=similarity, similarity_on="call")
+    play(env, sampled(call(BUG) + "\nAfter it."), sampled(call(FIX)))
+    failed = call(BUG, reasoning="") + "\nAfter it."
+    end = decode([STOP])
+    assert end and compared == [(failed + end, call(FIX, reasoning="") + end)]
+
+
+def test_on_call_turns_without_tokens_are_compared_without_the_marker(make):
+    compared = []
+    env = make(similarity=lambda *parts: compared.append(parts) or 1.0, similarity_on="call")
+    env.reset(seed=0)
+    env.step(call(BUG) + "\nAfter it.")
+    env.step(call(FIX))
+    assert compared == [(call(BUG, reasoning="") + "\nAfter it.", call(FIX, reasoning=""))]
 
 
 def test_any_function_may_be_the_similarity(make):

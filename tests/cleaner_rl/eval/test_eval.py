@@ -74,6 +74,20 @@ def test_output_directory_in_use_is_left_alone(arguments, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="not empty"):
         main([*arguments, "--out", str(tmp_path)])
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "notes.txt"}
+
+
+def test_the_directory_in_a_printed_command_is_quoted(arguments, tmp_path):
+    (tmp_path / "my out").mkdir()
+    (tmp_path / "my out" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=f"--resume '{tmp_path}/my out'"):
+        main([*arguments, "--out", str(tmp_path / "my out")])
+
+
+def test_nothing_is_written_for_a_model_that_is_not_there(arguments, tmp_path):
+    with pytest.raises(PolicyError, match="nothing was written"):
+        main([*arguments, "--model", "./no-model", "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_model_is_reported(tmp_path):

@@ -12,7 +12,6 @@ from cleaner_rl.eval.statistics import (
     answer_key,
     majority,
     pass_at_k,
-    powers_of_two,
 )
 
 
@@ -34,12 +33,6 @@ def test_pass_at_k_is_unbiased():
 def test_pass_at_k_outside_its_range_is_refused(samples, correct, k):
     with pytest.raises(ValueError, match="not defined"):
         pass_at_k(samples, correct, k)
-
-
-def test_powers_of_two_stop_at_the_limit():
-    assert powers_of_two(1) == [1]
-    assert powers_of_two(16) == [1, 2, 4, 8, 16]
-    assert powers_of_two(12) == [1, 2, 4, 8]
 
 
 def votes(text):
@@ -111,6 +104,20 @@ def test_without_spread_the_interval_is_clopper_pearsons():
     ends = intervals({"none": share([0.0] * 20), "all": share([1.0] * 20)})
     assert ends["none"] == pytest.approx((0.0, 0.1684), abs=1e-4)
     assert ends["all"] == pytest.approx((0.8316, 1.0), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ([0.0] * 20, [0.0] * 20, (-0.1684, 0.1684)),
+        ([1.0, 0.0] * 10, [1.0, 0.0] * 10, (-0.1684, 0.1684)),
+        ([0.0] * 20, [1.0] * 20, (1 - 2 * 0.1684, 1.0)),
+        ([1.0] * 20, [0.0] * 20, (-1.0, 2 * 0.1684 - 1)),
+    ],
+)
+def test_a_difference_that_is_the_same_everywhere_is_not_certain(before, after, expected):
+    ends = CrossedBootstrap(1, 20).differences({"x": share(before)}, {"x": share(after)})["x"]
+    assert ends == pytest.approx(expected, abs=1e-4)
 
 
 def test_one_problem_has_no_interval():

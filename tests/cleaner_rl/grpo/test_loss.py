@@ -157,6 +157,38 @@ def test_numbers_that_are_not_finite_show(name, bad, where):
     assert not torch.cat(seen).isfinite().all()
 
 
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+@pytest.mark.parametrize("excess", [89.0, 120.0])
+def test_a_ratio_beyond_float32_has_the_gradient_of_a_large_one(name, advantage, excess):
+    def result(log_ratio):
+        logprobs = torch.tensor([-1.0, -0.5], requires_grad=True)
+        old = torch.tensor([-1.0, -0.5 - log_ratio])
+        advantages, counted = torch.full((2,), advantage), torch.tensor([True, True])
+        # The two tokens are samples of their own.
+        tokens = LossInputs(logprobs, old, advantages, counted, torch.ones(2), torch.arange(2))
+        rule = LOSSES[name]
+        loss, metrics = rule.function(tokens, 2.0, rule.clip(None, None, 10.0))
+        loss.backward()
+        return loss.item(), logprobs.grad.tolist(), metrics["ratios_bounded"].item()
+
+    loss, gradient, bounded = result(excess)
+    expected_loss, expected, _ = result(20.0)
+    assert loss == pytest.approx(expected_loss)
+    assert gradient[0] == pytest.approx(expected[0])
+    # The bound is constant, and so gives no gradient where no clip does; CISPO's weight always is.
+    assert gradient[1] == pytest.approx(expected[1] if name == "cispo" else 0.0)
+    assert bounded == 1 and result(19.0)[2] == 0
+
+
+def test_the_kl_estimate_of_a_token_beyond_float32_is_finite():
+    logprobs = torch.tensor([-100.0, -1.0], requires_grad=True)
+    kl_T = kl_estimate(logprobs, torch.tensor([-1.0, -100.0]))
+    kl_T.sum().backward()
+    assert kl_T.tolist() == pytest.approx([math.exp(20) - 21, 98.0])
+    assert logprobs.grad.tolist() == [0.0, 1.0]  # what the reference finds impossible is held back
+
+
 def test_denominator_is_the_minibatchs():
     assert loss_of("dapo", [1.0], [1.0], denominator=4.0)[0] == pytest.approx(-0.25)
 

@@ -149,6 +149,23 @@ def test_one_sample_that_is_not_finite_skips_the_update(fresh, samples, bad, fie
     assert all(map(math.isfinite, metrics.values()))
 
 
+def test_one_ratio_beyond_float32_does_not_lose_the_update(fresh, samples, monkeypatch):
+    original = Updater._logprobs
+
+    def logprobs(self, row, model=None):
+        logprobs_T, entropies_T = original(self, row, model)
+        if not torch.is_grad_enabled():  # the old log-probabilities
+            logprobs_T[row.mask_T.nonzero()[3]] -= 95
+        return logprobs_T, entropies_T
+
+    monkeypatch.setattr(Updater, "_logprobs", logprobs)
+    before = [p.detach().clone() for p in fresh().model.parameters()]
+    after, metrics = weights_after(fresh(), [samples, []], pack_tokens=10_000)
+    assert metrics["skipped_updates"] == 0 and metrics["ratios_bounded"] == 1
+    assert all(map(math.isfinite, metrics.values()))
+    assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
 def test_a_skipped_update_is_in_no_metric_but_its_count(fresh, samples):
     broken = [with_advantages(s, float("nan")) for s in samples]
     expected, alone = weights_after(fresh(), [samples, []])

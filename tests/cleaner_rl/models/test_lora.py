@@ -6,8 +6,9 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
+from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.errors import CheckpointError, PolicyError
 from cleaner_rl.learner.logprobs import token_logprobs
 from cleaner_rl.learner.packing import Pack
@@ -19,7 +20,7 @@ from cleaner_rl.models.lora import (
     has_lora,
 )
 from cleaner_rl.models.policy import load_policy
-from cleaner_rl.models.weights import plain_weights
+from cleaner_rl.models.weights import plain_weights, save_weights
 from cleaner_rl.runs.checkpoint import load_tensors, save_checkpoint
 from cleaner_rl.settings import UpdateConfig
 from cleaner_rl.train import main
@@ -62,6 +63,28 @@ def test_a_saved_model_is_plain_and_gives_the_same_numbers(adapted, samples, tmp
     torch.testing.assert_close(
         token_logprobs(plain, row)[0], token_logprobs(adapted.model, row)[0], rtol=1e-4, atol=1e-4
     )
+
+
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys")  # peft's own
+def test_experts_are_adapted_and_saved_under_their_plain_names(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    config = Qwen3MoeConfig(vocab_size=64, num_hidden_layers=2, **sizes, **experts)
+    model = Qwen3MoeForCausalLM(config).eval()
+    add_lora(model, rank=4, alpha=8.0)
+    assert any(".experts." in name for name in adapter_state(model))
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        before = model(ids).logits
+        for parameter in adapter_state(model).values():
+            parameter.normal_()
+        config.save_pretrained(tmp_path)
+        save_weights(tmp_path, model, Ranks())
+        plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+        logits = plain(ids).logits
+        assert (logits - before).abs().max() > 0.1
+        torch.testing.assert_close(logits, model(ids).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_saving_leaves_the_adapters_as_they_were(adapted, samples, tmp_path):

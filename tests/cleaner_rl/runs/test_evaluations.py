@@ -4,6 +4,7 @@ import pytest
 
 from cleaner_env import Episode, Task
 from cleaner_env.episode_io import episode_to_dict, read_episodes
+from cleaner_rl.config import PRESETS
 from cleaner_rl.errors import CheckpointError
 from cleaner_rl.runs.evaluations import (
     episodes_path,
@@ -53,7 +54,7 @@ def test_an_evaluation_without_its_figures_is_not_whole(tmp_path):
 def test_a_resumed_run_forgets_later_evaluations(tmp_path):
     for step in (0, 10, 20):
         write(tmp_path, step)
-    RunDirectory(tmp_path).forget_after(10)
+    RunDirectory(tmp_path).rewind(PRESETS["tiny"], 10)
     assert evaluated_steps(tmp_path) == [0, 10]
     with pytest.raises(CheckpointError, match="cannot read the episodes"):
         read_evaluation(tmp_path, 20, "on")

@@ -224,7 +224,7 @@ def test_file_and_impossible_parent_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a file"):
         check_out(tmp_path / "file", overwrite=True)
     with pytest.raises(UserError, match="cannot write"):
-        check_out(tmp_path / "file" / "policy", overwrite=False)
+        main(["--out", str(tmp_path / "file" / "policy")])
 
 
 def test_an_unknown_device_is_refused_before_anything_is_generated(tmp_path: Path) -> None:

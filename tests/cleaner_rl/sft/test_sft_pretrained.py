@@ -96,7 +96,7 @@ def test_the_presets_say_whose_slips_are_learned():
 
 
 def test_a_base_gets_the_mark_and_shows_the_format(base):
-    plain, policy = load_policy(str(base), "cpu"), load_base(str(base), "cpu")
+    plain, policy = load_policy(str(base), "cpu"), load_base(str(base), "cpu", 512)
     assert (plain.knows_tool, plain.codec.tool_format) == (False, None)
     assert (policy.knows_tool, policy.codec.tool_format) == (True, "hermes")
     question = [{"role": "user", "content": "What is 6 * 7?"}]
