@@ -27,6 +27,7 @@ from cleaner_rl.distributed.ranks import Ranks, open_ranks
 from cleaner_rl.errors import RankError, UserError
 from cleaner_rl.eval.held_out import evaluate_if_due, evaluate_once
 from cleaner_rl.grpo.advantages import error_ratio, resample_on_correct
+from cleaner_rl.grpo.credit import branches_join
 from cleaner_rl.grpo.groups import Group, minibatch_samples
 from cleaner_rl.grpo.loss import LOSSES
 from cleaner_rl.models.memory import memory_errors
@@ -211,7 +212,7 @@ def collect_episodes(
 def compared(episodes: list[Episode], rewards: list[float], config: TrainConfig) -> Group:
     """The episodes of a problem with their advantages."""
     failure = config.episode.wrong_reward - config.episode.failure_penalty
-    branch_reward = failure if config.credit == "branched" else None
+    branch_reward = failure if branches_join(config.credit) else None
     return Group.of(episodes, rewards, LOSSES[config.update.loss].scaled, branch_reward)
 
 

@@ -83,6 +83,11 @@ def episode_samples(
     ]
 
 
+def branches_join(rule: CreditRule) -> bool:
+    """Whether the branches that splices leave are members of their group."""
+    return rule == "branched"
+
+
 def splices(episode: Episode) -> list[RollbackRecord]:
     """The lookaheads whose answers replaced a failed call; each of them made a branch."""
     return [record for record in episode.rollbacks if record.purified is not None]
@@ -98,7 +103,7 @@ def _extra(
 ) -> Iterator[tuple[TokenSample, float]]:
     """Extra samples in the contexts in which they were sampled, with their advantages: calls that
     splices removed and, under ``branched``, the lookahead turns that stayed."""
-    branched = rule == "branched" and (advantage or branch_advantage)
+    branched = branches_join(rule) and (advantage or branch_advantage)
     if not branched and not (rule == "contrastive" and advantage < 0):
         return
     records = splices(episode)
