@@ -222,6 +222,10 @@ class ChatCodec:
         """A program's output as a message that the template takes."""
         return {**self._answer, "content": self._answer["content"].replace(_RESULT, output)}
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The exact text of token ids, special tokens included."""
+        return decode(self.tokenizer, ids)
+
     def prompt_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Ids of the messages before the first turn of the assistant, ready for its answer."""
         if not self._takes_rules and [message["role"] for message in messages[:1]] == ["system"]:
@@ -243,6 +247,14 @@ class ChatCodec:
             before = before[1:]
         text = _quoted(text) if self._quotes_results else text
         return [*before, *self.plain_ids(text), *self._after_ids]
+
+
+def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The exact text of token ids, special tokens included."""
+    text: str = tokenizer.decode(
+        list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+    return text
 
 
 def tool_message(output: str, role: str) -> dict[str, str]:

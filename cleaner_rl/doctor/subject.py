@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from cleaner_env.chat import ChatCodec, TemplateError
 from cleaner_env.chat.client import ServerError
+from cleaner_env.chat.codec import decode
 from cleaner_env.formats import TextFormat
 from cleaner_env.task import Task
 from cleaner_env.tasks.load import first_tasks
@@ -19,7 +20,6 @@ from cleaner_rl.models.policy import (
     KNOWS_TOOL,
     Policy,
     context_length,
-    decode,
     load_codec,
     load_model_config,
     load_policy,

@@ -59,7 +59,7 @@ class Policy:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The exact text of token ids, special tokens included."""
-        return decode(self.tokenizer, ids)
+        return self.codec.decode(ids)
 
     @property
     def knows_tool(self) -> bool:
@@ -162,14 +162,6 @@ def rope_kinds(config: Any) -> list[dict[str, Any]]:
     """The parameters of a configuration's rotary embeddings, those of each kind of layer too."""
     rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
     return [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
-
-
-def decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    """The exact text of token ids, special tokens included."""
-    text: str = tokenizer.decode(
-        list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-    )
-    return text
 
 
 def resolve_device(device: str) -> torch.device:
