@@ -96,7 +96,7 @@ def episodes(options: Episodes) -> None:
         torch.set_num_threads(options.threads)
     config = PRESETS["tiny"]
     policy = load_policy("bundled")
-    source = load_source(config, "train")
+    source = load_source(config.tasks, "train", config.seed)
     tasks = [source[i // 8] for i in range(options.episodes)]
     sampler = Sampler(policy, max_batch=options.batch)
     clocks = {"wrapper": Clock(SAARWrapper), "env": Clock(CodeToolEnv)}

@@ -95,7 +95,7 @@ def step(
 ) -> tuple[list[Episode], list[list[Sample]], dict[str, float]]:
     """Play the groups and learn from them: episodes, minibatches, and seconds and peak bytes."""
     device = rollout.policy.device
-    source = load_source(config, "train")
+    source = load_source(config.tasks, "train", config.seed)
     tasks = [source[i // config.group_size] for i in range(config.prompts * config.group_size)]
     began, figures = _begin(device), {}
     episodes = rollout.play(tasks, seed=0)

@@ -16,7 +16,7 @@ from cleaner_env.formats import resolve_format
 from cleaner_env.formats.protocol import ToolCallFormat, system_prompt
 from cleaner_env.interpreter import Interpreter, Limits, Sandbox
 from cleaner_env.observation import format_call_error, format_observations
-from cleaner_env.rewards import Ended, Reward
+from cleaner_env.rewards import Ended, Reward, load_reward
 from cleaner_env.rollback_protocol import StepResult
 from cleaner_env.task import Task
 from cleaner_env.tasks.draw import TaskDraw, Tasks
@@ -54,8 +54,9 @@ class CodeToolEnv(gym.Env[str, str]):
             mappings, or an argument of ``load_tasks``, such as ``"gsm8k:PATH"`` or a list of such
             texts, whose training split is used. The default is the reasoning-gym families of
             ``cleaner_env.tasks.families``, or the built-in tasks if reasoning-gym is missing.
-        reward: what an episode earns; by default 1 for full marks and 0 otherwise. Programs judged
-            by the ``code`` reward run in the same sandbox as calls.
+        reward: what an episode earns; by default 1 for full marks and 0 otherwise. A text such as
+            ``"my_rewards:judge"`` is given to ``load_reward``. Programs judged by the ``code``
+            reward run in the same sandbox as calls.
         max_length: the length of all turns and observations at which an episode is truncated, in
             units of ``measure``; an action with tokens counts as that many units.
         max_observation_chars: longer tool output is cut in the middle, with a visible mark.
@@ -79,6 +80,8 @@ class CodeToolEnv(gym.Env[str, str]):
             the same as before the step, and the step may be tried again.
         cleaner_env.rewards.ScorerError: from ``step``, if a scorer raises at the final answer. The
             same holds.
+        cleaner_env.rewards.TermError: from ``step``, if a term of the reward fails. The episode has
+            then ended, without a reward.
     """
 
     metadata = {  # noqa: RUF012 (Gymnasium declares it so)
@@ -90,7 +93,7 @@ class CodeToolEnv(gym.Env[str, str]):
         self,
         tasks: Tasks | None = None,
         *,
-        reward: Reward | None = None,
+        reward: Reward | str | None = None,
         max_turns: int = 16,
         max_length: int | None = None,
         measure: Callable[[str], int] = len,
@@ -122,8 +125,8 @@ class CodeToolEnv(gym.Env[str, str]):
         self.format = resolve_format(format, max_calls=max_calls, strict=strict)
         self.max_turns = max_turns
         self.max_length = max_length
-        self.reward = reward or Reward()
-        self._tasks = TaskDraw(tasks)
+        self.reward = load_reward(reward) if isinstance(reward, str) else reward or Reward()
+        self._tasks = TaskDraw(tasks, self.reward)
         self._measure = measure
         self._max_observation_chars = max_observation_chars
         self._system_prompt = system_prompt

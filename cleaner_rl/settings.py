@@ -119,6 +119,8 @@ class EpisodeRules:
     """Instructions for the tool: the default ones, none, or what fits the model (auto)."""
     tool_format: ToolFormat = "auto"
     """How the model writes its calls; auto reads it from the chat template."""
+    reward: str = ""
+    """Reward of your own, MODULE:OBJECT; empty uses those of the tasks (docs/tasks.md)."""
     max_calls: Count = 1
     """Maximum number of calls in a turn; they run in order, up to the first that fails."""
     strict_calls: bool = True

@@ -25,14 +25,14 @@ from cleaner_rl.learner.update import Updater
 from cleaner_rl.models.lora import add_lora
 from cleaner_rl.models.memory import memory_errors
 from cleaner_rl.models.policy import Policy, load_policy
-from cleaner_rl.rollout.environment import open_sandbox
+from cleaner_rl.rollout.environment import open_sandbox, reward_of
 from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.runs.checkpoint import load_state, load_tensors
 from cleaner_rl.runs.lock import reserved
 from cleaner_rl.runs.loggers import LogStep, check_logger, open_logger
 from cleaner_rl.runs.provenance import weights_fingerprint
 from cleaner_rl.runs.run_directory import RunDirectory
-from cleaner_rl.settings import flat
+from cleaner_rl.settings import EpisodeConfig, flat
 
 
 @dataclass(slots=True)
@@ -84,16 +84,15 @@ class Trainer:
             if config.resume:
                 ranks.on_first(reserve)
             saved = ranks.together(lambda: _saved(config)) if config.resume else None
-            source = ranks.together(lambda: load_source(config.tasks, "train", config.seed))
+            tasks, seed, episode = config.tasks, config.seed, config.episode
+            source = ranks.together(lambda: load_source(tasks, "train", seed, episode))
             ranks.together(lambda: held_out_tasks(config))
             # Logger and sandbox are checked before a large model is loaded.
             ranks.together(lambda: check_logger(config.monitor.logger))
-            sandbox = ranks.together(lambda: held.enter_context(open_sandbox(config.episode)))
+            sandbox = ranks.together(lambda: held.enter_context(open_sandbox(episode)))
             policy, updater, base = _models(config, saved, ranks)
             _require_agreement(policy, ranks)
-            rollout = held.enter_context(
-                Rollout.open(policy, config.episode, config.dtype, sandbox)
-            )
+            rollout = held.enter_context(Rollout.open(policy, episode, config.dtype, sandbox))
             source, left_out = ranks.together(lambda: _fitting(source, rollout, config))
             if left_out and ranks.first:
                 print(f"{left_out} prompts exceed --max-prompt-tokens: left out", file=sys.stderr)
@@ -146,10 +145,12 @@ class _Saved:
     state: dict[str, Any]
 
 
-def load_source(tasks: str, split: Split, seed: int) -> TaskSource:
-    """Load the problems of a split."""
+def load_source(
+    tasks: str, split: Split, seed: int, episode: EpisodeConfig | None = None
+) -> TaskSource:
+    """Load the problems of a split; the reward of ``episode`` must be able to score them."""
     try:
-        return load_tasks(tasks, split, seed)
+        return load_tasks(tasks, split, seed, None if episode is None else reward_of(episode))
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -160,7 +161,7 @@ def held_out_tasks(config: TrainConfig) -> list[Task]:
     if count == 0:
         return []
     try:
-        return first_tasks(load_source(config.tasks, "test", config.seed), count)
+        return first_tasks(load_source(config.tasks, "test", config.seed, config.episode), count)
     except (UserError, ValueError) as error:
         raise UserError(f"{error}; --eval-tasks 0 does without them") from error
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -35,6 +37,21 @@ def tokenizer():
 
     corpus = ["What is 3 + 4? The answer is \\boxed{7}.", "import math\nprint(math.gcd(6, 4))"] * 4
     return train_tokenizer(corpus, 320)
+
+
+@pytest.fixture
+def reward_module(tmp_path, monkeypatch):
+    """Makes the current directory one with a module of this source, and gives the module's name."""
+    name = f"rewards_of_{uuid4().hex}"
+
+    def make(source: str) -> str:
+        (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
+        return name
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    yield make
+    sys.modules.pop(name, None)
 
 
 def pytest_collection_finish() -> None:

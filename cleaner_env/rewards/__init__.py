@@ -1,7 +1,7 @@
 """Rewards: find the answer in a turn, score it, and add up what an episode earns.
 
-``extraction`` finds answers, ``scorers`` score them, and ``reward`` adds further terms. Two scorers
-need more:
+``extraction`` finds answers, ``scorers`` score them, and ``reward`` adds further terms; ``own``
+loads rewards of a user's own. Two scorers need more:
 
 - mathematics: ``equivalence`` compares, with ``notation``, ``elements``, ``numbers`` and ``units``
   for what answers are made of, and math-verify behind ``grader`` and ``grader_worker``.
@@ -14,6 +14,7 @@ from __future__ import annotations
 from cleaner_env.rewards.encoded_tests import EncodedTests
 from cleaner_env.rewards.extraction import extract_boxed, extract_code
 from cleaner_env.rewards.grader import GRADER, Grader, GraderError, GraderHealth, GraderWarning
+from cleaner_env.rewards.own import load_reward
 from cleaner_env.rewards.reward import (
     Ended,
     FormatTerm,
@@ -21,6 +22,7 @@ from cleaner_env.rewards.reward import (
     Reward,
     ScorerError,
     Term,
+    TermError,
     ToolTerm,
     overlong_penalty,
 )
@@ -41,10 +43,12 @@ __all__ = [
     "Scorer",
     "ScorerError",
     "Term",
+    "TermError",
     "ToolTerm",
     "check_reward",
     "extract_boxed",
     "extract_code",
+    "load_reward",
     "overlong_penalty",
     "score",
 ]

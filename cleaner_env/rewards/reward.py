@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, SupportsFloat
 
 from cleaner_env.rewards.grader import GraderError
 from cleaner_env.rewards.scorers import SCORERS, Scorer, check_reward
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 class ScorerError(Exception):
     """A scorer failed at an answer or at its task, so nothing has been scored."""
+
+
+class TermError(ValueError):
+    """A term of a reward failed at an episode, which has ended and has no reward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +121,7 @@ class Reward:
         wrong: for anything less than full marks, no answer and truncated episodes; usually 0 or -1.
         partial: whether a score between 0 and 1 earns its share of the way to ``right``.
         scorers: further scorers, by their name in ``Task.reward``.
+        scorer: judges every task, whatever scorer the task names.
     """
 
     right: float = 1.0
@@ -123,6 +129,7 @@ class Reward:
     partial: bool = False
     terms: tuple[Term, ...] = ()
     scorers: Mapping[str, Scorer] = field(default_factory=dict)
+    scorer: Scorer | None = None
 
     def __post_init__(self) -> None:
         if not self.right > self.wrong:
@@ -135,7 +142,10 @@ class Reward:
 
     def check(self, task: Task) -> None:
         """Raise ValueError if the task's answers cannot be scored."""
-        check_reward(task, {**SCORERS, **self.scorers})
+        if self.scorer is None:
+            check_reward(task, {**SCORERS, **self.scorers})
+        else:
+            self.scorer.check(task)
 
     def runs_programs(self, task: Task) -> bool:
         """Whether ``judge`` needs a sandbox for this task."""
@@ -151,26 +161,55 @@ class Reward:
         scorer = self._scorer(task)
         try:
             answer = scorer.extract(text)
-            return answer, 0.0 if answer is None else scorer.score(answer, task, runner)
+        except Exception as error:
+            raise ScorerError(f"the scorer {self.judge_of(task)} raised {error!r:.500}") from error
+        return answer, 0.0 if answer is None else self.score(answer, task, runner)
+
+    def score(self, answer: str, task: Task, runner: Runner | None = None) -> float:
+        """The score in [0, 1] of an answer that has been found; errors are those of ``judge``."""
+        try:
+            score = self._scorer(task).score(answer, task, runner)
         except (GraderError, SandboxError):
             raise
         except Exception as error:
-            raise ScorerError(f"the scorer {task.reward!r} raised {error!r:.500}") from error
+            raise ScorerError(f"the scorer {self.judge_of(task)} raised {error!r:.500}") from error
+        if not isinstance(score, SupportsFloat) or not 0.0 <= float(score) <= 1.0:
+            raise ScorerError(
+                f"the scorer {self.judge_of(task)} returned {score!r:.100} for the answer "
+                f"{answer!r:.100}; it must return a number from 0 to 1"
+            )
+        return float(score)
+
+    def judge_of(self, task: Task) -> str:
+        """The name of what judges the task's answers, for messages."""
+        own = None if self.scorer is None else self.scorer.score
+        return repr(task.reward) if own is None else getattr(own, "__qualname__", repr(own))
 
     def _scorer(self, task: Task) -> Scorer:
-        return self.scorers.get(task.reward) or SCORERS[task.reward]
+        return self.scorer or self.scorers.get(task.reward) or SCORERS[task.reward]
 
     def breakdown(self, ended: Ended) -> dict[str, float]:
         """The outcome and each term of an episode, by name."""
         score = ended.episode.score if self.partial else float(ended.episode.correct)
         parts = {"outcome": self.wrong + score * (self.right - self.wrong)}
         for term in self.terms:
-            parts[term.name] = parts.get(term.name, 0.0) + term(ended)
+            parts[term.name] = parts.get(term.name, 0.0) + _value(term, ended)
         return parts
 
     def __call__(self, ended: Ended) -> float:
         """What the episode earns."""
         return sum(self.breakdown(ended).values())
+
+
+def _value(term: Term, ended: Ended) -> float:
+    """What a term adds, a finite number."""
+    try:
+        value: Any = term(ended)
+    except Exception as error:
+        raise TermError(f"the term {term.name!r} raised {error!r:.500}") from error
+    if not isinstance(value, SupportsFloat) or not math.isfinite(value):
+        raise TermError(f"the term {term.name!r} returned {value!r:.100}, not a finite number")
+    return float(value)
 
 
 def overlong_penalty(length: int, limit: int, buffer: int, factor: float = 1.0) -> float:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
+from cleaner_env.rewards import Reward
 from cleaner_env.task import Task
 from cleaner_env.tasks.builtin import BuiltinTasks
 from cleaner_env.tasks.load import load_tasks
@@ -23,11 +24,12 @@ Tasks: TypeAlias = TaskSource | str | Sequence[str | Task | Mapping[str, Any]]
 class TaskDraw:
     """Draws problems from where ``CodeToolEnv`` has them.
 
-    None stands for ``default_source``, which is made when a problem is first drawn from it.
+    None stands for ``default_source``, which is made when a problem is first drawn from it. Rows of
+    files must be such as ``reward`` can score.
     """
 
-    def __init__(self, tasks: Tasks | None) -> None:
-        self._source = None if tasks is None else _task_source(tasks)
+    def __init__(self, tasks: Tasks | None, reward: Reward) -> None:
+        self._source = None if tasks is None else _task_source(tasks, reward)
         self._selected: dict[tuple[str | None, str | None], TaskSource] = {}
 
     def draw(self, options: Mapping[str, Any], random: np.random.Generator) -> Task:
@@ -75,13 +77,13 @@ def say_what_is_missing() -> None:
     )
 
 
-def _task_source(tasks: Tasks) -> TaskSource:
+def _task_source(tasks: Tasks, reward: Reward) -> TaskSource:
     if isinstance(tasks, str):
-        return load_tasks(tasks)
+        return load_tasks(tasks, reward=reward)
     if not isinstance(tasks, Sequence):
         return tasks
     if tasks and all(isinstance(task, str) for task in tasks):
-        return load_tasks(cast("Sequence[str]", tasks))
+        return load_tasks(cast("Sequence[str]", tasks), reward=reward)
     return TaskList(cast("Sequence[Task]", tasks))
 
 

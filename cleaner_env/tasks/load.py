@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 
-from cleaner_env.rewards import check_reward
+from cleaner_env.rewards import Reward
 from cleaner_env.task import Task
 from cleaner_env.tasks.builtin import BUILTIN, BuiltinTasks
 from cleaner_env.tasks.code_layouts import CODE_LAYOUTS
@@ -37,7 +37,12 @@ _FIRST = 64
 """How many tasks of an endless source are measured."""
 
 
-def load_tasks(spec: str | Sequence[str], split: Split = "train", seed: int = 0) -> TaskSource:
+def load_tasks(
+    spec: str | Sequence[str],
+    split: Split = "train",
+    seed: int = 0,
+    reward: Reward | None = None,
+) -> TaskSource:
     """The task source behind a ``--tasks`` value; docs/tasks.md has the whole language.
 
     Args:
@@ -46,13 +51,14 @@ def load_tasks(spec: str | Sequence[str], split: Split = "train", seed: int = 0)
             ``" + "`` between them, are mixed by ``@weight=``.
         split: which of the two splits. A hash of the prompt decides where a task belongs.
         seed: of generated tasks, of the order of a file's rows, and of the order of choices.
+        reward: what has to be able to score every row; by default the scorers of this package.
 
     Raises:
         ValueError: there is no such source, it cannot be read, or it has no task of the split.
     """
     check_split(split)
     specs = split_specs(spec)
-    loaded = [(one, _load(one, split, seed)) for one in specs]
+    loaded = [(one, _load(one, split, seed, reward or Reward())) for one in specs]
     present = [(one, source) for one, source in loaded if source is not None]
     if not present:
         raise ValueError(_no_tasks(specs, split))
@@ -95,7 +101,7 @@ def fitting_tasks(
     return fitting, left_out
 
 
-def _load(spec: SourceSpec, split: Split, seed: int) -> TaskSource | None:
+def _load(spec: SourceSpec, split: Split, seed: int, reward: Reward) -> TaskSource | None:
     """One source; None when it has no task of the split."""
     if spec.kind in _GENERATED:
         return _generated(spec, split, seed)
@@ -108,7 +114,7 @@ def _load(spec: SourceSpec, split: Split, seed: int) -> TaskSource | None:
             f"every row, or KIND:PATH with one of the kinds {', '.join(sorted(KINDS)[1:])}{near}"
         )
     spec.allow((*_EVERYWHERE, *layout.options))
-    tasks = _tasks_of_split(spec, layout, split, seed)
+    tasks = _tasks_of_split(spec, layout, split, seed, reward)
     if spec.choice("shuffle", ("yes", "no")) == "yes":
         random.Random(seed).shuffle(tasks)
     tasks = tasks[: int(spec.number("limit", len(tasks), 1, 1e9))]
@@ -128,21 +134,23 @@ def _generated(spec: SourceSpec, split: Split, seed: int) -> FamilyTasks:
     return ReasoningGymTasks(families, split, seed, level)
 
 
-def _tasks_of_split(spec: SourceSpec, layout: Layout, split: Split, seed: int) -> list[Task]:
+def _tasks_of_split(
+    spec: SourceSpec, layout: Layout, split: Split, seed: int, reward: Reward
+) -> list[Task]:
     place = spec.place
     if not place:
         if layout.place is None:
             raise ValueError(f"unknown tasks {spec.text!r}: which file? Write {spec.kind}:PATH")
         place = layout.place()
     holdout = spec.number("holdout", layout.holdout)
-    tasks = in_bounds(spec, _read_tasks(spec, layout, place, seed))
+    tasks = in_bounds(spec, _read_tasks(spec, layout, place, seed, reward))
     if not tasks:
         raise ValueError(f"{spec.text} holds no tasks")
     return [task for task in tasks if (place_of(task.prompt) < holdout) == (split == "test")]
 
 
 def _read_tasks(
-    spec: SourceSpec, layout: Layout, place: str, seed: int
+    spec: SourceSpec, layout: Layout, place: str, seed: int, reward: Reward
 ) -> Iterator[tuple[Row, Task]]:
     """Every row with its task, in the file's order."""
     rows = read_rows(place, spec.options.get("config", ""), spec.options.get("hub_split", "train"))
@@ -153,7 +161,7 @@ def _read_tasks(
                 continue
             if not task.prompt.strip():
                 raise ValueError("the prompt is empty")
-            check_reward(task)
+            reward.check(task)
         except (ValueError, SyntaxError, TypeError, KeyError) as error:
             raise ValueError(f"{row.where}: {error}") from error
         yield row, task

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"report: {write_report(directory)}")
         return DONE
     for split in ("train", "test"):
-        load_source(config.train.tasks, split, config.train.seed)
+        load_source(config.train.tasks, split, config.train.seed, config.train.episode)
     lanes_of(config, 1)  # refuses a device that is not there before anything is written
     directory.require_comparison()
     with reserved(directory.path):

@@ -81,7 +81,7 @@ class Subject:
     @cached_property
     def tasks(self) -> list[Task]:
         """The first tasks of the training split."""
-        source = load_source(self.config.tasks, "train", self.config.seed)
+        source = load_source(self.config.tasks, "train", self.config.seed, self.config.episode)
         return first_tasks(source, self.doctor.num_tasks)
 
 

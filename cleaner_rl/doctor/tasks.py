@@ -11,9 +11,10 @@ from statistics import median
 
 from cleaner_env.formats.protocol import system_prompt
 from cleaner_env.interpreter import Sandbox
-from cleaner_env.rewards import SCORERS, score
+from cleaner_env.rewards import Reward, ScorerError
 from cleaner_env.task import Task
 from cleaner_rl.doctor.subject import Finding, Subject
+from cleaner_rl.rollout.environment import reward_of
 from cleaner_rl.trainer import held_out_tasks
 
 _HOSTILE = (
@@ -43,13 +44,17 @@ def check_tasks(subject: Subject) -> Finding:
 
 def check_grader(subject: Subject) -> Finding:
     """Reference answers must be right, nonsense wrong, and every answer graded in time."""
-    runs_programs = any(SCORERS[task.reward].runs_programs for task in subject.tasks)
+    reward = reward_of(subject.config.episode)
+    runs_programs = any(map(reward.runs_programs, subject.tasks))
     # The reference programs come from the data set, so they may run without isolation.
     with Sandbox(allow_weak=True) if runs_programs else nullcontext() as sandbox:
-        return _grade_all(subject, sandbox)
+        try:
+            return _grade_all(subject, reward, sandbox)
+        except ScorerError as error:
+            return Finding("failed", str(error), "training would stop there; mend the scorer")
 
 
-def _grade_all(subject: Subject, sandbox: Sandbox | None) -> Finding:
+def _grade_all(subject: Subject, reward: Reward, sandbox: Sandbox | None) -> Finding:
     limit = subject.doctor.grader_seconds
     one_of_each = {(task.reward, task.family): task for task in subject.tasks}
     references = [(task.answer, task) for task in subject.tasks]
@@ -57,29 +62,30 @@ def _grade_all(subject: Subject, sandbox: Sandbox | None) -> Finding:
     slowest, wrong = 0.0, []
     for number, (answer, task) in enumerate([*references, *bad]):
         began = time.perf_counter()
-        verdict = _verdict(answer, task, sandbox, limit)
+        verdict = _verdict(reward, answer, task, sandbox, limit)
+        judge = reward.judge_of(task)
         slowest = max(slowest, time.perf_counter() - began)
         shown = repr(answer if len(answer) <= 40 else answer[:30])
         if verdict is None:
             return Finding(
                 "failed",
-                f"the reward {task.reward!r} had not graded {shown} ({len(answer)} characters) "
+                f"the reward {judge} had not graded {shown} ({len(answer)} characters) "
                 f"after {limit:g} s",
                 "such an answer would halt training; use another reward for these tasks",
             )
         if number >= len(references) and verdict >= 1.0:
-            text = f"the reward {task.reward!r} accepts {shown} as the answer {task.answer!r}"
+            text = f"the reward {judge} accepts {shown} as the answer {task.answer!r}"
             return Finding("failed", text, "use another reward for these tasks")
         if number < len(references) and verdict < 1.0:
             wrong.append(task)
-    rewards = dict(Counter(task.reward for task in subject.tasks))
+    rewards = dict(Counter(reward.judge_of(task).strip("'") for task in subject.tasks))
     details = {"rewards": rewards, "slowest_seconds": round(slowest, 3)}
     if wrong:
         task = wrong[0]
         return Finding(
             "warning",
             f"{len(wrong)} of {len(subject.tasks)} reference answers are wrong according to their "
-            f"own reward, such as {task.answer!r} ({task.reward}, {task.family})",
+            f"own reward, such as {task.answer!r} ({reward.judge_of(task)}, {task.family})",
             "check that the rows name the right reward; if the reference is not an answer, as with "
             "programs that are judged by tests, this is expected",
             details,
@@ -92,13 +98,15 @@ def _grade_all(subject: Subject, sandbox: Sandbox | None) -> Finding:
     )
 
 
-def _verdict(answer: str, task: Task, sandbox: Sandbox | None, seconds: float) -> float | None:
+def _verdict(
+    reward: Reward, answer: str, task: Task, sandbox: Sandbox | None, seconds: float
+) -> float | None:
     """Grade an answer in a thread, as in training; None if that took too long."""
     verdict: Future[float] = Future()
 
     def grade() -> None:
         try:
-            verdict.set_result(score(answer, task, sandbox))
+            verdict.set_result(reward.score(answer, task, sandbox))
         except Exception as error:
             verdict.set_exception(error)
 

@@ -44,7 +44,8 @@ COMPLETE, MISSING, INTERRUPTED = 0, 1, 130
 def main(arguments: Sequence[str]) -> int:
     """Run the command; see ``EvalConfig`` for its exit statuses."""
     config = parse_eval(arguments)
-    tasks = first_tasks(load_source(config.tasks, "test", config.seed), config.num_tasks)
+    source = load_source(config.tasks, "test", config.seed, config.rollout("off"))
+    tasks = first_tasks(source, config.num_tasks)
     if len(tasks) < config.num_tasks:
         print(f"{config.tasks} has only {len(tasks)} held-out tasks", file=sys.stderr)
     directory = config.resume or config.out

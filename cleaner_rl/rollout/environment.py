@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from cleaner_env.env import CodeToolEnv
 from cleaner_env.formats import TextFormat
 from cleaner_env.interpreter import LIGHT_PRELOAD, Limits, Sandbox, SandboxError
-from cleaner_env.rewards import FormatTerm, Reward, ToolTerm
+from cleaner_env.rewards import FormatTerm, Reward, ToolTerm, load_reward
 from cleaner_env.saar import Mode, SAARWrapper
 from cleaner_env.task import Task
-from cleaner_rl.errors import OutageError
+from cleaner_rl.errors import OutageError, UserError
 from cleaner_rl.settings import EpisodeConfig, SaarMode
 
 _MAX_FAULTED = 0.05
@@ -75,7 +75,20 @@ def make_env(
 def reward_of(config: EpisodeConfig) -> Reward:
     """An episode's reward, except for overlong shaping: that counts tokens, as the trainer does."""
     terms = (FormatTerm(penalty=config.format_penalty), ToolTerm(failure=config.failure_penalty))
-    return Reward(wrong=config.wrong_reward, partial=config.partial_reward, terms=terms)
+    built_in = Reward(wrong=config.wrong_reward, partial=config.partial_reward, terms=terms)
+    if not config.reward:
+        return built_in
+    try:
+        reward = load_reward(config.reward, built_in)
+    except ValueError as error:
+        raise UserError(f"--reward: {error}") from error
+    plain = Reward(wrong=reward.wrong, terms=(FormatTerm(), ToolTerm()))
+    if reward.scorer is None and built_in != plain:
+        raise UserError(
+            f"--reward {config.reward} is a whole Reward: leave out --partial-reward, "
+            f"--format-penalty and --failure-penalty, and say --wrong-reward {reward.wrong:g}"
+        )
+    return reward
 
 
 def check_faults(faults: Sequence[Exception | None], episodes: int) -> None:

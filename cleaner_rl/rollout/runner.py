@@ -10,7 +10,7 @@ from typing import Any
 from cleaner_env.completion import Completion
 from cleaner_env.episode import Episode
 from cleaner_env.interpreter import SandboxError
-from cleaner_env.rewards import GraderError, ScorerError
+from cleaner_env.rewards import GraderError, ScorerError, TermError
 from cleaner_env.saar import SAARWrapper
 from cleaner_env.task import Task
 from cleaner_rl.errors import OutageError
@@ -93,6 +93,9 @@ class EpisodeRunner:
                 return
             except (SandboxError, ScorerError) as error:
                 self.fault = error
+            except TermError as error:  # the episode has ended
+                self.fault = error
+                break
             except GraderError as error:
                 raise OutageError(f"answers cannot be compared: {error}") from error
         self.env.episode.faulted = True

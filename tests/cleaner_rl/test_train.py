@@ -13,6 +13,7 @@ import trainings
 from safetensors.torch import load_file
 
 from cleaner_env import Episode, SandboxError, Task
+from cleaner_env.rewards import Reward
 from cleaner_rl.config import PRESETS, parse_train
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.errors import CheckpointError, OutageError, PolicyError, UserError
@@ -267,6 +268,38 @@ def test_reward_arguments_reach_the_environments():
     assert (reward.wrong, [term.name for term in reward.terms]) == (-0.5, ["format", "tool"])
     with pytest.raises(UserError, match="--wrong-reward must be below 1"):
         parse_train(["--wrong-reward", "1"])
+
+
+def test_a_reward_of_ones_own_is_trained(reward_module, tmp_path):
+    module = reward_module("def odd(answer, task): return len(answer) % 2")
+    arguments = ["--reward", f"{module}:odd", "--max-turns", "3"]
+    assert train(tmp_path / "run", "--steps", "1", *arguments) == 0
+    answered = [row for row in episodes(tmp_path / "run") if row["answer"] is not None]
+    assert answered
+    assert all(row["reward"] == len(row["answer"]) % 2 for row in answered)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--reward", "judge"], "--reward: 'judge' names no reward"),
+        (["--reward", "nothing.there:judge"], "--reward: there is no module 'nothing'"),
+    ],
+)
+def test_a_reward_that_is_not_there_is_refused_before_anything_is_loaded(
+    tmp_path, arguments, message
+):
+    with pytest.raises(UserError, match=message):
+        train(tmp_path / "run", "--model", "not loaded", *arguments)
+
+
+def test_a_whole_reward_leaves_no_other_setting_without_effect(reward_module):
+    module = reward_module("from cleaner_env.rewards import Reward\nwhole = Reward(wrong=-1.0)")
+    own = ["--reward", f"{module}:whole"]
+    assert reward_of(parse_train([*own, "--wrong-reward", "-1"]).episode) == Reward(wrong=-1.0)
+    for others in ([], ["--wrong-reward", "-1", "--format-penalty", "0.1"]):
+        with pytest.raises(UserError, match=r"is a whole Reward: leave out .*--wrong-reward -1"):
+            reward_of(parse_train([*own, *others]).episode)
 
 
 def test_missing_model_directory(tmp_path):

@@ -11,6 +11,7 @@ from scripted import call
 
 from cleaner_env import Sandbox, SandboxError, Task
 from cleaner_env.chat import ChatCodec
+from cleaner_env.rewards import Reward, Scorer
 from cleaner_env.token_samples import purified_sample
 from cleaner_rl.config import PRESETS
 from cleaner_rl.doctor import tasks as task_checks
@@ -299,7 +300,8 @@ def test_references_are_graded(subject):
 
 
 def verdicts(monkeypatch, score):
-    monkeypatch.setattr(task_checks, "score", lambda answer, task, runner: score(answer, task))
+    scorer = Scorer(lambda answer, task, runner: score(answer, task))
+    monkeypatch.setattr(task_checks, "reward_of", lambda config: Reward(scorer=scorer))
 
 
 def test_programs_are_judged_in_a_sandbox(subject):
@@ -332,6 +334,14 @@ def test_a_grader_that_hangs_is_refused(subject, monkeypatch):
     finding = check_grader(subject)
     assert finding.status == "failed" and "after 0.1 s" in finding.text
     assert time.monotonic() - began < 2
+
+
+def test_a_reward_of_ones_own_is_checked_like_the_built_in_ones(subject, reward_module):
+    module = reward_module("def judge(answer, task): return 1.0 if answer == task.answer else None")
+    checked = subject(tasks=[TASK], reward=f"{module}:judge")
+    finding = check_grader(checked)
+    assert finding.status == "failed"
+    assert f"scorer {module}:judge returned None for the answer 'no such answer'" in finding.text
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,24 @@ def test_the_papers_protocol_is_a_preset(tmp_path):
     assert (ours.episode.max_turns, ours.episode.temperature, ours.top_p) == (7, 1.0, 0.6)
 
 
+def test_a_reward_of_ones_own_is_that_of_its_run_and_judges_evaluations(
+    reward_module, arguments, tmp_path
+):
+    module = reward_module(
+        "from cleaner_env.rewards import Scorer\n"
+        "all = Scorer(lambda answer, task, runner: 1.0, extract=str)"
+    )
+    RunDirectory.create(tmp_path / "run", change(PRESETS["tiny"], reward=f"{module}:all"))
+    checkpoint = str(tmp_path / "run" / "checkpoints" / "step-000001")
+    assert parse_eval(["--model", checkpoint]).episode.reward == f"{module}:all"
+    main([*arguments, "--reward", f"{module}:all", "--out", str(tmp_path / "out")])
+    rows = map(json.loads, (tmp_path / "out" / "episodes.jsonl").read_text().splitlines())
+    episodes = [row["episode"] for row in rows]
+    assert all(episode["score"] == episode["terminated"] for episode in episodes)
+    with pytest.raises(UserError, match=r"--reward: .* has no object 'none'"):
+        main([*arguments, "--reward", f"{module}:none"])
+
+
 def test_samples_are_judged_together(arguments, tmp_path):
     out = str(tmp_path / "out")
     main([*arguments, "--samples", "4", "--out", out])
