@@ -6,6 +6,12 @@
 ``env`` and ``saar`` come first; ``episode``, ``completion`` and ``splicing`` are what they are made
 of. A turn's call is read by ``formats`` and run by ``interpreter``. Problems come from ``tasks``,
 and ``rewards`` judges answers. ``chat`` connects models: by a chat template, or on a server.
+
+What other code may rely on is in ``__all__`` here, in ``chat``, ``formats`` and ``rewards``, and
+the client of servers in ``chat.client``. For an agent: ``info["messages"]`` (``Episode.messages``)
+is what it must be shown next. For a trainer: ``context_ids`` builds the token ids of that context,
+and ``purified_sample``, ``turn_sample`` and ``call_sample`` give what it trains. For people:
+``transcript`` writes an episode down.
 """
 
 from __future__ import annotations
@@ -31,7 +37,17 @@ from cleaner_env.saar import SAARWrapper
 from cleaner_env.similarity import EmbeddingSimilarity, difflib_similarity
 from cleaner_env.splicing import Splice, splice
 from cleaner_env.task import Task
+from cleaner_env.tasks.load import first_tasks, load_tasks
 from cleaner_env.tasks.sources import ReasoningGymTasks, TaskList, TaskSource
+from cleaner_env.text_space import TextSpace
+from cleaner_env.token_samples import (
+    TokenSample,
+    call_sample,
+    context_ids,
+    purified_sample,
+    turn_sample,
+)
+from cleaner_env.transcripts import transcript
 
 __all__ = [
     "FORMATS",
@@ -56,17 +72,26 @@ __all__ = [
     "Task",
     "TaskList",
     "TaskSource",
+    "TextSpace",
+    "TokenSample",
     "Tokens",
     "ToolCallFormat",
     "Turn",
     "TurnFormat",
+    "call_sample",
     "choose_format",
+    "context_ids",
     "difflib_similarity",
     "episode_from_dict",
     "episode_to_dict",
+    "first_tasks",
+    "load_tasks",
     "make_format",
+    "purified_sample",
     "read_episodes",
     "splice",
+    "transcript",
+    "turn_sample",
     "write_episodes",
 ]
 

@@ -21,7 +21,7 @@ from cleaner_env.rollback_protocol import StepResult
 from cleaner_env.task import Task
 from cleaner_env.tasks.draw import TaskDraw, Tasks
 from cleaner_env.text_space import TextSpace
-from cleaner_env.transcript import beginning, describe_turn, ending, transcript
+from cleaner_env.transcripts import beginning, describe_turn, ending, transcript
 
 
 class CodeToolEnv(gym.Env[str, str]):

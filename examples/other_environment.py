@@ -11,8 +11,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from cleaner_env import Episode, ParsedTurn, SAARWrapper
-from cleaner_env.text_space import TextSpace
+from cleaner_env import Episode, ParsedTurn, SAARWrapper, TextSpace
 
 QUESTION = "Which city has the most people? Tables: city(name, people)."
 ROWS = [("Aarhus", 285_000), ("Odense", 182_000), ("Aalborg", 120_000)]

@@ -2,5 +2,25 @@
 ``client``)."""
 
 from cleaner_env.chat.codec import ChatCodec, TemplateError, ToolRole
+from cleaner_env.chat.messages import (
+    Answer,
+    ChatError,
+    ServerFormat,
+    Usage,
+    read_answer,
+    sent_messages,
+    turn_text,
+)
 
-__all__ = ["ChatCodec", "TemplateError", "ToolRole"]
+__all__ = [
+    "Answer",
+    "ChatCodec",
+    "ChatError",
+    "ServerFormat",
+    "TemplateError",
+    "ToolRole",
+    "Usage",
+    "read_answer",
+    "sent_messages",
+    "turn_text",
+]

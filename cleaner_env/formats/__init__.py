@@ -8,20 +8,23 @@ from cleaner_env.formats.fenced import FencedFormat
 from cleaner_env.formats.harmony import HarmonyFormat
 from cleaner_env.formats.hermes import HermesFormat
 from cleaner_env.formats.llama3 import Llama3Format
-from cleaner_env.formats.protocol import ToolCallFormat
+from cleaner_env.formats.protocol import TOOL_SCHEMA, ToolCallFormat, system_prompt
 from cleaner_env.formats.qwen3_coder import Qwen3CoderFormat
 
 __all__ = [
     "FORMATS",
+    "TOOL_SCHEMA",
     "FencedFormat",
     "HarmonyFormat",
     "HermesFormat",
     "Llama3Format",
     "Qwen3CoderFormat",
     "TextFormat",
+    "ToolCallFormat",
     "choose_format",
     "make_format",
     "resolve_format",
+    "system_prompt",
 ]
 
 FORMATS: dict[str, type[TextFormat]] = {
