@@ -1,6 +1,7 @@
 """LiveCodeBench's programs are judged as its published harness judges them."""
 
 import json
+import sys
 
 import pytest
 
@@ -60,10 +61,11 @@ CALLS = {  # the body of f(self, xs), what is expected, whether it passes
     "close floats": ("return 0.1 + 0.2", "0.3", False),
     "a set": ("return set(xs)", "[1, 2]", False),
     "names of the prefix": ("return list(accumulate(xs))", "[1, 3]", True),
-    "deep recursion": (
+    "deep recursion": ("g = lambda n: n and 1 + g(n - 1)\n        return g(3000)", "3000", True),
+    "deep recursion through a cache": (
         "g = lru_cache(None)(lambda n: n and 1 + g(n - 1))\n        return g(3000)",
         "3000",
-        True,
+        sys.version_info[:2] != (3, 12),  # which bounds recursion through C by itself
     ),
     "an array": ("import numpy\n        return numpy.array(xs)", "[1, 2]", False),
     "a number of numpy": ("import numpy\n        return numpy.int64(3)", "3", True),

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -124,7 +125,7 @@ def test_the_summary_is_computed_again_from_the_episodes(begin, tmp_path):
     file.unlink()
     assert main(["--resume", str(tmp_path / "out")]) == 0
     assert json.loads(file.read_text()) == written
-    assert written["complete"] and written["made_with"]["torch"] == torch.__version__
+    assert written["complete"] and written["made_with"]["torch"] == version("torch")
 
 
 def test_a_complete_evaluation_needs_no_model_to_be_shown_again(begin, model, tmp_path, capsys):
