@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -9,8 +10,7 @@ from typing import Any, Literal, get_args
 from cleaner_env.chat.codec import ChatCodec
 from cleaner_env.completion import Completion
 from cleaner_env.env import CodeToolEnv
-from cleaner_env.interpreter import SandboxError
-from cleaner_env.rewards import ScorerError
+from cleaner_env.faults import try_step
 from cleaner_env.saar import SAARWrapper
 from cleaner_env.task import Task
 from cleaner_env.token_samples import context_ids, purified_sample
@@ -19,8 +19,11 @@ Grafted = Literal["recompute", "mask"]
 """What a trainer does with grafted tokens: it trains them, with log-probabilities that it computes
 in the purified context, or leaves them out."""
 
-_STEP_ATTEMPTS = 2
-"""How often a step is tried when the sandbox breaks, on top of the sandbox's own retries."""
+
+def check_grafted(grafted: str) -> None:
+    """Raise ValueError for what is no treatment of grafted tokens."""
+    if grafted not in get_args(Grafted):
+        raise ValueError(f"grafted must be one of {get_args(Grafted)}, not {grafted!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class TokenEpisode:
 
     Attributes:
         over: whether it has ended.
-        fault: the error of the sandbox or a scorer that spoilt it; None if none did.
+        fault: the error that spoilt it, or one that a second attempt mended.
     """
 
     def __init__(
@@ -99,23 +102,23 @@ class TokenEpisode:
     def step(self, ids: Sequence[int], logprobs: Sequence[float]) -> None:
         """Take a turn as it was sampled, including the token that ended it.
 
-        What is beyond ``room`` is cut off. A turn that is cut, or ends without a token that ends
-        turns, truncates the episode, as a length limit during sampling does.
+        What follows that token is dropped, and so is what is beyond ``room``. A turn that is not
+        ended truncates the episode, as a length limit during sampling does.
         """
-        room = self.room
-        ids, logprobs = list(ids[:room]), list(logprobs[:room])
+        stops = (i for i, token in enumerate(ids) if token in self.codec.stop_ids)
+        length = min(self.room, next(stops, len(ids)) + 1)
+        ids, logprobs = list(ids[:length]), list(logprobs[:length])
         stopped = bool(ids) and ids[-1] in self.codec.stop_ids
         turn = Completion.from_tokens(
             ids, logprobs, self.codec.decode, stop_length=int(stopped), truncated=not stopped
         )
-        for _ in range(_STEP_ATTEMPTS):
-            try:
-                _, _, terminated, truncated, self._info = self.env.step(turn)
-                self.over = bool(terminated or truncated) or self._truncated_for_want_of_context()
-                return
-            except (SandboxError, ScorerError) as error:
-                self.fault = error
-        self.episode.faulted = self.over = True
+        result, fault = try_step(self.env, turn)
+        self.fault = fault or self.fault
+        if result is None:
+            self.over = True
+            return
+        _, _, terminated, truncated, self._info = result
+        self.over = bool(terminated or truncated) or self._truncated_for_want_of_context()
 
     def _truncated_for_want_of_context(self) -> bool:
         """End the episode if the model cannot be shown it any longer."""
@@ -126,8 +129,7 @@ class TokenEpisode:
 
     def row(self, grafted: Grafted = "recompute") -> TrainingRow:
         """The purified trajectory, once the episode is over."""
-        if grafted not in get_args(Grafted):
-            raise ValueError(f"grafted must be one of {get_args(Grafted)}, not {grafted!r}")
+        check_grafted(grafted)
         sample = purified_sample(self.episode, self.prompt_ids, self.codec.observation_ids)
         start = len(self.prompt_ids)
         mask, moved = sample.mask[start:], sample.grafted[start:]
@@ -162,7 +164,12 @@ def token_env(
         saar: arguments of ``SAARWrapper``.
         format: how a turn calls the tool; ``"auto"`` means as the chat template shows.
         env: further arguments of ``CodeToolEnv``.
+
+    Warns if the template does not show how the model calls tools.
     """
+    for note in (*codec.notes, codec.format_warning(format)):
+        if note is not None:
+            warnings.warn(note, stacklevel=3)
     inner = CodeToolEnv(
         format=codec.make_format(format, max_calls=max_calls, strict=strict),
         max_length=max_length,

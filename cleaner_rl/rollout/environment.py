@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from cleaner_env import faults as of_steps
 from cleaner_env.env import CodeToolEnv
 from cleaner_env.formats import TextFormat
 from cleaner_env.interpreter import LIGHT_PRELOAD, Limits, Sandbox, SandboxError
@@ -13,8 +14,6 @@ from cleaner_env.task import Task
 from cleaner_rl.errors import OutageError, UserError
 from cleaner_rl.settings import EpisodeConfig, SaarMode
 
-_MAX_FAULTED = 0.05
-"""Share of episodes that the sandbox or a scorer may spoil before the rollout is stopped."""
 WRAPPER_MODES: dict[SaarMode, Mode] = {
     "on": "saar",
     "off": "off",
@@ -93,8 +92,7 @@ def reward_of(config: EpisodeConfig) -> Reward:
 
 def check_faults(faults: Sequence[Exception | None], episodes: int) -> None:
     """Stop the rollout when so many episodes were spoilt that the sandbox or a scorer is broken."""
-    if len(faults) > max(1, _MAX_FAULTED * episodes):
-        raise OutageError(
-            f"the sandbox or a scorer spoilt {len(faults)} of {episodes} episodes ({faults[0]}); "
-            "none of these was scored. Check the sandbox with: python -m sandbox doctor"
-        )
+    try:
+        of_steps.check_faults(faults, episodes)
+    except SandboxError as error:
+        raise OutageError(str(error)) from error

@@ -9,14 +9,11 @@ from typing import Any
 
 from cleaner_env.completion import Completion
 from cleaner_env.episode import Episode
-from cleaner_env.interpreter import SandboxError
-from cleaner_env.rewards import GraderError, ScorerError, TermError
+from cleaner_env.faults import try_step
+from cleaner_env.rewards import GraderError
 from cleaner_env.saar import SAARWrapper
 from cleaner_env.task import Task
 from cleaner_rl.errors import OutageError
-
-_STEP_ATTEMPTS = 2
-"""How often a step is tried when the sandbox breaks, on top of the sandbox's own retries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +83,16 @@ class EpisodeRunner:
 
     def step(self, turn: Completion) -> None:
         """Take a turn, which may end the episode. A broken sandbox or scorer spoils it."""
-        for _ in range(_STEP_ATTEMPTS):
-            try:
-                _, _, terminated, truncated, self.info = self.env.step(turn)
-                self.over = bool(terminated or truncated)
-                return
-            except (SandboxError, ScorerError) as error:
-                self.fault = error
-            except TermError as error:  # the episode has ended
-                self.fault = error
-                break
-            except GraderError as error:
-                raise OutageError(f"answers cannot be compared: {error}") from error
-        self.env.episode.faulted = True
-        self.over = True
+        try:
+            result, fault = try_step(self.env, turn)
+        except GraderError as error:
+            raise OutageError(f"answers cannot be compared: {error}") from error
+        self.fault = fault or self.fault
+        if result is None:
+            self.over = True
+            return
+        _, _, terminated, truncated, self.info = result
+        self.over = bool(terminated or truncated)
 
     def finished(self) -> FinishedEpisode:
         seconds = time.monotonic() - self.began

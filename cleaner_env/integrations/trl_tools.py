@@ -1,0 +1,212 @@
+"""TRL's GRPOTrainer with the plain environment: a tool that TRL calls while it plays itself."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset
+from trl.chat_template_utils import add_response_schema, qwen3_template
+
+from cleaner_env.chat import ChatCodec
+from cleaner_env.chat.messages import turn_text
+from cleaner_env.completion import Completion
+from cleaner_env.env import CodeToolEnv
+from cleaner_env.faults import check_faults, try_step
+from cleaner_env.formats import choose_format
+from cleaner_env.interpreter import Sandbox
+from cleaner_env.task import Task
+from cleaner_env.tasks.draw import Tasks
+
+_OF_TRL = {
+    "max_turns": "GRPOConfig(max_tool_calling_iterations=...)",
+    "max_length": "GRPOConfig(max_completion_length=...)",
+    "system_prompt": "a system message in the data set's prompts",
+    "format": "tokenizer.response_template",
+    "saar": "rollout_func, because TRL owns the history here",
+}
+"""Arguments of the environment that are TRL's own in this interface, and where they are set."""
+
+
+class TrlTasks:
+    """Problems as a data set for TRL, which hands only the prompt back."""
+
+    def __init__(
+        self, tasks: Tasks | None, options: Mapping[str, Any], of_trl: Mapping[str, str]
+    ) -> None:
+        for name in of_trl.keys() & options.keys():
+            raise ValueError(f"{name}= has no effect here; use {of_trl[name]}")
+        self._source = CodeToolEnv(tasks, **options)
+        self._tasks: dict[str, Task] = {}
+
+    def dataset(self, count: int, first: int = 0) -> Dataset:
+        """``count`` problems, from number ``first`` of the source on: for training or evaluation.
+
+        Raises:
+            ValueError: two problems with the same text differ in their answers.
+        """
+        rows = []
+        for index in range(first, first + count):
+            self._source.reset(options={"index": index})
+            task = self._source.episode.task
+            prompt = [{"role": "user", "content": task.prompt}]
+            known = self._tasks.setdefault(json.dumps(prompt), task)
+            if known.answer != task.answer:
+                raise ValueError(
+                    f"two problems ask {task.prompt!r}, with the answers {known.answer!r} and "
+                    f"{task.answer!r}; leave one of them out"
+                )
+            rows.append({"prompt": prompt})
+        return Dataset.from_list(rows)
+
+    def task(self, prompt: Any) -> Task:
+        """The problem behind a prompt."""
+        try:
+            return self._tasks[json.dumps(prompt)]
+        except KeyError:
+            raise ValueError(
+                f"no problem is known for the prompt {prompt!r}; give GRPOTrainer data sets that "
+                "the dataset() of this object made"
+            ) from None
+
+
+class CodeInterpreter:
+    """One place in TRL's batch. TRL offers every public method but ``reset`` to the model.
+
+    Attributes:
+        env: the environment that runs the programs.
+        fault: the error that spoilt the episode, or one that a second attempt mended.
+    """
+
+    def __init__(self, factory: Environments) -> None:
+        self._factory = factory
+        self.env = factory.make_env()
+        self.fault: Exception | None = None
+
+    def reset(self, prompt: Any, **_others: Any) -> None:
+        """Begin an episode on the problem behind a prompt."""
+        self.fault = None
+        self.env.reset(options={"task": self._factory.task(prompt)})
+
+    def code_interpreter(self, code: str) -> str:
+        """Run a Python program and return what it prints.
+
+        Args:
+            code: The program. Print the results.
+
+        Returns:
+            What it printed, or its error.
+        """
+        return self._step(self._factory.format.render(code))
+
+    def _step(self, turn: str) -> str:
+        """Take a turn. TRL would show the model any exception as an error of its own."""
+        if self.env.episode.faulted:
+            return ""
+        result, fault = try_step(self.env, turn)
+        self.fault = fault or self.fault
+        return "" if result is None else result[0]
+
+    def _finish(self, message: Mapping[str, Any], ended: bool) -> float | None:
+        """The reward, once the episode's last message is there; None if the episode was spoilt."""
+        episode = self.env.episode
+        if message["role"] == "assistant" and not message.get("tool_calls"):
+            text = turn_text(message, self._factory.format)
+            self._step(Completion(text, truncated=not ended))
+        if episode.faulted:
+            return None
+        if not (episode.terminated or episode.truncated):
+            self.env.truncate()
+        return episode.reward
+
+
+class Environments(TrlTasks):
+    """Environments for GRPOTrainer; see ``environment_factory``."""
+
+    def __init__(self, tasks: Tasks | None, tokenizer: Any, options: dict[str, Any]) -> None:
+        super().__init__(tasks, options, _OF_TRL)
+        self._options = options
+        self._codec = ChatCodec(tokenizer)
+        self.format = self._codec.make_format(max_calls=sys.maxsize)
+        _add_response_template(tokenizer)
+
+    def __call__(self) -> CodeInterpreter:
+        """The environment of one place in the batch."""
+        return CodeInterpreter(self)
+
+    def make_env(self) -> CodeToolEnv:
+        """An environment without a limit of turns; all share a sandbox."""
+        sandbox = self._options["sandbox"] = self._options.get("sandbox") or Sandbox()
+        options = {**self._options, "sandbox": sandbox}
+        return CodeToolEnv(format=self.format, max_turns=sys.maxsize, **options)
+
+    def reward(
+        self,
+        completions: Sequence[Sequence[Mapping[str, Any]]],
+        completion_ids: Sequence[Sequence[int]],
+        environments: Sequence[CodeInterpreter],
+        **others: Any,
+    ) -> list[float | None]:
+        """The reward function for GRPOTrainer: hands final answers to the environments, which TRL
+        does not do. None for episodes that the sandbox or a scorer spoilt.
+
+        Logs the number of failed programs per episode, which TRL does not see.
+        """
+        rewards = [
+            environment._finish(messages[-1], ids[-1] in self._codec.stop_ids)
+            for messages, ids, environment in zip(
+                completions, completion_ids, environments, strict=True
+            )
+        ]
+        faulted = [e.fault for e in environments if e.env.episode.faulted]
+        check_faults(faulted, len(environments))
+        failures = sum(e.env.episode.stats.failures for e in environments)
+        others["log_metric"]("tools/failed_programs", failures / len(environments))
+        return rewards
+
+
+def environment_factory(tasks: Tasks | None, tokenizer: Any, **options: Any) -> Environments:
+    """GRPOTrainer's ``environment_factory``: TRL plays the episodes, and calls the interpreter.
+
+    TRL owns the history, so failed calls stay in it: there is no SAAR.
+
+        environments = environment_factory("gsm8k:train.jsonl", tokenizer)
+        trainer = GRPOTrainer(
+            model, environments.reward, config, environments.dataset(1000),
+            processing_class=tokenizer, environment_factory=environments,
+        )
+
+    Args:
+        tasks: problems, as ``CodeToolEnv`` takes them.
+        tokenizer: the model's. It gets a ``response_template`` if TRL knows none for its template.
+        options: arguments of ``CodeToolEnv``, except for those that are TRL's own here.
+
+    Raises:
+        ValueError: TRL cannot read the calls that the chat template shows.
+    """
+    return Environments(tasks, tokenizer, options)
+
+
+def _add_response_template(tokenizer: Any) -> None:
+    """Tell TRL how to read this model's calls, which it finds out for templates that it knows."""
+    if getattr(tokenizer, "response_template", None) is not None:
+        return
+    try:
+        add_response_schema(tokenizer)
+    except ValueError as error:
+        anchor = qwen3_template["start_anchor"]
+        if choose_format(tokenizer.chat_template) != "hermes" or anchor not in _render(tokenizer):
+            raise ValueError(
+                f"TRL does not know the chat template of {tokenizer.name_or_path!r}; set "
+                "tokenizer.response_template to a template that reads its calls (TRL has some in "
+                "trl.chat_template_utils), or use rollout_func, which needs none"
+            ) from error
+        tokenizer.response_template = qwen3_template
+
+
+def _render(tokenizer: Any) -> str:
+    question = [{"role": "user", "content": "?"}]
+    text: str = tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+    return text
