@@ -92,10 +92,9 @@ def episode_to_dict(episode: Episode) -> dict[str, Any]:
     argument. Values in ``task.entry`` that are neither JSON nor Python's built-in containers are
     represented by their ``repr``.
     """
-    task = episode.task
     return {
         "version": VERSION,
-        "task": {**_fields(task, _TASK), "entry": _plain(task.entry)},
+        "task": task_to_dict(episode.task),
         "prompt": episode.prompt,
         **_fields(episode, _OUTCOME),
         "turns": [_turn_to_dict(turn) for turn in episode.turns],
@@ -103,6 +102,16 @@ def episode_to_dict(episode: Episode) -> dict[str, Any]:
         "rollbacks": [_record_to_dict(record) for record in episode.rollbacks],
         "stats": asdict(episode.stats),
     }
+
+
+def task_to_dict(task: Task) -> dict[str, Any]:
+    """The task as ``episode_to_dict`` writes it."""
+    return {**_fields(task, _TASK), "entry": _plain(task.entry)}
+
+
+def task_from_dict(data: Mapping[str, Any]) -> Task:
+    """Read a task that ``task_to_dict`` wrote."""
+    return Task(**{**data, "entry": _original(data["entry"])})
 
 
 def episode_from_dict(data: Mapping[str, Any], decode: Decode | None = None) -> Episode:
@@ -118,7 +127,7 @@ def episode_from_dict(data: Mapping[str, Any], decode: Decode | None = None) -> 
             raise ValueError(f"its version is {data['version']!r}; this program reads {VERSION}")
         reader = _Reader(decode or _no_decoder)
         return Episode(
-            task=Task(**{**data["task"], "entry": _original(data["task"]["entry"])}),
+            task=task_from_dict(data["task"]),
             prompt=[dict(message) for message in data["prompt"]],
             turns=[reader.turn(turn) for turn in data["turns"]],
             raw_turns=[reader.turn(turn) for turn in data["raw_turns"]],

@@ -1,4 +1,4 @@
-"""The parquet layout of verl, as Open-AgentRL-30K has it, and what its ground truths mean.
+"""The parquet layout of verl, as Open-AgentRL-30K has it: rows read, and rows written.
 
 Columns: ``prompt`` (a list of messages), ``reward_model`` (``ground_truth``, ``style``),
 ``data_source``, ``ability``, ``extra_info``. Open-AgentRL-30K mixes DAPO-Math, MegaScience,
@@ -13,9 +13,12 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from cleaner_env.episode_io import task_from_dict, task_to_dict
+from cleaner_env.formats import HermesFormat
+from cleaner_env.formats.protocol import system_prompt
 from cleaner_env.rewards.livecodebench import CONTEST_IMPORTS
 from cleaner_env.task import Task
 from cleaner_env.tasks.code_layouts import FENCED
@@ -23,9 +26,45 @@ from cleaner_env.tasks.layouts import Layout
 from cleaner_env.tasks.rows import Row
 from cleaner_env.tasks.spec import SourceSpec
 
+AGENT_NAME = "cleaner_saar"
+"""The name under which verl's configuration knows ``cleaner_env.integrations.verl``."""
+_OWN = "cleaner_task"
+"""Key in ``extra_info`` of a whole task: verl's layout has no place for most scorers."""
+
+
+def verl_rows(tasks: Iterable[Task]) -> Iterator[dict[str, Any]]:
+    """Rows for verl that choose the agent loop of ``cleaner_env.integrations.verl``.
+
+    Their prompts are there for verl's own filter by length; the loop writes its own.
+
+    Raises:
+        ValueError: a task's entry holds values that cannot be written.
+    """
+    rules = {"role": "system", "content": system_prompt(HermesFormat())}
+    for index, task in enumerate(tasks):
+        own = json.dumps(task_to_dict(task))
+        if task_from_dict(json.loads(own)) != task:
+            raise ValueError(f"task {index} ({task.family}) has an entry that JSON cannot hold")
+        yield {
+            "agent_name": AGENT_NAME,
+            "data_source": task.family,
+            "prompt": [rules, {"role": "user", "content": task.prompt}],
+            "reward_model": {"style": "rule", "ground_truth": task.answer},
+            "extra_info": {"index": index, _OWN: own},
+        }
+
 
 def read_verl(row: Row, spec: SourceSpec, seed: int) -> Task:
     """A row of a parquet file made for verl."""
+    return verl_task(row.values)
+
+
+def verl_task(values: Mapping[str, Any]) -> Task:
+    """The task of a row: one that ``verl_rows`` made, or any other in this layout."""
+    row = Row("the row", values)
+    own = row.get(f"extra_info.{_OWN}")
+    if own is not None:
+        return task_from_dict(json.loads(own))
     model = _mapping(row.need("reward_model"), "reward_model")
     if model.get("ground_truth") is None:
         raise ValueError(f"reward_model has no ground_truth; it has {sorted(model)}")

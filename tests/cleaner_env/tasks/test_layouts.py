@@ -10,7 +10,8 @@ from task_rows import GSM8K, one, tasks
 
 from cleaner_env import Task
 from cleaner_env.rewards import score
-from cleaner_env.tasks.load import load_tasks
+from cleaner_env.tasks.load import first_tasks, load_tasks
+from cleaner_env.tasks.verl import verl_rows
 
 
 @pytest.mark.parametrize(
@@ -188,6 +189,27 @@ def test_open_agentrl_rows(write, sandbox, row, answer):
 def test_a_ground_truth_has_alternatives_only_where_it_means_them(write, truth, right, wrong):
     task = one(f"verl:{write('rl.jsonl', [verl(truth)])}")
     assert [answer for answer in (*right, *wrong) if score(answer, task)] == right
+
+
+@pytest.mark.parametrize("source", ["builtin", "reasoning-gym", "humaneval"])
+def test_tasks_written_for_verl_are_the_same_when_they_are_read(source, write):
+    split = "test" if source == "humaneval" else "train"
+    written = first_tasks(load_tasks(source, split), 30)
+    path = write("rows.parquet", list(verl_rows(written)))
+    assert tasks(f"verl:{path}@holdout=1,shuffle=no") == written
+
+
+def test_rows_for_verl_choose_the_agent_loop_and_show_the_whole_prompt():
+    (row,) = verl_rows([Task("Q?", "1", "sums")])
+    assert (row["agent_name"], row["data_source"]) == ("cleaner_saar", "sums")
+    assert [message["role"] for message in row["prompt"]] == ["system", "user"]
+    assert "<tool_call>" in row["prompt"][0]["content"]
+    assert row["reward_model"]["ground_truth"] == "1"
+
+
+def test_a_task_that_a_row_cannot_hold_is_not_written_for_verl():
+    with pytest.raises(ValueError, match=r"task 0 \(odd\) has an entry"):
+        list(verl_rows([Task("Q?", "1", "odd", entry={"tests": object()})]))
 
 
 def test_a_system_message_stands_before_the_question(write):
