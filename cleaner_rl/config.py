@@ -50,7 +50,7 @@ class MonitorConfig:
     keep_checkpoints: Count = 2
     """Number of checkpoints to keep; older ones are removed."""
     log_episodes: CountOrNone = 8
-    """Episodes of each step to write to the run directory, raw and purified."""
+    """Episodes of each step to log, in whole groups; two more groups follow; 0 for none."""
     logger: LoggerName = "none"
     """Send metrics to tensorboard or wandb as well as to metrics.jsonl."""
     stop_when: StopWhen = "never"

@@ -39,6 +39,7 @@ from cleaner_rl.runs.report import write_report
 from cleaner_rl.runs.run_directory import read_metrics
 from cleaner_rl.runs.trends import Trends
 from cleaner_rl.trainer import Trainer
+from cleaner_rl.view.trace import StepTrace, Values
 
 _REFILL_START = 500_000_003
 """Index of the first problem that dynamic sampling draws to replace another."""
@@ -73,7 +74,9 @@ def train(trainer: Trainer, progress: TrainingProgress, log: LogStep) -> None:
                         rollout.observation_ids,
                         ranks,
                     )
-                    learned = trainer.learn(samples)
+                    trace = StepTrace.of(played, kept, config.monitor.log_episodes)
+                    learned = trainer.learn(samples, trace.see)
+                    seen = ranks.gather(partial(trace.values, samples))
                     trainer.step = step
                     ended = time.monotonic()
                     episodes = [episode for group in played for episode in group.episodes]
@@ -89,7 +92,7 @@ def train(trainer: Trainer, progress: TrainingProgress, log: LogStep) -> None:
                         "sample_seconds": sampled - began,
                         "step_seconds": ended - began,
                     }
-                    ranks.on_first(partial(_write, trainer, log, metrics, episodes))
+                    ranks.on_first(partial(_write, trainer, log, metrics, trace, seen))
                     ranks.together(trainer.updater.require_finite)
                     if step % config.monitor.save_every == 0 or step == config.steps:
                         trainer.save()
@@ -211,9 +214,13 @@ def collect_episodes(
 
 def compared(episodes: list[Episode], rewards: list[float], config: TrainConfig) -> Group:
     """The episodes of a problem with their advantages."""
-    failure = config.episode.wrong_reward - config.episode.failure_penalty
-    branch_reward = failure if branches_join(config.credit) else None
-    return Group.of(episodes, rewards, LOSSES[config.update.loss].scaled, branch_reward)
+    joined = branch_reward(config) if branches_join(config.credit) else None
+    return Group.of(episodes, rewards, LOSSES[config.update.loss].scaled, joined)
+
+
+def branch_reward(config: TrainConfig) -> float:
+    """The reward of a call that a splice removed, where these join their group: a failure's."""
+    return config.episode.wrong_reward - config.episode.failure_penalty
 
 
 def resampled(group: Group, config: TrainConfig) -> Group:
@@ -246,12 +253,25 @@ def _group_metrics(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def _write(
-    trainer: Trainer, log: LogStep, metrics: dict[str, Any], episodes: Sequence[Episode]
+    trainer: Trainer,
+    log: LogStep,
+    metrics: dict[str, Any],
+    trace: StepTrace,
+    seen: Sequence[Values],
 ) -> None:
     """Record a step; its checkpoint is written separately."""
     trainer.run.log_metrics(metrics)
     log(trainer.step, metrics)
-    trainer.run.log_episodes(trainer.step, episodes[: trainer.config.monitor.log_episodes])
+    config = trainer.config
+    settings = {
+        "branch_reward": branch_reward(config),
+        "scaled": LOSSES[config.update.loss].scaled,
+        "rule": config.credit,
+        "grafted": config.grafted,
+    }
+    trainer.run.log_episodes(
+        trainer.step, trace.rows(trainer.step, trainer.rollout, seen, settings)
+    )
 
 
 def main(arguments: Sequence[str]) -> int:

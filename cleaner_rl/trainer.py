@@ -21,7 +21,7 @@ from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.errors import CheckpointError, PolicyError, UserError
 from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.inference.sampler import SPARE_CELLS
-from cleaner_rl.learner.update import Updater
+from cleaner_rl.learner.update import See, Updater
 from cleaner_rl.models.lora import add_lora
 from cleaner_rl.models.memory import memory_errors
 from cleaner_rl.models.policy import Policy, load_policy
@@ -120,10 +120,10 @@ class Trainer:
                 shutil.rmtree(self.run.path, ignore_errors=True)
             raise
 
-    def learn(self, minibatches: Sequence[Sequence[Sample]]) -> dict[str, float]:
+    def learn(self, minibatches: Sequence[Sequence[Sample]], see: See) -> dict[str, float]:
         """Update the model on this rank's samples, and with it the policy that plays episodes."""
         with memory_errors("learning", self.policy.device):
-            learned = self.updater.update(minibatches)
+            learned = self.updater.update(minibatches, see)
             if self.policy.model is not self.updater.model:
                 copy_weights(self.policy.model, self.updater.model)
         return learned

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ class Pack:
     Attributes:
         positions_T: the position of each token in its sample, from 0.
         boundaries_S1: [S + 1] int32, the start of each sample, then the length of the row.
+        samples: the samples, in their order.
         lengths: the lengths of the samples.
         sample_T: the number of each token's sample in the row.
         weights_T: the weight of each token in the loss.
@@ -27,6 +29,7 @@ class Pack:
     ids_T: Tensor
     positions_T: Tensor
     boundaries_S1: Tensor
+    samples: tuple[Sample, ...]
     lengths: tuple[int, ...]
     sample_T: Tensor
     mask_T: Tensor
@@ -51,6 +54,7 @@ class Pack:
             ids_T=_row((s.ids for s in samples), torch.long, device),
             positions_T=torch.cat([torch.arange(n) for n in lengths]).to(device),
             boundaries_S1=boundaries.to(device),
+            samples=tuple(samples),
             lengths=tuple(lengths),
             sample_T=torch.arange(len(lengths)).repeat_interleave(length_S).to(device),
             mask_T=_row((s.mask for s in samples), torch.bool, device),
@@ -59,6 +63,10 @@ class Pack:
             sampled_logprobs_T=_row((s.sampled_logprobs for s in samples), torch.float32, device),
             grafted_T=_row((s.grafted for s in samples), torch.bool, device),
         )
+
+    def by_sample(self, *rows_T: Tensor) -> Iterator[tuple[Any, ...]]:
+        """Each sample with its part of every row of numbers: one number for each of its tokens."""
+        return zip(self.samples, *(row_T.split(self.lengths) for row_T in rows_T), strict=True)
 
     @classmethod
     def idle(cls, device: torch.device | str = "cpu") -> Pack:

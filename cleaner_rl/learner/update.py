@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,9 @@ _MAX_SKIPPED = 5
 Row = tuple[Pack, Tensor | None, Tensor | None]
 """A pack; its log-probabilities before the step, None if they equal those of the pass itself; and
 those under the reference policy of a KL term, None without one."""
+
+See = Callable[[Pack, Tensor, Tensor], None]
+"""Is shown each row with the log-probabilities and entropies that its tokens have before a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,9 @@ class Updater:
         adapters = {name: p.detach() for name, p in adapter_state(self.model).items()}
         return adapters | self.optimizer.moments()
 
-    def update(self, minibatches: Sequence[Sequence[Sample]]) -> dict[str, float]:
+    def update(
+        self, minibatches: Sequence[Sequence[Sample]], see: See = lambda *_: None
+    ) -> dict[str, float]:
         """Make one optimiser update for each minibatch.
 
         The old log-probabilities are those of the model before the first update, on the purified
@@ -118,11 +123,13 @@ class Updater:
 
         Args:
             minibatches: this rank's samples of each; every rank has the same number of minibatches.
+            see: is shown the values that are computed anyway; see ``See``.
 
         Returns:
             Means over updates or trained tokens; docs/training.md explains the names.
         """
         alone = len(minibatches) == 1
+        self._see = see
         prepared = [self._prepare(samples, alone) for samples in minibatches]
         warmup = min(1.0, (self.steps + 1) / max(1, self.config.warmup_steps))
         metrics = UpdateMetrics(self.config.learning_rate * warmup)
@@ -161,7 +168,10 @@ class Updater:
         rows: list[Row] = []
         with torch.no_grad():
             for row in packs:
-                old_T = None if alone else self._logprobs(row)[0]
+                old_T = None
+                if not alone:
+                    old_T, entropies_T = self._logprobs(row)
+                    self._see(row, old_T, entropies_T)
                 rows.append((row, old_T, self._reference_logprobs(row) if held else None))
         return _Minibatch(rows, denominator, int(counted_by_all))
 
@@ -206,7 +216,9 @@ class Updater:
         """The loss of a row, and its sums for the metrics."""
         config, rule = self.config, LOSSES[self.config.loss]
         logprobs_T, entropies_T = self._logprobs(row)
-        old_T = logprobs_T.detach() if old_T is None else old_T
+        if old_T is None:
+            old_T = logprobs_T.detach()
+            self._see(row, old_T, entropies_T)
         advantages_T, sums = row.advantages_T, {}
         if config.tis_cap > 0:
             factor_T = importance_weights(

@@ -12,14 +12,13 @@ report.md, *.png     the results
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from cleaner_env.episode import Episode
-from cleaner_env.episode_io import write_episodes
+from cleaner_env.episode_io import json_line
 from cleaner_rl.config import TrainConfig
 from cleaner_rl.errors import CheckpointError
 from cleaner_rl.learner.update import Updater
@@ -117,12 +116,12 @@ class RunDirectory:
             if int(episodes.stem.removeprefix("step-")) > step:
                 episodes.unlink()
 
-    def log_episodes(self, step: int, episodes: Iterable[Episode]) -> None:
-        """Write some episodes of a step."""
-        logged = list(episodes)
-        if logged:
+    def log_episodes(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write some episodes of a step, as ``episode_to_dict`` makes them, perhaps with more."""
+        lines = [json_line(row) + "\n" for row in rows]
+        if lines:
             with writing(self.path / "episodes" / f"step-{step:06d}.jsonl") as file:
-                write_episodes(file, logged)
+                write_whole(file, "".join(lines).encode("utf-8", "surrogatepass"))
 
     def write_json(self, name: str, data: Any) -> None:
         """Write a JSON file, whole or not at all."""

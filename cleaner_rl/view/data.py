@@ -91,15 +91,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from math import isfinite
 from pathlib import Path
-from statistics import pstdev
 from typing import Any
 
 from cleaner_env.episode import Episode, RollbackRecord, Turn
 from cleaner_rl.grpo.credit import splices
 from cleaner_rl.runs.metrics import LABELS
 from cleaner_rl.view.source import Logged, Part, Source, read_logged
-from cleaner_rl.view.tokens import RULES, advantages_by_rule, gaps, rounded, token_layer
+from cleaner_rl.view.tokens import RULES, advantages_by_rule, gaps, rounded, spread, token_layer
 
 _PROMPT = 160
 _CHUNK = 32
@@ -183,7 +183,10 @@ def _curves(part: Part) -> dict[str, Any]:
 
 
 def _number(value: Any) -> Any:
-    return float(f"{value:.5g}") if isinstance(value, float) else value
+    """A float with five significant digits, or None if it is not finite, which JSON lacks."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.5g}") if isfinite(value) else None
 
 
 def _chunked(logged: Iterable[Logged]) -> Iterator[tuple[int, list[Logged]]]:
@@ -225,7 +228,7 @@ def _group(part: Part, members: Sequence[Logged]) -> dict[str, Any]:
         "branches": branches,
         "has_signal": signal,
         "learned": learned,
-        "spread": round(pstdev(rewards), 4),
+        "spread": _number(spread(rewards)),
         "episodes": [],
     }
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from math import inf, isfinite
+from statistics import pstdev
 from typing import Any, get_args
 
 from cleaner_env.episode import Episode, Turn
@@ -20,6 +22,8 @@ from cleaner_rl.settings import CreditRule
 RULES: tuple[CreditRule, ...] = get_args(CreditRule)
 _DIGITS = 4
 """Decimals of the numbers on a page."""
+LOGPROB_DIGITS = 6
+"""Those of log-probabilities: the gap between sampler and trainer may be as small."""
 
 Runs = list[list[Any]]
 """Run lengths: ``[count, value]`` pairs."""
@@ -35,9 +39,14 @@ def unrolled(pairs: Runs) -> list[Any]:
     return [value for count, value in pairs for _ in range(count)]
 
 
-def rounded(values: Sequence[float]) -> list[float]:
-    """Numbers with the page's decimals."""
-    return [round(value, _DIGITS) for value in values]
+def rounded(values: Sequence[float | None], digits: int = _DIGITS) -> list[float | None]:
+    """Numbers with the page's decimals; None for those that are not finite, which JSON lacks."""
+    return [None if v is None or not isfinite(v) else round(v, digits) for v in values]
+
+
+def spread(rewards: Sequence[float]) -> float:
+    """The standard deviation of a group's rewards; infinite if one of them is not finite."""
+    return pstdev(rewards) if all(map(isfinite, rewards)) else inf
 
 
 def advantages_by_rule(training: Mapping[str, Any], branches: int) -> dict[str, Any]:
@@ -92,7 +101,8 @@ def token_layer(
         )
         credits = [_credit(sample) for sample in samples]
         if rule == training["rule"]:
-            credits = [saved["credit"] for saved in training["samples"]] or credits
+            saved_runs = [saved["credit"] for saved in training["samples"]]
+            credits = [_rounded_runs(pairs) for pairs in saved_runs] or credits
         rules[rule] = []
         for number, (sample, credit) in enumerate(zip(samples, credits, strict=True)):
             if sample.ids not in places:
@@ -113,7 +123,7 @@ def gaps(training: Mapping[str, Any], layer: Mapping[str, Any] | None) -> dict[s
         for origin, then, now in values:
             if then is not None and now is not None and origin in worst:
                 worst[origin] = max(worst[origin] or 0.0, abs(now - then))
-    return {k: None if v is None else round(v, _DIGITS) for k, v in worst.items()}
+    return dict(zip(worst, rounded(list(worst.values()), LOGPROB_DIGITS), strict=True))
 
 
 def observed(episode: Episode) -> list[tuple[str, int | None]]:
@@ -165,7 +175,7 @@ def _lane(
         assert tokens is not None, "checked by the caller"
         ids += tokens.ids
         origin += "".join("g" if grafted else "s" for grafted in tokens.grafted)
-        sampled += rounded(tokens.logprobs)
+        sampled += rounded(tokens.logprobs, LOGPROB_DIGITS)
         length = len(tokens)
         if turn.observation is not None and number < len(turns) - 1:
             more = observation_ids(turn.observation, stop_id(tokens))
@@ -196,7 +206,7 @@ def _unknown_lane(sample: Sample) -> dict[str, Any]:
         "ids": sample.ids,
         "origin": "".join("g" if grafted else "s" if mask else "e" for grafted, mask in kinds),
         "turn": [],
-        "sampled": [round(p, _DIGITS) if mask else None for p, mask in pairs],
+        "sampled": rounded([p if mask else None for p, mask in pairs], LOGPROB_DIGITS),
         "recomputed": None,
         "entropy": None,
     }
@@ -205,7 +215,12 @@ def _unknown_lane(sample: Sample) -> dict[str, Any]:
 def _credit(sample: Sample) -> Runs:
     """The advantage of every token; None where it is not in the loss."""
     pairs = zip(sample.advantages, sample.mask, strict=True)
-    return runs([round(a, _DIGITS) if mask else None for a, mask in pairs])
+    return runs(rounded([a if mask else None for a, mask in pairs]))
+
+
+def _rounded_runs(pairs: Runs) -> Runs:
+    counts, values = zip(*pairs, strict=True)
+    return [list(pair) for pair in zip(counts, rounded(values), strict=True)]
 
 
 def _fill(lane: dict[str, Any], credit: Runs, saved: Mapping[str, Any]) -> None:

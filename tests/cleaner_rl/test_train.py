@@ -12,7 +12,7 @@ import torch
 import trainings
 from safetensors.torch import load_file
 
-from cleaner_env import Episode, SandboxError, Task
+from cleaner_env import Episode, SandboxError, Task, episode_to_dict
 from cleaner_env.rewards import Reward
 from cleaner_rl.config import PRESETS, parse_train
 from cleaner_rl.distributed.ranks import Ranks
@@ -22,6 +22,8 @@ from cleaner_rl.runs.report import write_report
 from cleaner_rl.runs.run_directory import RunDirectory
 from cleaner_rl.settings import change, flat
 from cleaner_rl.train import main, play_groups, play_step
+from cleaner_rl.view.source import read_logged
+from cleaner_rl.view.tokens import advantages_by_rule, gaps, token_layer
 
 SMALL = [
     *("--prompts", "2", "--minibatch-prompts", "1", "--group-size", "2", "--max-turns", "2"),
@@ -89,6 +91,18 @@ def test_a_run_writes_all_its_files(run):
     assert [row["step"] for row in metrics(run)] == [1, 2, 3]
     episode = json.loads((run / "episodes" / "step-000001.jsonl").read_text().splitlines()[0])
     assert {"turns", "raw_turns", "rollbacks", "stats"} <= set(episode)
+
+
+def test_recorded_logprobs_are_those_of_the_sampler_in_the_context_where_it_sampled(run):
+    files = sorted((run / "episodes").iterdir())
+    logged = [one for file in files for one in read_logged(file)]
+    layers = [
+        token_layer(one.episode, one.training, advantages_by_rule(one.training, 0))
+        for one in logged
+    ]
+    worst = [gaps(one.training, layer)["s"] for one, layer in zip(logged, layers, strict=True)]
+    assert any(gap is not None for gap in worst)
+    assert max(gap for gap in worst if gap is not None) < 1e-3
 
 
 def test_the_curves_are_drawn(run, tmp_path, drawing):
@@ -422,6 +436,8 @@ def test_resuming_with_fewer_steps_is_refused(tmp_path, random_weights):
 def test_half_a_surrogate_in_a_program_does_not_stop_the_run(tmp_path, toy_policy):
     episode = Episode(Task("?", "1"), [])
     episode.answer = "\ud83d"
-    RunDirectory.create(tmp_path / "run", PRESETS["tiny"]).log_episodes(1, [episode])
+    RunDirectory.create(tmp_path / "run", PRESETS["tiny"]).log_episodes(
+        1, [episode_to_dict(episode)]
+    )
     row = json.loads((tmp_path / "run" / "episodes" / "step-000001.jsonl").read_text())
     assert row["answer"] == "\ud83d"

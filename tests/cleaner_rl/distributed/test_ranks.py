@@ -47,6 +47,16 @@ def metrics(run):
     return [{k: v for k, v in json.loads(line).items() if k not in TIMED} for line in lines]
 
 
+def trained_logprobs(run):
+    """The log-probabilities of all trained tokens that the steps recorded."""
+    files = sorted((run / "episodes").iterdir())
+    rows = [
+        json.loads(line)["training"] for file in files for line in file.read_text().splitlines()
+    ]
+    samples = [sample for row in rows for sample in row["samples"]]
+    return [value for sample in samples for value in sample["logprobs"] or ()]
+
+
 def weights(run):
     (checkpoint,) = sorted(run.glob("checkpoints/step-*"))[-1:]
     return load_file(checkpoint / "model.safetensors")
@@ -67,6 +77,8 @@ def test_two_processes_learn_what_one_learns_and_resume_each_others_runs(train, 
 
     assert all(row["grad_norm"] > 0.1 for row in metrics(one))
     same(metrics(mixed), metrics(one))
+    recorded = trained_logprobs(one)
+    assert recorded and trained_logprobs(mixed) == pytest.approx(recorded, abs=1e-3)
     torch.testing.assert_close(weights(mixed), weights(one), rtol=1e-3, atol=1e-4)
 
 

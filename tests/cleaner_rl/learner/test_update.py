@@ -95,6 +95,28 @@ def test_old_logprobs_are_those_before_the_first_update(fresh, samples):
     assert twice["kl"] > 1e-5
 
 
+@pytest.mark.parametrize("pack_tokens", [30, 10_000])
+@pytest.mark.parametrize("split", [8, 4])
+def test_an_update_shows_every_row_once_with_the_values_before_it(
+    fresh, samples, split, pack_tokens
+):
+    policy, shown = fresh(), {}
+
+    def see(row, *values_T):
+        for sample, logprobs, entropies in row.by_sample(*values_T):
+            assert shown.setdefault(id(sample), (logprobs, entropies))[0] is logprobs
+
+    expected = [
+        token_logprobs(policy.model, Pack.of([s]), wanted_T=Pack.of([s]).mask_T) for s in samples
+    ]
+    updater = Updater(policy.model, UpdateConfig(pack_tokens=pack_tokens, learning_rate=1e-2))
+    updater.update([samples[:split], samples[split:]] if split < 8 else [samples], see)
+    assert len(shown) == len(samples)
+    for sample, (logprobs_T, entropies_T) in zip(samples, expected, strict=True):
+        torch.testing.assert_close(shown[id(sample)][0], logprobs_T.detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(shown[id(sample)][1], entropies_T, rtol=1e-4, atol=1e-5)
+
+
 def test_gap_is_measured_against_the_sampled_logprobs(fresh, samples):
     _, metrics = weights_after(fresh(), [samples])
     assert metrics["grafted_gap"] > 0 and metrics["sampled_gap"] > 0

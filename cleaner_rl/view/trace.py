@@ -1,0 +1,185 @@
+"""Trace: what a training step records with its logged episodes, for the page that shows them.
+
+An episode's line in ``episodes/step-000010.jsonl`` has the key ``training``::
+
+    step, group, member     its step, its group's number in the step, its place in the group
+    rewards, advantages     of all members, as trained; null for the advantage of a member that was
+                            not trained
+    branch_advantage        advantage of every call that a splice removed
+    branch_reward, scaled   what the advantages were computed with
+    rule, grafted           the credit rule, the treatment of grafted tokens
+    prompt_ids              token ids of the prompt
+    observation_ids         token ids of each answer of the tool, as ``tokens.observed`` lists them
+    texts                   the text of every token id of the episode
+    samples                 its training samples, in order; none if it was not trained. Each has
+                            ``credit``: run lengths of [count, advantage], null where a token is not
+                            in the loss; and ``logprobs``, ``entropies``: the values before the
+                            update of the tokens in the loss, or null if no pass computed them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from cleaner_env.episode import Episode
+from cleaner_env.episode_io import episode_to_dict
+from cleaner_rl.grpo.samples import Sample
+from cleaner_rl.view.tokens import LOGPROB_DIGITS, observed, rounded, runs, spread
+
+if TYPE_CHECKING:  # the reader of traces needs no torch
+    from torch import Tensor
+
+    from cleaner_rl.grpo.groups import Group
+    from cleaner_rl.learner.packing import Pack
+    from cleaner_rl.rollout.rollout import Rollout
+
+Values = dict[int, list[dict[str, Any]]]
+"""What was recorded of the samples of each episode, by its number among those trained together."""
+
+
+@dataclass(slots=True)
+class StepTrace:
+    """Collects what one step records.
+
+    Attributes:
+        played: the groups to log, by their numbers in the step.
+        trained: by the identity of an episode: its number among those trained together, and its
+            advantage.
+    """
+
+    played: dict[int, Group]
+    trained: dict[int, tuple[int, float]]
+    _numbers: set[int] = field(default_factory=set)
+    _seen: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, played: Sequence[Group], kept: Sequence[Group], count: int) -> StepTrace:
+        """A trace of some groups of a step, see ``logged_groups``.
+
+        ``kept`` are the groups that are trained, of the same episodes or of some of them.
+        """
+        members = [
+            (id(episode), advantage)
+            for group in kept
+            for episode, advantage in zip(group.episodes, group.advantages, strict=True)
+        ]
+        trained = {key: (number, value) for number, (key, value) in enumerate(members)}
+        chosen = {number: played[number] for number in logged_groups(played, count)}
+        logged = [id(episode) for group in chosen.values() for episode in group.episodes]
+        numbers = {trained[key][0] for key in logged if key in trained}
+        return cls(chosen, trained, numbers)
+
+    def see(self, row: Pack, logprobs_T: Tensor, entropies_T: Tensor) -> None:
+        """Keep the values of a row that an update has just computed, see ``Updater.update``."""
+        for sample, *values in row.by_sample(logprobs_T, entropies_T):
+            if sample.episode in self._numbers:
+                self._seen[id(sample)] = values[0].detach(), values[1].detach()
+
+    def values(self, minibatches: Sequence[Sequence[Sample]]) -> Values:
+        """What this rank has seen of its samples; their order is that of the update."""
+        found: Values = {}
+        for sample in (sample for samples in minibatches for sample in samples):
+            if sample.episode is not None and sample.episode in self._numbers:
+                seen = self._seen.get(id(sample))
+                found.setdefault(sample.episode, []).append(_recorded(sample, seen))
+        return found
+
+    def rows(
+        self, step: int, rollout: Rollout, values: Sequence[Values], settings: dict[str, Any]
+    ) -> Iterator[dict[str, Any]]:
+        """The lines of the episode file, given the values of all ranks."""
+        known = {number: samples for part in values for number, samples in part.items()}
+        for number, group in self.played.items():
+            trained = [self.trained.get(id(episode)) for episode in group.episodes]
+            shared = {
+                "step": step,
+                "group": number,
+                "rewards": group.rewards,
+                "advantages": [None if one is None else one[1] for one in trained],
+                "branch_advantage": group.branch_advantage,
+                **settings,
+            }
+            for member, (episode, one) in enumerate(zip(group.episodes, trained, strict=True)):
+                samples = [] if one is None else known.get(one[0], [])
+                training = {**shared, "member": member, **_ids(episode, rollout)}
+                yield {**episode_to_dict(episode), "training": training | {"samples": samples}}
+
+
+def logged_groups(groups: Sequence[Group], count: int) -> list[int]:
+    """The numbers of the groups to log: the first ones, until they have ``count`` episodes, and
+    those whose rewards differ most and least, the earlier one among equals; none for 0."""
+    if count == 0 or not groups:
+        return []
+    chosen, logged = set[int](), 0
+    for number, group in enumerate(groups):
+        if logged >= count:
+            break
+        chosen.add(number)
+        logged += len(group.episodes)
+    spreads = [spread(group.rewards) for group in groups]
+    chosen |= {spreads.index(max(spreads)), spreads.index(min(spreads))}
+    return sorted(chosen)
+
+
+def _recorded(sample: Sample, seen: tuple[Tensor, Tensor] | None) -> dict[str, Any]:
+    credit = runs([a if m else None for a, m in zip(sample.advantages, sample.mask, strict=True)])
+    if seen is None:
+        return {"credit": credit, "logprobs": None, "entropies": None}
+    places = [place for place, mask in enumerate(sample.mask) if mask]
+    logprobs, entropies = (values.tolist() for values in seen)
+    return {
+        "credit": credit,
+        "logprobs": rounded([logprobs[place] for place in places], LOGPROB_DIGITS),
+        "entropies": rounded([entropies[place] for place in places]),
+    }
+
+
+def _ids(episode: Episode, rollout: Rollout) -> dict[str, Any]:
+    """The ids of what the policy did not sample, and the texts of all ids."""
+    prompt_ids = rollout.prompt_ids(episode)
+    observations = [list(rollout.observation_ids(*one)) for one in observed(episode)]
+    sampled = (turn.completion.tokens for turn in (*episode.turns, *episode.raw_turns))
+    parts = [prompt_ids, *observations, *(tokens.ids for tokens in sampled if tokens is not None)]
+    known = sorted({number for ids in parts for number in ids})
+    return {
+        "prompt_ids": list(prompt_ids),
+        "observation_ids": observations,
+        "texts": {number: token_text(rollout.policy.tokenizer, number) for number in known},
+    }
+
+
+@cache
+def token_text(tokenizer: Any, number: int) -> str:
+    """The text of a token. Bytes that are only a part of a character are lone surrogates, as
+    Python's ``surrogateescape`` writes them, so that the texts of neighbours can be joined."""
+
+    def decode(count: int) -> str:
+        return str(
+            tokenizer.decode(
+                [number] * count, skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        )
+
+    text = decode(2)[len(decode(1)) :]  # some decoders drop a space at the very beginning
+    if "\ufffd" not in text:
+        return text
+    piece = tokenizer.convert_ids_to_tokens(number)
+    if piece.startswith("<0x"):  # byte tokens of SentencePiece
+        return bytes([int(piece[3:5], 16)]).decode("utf-8", "surrogateescape")
+    if all(letter in _BYTES for letter in piece):
+        return bytes(_BYTES[letter] for letter in piece).decode("utf-8", "surrogateescape")
+    return text
+
+
+def _byte_letters() -> dict[str, int]:
+    """The letters in which byte-level BPE writes bytes (GPT-2's table)."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in shown]
+    letters = {chr(byte): byte for byte in shown}
+    return letters | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+_BYTES = _byte_letters()
