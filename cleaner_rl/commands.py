@@ -22,6 +22,7 @@ COMMANDS = {
         "compare.config",
         "compare.__main__",
     ),
+    "view": ("show rollbacks, tokens and credit on a page", "view.config", "view.__main__"),
     "sft": ("teach a model the tool by demonstrations", "sft.config", "sft.__main__"),
     "export": ("turn a checkpoint into a Hugging Face directory", "config", "export"),
     "scaling": ("estimate memory and traffic on many GPUs", "config", "scaling"),
@@ -68,7 +69,8 @@ def run(name: str, arguments: Sequence[str], prog: str) -> int:
         signal.signal(signal.SIGINT, _leave)
     try:
         getattr(import_module(f"cleaner_rl.{settings}"), f"parse_{name}")(arguments, prog)
-        if os.environ.get("RANK", "0") == "0":  # only one of several processes speaks
+        # Only one of several processes speaks, and the viewer needs neither.
+        if os.environ.get("RANK", "0") == "0" and name != "view":
             print("loading torch and transformers ...", file=sys.stderr, flush=True)
         gc.disable()  # it takes a quarter of the time and finds little garbage in imports
         command = import_module(f"cleaner_rl.{module}")

@@ -1,6 +1,6 @@
 """Page data: everything that the page shows, as plain JSON.
 
-The whole, in the page or at ``data.json`` of the local server::
+The whole, which is in the page::
 
     {
       "title": "tiny-20261130",
@@ -17,6 +17,7 @@ The whole, in the page or at ``data.json`` of the local server::
       }],
       "groups": [{
         "step": 3 | null, "arm": "",        in evaluations, arm is "rollback off" or "rollback on"
+        "rule": "purified" | null, "gamma": 0.5 | null,                     those of its run
         "prompt": "first 160 characters of the question", "family": "gcd", "answer": "12" | null,
         "rewards": [1.0, 0.0, ...],         of all members, as trained (shaping included)
         "advantages": {"purified": {"members": [0.7, null, ...], "branches": 0.0}, ...} | null,
@@ -42,8 +43,8 @@ The whole, in the page or at ``data.json`` of the local server::
       }],
       "texts": {"17": " print", ...},       text of a token id; a lone surrogate U+DC80-U+DCFF is a
                                             byte of a character that several tokens make up
-      "chunks": ["base64 of gzip of JSON", ...] | null     null: fetch chunks/N from the server,
-                                            which is the JSON itself
+      "chunks": ["base64 of gzip of JSON", ...] | null     null: fetch chunks/N, which the local
+                                            server answers with the JSON itself
     }
 
 A chunk is a list of episode details::
@@ -88,78 +89,38 @@ A chunk is a list of episode details::
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
-from math import isfinite
-from pathlib import Path
 from typing import Any
 
 from cleaner_env.episode import Episode, RollbackRecord, Turn
+from cleaner_rl.errors import UserError
 from cleaner_rl.grpo.credit import splices
 from cleaner_rl.runs.metrics import LABELS
-from cleaner_rl.view.source import Logged, Part, Source, read_logged
-from cleaner_rl.view.tokens import RULES, advantages_by_rule, gaps, rounded, spread, token_layer
+from cleaner_rl.view.source import Logged, Part, Source
+from cleaner_rl.view.tokens import RULES, advantages_by_rule, gaps, number, spread, token_layer
 
 _PROMPT = 160
+"""Characters of a question that the list of groups shows."""
 _CHUNK = 32
-"""A chunk of a file without steps has about that many episodes."""
+"""A chunk has about that many episodes, in whole groups."""
 
 
-@dataclass(slots=True)
-class PageData:
-    """The page data of a source; ``chunks`` are made on demand.
+def page_data(source: Source, step: int | None = None) -> tuple[dict[str, Any], list[bytes]]:
+    """The page data of a source without its chunks, and these, as compressed JSON.
 
-    Attributes:
-        top: everything but the chunks.
-        places: for each chunk its file, the step of it, and the first and last episode in it.
+    ``step`` leaves out the episodes of other steps.
     """
-
-    top: dict[str, Any]
-    places: list[tuple[Path, int | None, int, int]] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, source: Source) -> tuple[PageData, list[list[dict[str, Any]]]]:
-        """The page data and all chunks."""
-        data = cls(_top(source))
-        chunks = []
-        for part in source.parts:
-            for step, path in part.files:
-                for begin, members in _chunked(read_logged(path, step)):
-                    chunks.append(data._add(part, members))
-                    data.places.append((path, step, begin, begin + len(members)))
-        return data, chunks
-
-    def _add(self, part: Part, logged: Sequence[Logged]) -> list[dict[str, Any]]:
-        """Add the groups and episodes of a chunk; returns the chunk."""
-        chunk: list[dict[str, Any]] = []
-        for _, same in groupby(logged, key=lambda one: one.group):
-            members = list(same)
-            group = _group(part, members)
-            self.top["groups"].append(group)
-            for place, one in enumerate(members):
-                training = one.training
-                layer = None
-                if training is not None:
-                    self.top["texts"].update(training["texts"])
-                    layer = token_layer(one.episode, training, group["advantages"])
-                group["episodes"].append(len(self.top["episodes"]))
-                row = _episode(one, place, group, layer)
-                row |= {"group": len(self.top["groups"]) - 1, "at": len(chunk)}
-                self.top["episodes"].append(row | {"chunk": len(self.places)})
-                chunk.append(_details(one.episode, layer))
-        return chunk
-
-
-def _top(source: Source) -> dict[str, Any]:
-    config = source.parts[0].config if source.parts else {}
-    return {
+    config = source.parts[0].config
+    top: dict[str, Any] = {
         "title": source.title,
         "kind": source.kind,
         "gamma": config.get("gamma"),
         "similarity": config.get("similarity_on"),
         "max_retries": config.get("max_retries"),
-        "rule": config.get("credit") if source.kind != "comparison" else None,
+        "rule": None if source.kind == "comparison" else config.get("credit"),
         "rules": list(RULES),
         "labels": {name: label for name, (label, _) in LABELS.items()},
         "curves": [_curves(part) for part in source.parts if part.metrics or part.held_out],
@@ -168,6 +129,24 @@ def _top(source: Source) -> dict[str, Any]:
         "texts": {},
         "chunks": None,
     }
+    chunks: list[bytes] = []
+    for part in source.parts:
+        for chunk in _chunked(part.episodes(step)):
+            try:
+                details = _add(top, part, chunk, len(chunks))
+            except (KeyError, IndexError, ValueError, TypeError) as error:
+                raise UserError(
+                    f"what step {chunk[0].step} of {source.title} recorded with its episodes is "
+                    f"damaged, or of another version of cleaner-rl ({error!r}); remove its file, "
+                    "or use that version"
+                ) from error
+            chunks.append(gzip.compress(as_json(details).encode(), mtime=0))
+    return top, chunks
+
+
+def as_json(data: Any) -> str:
+    """Compact JSON in ASCII: lone surrogates are escaped like other characters that are not."""
+    return json.dumps(data, separators=(",", ":"), allow_nan=False)
 
 
 def _curves(part: Part) -> dict[str, Any]:
@@ -175,78 +154,87 @@ def _curves(part: Part) -> dict[str, Any]:
     return {
         "arm": part.arm,
         "steps": [row["step"] for row in part.metrics],
-        "series": {name: [_number(row.get(name)) for row in part.metrics] for name in names},
-        "held_out": [
-            {name: _number(value) for name, value in row.items()} for row in part.held_out
-        ],
+        "series": {name: [number(row.get(name)) for row in part.metrics] for name in names},
+        "held_out": [{name: number(v) for name, v in row.items()} for row in part.held_out],
     }
 
 
-def _number(value: Any) -> Any:
-    """A float with five significant digits, or None if it is not finite, which JSON lacks."""
-    if not isinstance(value, float):
-        return value
-    return float(f"{value:.5g}") if isfinite(value) else None
-
-
-def _chunked(logged: Iterable[Logged]) -> Iterator[tuple[int, list[Logged]]]:
-    """Lists of whole groups, each with the number of its first episode in the file."""
-    begin, chunk = 0, list[Logged]()
+def _chunked(logged: Iterable[Logged]) -> Iterator[list[Logged]]:
+    chunk: list[Logged] = []
     for _, same in groupby(logged, key=lambda one: one.group):
         chunk += same
         if len(chunk) >= _CHUNK:
-            yield begin, chunk
-            begin, chunk = begin + len(chunk), []
+            yield chunk
+            chunk = []
     if chunk:
-        yield begin, chunk
+        yield chunk
+
+
+def _add(
+    top: dict[str, Any], part: Part, logged: Sequence[Logged], place: int
+) -> list[dict[str, Any]]:
+    """Add the groups and episodes of a chunk to the page data; returns the chunk."""
+    chunk: list[dict[str, Any]] = []
+    for _, same in groupby(logged, key=lambda one: one.group):
+        members = list(same)
+        group = _group(part, members)
+        for index, one in enumerate(members):
+            layer = None
+            if one.training is not None:
+                top["texts"].update(one.training["texts"])
+                layer = token_layer(one.episode, one.training, group["advantages"])
+            group["episodes"].append(len(top["episodes"]))
+            where = {"group": len(top["groups"]), "chunk": place, "at": len(chunk)}
+            top["episodes"].append(_episode(one, index, group, layer) | where)
+            chunk.append(_details(one.episode, layer))
+        top["groups"].append(group)
+    return chunk
 
 
 def _group(part: Part, members: Sequence[Logged]) -> dict[str, Any]:
     first, training = members[0], members[0].training
-    episodes = [one.episode for one in members]
-    rewards = [e.reward for e in episodes] if training is None else training["rewards"]
-    branches = sum(len(splices(episode)) for episode in episodes)
     task = first.episode.task
-    advantages, learned, signal = None, None, None
-    if training is not None:
-        advantages = advantages_by_rule(training, branches)
-        own = advantages[training["rule"]]
-        signal = any(own["members"]) or own["branches"] != 0
-        samples = [sample for one in members for sample in (one.training or {})["samples"]]
-        learned = any(sample["logprobs"] is not None for sample in samples)
-        for shared in advantages.values():
-            shared["members"] = [_number(value) for value in shared["members"]]
-            shared["branches"] = _number(shared["branches"])
-    return {
+    branches = sum(len(splices(one.episode)) for one in members)
+    rewards = [one.episode.reward for one in members]
+    group: dict[str, Any] = {
         "step": first.step,
         "arm": part.arm or (f"rollback {first.mode}" if first.mode else ""),
+        "rule": part.config.get("credit"),
+        "gamma": part.config.get("gamma"),
         "prompt": task.prompt[:_PROMPT],
         "family": task.family,
         "answer": task.answer,
-        "rewards": rounded(rewards),
-        "advantages": advantages,
         "branches": branches,
-        "has_signal": signal,
-        "learned": learned,
-        "spread": _number(spread(rewards)),
+        "advantages": None,
+        "has_signal": None,
+        "learned": None,
         "episodes": [],
     }
+    if training is not None:
+        rewards, rule = training["rewards"], training["rule"]
+        by_rule = advantages_by_rule(training, branches)
+        trained = [sample for one in members for sample in (one.training or training)["samples"]]
+        group |= {
+            "rule": rule,
+            "advantages": by_rule,
+            "has_signal": any(by_rule[rule]["members"]) or by_rule[rule]["branches"] != 0,
+            "learned": any(sample["logprobs"] is not None for sample in trained),
+        }
+    return group | {"rewards": list(map(number, rewards)), "spread": number(spread(rewards))}
 
 
 def _episode(
     one: Logged, place: int, group: Mapping[str, Any], layer: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    episode, training = one.episode, one.training
-    stats = episode.stats
+    episode, training, stats = one.episode, one.training, one.episode.stats
     member = place if training is None else training["member"]
-    worst = {"s": None, "g": None} if training is None else gaps(training, layer)
     failed = {turn.error_class: None for turn in episode.raw_turns if turn.failed}
     return {
         "member": member,
         "reward": group["rewards"][member],
-        "score": _number(episode.score),
+        "score": number(episode.score),
         "correct": episode.correct,
-        "advantage": None if training is None else _number(training["advantages"][member]),
+        "advantage": None if training is None else number(training["advantages"][member]),
         "turns": stats.turns,
         "calls": stats.calls,
         "failures": stats.failures,
@@ -257,8 +245,7 @@ def _episode(
         "deep": stats.deep,
         "errors": list(failed),
         "truncated": episode.truncated,
-        "gap": worst["s"],
-        "grafted_gap": worst["g"],
+        **gaps(layer),
     }
 
 
@@ -272,7 +259,7 @@ def _details(episode: Episode, layer: Mapping[str, Any] | None) -> dict[str, Any
         "final": {
             "terminated": episode.terminated,
             "truncated": episode.truncated,
-            "score": _number(episode.score),
+            "score": number(episode.score),
         },
         "tokens": layer,
     }
@@ -300,7 +287,7 @@ def _rollback(record: RollbackRecord) -> dict[str, Any]:
         "retry": record.retry,
         "outcome": record.outcome,
         "decision": record.decision,
-        "similarity": None if record.similarity is None else round(record.similarity, 3),
+        "similarity": number(record.similarity),
         "failed": _turn(record.failed),
         "answer": _turn(record.answer),
         "spliced": None if record.purified is None else _turn(record.purified),

@@ -1,42 +1,63 @@
-"""Page: one self-contained HTML file, from its parts next to this file and the page data."""
+"""Page: one self-contained HTML file, or a local server that shows it."""
 
 from __future__ import annotations
 
 import base64
-import gzip
-import json
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from typing import Any
 
+from cleaner_rl.view.data import as_json
 
-def html(top: dict[str, Any], chunks: list[list[dict[str, Any]]] | None) -> str:
+
+def html(top: dict[str, Any], chunks: Sequence[bytes] | None) -> str:
     """The page with its data; without chunks it fetches them from where it comes from."""
-    data = top if chunks is None else top | {"chunks": [_packed(chunk) for chunk in chunks]}
-    return fill(_inline(data))
-
-
-def fill(data: str) -> str:
-    """The template with its style, its script and the data, each of which it names once."""
+    if chunks is not None:
+        top = top | {"chunks": [base64.b64encode(chunk).decode() for chunk in chunks]}
+    # No HTML parser takes this for markup, even if a text in it is ``</script>`` or ``<!--``.
+    parts = {"data": as_json(top).replace("<", "\\u003c")}
     folder = files("cleaner_rl.view")
+    for name, file in (("style", "page.css"), ("script", "page.js")):
+        parts[name] = folder.joinpath(file).read_text(encoding="utf-8")
     page = folder.joinpath("page.html").read_text(encoding="utf-8")
-    style = folder.joinpath("page.css").read_text(encoding="utf-8")
-    script = folder.joinpath("page.js").read_text(encoding="utf-8")
-    for mark, text in (("{{style}}", style), ("{{script}}", script), ("{{data}}", data)):
-        before, found, after = page.partition(mark)
-        assert found, f"the template has no {mark}"
-        page = before + text + after
+    for name in ("style", "script", "data"):  # the data last: they may contain any mark
+        before, mark, after = page.partition(f"{{{{{name}}}}}")
+        assert mark, f"the template has no place for {name}"
+        page = before + parts[name] + after
     return page
 
 
-def _packed(chunk: list[dict[str, Any]]) -> str:
-    return base64.b64encode(gzip.compress(_json(chunk).encode(), mtime=0)).decode()
+@contextmanager
+def served(top: dict[str, Any], chunks: Sequence[bytes]) -> Iterator[str]:
+    """Serve the page to this machine inside the block; gives its address."""
+    page = html(top, None).encode()
 
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            # A page of another site may reach this port, but not under this name.
+            known = self.headers.get("Host") == f"127.0.0.1:{server.server_port}"
+            folder, _, name = self.path.lstrip("/").rpartition("/")
+            if known and self.path == "/":
+                self._answer(page, "text/html; charset=utf-8")
+            elif known and folder == "chunks" and name.isdecimal() and int(name) < len(chunks):
+                self._answer(chunks[int(name)], "application/json", encoding="gzip")
+            else:
+                self.send_error(404 if known else 403)
 
-def _inline(data: Any) -> str:
-    """JSON that no HTML parser takes for markup: a text in it may be ``</script>`` or ``<!--``."""
-    return _json(data).replace("<", "\\u003c")
+        def _answer(self, body: bytes, kind: str, encoding: str = "identity") -> None:
+            self.send_response(200)
+            for name, value in (("Type", kind), ("Encoding", encoding), ("Length", len(body))):
+                self.send_header(f"Content-{name}", str(value))
+            self.end_headers()
+            self.wfile.write(body)
 
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
 
-def _json(data: Any) -> str:
-    """ASCII; lone surrogates are escaped like any other character that is not."""
-    return json.dumps(data, separators=(",", ":"), allow_nan=False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()

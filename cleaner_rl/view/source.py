@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from cleaner_env.chat.token_texts import joined
 from cleaner_env.completion import Decode
 from cleaner_env.episode import Episode
 from cleaner_env.episode_io import episode_from_dict
@@ -17,6 +18,8 @@ from cleaner_rl.runs.files import read_json, read_rows
 
 Kind = Literal["run", "episodes", "evaluation", "comparison"]
 
+_JOURNAL = "episodes.jsonl"
+"""The episodes of ``cleaner_rl.eval``."""
 _WANTED = (
     "name a run, an episode file (.jsonl or .jsonl.gz), the --out directory of an evaluation, or "
     "the directory of a comparison"
@@ -41,6 +44,12 @@ class Part:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     held_out: list[dict[str, Any]] = field(default_factory=list)
 
+    def episodes(self, only: int | None = None) -> Iterator[Logged]:
+        """The episodes of all files, or of one step only."""
+        for step, path in self.files:
+            if only is None or step == only:
+                yield from read_logged(path, step)
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -48,13 +57,7 @@ class Source:
 
     title: str
     kind: Kind
-    parts: list[Part]
-
-    @property
-    def bytes(self) -> int:
-        """The size of the episode files; compressed ones count eightfold."""
-        files = [path for part in self.parts for _, path in part.files]
-        return sum(path.stat().st_size * (8 if path.suffix == ".gz" else 1) for path in files)
+    parts: Sequence[Part]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +96,9 @@ def find_source(path: Path) -> Source:
         return _not_empty(Source(name, "comparison", parts), path)
     if (path / "episodes").is_dir():
         return _not_empty(Source(name, "run", [_run(path, "")]), path)
-    if (path / "episodes.jsonl").exists():
-        config = _read(path / "settings.json", "config")
-        part = Part("", [(None, path / "episodes.jsonl")], config)
-        return Source(name, "evaluation", [part])
+    if (path / _JOURNAL).exists():
+        config = _json(path / "settings.json").get("config") or {}
+        return Source(name, "evaluation", [Part("", [(None, path / _JOURNAL)], config)])
     raise UserError(f"there is nothing to show in {path}; {_WANTED}")
 
 
@@ -112,25 +114,22 @@ def _run(path: Path, arm: str) -> Part:
     files = sorted((path / "episodes").glob("step-*.jsonl"))
     steps = [(int(file.stem.removeprefix("step-")), file) for file in files]
     metrics = list(read_rows(path / "metrics.jsonl"))
-    return Part(arm, steps, _read(path / "config.json"), metrics, _held_out(path))
+    held_out: dict[int, dict[str, Any]] = {}
+    for file in sorted(path.glob("evaluation-*.json")):
+        saved = _json(file)
+        values = saved.get("off", saved).get("metrics", {})
+        held_out.setdefault(saved.get("step", 0), {"step": saved.get("step", 0), **values})
+    evaluated = [held_out[step] for step in sorted(held_out)]
+    return Part(arm, steps, _json(path / "config.json"), metrics, evaluated)
 
 
-def _held_out(run: Path) -> list[dict[str, Any]]:
-    """Figures of the evaluations with rollback off, in the order of their steps."""
-    found: dict[int, dict[str, Any]] = {}
-    for file in sorted(run.glob("evaluation-*.json")):
-        saved = read_json(file)
-        metrics = saved.get("off", saved)["metrics"]
-        found.setdefault(saved["step"], {"step": saved["step"], **metrics})
-    return [found[step] for step in sorted(found)]
-
-
-def _read(path: Path, *keys: str) -> Mapping[str, Any]:
+def _json(path: Path) -> dict[str, Any]:
+    """The object in a file; empty if there is no such file."""
     try:
-        values: Mapping[str, Any] = read_json(path) or {}
-        for key in keys:
-            values = values[key]
-    except (ValueError, KeyError, TypeError) as error:
+        values = read_json(path) or {}
+        if not isinstance(values, dict):
+            raise ValueError("not an object")
+    except ValueError as error:
         raise UserError(f"cannot read {path}: {error}") from error
     return values
 
@@ -142,57 +141,51 @@ def read_logged(path: Path, step: int | None = None) -> Iterator[Logged]:
     do.
 
     Raises:
-        UserError: a line is not an episode.
+        UserError: the file is damaged.
     """
-    number, before = 0, None
-    for at, row in enumerate(_rows(path), start=1):
+    rows: Iterable[tuple[int, dict[str, Any]]] = _rows(path)
+    if path.name == _JOURNAL:  # in the order in which episodes ended
+        rows = sorted(rows, key=lambda row: (row[1].get("mode", ""), row[1].get("index", 0)))
+    count, before = 0, None
+    for line, row in rows:
         data = row.get("episode", row)
-        training, facts = data.get("training"), data.get("evaluation", row)
+        training, facts, mode = data.get("training"), data.get("evaluation", row), row.get("mode")
+        group: tuple[Any, ...]
         try:
             episode = episode_from_dict(data, _decoder(training))
-        except ValueError as error:
-            raise UserError(f"{path}, line {at}: {error}") from error
-        mode = row.get("mode", "")
-        group: tuple[Any, ...]
-        if training is not None:
-            step = training["step"]
-            group = (step, training["group"])
-        elif "problem" in facts:
-            group = (mode, facts["problem"])
-        else:
-            number += episode.task != before
-            before = episode.task
-            group = (step, number)
-        yield Logged(episode, group, step, training, mode)
+            if training is not None:
+                step, group = training["step"], (training["group"],)
+            elif "problem" in facts:
+                group = (mode, facts["problem"])
+            else:
+                count += episode.task != before
+                before, group = episode.task, (count,)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}, line {line}: {error}") from error
+        yield Logged(episode, (step, *group), step, training, mode or "")
 
 
 def _decoder(training: Mapping[str, Any] | None) -> Decode | None:
     """Turns ids into text by the texts of the tokens that a file holds."""
     if training is None:
         return None
-    texts = {int(number): text for number, text in training["texts"].items()}
-
-    def decode(ids: Any) -> str:
-        # A token may hold a part of a character only: its bytes are escaped (see trace.token_text).
-        text = "".join(texts[i] for i in ids)
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-    return decode
+    texts = {int(key): text for key, text in training["texts"].items()}
+    return lambda ids: joined([texts[one] for one in ids])
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file, plain or compressed; the last line may still be being written."""
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The lines of a file, plain or compressed, with their numbers; the last one may still be being
+    written."""
     opened: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8", "surrogatepass"))
-                if not isinstance(row, dict):
-                    raise ValueError("not an episode")
-            except ValueError as error:
-                if not line.endswith(b"\n"):
-                    return
-                raise UserError(f"{path}, line {number}: {error}") from error
-            yield row
+    line = b""
+    try:
+        with opened(path, "rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                if line.strip():
+                    row = json.loads(line.decode("utf-8", "surrogatepass"))
+                    if not isinstance(row, dict):
+                        raise ValueError(f"line {number} is not an object")
+                    yield number, row
+    except (ValueError, OSError, EOFError) as error:
+        if isinstance(error, OSError | EOFError) or line.endswith(b"\n"):
+            raise UserError(f"cannot read {path}: {error}") from error

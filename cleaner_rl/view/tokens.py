@@ -20,11 +20,6 @@ from cleaner_rl.grpo.samples import Sample
 from cleaner_rl.settings import CreditRule
 
 RULES: tuple[CreditRule, ...] = get_args(CreditRule)
-_DIGITS = 4
-"""Decimals of the numbers on a page."""
-LOGPROB_DIGITS = 6
-"""Those of log-probabilities: the gap between sampler and trainer may be as small."""
-
 Runs = list[list[Any]]
 """Run lengths: ``[count, value]`` pairs."""
 
@@ -39,9 +34,16 @@ def unrolled(pairs: Runs) -> list[Any]:
     return [value for count, value in pairs for _ in range(count)]
 
 
-def rounded(values: Sequence[float | None], digits: int = _DIGITS) -> list[float | None]:
-    """Numbers with the page's decimals; None for those that are not finite, which JSON lacks."""
-    return [None if v is None or not isfinite(v) else round(v, digits) for v in values]
+def number(value: Any) -> Any:
+    """A float with five significant digits, or None if it is not finite, which JSON lacks."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.5g}") if isfinite(value) else None
+
+
+def nats(values: Sequence[float | None]) -> list[float | None]:
+    """Log-probabilities or entropies to six decimals: gaps between them may be as small."""
+    return [None if v is None or not isfinite(v) else round(v, 6) for v in values]
 
 
 def spread(rewards: Sequence[float]) -> float:
@@ -68,7 +70,7 @@ def advantages_by_rule(training: Mapping[str, Any], branches: int) -> dict[str, 
                 values, branch = group_advantages(rewards, scaled=training["scaled"]), 0.0
             left = iter(values)
             shared = [None if a is None else next(left) for a in trained], branch
-        found[rule] = {"members": shared[0], "branches": shared[1]}
+        found[rule] = {"members": list(map(number, shared[0])), "branches": number(shared[1])}
     return found
 
 
@@ -101,8 +103,7 @@ def token_layer(
         )
         credits = [_credit(sample) for sample in samples]
         if rule == training["rule"]:
-            saved_runs = [saved["credit"] for saved in training["samples"]]
-            credits = [_rounded_runs(pairs) for pairs in saved_runs] or credits
+            credits = [saved["credit"] for saved in training["samples"]] or credits
         rules[rule] = []
         for number, (sample, credit) in enumerate(zip(samples, credits, strict=True)):
             if sample.ids not in places:
@@ -115,15 +116,16 @@ def token_layer(
     return {"lanes": [lane | {"ids": list(lane["ids"])} for lane in lanes], "rules": rules}
 
 
-def gaps(training: Mapping[str, Any], layer: Mapping[str, Any] | None) -> dict[str, float | None]:
+def gaps(layer: Mapping[str, Any] | None) -> dict[str, float | None]:
     """The largest gaps between sampler and trainer, of sampled and of grafted tokens."""
-    worst: dict[str, float | None] = {"s": None, "g": None}
+    found: dict[str, list[float]] = {"s": [], "g": []}
     for lane in [] if layer is None else layer["lanes"]:
         values = zip(lane["origin"], lane["sampled"], lane["recomputed"] or (), strict=False)
         for origin, then, now in values:
-            if then is not None and now is not None and origin in worst:
-                worst[origin] = max(worst[origin] or 0.0, abs(now - then))
-    return dict(zip(worst, rounded(list(worst.values()), LOGPROB_DIGITS), strict=True))
+            if origin in found and now is not None:
+                found[origin].append(abs(now - then))
+    worst = nats([max(of, default=None) for of in found.values()])
+    return dict(zip(("gap", "grafted_gap"), worst, strict=True))
 
 
 def observed(episode: Episode) -> list[tuple[str, int | None]]:
@@ -175,7 +177,7 @@ def _lane(
         assert tokens is not None, "checked by the caller"
         ids += tokens.ids
         origin += "".join("g" if grafted else "s" for grafted in tokens.grafted)
-        sampled += rounded(tokens.logprobs, LOGPROB_DIGITS)
+        sampled += nats(tokens.logprobs)
         length = len(tokens)
         if turn.observation is not None and number < len(turns) - 1:
             more = observation_ids(turn.observation, stop_id(tokens))
@@ -206,7 +208,7 @@ def _unknown_lane(sample: Sample) -> dict[str, Any]:
         "ids": sample.ids,
         "origin": "".join("g" if grafted else "s" if mask else "e" for grafted, mask in kinds),
         "turn": [],
-        "sampled": rounded([p if mask else None for p, mask in pairs], LOGPROB_DIGITS),
+        "sampled": nats([p if mask else None for p, mask in pairs]),
         "recomputed": None,
         "entropy": None,
     }
@@ -215,12 +217,7 @@ def _unknown_lane(sample: Sample) -> dict[str, Any]:
 def _credit(sample: Sample) -> Runs:
     """The advantage of every token; None where it is not in the loss."""
     pairs = zip(sample.advantages, sample.mask, strict=True)
-    return runs(rounded([a if mask else None for a, mask in pairs]))
-
-
-def _rounded_runs(pairs: Runs) -> Runs:
-    counts, values = zip(*pairs, strict=True)
-    return [list(pair) for pair in zip(counts, rounded(values), strict=True)]
+    return runs([number(a) if mask else None for a, mask in pairs])
 
 
 def _fill(lane: dict[str, Any], credit: Runs, saved: Mapping[str, Any]) -> None:

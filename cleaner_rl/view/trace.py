@@ -21,13 +21,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from cleaner_env.chat.token_texts import token_text
 from cleaner_env.episode import Episode
 from cleaner_env.episode_io import episode_to_dict
 from cleaner_rl.grpo.samples import Sample
-from cleaner_rl.view.tokens import LOGPROB_DIGITS, observed, rounded, runs, spread
+from cleaner_rl.view.tokens import nats, number, observed, runs, spread
 
 if TYPE_CHECKING:  # the reader of traces needs no torch
     from torch import Tensor
@@ -66,8 +66,8 @@ class StepTrace:
             for group in kept
             for episode, advantage in zip(group.episodes, group.advantages, strict=True)
         ]
-        trained = {key: (number, value) for number, (key, value) in enumerate(members)}
-        chosen = {number: played[number] for number in logged_groups(played, count)}
+        trained = {key: (place, value) for place, (key, value) in enumerate(members)}
+        chosen = {place: played[place] for place in logged_groups(played, count)}
         logged = [id(episode) for group in chosen.values() for episode in group.episodes]
         numbers = {trained[key][0] for key in logged if key in trained}
         return cls(chosen, trained, numbers)
@@ -91,12 +91,12 @@ class StepTrace:
         self, step: int, rollout: Rollout, values: Sequence[Values], settings: dict[str, Any]
     ) -> Iterator[dict[str, Any]]:
         """The lines of the episode file, given the values of all ranks."""
-        known = {number: samples for part in values for number, samples in part.items()}
-        for number, group in self.played.items():
+        known = {key: samples for part in values for key, samples in part.items()}
+        for place, group in self.played.items():
             trained = [self.trained.get(id(episode)) for episode in group.episodes]
             shared = {
                 "step": step,
-                "group": number,
+                "group": place,
                 "rewards": group.rewards,
                 "advantages": [None if one is None else one[1] for one in trained],
                 "branch_advantage": group.branch_advantage,
@@ -114,10 +114,10 @@ def logged_groups(groups: Sequence[Group], count: int) -> list[int]:
     if count == 0 or not groups:
         return []
     chosen, logged = set[int](), 0
-    for number, group in enumerate(groups):
+    for place, group in enumerate(groups):
         if logged >= count:
             break
-        chosen.add(number)
+        chosen.add(place)
         logged += len(group.episodes)
     spreads = [spread(group.rewards) for group in groups]
     chosen |= {spreads.index(max(spreads)), spreads.index(min(spreads))}
@@ -125,15 +125,17 @@ def logged_groups(groups: Sequence[Group], count: int) -> list[int]:
 
 
 def _recorded(sample: Sample, seen: tuple[Tensor, Tensor] | None) -> dict[str, Any]:
-    credit = runs([a if m else None for a, m in zip(sample.advantages, sample.mask, strict=True)])
+    credit = runs(
+        [number(a) if m else None for a, m in zip(sample.advantages, sample.mask, strict=True)]
+    )
     if seen is None:
         return {"credit": credit, "logprobs": None, "entropies": None}
     places = [place for place, mask in enumerate(sample.mask) if mask]
     logprobs, entropies = (values.tolist() for values in seen)
     return {
         "credit": credit,
-        "logprobs": rounded([logprobs[place] for place in places], LOGPROB_DIGITS),
-        "entropies": rounded([entropies[place] for place in places]),
+        "logprobs": nats([logprobs[place] for place in places]),
+        "entropies": nats([entropies[place] for place in places]),
     }
 
 
@@ -143,43 +145,9 @@ def _ids(episode: Episode, rollout: Rollout) -> dict[str, Any]:
     observations = [list(rollout.observation_ids(*one)) for one in observed(episode)]
     sampled = (turn.completion.tokens for turn in (*episode.turns, *episode.raw_turns))
     parts = [prompt_ids, *observations, *(tokens.ids for tokens in sampled if tokens is not None)]
-    known = sorted({number for ids in parts for number in ids})
+    known = sorted({one for ids in parts for one in ids})
     return {
         "prompt_ids": list(prompt_ids),
         "observation_ids": observations,
-        "texts": {number: token_text(rollout.policy.tokenizer, number) for number in known},
+        "texts": {one: token_text(rollout.policy.tokenizer, one) for one in known},
     }
-
-
-@cache
-def token_text(tokenizer: Any, number: int) -> str:
-    """The text of a token. Bytes that are only a part of a character are lone surrogates, as
-    Python's ``surrogateescape`` writes them, so that the texts of neighbours can be joined."""
-
-    def decode(count: int) -> str:
-        return str(
-            tokenizer.decode(
-                [number] * count, skip_special_tokens=False, clean_up_tokenization_spaces=False
-            )
-        )
-
-    text = decode(2)[len(decode(1)) :]  # some decoders drop a space at the very beginning
-    if "\ufffd" not in text:
-        return text
-    piece = tokenizer.convert_ids_to_tokens(number)
-    if piece.startswith("<0x"):  # byte tokens of SentencePiece
-        return bytes([int(piece[3:5], 16)]).decode("utf-8", "surrogateescape")
-    if all(letter in _BYTES for letter in piece):
-        return bytes(_BYTES[letter] for letter in piece).decode("utf-8", "surrogateescape")
-    return text
-
-
-def _byte_letters() -> dict[str, int]:
-    """The letters in which byte-level BPE writes bytes (GPT-2's table)."""
-    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in shown]
-    letters = {chr(byte): byte for byte in shown}
-    return letters | {chr(256 + place): byte for place, byte in enumerate(others)}
-
-
-_BYTES = _byte_letters()

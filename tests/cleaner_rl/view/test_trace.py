@@ -13,7 +13,7 @@ from cleaner_rl.grpo.groups import Group
 from cleaner_rl.settings import CREDIT_RULES
 from cleaner_rl.view.source import read_logged
 from cleaner_rl.view.tokens import advantages_by_rule, gaps, runs, token_layer, unrolled
-from cleaner_rl.view.trace import logged_groups, token_text
+from cleaner_rl.view.trace import logged_groups
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_values_stand_at_the_tokens_in_the_loss_and_nowhere_else(group, read):
     in_loss = [origin in "sg" for origin in lane["origin"]]
     assert [value == -0.5 for value in lane["recomputed"]] == in_loss
     assert [value == 0.25 for value in lane["entropy"]] == in_loss
-    assert gaps(logged.training, layer) == {"s": 3.5, "g": 2.5}
+    assert gaps(layer) == {"gap": 3.5, "grafted_gap": 2.5}
     assert all(lane["recomputed"] is None for lane in layer["lanes"][1:])
 
 
@@ -135,14 +135,6 @@ def test_texts_of_tokens_join_to_the_text_of_a_turn(group, read):
     for logged in read(rows_of([group], [group])):
         for turn in logged.episode.turns:
             assert turn.completion.tokens.text == turn.text
-
-
-def test_a_token_that_is_a_part_of_a_character_keeps_its_bytes(tokenizer):
-    ids = tokenizer("π → é", add_special_tokens=False)["input_ids"]
-    texts = [token_text(tokenizer, number) for number in ids]
-    assert any("\udc80" <= letter <= "\udcff" for text in texts for letter in text)
-    joined = "".join(texts).encode("utf-8", "surrogateescape").decode()
-    assert joined == "π → é"
 
 
 def test_files_without_a_trace_have_groups_by_problem_and_no_advantages(group, tmp_path):

@@ -1,0 +1,64 @@
+"""Text: episodes as transcripts in the terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cleaner_env.transcripts import transcript
+from cleaner_rl.view.source import Logged
+
+_STYLES = {
+    "system": "dim",
+    "user": "cyan",
+    "assistant": "bold",
+    "tool": "green",
+    "tool (failed)": "red",
+    "rollback": "yellow",
+    "result": "magenta",
+}
+"""The style of a block, by its head."""
+_HEAD = re.compile(r"^\[(.+)\]$")
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Whatever would move the cursor, change the direction of writing, or cannot be encoded."""
+
+
+def printer() -> Callable[[str], None]:
+    """Prints a transcript: in colours on a terminal, if rich is installed."""
+    try:
+        from rich.console import Console
+        from rich.text import Text
+    except ModuleNotFoundError:
+        return print
+    console = Console(highlight=False, soft_wrap=True)
+
+    def show(transcript: str) -> None:
+        style = ""
+        for line in transcript.split("\n"):
+            head = _HEAD.match(line)
+            style = _STYLES.get(head[1], "") if head else style
+            console.print(Text(line, style))
+
+    return show
+
+
+def describe(logged: Logged) -> str:
+    """An episode as text, below a line that says where it belongs."""
+    facts = [f"reward {logged.episode.reward:g}"]
+    training: Mapping[str, Any] = logged.training or {}
+    if training:
+        advantage = training["advantages"][training["member"]]
+        shown = "not trained" if advantage is None else f"advantage {advantage:+.3f}"
+        where = f"step {logged.step}, group {training['group']}, member {training['member']}"
+        facts = [where, f"reward {training['rewards'][training['member']]:g}", shown]
+    elif logged.mode:
+        facts.insert(0, f"rollback {logged.mode}")
+    return printable(f"\n{', '.join(facts)}\n{transcript(logged.episode)}")
+
+
+def printable(text: str) -> str:
+    r"""The text with control characters, such as those that colour a terminal, as ``\x1b``."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
