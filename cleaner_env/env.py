@@ -292,7 +292,7 @@ class CodeToolEnv(gym.Env[str, str]):
 
     def _step_result(self) -> StepResult:
         episode = self.episode
-        observation = episode.turns[-1].observation or ""
+        observation = (episode.turns[-1].observation or "") if episode.turns else ""
         if episode.terminated or episode.truncated:
             self._show(ending(episode))
             self._end_programs()

@@ -11,6 +11,7 @@ from cleaner_env.chat.messages import (
     sent_messages,
     turn_text,
 )
+from cleaner_env.chat.openai import action_from_openai, openai_messages, tools_schema
 
 __all__ = [
     "Answer",
@@ -20,7 +21,10 @@ __all__ = [
     "TemplateError",
     "ToolRole",
     "Usage",
+    "action_from_openai",
+    "openai_messages",
     "read_answer",
     "sent_messages",
+    "tools_schema",
     "turn_text",
 ]

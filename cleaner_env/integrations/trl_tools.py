@@ -129,7 +129,7 @@ class Environments(TrlTasks):
         super().__init__(tasks, options, _OF_TRL)
         self._options = options
         self._codec = ChatCodec(tokenizer)
-        self.format = self._codec.make_format(max_calls=sys.maxsize)
+        self.format = self._codec.make_format()
         _add_response_template(tokenizer)
 
     def __call__(self) -> CodeInterpreter:

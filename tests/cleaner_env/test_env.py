@@ -108,6 +108,11 @@ def test_unknown_reward_is_refused_before_the_episode(env):
         env.reset(options={"task": {**TASK, "reward": "mathh"}})
 
 
+def test_an_episode_can_be_ended_before_its_first_turn(env):
+    observation, reward, terminated, truncated, _ = env.truncate()
+    assert (observation, reward, terminated, truncated) == ("", 0.0, False, True)
+
+
 def test_turn_that_was_cut_off_truncates(env):
     _, reward, terminated, truncated, _ = env.step(Completion(ANSWER, truncated=True))
     assert (reward, terminated, truncated) == (0.0, False, True)

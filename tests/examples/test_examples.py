@@ -18,7 +18,7 @@ def load(name):
 
 def test_all_examples_are_tested():
     tested = {"drive_env", "watch_rollback", "foreign_agent", "other_environment", "session"}
-    tested |= {"train_two_steps"}
+    tested |= {"train_two_steps", "train_with_trl"}
     tested |= {"verl_saar"}  # by .ci/integrations
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
@@ -60,3 +60,11 @@ def test_train_two_steps(tmp_path, capsys):
     assert [row["step"] for row in metrics] == [1, 2]
     assert all(math.isfinite(row["loss"]) for row in metrics)
     assert (tmp_path / "run" / "report.md").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_train_with_trl():
+    rows = load("train_with_trl").main()
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all(math.isfinite(row["loss"]) for row in rows)

@@ -9,6 +9,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from cleaner_env import SandboxError, Task
 from cleaner_env.integrations.trl import rollout_func
+from cleaner_env.rewards import Reward, ToolTerm
 from cleaner_env.token_samples import purified_sample
 from cleaner_rl.models.policy import load_policy
 from cleaner_rl.rollout.rollout import Rollout
@@ -92,7 +93,8 @@ def test_grafted_tokens_can_be_left_out(make_trainer):
 
 def test_two_steps_train_on_the_rewards_and_tokens_of_the_environment(make_trainer):
     """With TRL's default gradient checkpointing, under which a plain model.generate would fail."""
-    rollout = rollout_func("reasoning-gym:basic_arithmetic", system_prompt=None)
+    reward = Reward(terms=(ToolTerm(failure=0.1),))  # so that members of a group differ
+    rollout = rollout_func("reasoning-gym:basic_arithmetic", reward=reward, system_prompt=None)
     steps = []
 
     class Watched(GRPOTrainer):
