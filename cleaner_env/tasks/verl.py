@@ -32,8 +32,8 @@ _OWN = "cleaner_task"
 """Key in ``extra_info`` of a whole task: verl's layout has no place for most scorers."""
 
 
-def verl_rows(tasks: Iterable[Task]) -> Iterator[dict[str, Any]]:
-    """Rows for verl that choose the agent loop of ``cleaner_env.integrations.verl``.
+def verl_rows(tasks: Iterable[Task], agent_name: str = AGENT_NAME) -> Iterator[dict[str, Any]]:
+    """Rows for verl that choose an agent loop of ``cleaner_env.integrations.verl`` by its name.
 
     Their prompts are there for verl's own filter by length; the loop writes its own.
 
@@ -46,7 +46,7 @@ def verl_rows(tasks: Iterable[Task]) -> Iterator[dict[str, Any]]:
         if task_from_dict(json.loads(own)) != task:
             raise ValueError(f"task {index} ({task.family}) has an entry that JSON cannot hold")
         yield {
-            "agent_name": AGENT_NAME,
+            "agent_name": agent_name,
             "data_source": task.family,
             "prompt": [rules, {"role": "user", "content": task.prompt}],
             "reward_model": {"style": "rule", "ground_truth": task.answer},

@@ -214,9 +214,9 @@ def test_the_command_of_the_docs_is_one_that_verl_knows():
     words = shlex.split(command.replace("\\\n", " "))[3:]
     verls = config(*words)
     loops = OmegaConf.load(ROOT / verls.actor_rollout_ref.rollout.agent.agent_loop_config_path)
-    (loop,) = loops
-    assert loop.name == adapter.AGENT_NAME
-    settings = adapter.Settings(**loop.settings)
-    assert settings.reward["overlong"]["buffer"] < verls.data.max_response_length
-    adapter._reward(**settings.reward)
-    adapter.token_env(adapter._codec(TOKENIZER), 100, saar=settings.saar, **settings.env)
+    assert [loop.name for loop in loops] == [adapter.AGENT_NAME, "cleaner_plain"]
+    for loop in loops:
+        settings = adapter.Settings(**loop.settings)
+        adapter._reward(**settings.reward)
+        adapter.token_env(adapter._codec(TOKENIZER), 100, saar=settings.saar, **settings.env)
+    assert loops[0].settings.reward.overlong.buffer < verls.data.max_response_length
