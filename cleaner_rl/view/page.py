@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,22 +13,41 @@ from typing import Any
 
 from cleaner_rl.view.data import as_json
 
+_SCRIPTS = ("text", "curves", "lists", "tokens", "episode", "main")
+
 
 def html(top: dict[str, Any], chunks: Sequence[bytes] | None) -> str:
     """The page with its data; without chunks it fetches them from where it comes from."""
     if chunks is not None:
         top = top | {"chunks": [base64.b64encode(chunk).decode() for chunk in chunks]}
+    style = _part("page.css")
+    script = '"use strict";\n' + "\n".join(_part(f"page.{name}.js") for name in _SCRIPTS)
+    connect = "'self'" if chunks is None else "'none'"
+    # Nothing else runs here, and a page that has its data reaches nobody.
+    policy = (
+        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
+        f"img-src data:; connect-src {connect}; "
+        "base-uri 'none'; form-action 'none'"
+    )
     # No HTML parser takes this for markup, even if a text in it is ``</script>`` or ``<!--``.
-    parts = {"data": as_json(top).replace("<", "\\u003c")}
-    folder = files("cleaner_rl.view")
-    for name, file in (("style", "page.css"), ("script", "page.js")):
-        parts[name] = folder.joinpath(file).read_text(encoding="utf-8")
-    page = folder.joinpath("page.html").read_text(encoding="utf-8")
-    for name in ("style", "script", "data"):  # the data last: they may contain any mark
+    data = as_json(top).replace("<", "\\u003c")
+    page = _part("page.html")
+    # The data last: they may contain any mark.
+    parts = {"policy": policy, "style": style, "script": script, "data": data}
+    for name, text in parts.items():
         before, mark, after = page.partition(f"{{{{{name}}}}}")
         assert mark, f"the template has no place for {name}"
-        page = before + parts[name] + after
+        page = before + text + after
     return page
+
+
+def _part(name: str) -> str:
+    return files("cleaner_rl.view").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 @contextmanager
