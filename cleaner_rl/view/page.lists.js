@@ -37,7 +37,7 @@ const distinct = (values) => [...new Set(values)].filter((v) => known(v) && v !=
 const pull = (e) => Math.abs(e.advantage ?? 0) * (e.tokens - e.discarded);
 const link = (hash, ...text) => h("a", { href: hash }, text);
 const verdict = (e) => h(e.correct ? "span.good" : "span.bad", {}, e.correct ? "✓ right" : "✗ wrong");
-const smallNumber = (value) => (value === 0 ? "< 0.0001" : number(value, 4));
+const smallNumber = (value) => (known(value) && value < 0.00005 ? "below 0.0001" : number(value, 4));
 const thrownAway = (e) => e.discarded > 0 && h("small.quiet", {}, `${e.discarded} thrown away`);
 
 /** The episodes that the filters of an address let through, in their order. */
