@@ -125,16 +125,21 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True)
 class ExportConfig:
-    """Turn a checkpoint of a run into a plain Hugging Face directory, on a CPU, in one process."""
+    """Turn a checkpoint of a run into a plain Hugging Face directory, or episodes into rows that
+    other trainers take, on a CPU, in one process."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Run directory."""
+    """Run directory; with --purified also an episode file or an evaluation."""
     out: Path
     """Directory to make; it must not exist yet."""
     step: int = 0
-    """Step of the checkpoint; 0 uses the latest."""
+    """Step of the checkpoint, or with --purified of the episodes; 0 uses the latest, or all."""
     dtype: Precision = "float32"
     """Precision of the weights that are written."""
+    purified: bool = False
+    """Write the logged episodes instead of the model, as sft.jsonl and preference.jsonl."""
+    all_episodes: bool = False
+    """With --purified: sft.jsonl also gets wrong answers and failed calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +215,10 @@ def train_command(config: TrainConfig) -> str:
 
 
 def parse_export(arguments: Sequence[str], prog: str = "cleaner-rl export") -> ExportConfig:
-    return tyro.cli(ExportConfig, args=arguments, prog=prog)
+    config = tyro.cli(ExportConfig, args=arguments, prog=prog)
+    if config.all_episodes and not config.purified:
+        raise UserError("--all-episodes says which episodes --purified writes; give both")
+    return config
 
 
 def parse_scaling(arguments: Sequence[str], prog: str = "cleaner-rl scaling") -> ScalingConfig:

@@ -1,4 +1,5 @@
-"""Export: ``python -m cleaner_rl.export RUN --out DIR`` writes a Hugging Face directory."""
+"""Export: ``python -m cleaner_rl.export RUN --out DIR`` writes a Hugging Face directory, or with
+``--purified`` episodes as rows for other trainers."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from cleaner_env.episode_io import json_line
+from cleaner_env.purified_data import preference_rows, sft_row, worth_imitating
 from cleaner_rl.config import ExportConfig, parse_export
 from cleaner_rl.errors import CheckpointError
 from cleaner_rl.models.policy import load_policy
@@ -20,12 +23,11 @@ from cleaner_rl.runs.checkpoint import verify_checkpoint
 from cleaner_rl.runs.files import whole_directory
 from cleaner_rl.runs.lock import reserved
 from cleaner_rl.runs.run_directory import RunDirectory
+from cleaner_rl.view.source import find_source
 
 
 def export(config: ExportConfig) -> Path:
     """Write the model of a checkpoint, completely or not at all; returns the checkpoint's path."""
-    if config.out.exists():
-        raise CheckpointError(f"{config.out} exists already; give --out a new directory")
     run = RunDirectory.open(config.run)
     known = run.list_checkpoints()
     chosen = [path for path in known if config.step in (0, int(path.name.removeprefix("step-")))]
@@ -46,7 +48,37 @@ def export(config: ExportConfig) -> Path:
     return checkpoint
 
 
+def export_purified(config: ExportConfig) -> dict[str, int]:
+    """Write episodes as rows; returns the number of episodes, and of rows in each file."""
+    parts = find_source(config.run).parts
+    counts = {"episodes": 0, "sft": 0, "preference": 0}
+    with (
+        reserved(config.out, beside=True),
+        whole_directory(config.out) as partial,
+        (partial / "sft.jsonl").open("w", encoding="utf-8") as trajectories,
+        (partial / "preference.jsonl").open("w", encoding="utf-8") as corrections,
+    ):
+        for logged in (one for part in parts for one in part.episodes(config.step or None)):
+            counts["episodes"] += 1
+            if worth_imitating(logged.episode) or config.all_episodes:
+                counts["sft"] += 1
+                trajectories.write(json_line(sft_row(logged.episode)) + "\n")
+            for row in preference_rows(logged.episode):
+                counts["preference"] += 1
+                corrections.write(json_line(row) + "\n")
+    return counts
+
+
 def main(arguments: Sequence[str]) -> int:
     config = parse_export(arguments)
-    print(f"{export(config)} exported to {config.out}")
+    if config.out.exists():
+        raise CheckpointError(f"{config.out} exists already; give --out a new directory")
+    if not config.purified:
+        print(f"{export(config)} exported to {config.out}")
+        return 0
+    counts = export_purified(config)
+    print(
+        f"{config.out} has {counts['sft']} of {counts['episodes']} episodes in sft.jsonl, "
+        f"{counts['preference']} corrections in preference.jsonl"
+    )
     return 0

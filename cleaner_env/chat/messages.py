@@ -19,7 +19,7 @@ from cleaner_env.formats.thoughts import THOUGHT_END
 
 _THOUGHTS = ("reasoning_content", "reasoning")
 """Fields in which servers put a model's thought, which they cut out of the text."""
-_OUTPUT_BELOW = "(its output stands in the last result of this turn)"
+OUTPUT_BELOW = "(its output stands in the last result of this turn)"
 _CHARACTERS = 4
 """Characters taken for a token where the server does not count tokens."""
 
@@ -178,7 +178,7 @@ def sent_messages(
                 calls = zip(ids, turn.codes, strict=True)
                 sent[-1]["tool_calls"] = [_call(call_id, code) for call_id, code in calls]
         elif message["role"] == "tool" and ids:
-            shown = [_OUTPUT_BELOW] * (len(ids) - 1) + [message["content"]]
+            shown = [OUTPUT_BELOW] * (len(ids) - 1) + [message["content"]]
             results = zip(ids, shown, strict=True)
             sent += [{"role": "tool", "tool_call_id": i, "content": text} for i, text in results]
         elif message["role"] == "tool":
