@@ -40,7 +40,7 @@ class Settings:
         saar: arguments of ``SAARWrapper``.
         env: arguments of ``token_env``, those of ``CodeToolEnv`` among them.
         reward: arguments of ``Reward``, and mappings ``overlong``, ``tool`` and ``format`` with
-            those of its terms.
+            those of its terms; or a reward of one's own, as ``MODULE:OBJECT``.
         grafted: ``"recompute"`` trains grafted tokens, ``"mask"`` leaves them out.
         max_turn_tokens: the most tokens of a turn; None means what is left of the response.
         workers: programs that run at the same time in each of verl's agent loop workers.
@@ -50,7 +50,7 @@ class Settings:
 
     saar: dict[str, Any] = field(default_factory=dict)
     env: dict[str, Any] = field(default_factory=dict)
-    reward: dict[str, Any] = field(default_factory=dict)
+    reward: dict[str, Any] | str = field(default_factory=dict)
     grafted: Grafted = "recompute"
     max_turn_tokens: int | None = None
     workers: int = 8
@@ -59,7 +59,7 @@ class Settings:
 
 
 @register(AGENT_NAME)
-class SaarAgentLoop(AgentLoopBase):  # type: ignore[misc]
+class SaarAgentLoop(AgentLoopBase):
     """Plays an episode with SAAR; verl makes a loop for each trajectory.
 
     verl's ``response_length`` limits the response, outputs of programs included. The reward is the
@@ -89,7 +89,7 @@ class SaarAgentLoop(AgentLoopBase):  # type: ignore[misc]
             self.codec,
             self.rollout_config.response_length,
             saar=settings.saar,
-            reward=_reward(**settings.reward),
+            reward=_reward(settings.reward),
             sandbox=_sandbox(settings.workers, settings.code_seconds, settings.allow_weak),
             **settings.env,
         )
@@ -141,9 +141,11 @@ class SaarAgentLoop(AgentLoopBase):  # type: ignore[misc]
         )
 
 
-def _reward(**given: Any) -> Reward:
-    terms = [term(**given.pop(name)) for name, term in _TERMS.items() if name in given]
-    return Reward(**given, terms=tuple(terms))
+def _reward(given: Mapping[str, Any] | str) -> Reward | str:
+    if isinstance(given, str):
+        return given
+    terms = [term(**given[name]) for name, term in _TERMS.items() if name in given]
+    return Reward(**{k: v for k, v in given.items() if k not in _TERMS}, terms=tuple(terms))
 
 
 @lru_cache(maxsize=1)

@@ -19,7 +19,7 @@ def load(name):
 def test_all_examples_are_tested():
     tested = {"drive_env", "watch_rollback", "foreign_agent", "other_environment", "session"}
     tested |= {"train_two_steps", "train_with_trl"}
-    tested |= {"verl_saar"}  # by .ci/integrations
+    tested |= {"verl_saar", "verifiers_saar"}  # by .ci/integrations
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("verl", reason="needs an environment of its own: .ci/integrations verl")
+pytest.importorskip("verl", reason="needs an environment of its own: .ci/integrations")
 
 import datasets
 from hydra import compose, initialize_config_dir
@@ -217,6 +217,6 @@ def test_the_command_of_the_docs_is_one_that_verl_knows():
     assert [loop.name for loop in loops] == [adapter.AGENT_NAME, "cleaner_plain"]
     for loop in loops:
         settings = adapter.Settings(**loop.settings)
-        adapter._reward(**settings.reward)
+        adapter._reward(settings.reward)
         adapter.token_env(adapter._codec(TOKENIZER), 100, saar=settings.saar, **settings.env)
     assert loops[0].settings.reward.overlong.buffer < verls.data.max_response_length
