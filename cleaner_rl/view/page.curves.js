@@ -59,7 +59,7 @@ function curve(name, choose) {
   picture.addEventListener("pointermove", (event) => { told.textContent = valuesAt(arms, pointed(event)); moveTo(x(pointed(event))); });
   picture.addEventListener("pointerleave", () => { told.textContent = summaryOf(arms[0]); cursor.setAttribute("visibility", "hidden"); });
   picture.addEventListener("click", (event) => choose(nearestLogged(pointed(event))));
-  return h("figure", {}, h("figcaption", {}, h("span", {}, label), told), picture, h("div.axis.quiet", {}, h("span", {}, `step ${from}`), h("span", {}, to)));
+  return h("figure", {}, h("figcaption", {}, h("span", {}, label), told), picture, h("div.axis.quiet", {}, h("span", {}, `step ${from}`), h("span", {}, `${short(low)} to ${short(high)}`), h("span", {}, to)));
 }
 
 const short = (value) => minus(Math.abs(value) >= 100 || Number.isInteger(value) ? value.toFixed(0) : String(Number(value.toPrecision(3))));

@@ -108,12 +108,13 @@ function turnBlock(page, turn, position, record) {
 function spoken(turn, decision) {
   const mark = h("p.graftmark", {}, "G ", decision === "deep" ? "grafted from the correction: the whole turn" : "grafted from the correction: the call");
   const reasoning = turn.reasoning.trim();
+  const after = turn.call ? turn.text.slice(turn.text.indexOf(turn.call) + turn.call.length).trim() : "";
   return [decision === "deep" && mark, reasoning && folded("div.prose", reasoning), decision === "shallow" && mark,
-    turn.call && folded(`pre.code${decision ? ".grafted" : ""}`, callOf(turn))];
+    turn.call && folded(`pre.code${decision ? ".grafted" : ""}`, callOf(turn)), after && folded("div.prose", after)];
 }
 
 const callOf = (turn) => turn.code ?? turn.call ?? turn.text;
-const toolTitle = (turn) => h("p.role", {}, turn.ok === false ? h("span.bad", {}, `✗ Python failed: ${turn.error || "error"}`)
+const toolTitle = (turn) => h("p.role", {}, turn.ok === false ? h("span.bad", {}, `✗ Failed: ${turn.error || "error"}`)
   : turn.ok ? h("span.good", {}, "✓ Python printed") : h("span.quiet", {}, "The environment said"));
 const toolAnswer = (turn) => known(turn.observation) && [toolTitle(turn), folded(`pre.output${turn.ok === false ? ".failed" : ""}`, turn.observation)];
 
@@ -164,7 +165,7 @@ function creditChip(page, record, side) {
 function pushOf(page, lane, [from, to]) {
   const trained = (lane.credit[page.rule] ?? []).slice(from, to).filter((a) => a !== null);
   if (!trained.length) return push("flat", page.rule ? "not trained" : "not computed");
-  const low = Math.min(...trained), high = Math.max(...trained), share = `${trained.length} of ${count(to - from, "token")}`;
+  const low = trained.reduce((a, b) => Math.min(a, b)), high = trained.reduce((a, b) => Math.max(a, b)), share = `${trained.length} of ${count(to - from, "token")}`;
   if (low !== high) return push(high > 0 ? "up" : "down", `${signed(low)} to ${signed(high)} on ${share}`);
   return high === 0 ? push("flat", "in the loss, not pushed") : push(high > 0 ? "up" : "down", `${high > 0 ? "made likelier" : "made less likely"} (${signed(high)} on ${share})`);
 }

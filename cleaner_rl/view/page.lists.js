@@ -9,11 +9,11 @@ const OUTCOMES = {
 };
 const SHORT = { recovered: "repaired", retry: "tried again", exhausted: "not repaired", gave_up: "gave up", cut_off: "cut off" };
 const SORTS = {
-  taught: ["taught most first", (e) => pull(e)],
-  gap: ["worst gap first", (e) => e.gap ?? -1],
-  grafted: ["worst gap of grafted tokens first", (e) => e.grafted_gap ?? -1],
-  spread: ["largest spread of rewards first", (e) => data.groups[e.group].spread ?? -1],
-  discarded: ["most tokens thrown away first", (e) => e.discarded ?? -1],
+  taught: ["taught most first", (e) => pull(e), "An episode teaches more, the larger its advantage and the more of its tokens stayed."],
+  gap: ["worst gap first", (e) => e.gap ?? -1, "A gap above rounding means that the sampler and the trainer disagree."],
+  grafted: ["worst gap of grafted tokens first", (e) => e.grafted_gap ?? -1, "Grafted tokens were sampled with the error in view, so a gap is expected."],
+  spread: ["largest spread of rewards first", (e) => groupOf(e).spread ?? -1, "The more the rewards of a problem’s tries differ, the more there is to compare."],
+  discarded: ["most tokens thrown away first", (e) => e.discarded ?? -1, ""],
 };
 const FIRST_CURVES = ["reward", "accuracy", "failed_calls", "first_call_failed", "triggered", "entropy"];
 const PAGE_ROWS = 100;
@@ -37,7 +37,7 @@ const distinct = (values) => [...new Set(values)].filter((v) => known(v) && v !=
 const pull = (e) => Math.abs(e.advantage ?? 0) * (e.tokens - e.discarded);
 const link = (hash, ...text) => h("a", { href: hash }, text);
 const verdict = (e) => h(e.correct ? "span.good" : "span.bad", {}, e.correct ? "✓ right" : "✗ wrong");
-const smallNumber = (value) => (known(value) && value < 0.00005 ? "below 0.0001" : number(value, 4));
+const smallNumber = (value) => (known(value) && value < 0.00005 ? "< 0.0001" : number(value, 4));
 const thrownAway = (e) => e.discarded > 0 && h("small.quiet", {}, `${e.discarded} thrown away`);
 
 /** The episodes that the filters of an address let through, in their order. */
@@ -93,7 +93,7 @@ function episodeRows(query) {
   const found = (state.list = chosen(query));
   const showAll = () => h("button.plain", { onclick: () => { history.replaceState(null, "", "#/"); route(); } }, "Show all");
   const head = h("p.quiet", { role: "status" }, `${count(found.length, "episode")} of ${data.episodes.length.toLocaleString("en")} `,
-    [...query.keys()].length > 0 && showAll());
+    [...query.keys()].length > 0 && showAll(), ` ${SORTS[query.get("sort")]?.[2] ?? ""}`);
   const heads = { Step: "", Problem: "", Answer: "", Advantage: "Reward compared with the other tries at the same problem: above 0 is reinforced, below 0 discouraged",
     "Failed calls": "Calls that failed, and what became of each rollback", Tokens: "Tokens that the model sampled",
     "Worst gap": "Largest difference between a token’s log-probability when it was sampled and in training" };

@@ -46,8 +46,8 @@ function showEpisode(e, detail, query, token) {
   const at = state.list.indexOf(e), [before, after] = at < 0 ? [] : [state.list[at - 1], state.list[at + 1]];
   show(episodePage(e, detail, query), [[`Group ${e.group}`, `#/group/${e.group}`], [`Episode ${e.id}`],
     before && ["← previous", `#/episode/${before.id}`], after && ["next →", `#/episode/${after.id}`]]);
-  repaint();
   if (token) openToken(token);
+  else repaint();
 }
 
 function show(content, crumbs = []) {

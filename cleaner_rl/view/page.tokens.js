@@ -50,7 +50,8 @@ function drawnBy(page, block, build) {
 
 /** The tokens [from, to) of a lane; a long run is unfolded by a button. */
 function tokenRun(page, number, [from, to], most = 3000) {
-  const box = h("pre.tokens", {}), lane = page.lanes[number], end = Math.min(to, from + most);
+  const box = h("pre.tokens", {}), lane = page.lanes[number];
+  const end = Math.min(to, Math.max(from + most, wants(page, number, from, to) ? page.wanted.t + 1 : 0));
   for (let t = from; t < end; t++) {
     const token = h(`span.t.o-${lane.origin[t]}`, { tabindex: -1, "data-lane": number, "data-t": t });
     addText(token, lane.text[t].slice(0, FOLD.characters).replaceAll("\n", "⏎\n") || "∅");
@@ -62,6 +63,9 @@ function tokenRun(page, number, [from, to], most = 3000) {
   if (end < to) box.append(button);
   return box;
 }
+
+/** Whether the address names a token of [from, to) in a lane. */
+const wants = ({ wanted }, number, from, to) => wanted?.number === number && wanted.t >= from && wanted.t < to;
 
 /** Lanes beside the purified one, where the chosen rule trains them. */
 function extraLanes(page) {
@@ -75,7 +79,10 @@ function extraLane(page, lane, number) {
   const { said } = lane.turns.at(-1), body = h("div", {}), chip = h("span.chip");
   const block = h("article.turn.stop", { tabindex: -1 }, h("h3", {}, h("span", {}, LANES[lane.kind] ?? lane.kind), chip), body);
   const context = () => {
-    const fold = h("details", { ontoggle: () => { if (fold.children.length === 1) { fold.append(tokenRun(page, number, [0, said[0]])); repaint(); } } }, h("summary", {}, `${count(said[0], "token")} of context before it`));
+    const draw = () => { if (fold.children.length === 1) { fold.append(tokenRun(page, number, [0, said[0]])); repaint(); } };
+    const fold = h("details", { ontoggle: draw }, h("summary", {}, `${count(said[0], "token")} of context before it`));
+    if (wants(page, number, 0, said[0])) fold.append(tokenRun(page, number, [0, said[0]]));
+    fold.open = wants(page, number, 0, said[0]);
     return fold;
   };
   drawnBy(page, body, () => (page.layer === "text" ? folded("pre.code", lane.text.slice(...said).join("")) : [said[0] > 0 && context(), tokenRun(page, number, said)]));
@@ -153,7 +160,7 @@ function inspect(token) {
   const page = state.page, lane = page.lanes[token.dataset.lane], t = Number(token.dataset.t);
   const model = "sg".includes(lane.origin[t]), value = (layer) => valueOf(page, lane, t, layer);
   const chance = (logprob) => (known(logprob) ? `${number(logprob, 4)} (${(100 * Math.exp(logprob)).toFixed(1)}%)` : number(logprob));
-  const rows = [["token", [h("code", {}, lane.text[t].slice(0, 200).replaceAll("\n", "⏎") || "∅"), h("small.quiet", {}, ` ${t} of ${lane.text.length}`)]],
+  const rows = [["token", [h("code", {}, lane.text[t].slice(0, 200).replaceAll("\n", "⏎") || "∅"), h("small.quiet", {}, `, number ${t} of ${lane.text.length}`)]],
     ["written by", ORIGINS[lane.origin[t]]], ["trained?", whyTrained(page, lane, t)]];
   if (model) rows.push(["advantage", value("advantage") === undefined ? "none" : signed(value("advantage"), 3)], ["log-prob, sampled", chance(lane.sampled[t])],
     ["log-prob, training", chance(lane.recomputed?.[t])], ["gap", signed(value("gap"), 4)], ["entropy", number(value("entropy"), 3)]);
@@ -178,7 +185,8 @@ function selectToken(token) {
 /** Select a token by its name in the address: "45", or "2.45" for one of lane 2. */
 function openToken(name) {
   const [t, number = "0"] = name.split(".").reverse();
-  if (state.page.layer === "text") setLayer("origin");
+  state.page.wanted = { number: Number(number), t: Number(t) };
+  setLayer(state.page.layer === "text" ? "origin" : state.page.layer);
   const token = state.page.tokens.find((one) => one.dataset.t === t && one.dataset.lane === number);
   if (token) selectToken(token);
   token?.scrollIntoView({ block: "center" });
