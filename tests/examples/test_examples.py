@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
+from chat_server import completion, serve, tool_call
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -19,6 +20,7 @@ def load(name):
 def test_all_examples_are_tested():
     tested = {"drive_env", "watch_rollback", "foreign_agent", "other_environment", "session"}
     tested |= {"train_two_steps", "train_with_trl"}
+    tested |= {"openai_client", "smolagents_memory"}
     tested |= {"verl_saar", "verifiers_saar"}  # by .ci/integrations
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
@@ -68,3 +70,36 @@ def test_train_with_trl():
     rows = load("train_with_trl").main()
     assert [row["step"] for row in rows] == [1, 2]
     assert all(math.isfinite(row["loss"]) for row in rows)
+
+
+# By .ci/integrations agents, which installs these packages.
+
+
+def test_openai_client(capsys):
+    pytest.importorskip("openai")
+    episode = load("openai_client").main()
+    assert (episode.reward, episode.stats.shallow) == (1.0, 1)
+    assert "reward 1, rollbacks 1" in capsys.readouterr().out
+
+
+def test_openai_client_sends_ids_that_refer_to_each_other(monkeypatch):
+    pytest.importorskip("openai")
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    answers = [
+        completion(None, tool_calls=[tool_call("print(1)"), tool_call("print(479001600)")]),
+        completion(r"\boxed{479001600}"),
+    ]
+    with serve(lambda _: (200, answers.pop(0))) as server:
+        episode = load("openai_client").main(server.url, "some-model")
+    assert episode.reward == 1.0
+    first, second = server.requests
+    assert first["model"] == "some-model"
+    assert first["tools"][0]["function"]["name"] == "code_interpreter"
+    said, *results = second["messages"][2:]
+    assert [one["id"] for one in said["tool_calls"]] == [r["tool_call_id"] for r in results]
+    assert len(results) == 2
+
+
+def test_smolagents_memory():
+    pytest.importorskip("smolagents")
+    assert load("smolagents_memory").main() == {False: True, True: False}
