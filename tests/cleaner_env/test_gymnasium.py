@@ -1,11 +1,14 @@
 """The environment among Gymnasium's own tools: wrappers, copies by spec, vector environments."""
 
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import gymnasium as gym
 import pytest
 from gymnasium import wrappers
+from gymnasium.vector import AutoresetMode
 from scripted import call
 
 from cleaner_env import CodeToolEnv, SAARWrapper
@@ -98,6 +101,99 @@ def test_a_spec_makes_environments():
     env = gym.spec("CleanerCodeTool-v0").make(tasks=[TASK])
     assert env.reset()[0] == TASK["prompt"]
     env.close()
+
+
+@pytest.fixture
+def registered():
+    """An id whose registration carries SAAR."""
+    saar = SAARWrapper.wrapper_spec(gamma=0.7, max_retries=2)
+    entry = "cleaner_env.env:CodeToolEnv"
+    kwargs = {"tasks": [TASK]}
+    gym.register("CodeToolWithSAAR-v0", entry, kwargs=kwargs, additional_wrappers=(saar,))
+    yield "CodeToolWithSAAR-v0"
+    del gym.registry["CodeToolWithSAAR-v0"]
+
+
+def test_an_id_may_carry_the_wrapper_and_its_arguments(registered):
+    env = gym.make(registered)
+    assert (env.get_wrapper_attr("gamma"), env.get_wrapper_attr("max_retries")) == (0.7, 2)
+    assert str(env.spec.make()) == str(env)
+    env.reset()
+    assert env.step(BUG)[4]["lookahead"] is True
+    env.close()
+
+
+def test_a_spec_may_carry_the_wrapper_through_json():
+    spec = gym.spec("CleanerCodeTool-v0")
+    spec = replace(spec, additional_wrappers=(SAARWrapper.wrapper_spec(gamma=0.6),))
+    env = gym.make(gym.envs.registration.EnvSpec.from_json(spec.to_json()), tasks=[TASK])
+    assert env.get_wrapper_attr("gamma") == 0.6
+    env.close()
+
+
+@pytest.fixture(params=["sync", "async"])
+def make_vec(request, registered):
+    """Makes two environments with SAAR side by side."""
+    made = []
+
+    def make(mode, **options):
+        vector = {"autoreset_mode": mode}
+        kind = request.param
+        made.append(gym.make_vec(registered, 2, kind, vector_kwargs=vector, **options))
+        made[-1].reset(seed=0)
+        return made[-1]
+
+    yield make
+    for envs in made:
+        envs.close()
+
+
+def test_autoreset_at_the_next_step_leaves_the_ended_episode_until_then(make_vec):
+    envs = make_vec(AutoresetMode.NEXT_STEP)
+    _, rewards, terminated, _, info = envs.step((ANSWER, BUG))
+    assert (list(rewards), list(terminated)) == ([1.0, 0.0], [True, False])
+    assert info["score"][0] == 1.0 and list(info["lookahead"]) == [False, True]
+    ended, other = envs.get_attr("episode")
+    assert ended.correct and other.turns[0].failed
+    observations, rewards, *_, info = envs.step((FIX, FIX))  # the first action goes nowhere
+    assert tuple(observations) == (TASK["prompt"], "42")
+    assert list(info["turn"]) == [0, 1]
+    assert envs.get_attr("episode")[1].stats.recovered == 1
+
+
+def test_autoreset_in_the_same_step_gives_the_end_in_final_info(make_vec):
+    envs = make_vec(AutoresetMode.SAME_STEP)
+    observations, rewards, terminated, _, info = envs.step((ANSWER, BUG))
+    assert (list(rewards), list(terminated)) == ([1.0, 0.0], [True, False])
+    assert observations[0] == TASK["prompt"] and info["final_obs"][0] == ""
+    assert info["final_info"]["score"][0] == 1.0
+    assert info["final_info"]["messages"][0][-1]["content"] == ANSWER
+    # The buffer is the new episode's already: the one that ended is gone.
+    assert [len(episode.turns) for episode in envs.get_attr("episode")] == [0, 1]
+    observations, *_ = envs.step((FIX, FIX))
+    assert tuple(observations) == ("42", "42")
+
+
+def test_without_autoreset_the_ended_episodes_are_reset_by_a_mask(make_vec):
+    envs = make_vec(AutoresetMode.DISABLED)
+    _, _, terminated, *_ = envs.step((ANSWER, BUG))
+    observations, info = envs.reset(options={"reset_mask": terminated})
+    assert list(info["turn"][:1]) == [0]
+    observations, *_ = envs.step((FIX, FIX))
+    assert tuple(observations) == ("42", "42")
+    assert [episode.stats.recovered for episode in envs.get_attr("episode")] == [0, 1]
+
+
+def test_a_lookahead_does_not_reach_into_the_next_episode(sandbox):
+    limit = partial(wrappers.TimeLimit, max_episode_steps=1)
+    envs = gym.make_vec(ID, 1, "sync", wrappers=[SAARWrapper, limit], tasks=[TASK], sandbox=sandbox)
+    envs.reset(seed=0)
+    *_, truncated, info = envs.step((BUG,))
+    assert truncated[0] and info["lookahead"][0]
+    envs.step((FIX,))  # resets
+    *_, info = envs.step((BUG,))
+    assert envs.get_attr("episode")[0].turns[0].code == "print(6 * x)"
+    envs.close()
 
 
 def test_one_seed_reproduces_tasks_and_rollback_draws():
