@@ -68,7 +68,7 @@ def main() -> None:
 def trained(directory: Path, steps: int) -> Path:
     """A run of the default settings."""
     command = [sys.executable, "-m", "cleaner_rl.train", "--steps", str(steps)]
-    subprocess.run([*command, "--out", directory], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*command, "--run-dir", directory], check=True, stdout=subprocess.DEVNULL)
     return directory
 
 

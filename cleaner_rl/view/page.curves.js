@@ -8,10 +8,10 @@ function curves(choose) {
   const first = FIRST_CURVES.filter((name) => names.includes(name)), rest = names.filter((name) => !first.includes(name));
   const grid = (some) => h("div.curves", {}, some.map((name) => curve(name, choose)));
   const others = h("details", { ontoggle: () => { if (others.children.length === 1) others.append(grid(rest)); } }, h("summary", {}, `${rest.length} more curves`));
-  const arms = data.curves.length > 1 && data.curves.map((arm, i) => h("span.nobreak", {}, svg("svg", { viewBox: "0 0 24 8", class: "key" }, svg("path", { class: `thick arm${i % 6}`, d: "M0 4L24 4" })), `${arm.arm} `));
+  const arms = data.curves.length > 1 && data.curves.map((arm, i) => h("span.nobreak", {}, svg("svg", { viewBox: "0 0 24 10", class: "key" }, svg("path", { class: `thick arm${i % 6}`, d: "M0 5L24 5" }), marker(12, 5, i)), `${arm.arm} `));
   const held = data.curves.some((arm) => arm.held_out.length);
   return h("section", {}, h("h2", {}, "The run in figures"),
-    h("p.quiet.legend", {}, arms || h("span.nobreak", {}, h("span.key.line"), `training, mean of ${SMOOTHING} steps `), held && h("span.nobreak", {}, h("span.key.square"), "held-out problems, rollback off "), "Click a step to list its episodes."),
+    h("p.quiet.legend", {}, arms || h("span.nobreak", {}, h("span.key.line"), `training, mean of ${SMOOTHING} steps `), held && h("span.nobreak", {}, arms ? "squares and diamonds: " : h("span.key.square"), "held-out problems, rollback off "), "Click a step to list its episodes."),
     grid(first.length ? first : rest), first.length > 0 && rest.length > 0 && others);
 }
 
@@ -21,6 +21,9 @@ function svg(tag, attributes, ...children) {
   element.append(...children);
   return element;
 }
+
+/** A held-out value: a square or a diamond, empty or full, by the number of its run. */
+const marker = (x, y, arm) => svg("path", { class: `held marker${arm % 4}`, d: arm % 4 < 2 ? `M${x - 3} ${y - 3}h6v6h-6z` : `M${x - 4} ${y}l4 -4 4 4 -4 4z` });
 
 /** The points of a metric in every run: [step, value] pairs of training and of held-out problems. */
 function pointsOf(name) {
@@ -49,15 +52,15 @@ function curve(name, choose) {
   const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${label}: ${summaryOf(arms[0])}` },
     ...arms.flatMap((arm, i) => [
       ...(arms.length > 1 ? [] : [line(arm.training, "thin")]), line(smoothed(arm.training), `thick arm${i % 6}`), line(arm.held, "held"),
-      ...arm.held.map(([s, v]) => svg("rect", { class: "held", x: x(s) - 3, y: y(v) - 3, width: 6, height: 6 }))]), cursor);
-  const told = h("output.num", {}, summaryOf(arms[0]));
+      ...arm.held.map(([s, v]) => marker(x(s), y(v), i))]), cursor);
+  const told = h("output.num", {}, arms.length === 1 && summaryOf(arms[0]));
   const pointed = (event) => {
     const box = picture.getBoundingClientRect(), step = from + ((event.clientX - box.left) / box.width) * (to - from);
     return steps.reduce((a, b) => (Math.abs(b - step) < Math.abs(a - step) ? b : a));
   };
     const moveTo = (at) => Object.entries({ x1: at, x2: at, visibility: "visible" }).forEach(([key, value]) => cursor.setAttribute(key, value));
   picture.addEventListener("pointermove", (event) => { told.textContent = valuesAt(arms, pointed(event)); moveTo(x(pointed(event))); });
-  picture.addEventListener("pointerleave", () => { told.textContent = summaryOf(arms[0]); cursor.setAttribute("visibility", "hidden"); });
+  picture.addEventListener("pointerleave", () => { told.textContent = arms.length === 1 ? summaryOf(arms[0]) : ""; cursor.setAttribute("visibility", "hidden"); });
   picture.addEventListener("click", (event) => choose(nearestLogged(pointed(event))));
   return h("figure", {}, h("figcaption", {}, h("span", {}, label), told), picture, h("div.axis.quiet", {}, h("span", {}, `step ${from}`), h("span", {}, `${short(low)} to ${short(high)}`), h("span", {}, to)));
 }

@@ -63,7 +63,7 @@ function creditSummary(page) {
   if (!rule) return "This episode was not trained.";
   const counts = { up: 0, down: 0, flat: 0 };
   for (const lane of lanes) for (const a of lane.credit[rule] ?? []) if (a !== null) counts[a > 0 ? "up" : a < 0 ? "down" : "flat"]++;
-  return [h("b", {}, `${rule}: ${RULES[rule] ?? ""}. `), Object.entries(COUNTED).map(([way, says]) => counts[way] > 0 && [push(way, `${count(counts[way], "token")} ${says}`), " "]), g.has_signal === false && " All tries of the group earned the same, so there is nothing to learn under the rule of the run."];
+  return [h("b", {}, `${rule}: ${RULES[rule] ?? ""}. `), Object.entries(COUNTED).map(([way, says]) => counts[way] > 0 && [push(way, `${count(counts[way], "token")} ${says}`), ". "]), g.has_signal === false && "All tries of the group earned the same, so there is nothing to learn under the rule of the run."];
 }
 
 const COUNTED = { up: "made likelier", down: "made less likely", flat: "in the loss, not pushed" };
@@ -101,7 +101,7 @@ function turnBlock(page, turn, position, record) {
   if (part) page.painters.push(() => chip.replaceChildren(pushOf(page, page.lanes[0], part.said)));
   const title = record ? [h("span.step", {}, "3"), record.outcome === "recovered" ? "This is what stays, as if the failure had never happened" : "This is what stays, with its error"]
     : turn.call ? "The model calls Python" : "The model answers";
-  return h("article.turn.stop", { tabindex: -1 }, h("h3", {}, h("span", {}, title, turn.masked && " (left out of the loss)"), chip), said, answered);
+  return h("article.turn.stop", { tabindex: -1 }, h("h3", {}, h("span", {}, title, turn.masked && " (left out of the loss)"), chip), said, known(turn.observation) && answered);
 }
 
 /** A turn as text; what a splice brought into it is marked. */

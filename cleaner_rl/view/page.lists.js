@@ -4,8 +4,8 @@ const OUTCOMES = {
   recovered: "the correction works",
   retry: "the correction fails too, one more try",
   exhausted: "the correction fails too, no tries left",
-  gave_up: "answers without a call",
-  cut_off: "runs out of budget",
+  gave_up: "the model answered without a call",
+  cut_off: "the budget ran out",
 };
 const SHORT = { recovered: "repaired", retry: "tried again", exhausted: "not repaired", gave_up: "gave up", cut_off: "cut off" };
 const SORTS = {

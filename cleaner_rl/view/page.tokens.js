@@ -130,7 +130,7 @@ function paintToken(page, token, scaled) {
 function scaleOf(page) {
   let most = 0;
   for (const lane of page.lanes) for (let t = 0; t < lane.text.length; t++) most = Math.max(most, Math.abs(valueOf(page, lane, t, page.layer) ?? 0));
-  return most || 1;
+  return most;
 }
 
 function legendOf(page) {
@@ -140,9 +140,9 @@ function legendOf(page) {
     text: [],
     origin: [key("origin.o-s", "the model, here"), key("origin.o-g", "grafted: the model, in its correction"), key("origin.o-e", "problem or tool")],
     loss: [key("trained", "trained"), key("o-e", "only read")],
-    advantage: [key("up", `+${number(page.scale)}`), key("down", `−${number(page.scale)}`), key("o-s", "not in the loss"), key("none", "not computed")],
+    advantage: [page.scale > 0 && [key("up", `+${number(page.scale)}`), key("down", `−${number(page.scale)}`)], key("o-s", "not in the loss"), key("none", "not computed")],
   };
-  return [`${says} `, keys[page.layer] ?? [key("up.plain", tallest), key("none", "not computed")]];
+  return [`${says} `, keys[page.layer] ?? [page.scale > 0 && key("up.plain", tallest), key("none", "not computed")]];
 }
 
 /** Why a token is in the loss, or not. */

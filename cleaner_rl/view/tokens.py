@@ -85,7 +85,8 @@ def token_layer(
         return None
     observation_ids = _saved_observations(episode, training)
     lanes = _lanes(episode, training["prompt_ids"], observation_ids)
-    places = {lane["ids"]: number for number, lane in enumerate(lanes)}
+    # The first sample is the purified trajectory, even if another lane has the same tokens.
+    places = {lane["ids"]: number for number, lane in enumerate(lanes) if number > 0}
     rules: dict[str, list[dict[str, Any]]] = {}
     for rule in RULES:
         advantage = by_rule[rule]["members"][training["member"]]
@@ -106,13 +107,12 @@ def token_layer(
             credits = [saved["credit"] for saved in training["samples"]] or credits
         rules[rule] = []
         for number, (sample, credit) in enumerate(zip(samples, credits, strict=True)):
-            if sample.ids not in places:
-                places[sample.ids] = len(lanes)
+            place = 0 if number == 0 else places.setdefault(sample.ids, len(lanes))
+            if place == len(lanes):
                 lanes.append(_unknown_lane(sample))
-            lane = lanes[places[sample.ids]]
-            rules[rule].append({"lane": places[sample.ids], "credit": credit})
+            rules[rule].append({"lane": place, "credit": credit})
             if rule == training["rule"] and training["samples"]:
-                _fill(lane, credit, training["samples"][number])
+                _fill(lanes[place], credit, training["samples"][number])
     return {"lanes": [lane | {"ids": list(lane["ids"])} for lane in lanes], "rules": rules}
 
 

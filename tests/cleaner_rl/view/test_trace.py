@@ -131,6 +131,17 @@ def _fields(episode):
     return {name: getattr(episode, name) for name in episode.__slots__}
 
 
+def test_the_purified_trajectory_has_its_credit_where_a_lookahead_ends_the_same(sandbox, read):
+    gave_up = play(sandbox, "a[print(x)]", "ok")
+    group = Group.of([play(sandbox, "a[print(3)]", "ok"), gave_up], [1.0, 0.0])
+    *_, logged = read(rows_of([group], [group]))
+    layer = token_layer(logged.episode, logged.training, advantages_by_rule(logged.training, 0))
+    purified, _, lookahead = layer["lanes"]
+    assert purified["ids"] == lookahead["ids"]
+    assert {samples[0]["lane"] for samples in layer["rules"].values()} == {0}
+    assert purified["recomputed"] is not None and lookahead["recomputed"] is None
+
+
 def test_texts_of_tokens_join_to_the_text_of_a_turn(group, read):
     for logged in read(rows_of([group], [group])):
         for turn in logged.episode.turns:
