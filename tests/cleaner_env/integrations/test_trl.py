@@ -1,6 +1,9 @@
 """TRL's own GRPOTrainer plays episodes with SAAR, and trains what the trainer here would train."""
 
+import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -147,6 +150,36 @@ def test_a_greedy_episode_is_the_one_that_the_trainers_rollout_plays(make_traine
         assert tuple(theirs["env_mask"][index]) == sample.mask[len(prompt) :]
         assert theirs["episode_reward"][index] == episode.reward
     assert any(episode.episode.stats.calls for episode in rollout.episodes)
+
+
+@pytest.mark.slow
+def test_the_glue_of_the_documentation_trains_in_at_most_five_lines(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[3] / "docs" / "integrations.md").read_text(encoding="utf-8")
+    glue = re.search(
+        r"```python\n(from cleaner_env.integrations.trl import roll.*?)```", page, re.S
+    )
+    assert len([line for line in glue[1].splitlines() if line]) <= 5
+    monkeypatch.chdir(tmp_path)
+    row = {"question": "What is 17 * 23?", "answer": "17 * 23 = 391\n#### 391"}
+    Path("train.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    names = {
+        "GRPOTrainer": GRPOTrainer,
+        "model": load_policy("bundled", "cpu").model,
+        "config": GRPOConfig(
+            output_dir="trl",
+            use_cpu=True,
+            bf16=False,
+            max_steps=1,
+            num_generations=4,
+            per_device_train_batch_size=4,
+            max_completion_length=MAX_LENGTH,
+            save_strategy="no",
+            report_to="none",
+        ),
+    }
+    exec(glue[1], names)
+    assert names["trainer"].state.global_step == 1
+    assert len(names["rollout"].episodes) == 4
 
 
 def test_evaluations_have_no_rollback(make_trainer):
