@@ -10,7 +10,8 @@ function prepare() {
   document.title = data.title;
   data.episodes.forEach((e, id) => {
     const g = groupOf(e);
-    Object.assign(e, { id, searched: `${g.prompt} ${g.family} ${g.answer} ${g.arm} ${e.errors.join(" ")}`.toLowerCase() });
+    Object.assign(e, { id,
+      searched: `${g.prompt} ${g.family} ${g.answer} ${g.arm} ${e.errors.join(" ")}`.toLowerCase() });
     state.largest = Math.max(state.largest, Math.abs(e.advantage ?? 0));
   });
 }
@@ -26,10 +27,12 @@ function keepAddress() {
 
 /** Show what the address names. */
 async function route() {
-  const asked = location.hash, [path, search] = asked.slice(1).split("?"), [, kind, id, , token] = path.split("/");
+  const asked = location.hash, [path, search] = asked.slice(1).split("?"),
+    [, kind, id, , token] = path.split("/");
   const episode = kind === "episode" && data.episodes[id], group = kind === "group" && data.groups[id];
   try {
-    const details = await Promise.all((episode ? [episode] : group ? group.episodes.map((number) => data.episodes[number]) : []).map(detailOf));
+    const details = await Promise.all((episode ? [episode] : group
+      ? group.episodes.map((number) => data.episodes[number]) : []).map(detailOf));
     if (location.hash !== asked) return;
     state.page = state.token = null;
     inspector.hidden = true;
@@ -51,7 +54,8 @@ function showEpisode(e, detail, query, token) {
 }
 
 function show(content, crumbs = []) {
-  const shown = crumbs.filter(Boolean).map(([text, href]) => h("span.crumb", {}, href ? link(href, text) : text));
+  const shown = crumbs.filter(Boolean)
+    .map(([text, href]) => h("span.crumb", {}, href ? link(href, text) : text));
   document.getElementById("crumbs").replaceChildren(link("#/", data.title), ...shown);
   main.replaceChildren();
   add(main, content);
@@ -62,7 +66,8 @@ const missing = (text) => [h("h1", {}, "Not here"), h("p", {}, text, " ", link("
 
 /** The details of an episode: unpacked from the page, or fetched from the server that sent it. */
 async function detailOf(e) {
-  if (!chunks.has(e.chunk)) chunks.set(e.chunk, data.chunks ? unpacked(data.chunks[e.chunk]) : fetch(`chunks/${e.chunk}`).then((answer) => answer.json()));
+  if (!chunks.has(e.chunk)) chunks.set(e.chunk,
+    data.chunks ? unpacked(data.chunks[e.chunk]) : fetch(`chunks/${e.chunk}`).then((answer) => answer.json()));
   return (await chunks.get(e.chunk))[e.at];
 }
 
@@ -83,8 +88,10 @@ function moveStop(by) {
 /** Go to the next or previous episode of the list, or group. */
 function moveAcross(by) {
   const [, kind, id] = location.hash.slice(1).split(/[/?]/);
-  const next = kind === "episode" ? state.list[state.list.indexOf(data.episodes[id]) + by]?.id : Number(id) + by;
-  if ((kind === "episode" && known(next)) || (kind === "group" && data.groups[next])) location.hash = `#/${kind}/${next}`;
+  const next = kind === "episode" ? state.list[state.list.indexOf(data.episodes[id]) + by]?.id
+    : Number(id) + by;
+  if ((kind === "episode" && known(next))
+    || (kind === "group" && data.groups[next])) location.hash = `#/${kind}/${next}`;
 }
 
 function goUp() {
@@ -123,12 +130,15 @@ function onKey(event) {
 
 const pointedAt = (event) => event.target.closest?.("[data-t]");
 prepare();
-for (const kind of ["pointerover", "focusin"]) main.addEventListener(kind, (event) => pointedAt(event) && inspect(pointedAt(event)));
+for (const kind of ["pointerover", "focusin"]) main.addEventListener(kind,
+  (event) => pointedAt(event) && inspect(pointedAt(event)));
 main.addEventListener("pointerleave", () => (state.token ? inspect(state.token) : (inspector.hidden = true)));
 main.addEventListener("click", (event) => pointedAt(event) && selectToken(pointedAt(event)));
 document.getElementById("keys").addEventListener("click", () => help.showModal());
 document.getElementById("theme").addEventListener("click", () => {
-  const dark = getComputedStyle(document.body).colorScheme === "dark" || (document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+  const dark = getComputedStyle(document.body).colorScheme === "dark"
+    || (document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark"
+    : "light")) === "dark";
   document.documentElement.dataset.theme = dark ? "light" : "dark";
 });
 document.addEventListener("keydown", onKey);

@@ -11,7 +11,8 @@ function h(tag, attributes = {}, ...children) {
   for (const [key, value] of Object.entries(attributes)) {
     if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
     else if (key.startsWith("--")) element.style.setProperty(key, value);
-    else if (value !== null && value !== undefined && value !== false) element.setAttribute(key, value === true ? "" : value);
+    else if (value !== null && value !== undefined && value !== false) element.setAttribute(key,
+      value === true ? "" : value);
   }
   add(element, children);
   return element;
@@ -80,7 +81,8 @@ const known = (value) => value !== null && value !== undefined;
 const minus = (text) => text.replace("-", "−");
 /** A number for people; "not computed" where there is none. */
 const number = (value, digits = 2) => (known(value) ? minus(value.toFixed(digits)) : "not computed");
-const signed = (value, digits = 2) => (known(value) ? (value > 0 ? "+" : "") + number(value, digits) : "not computed");
+const signed = (value,
+  digits = 2) => (known(value) ? (value > 0 ? "+" : "") + number(value, digits) : "not computed");
 const fact = (name, ...value) => h("span.fact", {}, h("span.quiet", {}, name, " "), value);
 
 /** The lines of two texts as [mark, line] pairs for each side; mark is "-", "+" or " ". */
@@ -88,7 +90,8 @@ function diffLines(before, after) {
   const a = before.split("\n"), b = after.split("\n");
   let head = 0, tail = 0;
   while (head < a.length && head < b.length && a[head] === b[head]) head++;
-  while (tail < a.length - head && tail < b.length - head && a[a.length - 1 - tail] === b[b.length - 1 - tail]) tail++;
+  while (tail < a.length - head && tail < b.length - head
+    && a[a.length - 1 - tail] === b[b.length - 1 - tail]) tail++;
   const [inA, inB] = commonLines(a.slice(head, a.length - tail), b.slice(head, b.length - tail));
   const side = (lines, common, mark) =>
     lines.map((line, i) => [i < head || i >= lines.length - tail || common.has(i - head) ? " " : mark, line]);
@@ -118,10 +121,12 @@ function diffSide(lines, others) {
   const rows = lines.slice(0, FOLD.lines * 5).map(([mark, line]) => {
     const partner = mark === " " ? line : partners[changed++] ?? "";
     const name = { "-": "del", "+": "ins", " ": "span" }[mark];
-    return h(`${name}.line`, {}, h("span.mark", { "aria-hidden": true }, minus(mark)), markChange(line, partner));
+    return h(`${name}.line`, {}, h("span.mark", { "aria-hidden": true }, minus(mark)),
+      markChange(line, partner));
   });
   const left = lines.length - rows.length;
-  return h("pre.code", {}, rows, left > 0 && h("span.quiet", {}, `${count(left, "more line")}: see the raw lane`));
+  return h("pre.code", {}, rows,
+    left > 0 && h("span.quiet", {}, `${count(left, "more line")}: see the raw lane`));
 }
 
 function markChange(line, partner) {

@@ -4,20 +4,35 @@ const LAYERS = {
   text: { label: "Text", says: "The plain text. The other views show every token and its numbers." },
   origin: { label: "Origin", says: "Who wrote each token:" },
   loss: { label: "In the loss", says: "Which tokens are trained:" },
-  advantage: { label: "Advantage", says: "A bar above a token makes it likelier, a bar below less likely; the taller, the more.", scaled: true },
-  logprob: { label: "Log-prob", says: "The taller the bar, the less the model expected its own token.", scaled: true, unit: "nats" },
-  gap: { label: "Gap", says: "The taller the bar, the more the token’s log-probability in training differs from that when it was sampled.", scaled: true, unit: "nats" },
-  entropy: { label: "Entropy", says: "The taller the bar, the less decided the model was.", scaled: true, unit: "nats" },
+  advantage: { label: "Advantage", says: "A bar above a token makes it likelier, a bar below less likely; the taller, the more.",
+    scaled: true },
+  logprob: { label: "Log-prob", says: "The taller the bar, the less the model expected its own token.",
+    scaled: true, unit: "nats" },
+  gap: { label: "Gap", says: "The taller the bar, the more log-probability in training differs from that in sampling.",
+    scaled: true, unit: "nats" },
+  entropy: { label: "Entropy", says: "The taller the bar, the less decided the model was.",
+    scaled: true, unit: "nats" },
 };
-const ORIGINS = { p: "the problem", e: "the environment (the tool’s answer)", s: "the model, sampled here", g: "the model’s correction, grafted here" };
-const LANES = { "removed call": "The failed call, where it was really sampled", lookahead: "The correction, where it was really sampled: after the error", extra: "Another sequence" };
+const ORIGINS = {
+  p: "the problem",
+  e: "the environment (the tool’s answer)",
+  s: "the model, sampled here",
+  g: "the model’s correction, grafted here",
+};
+const LANES = {
+  "removed call": "The failed call, where it was really sampled",
+  lookahead: "The correction, where it was really sampled: after the error",
+  extra: "Another sequence",
+};
 
 /** An episode's lanes with their tokens' texts, the places of their turns, and the credit of each rule. */
 function lanesOf(tokens) {
   if (!tokens) return null;
   const unroll = (runs) => runs.flatMap(([length, value]) => Array(length).fill(value));
-  const lanes = tokens.lanes.map((lane) => ({ ...lane, ...placesOf(lane), credit: {}, text: lane.ids.map((id) => data.texts[id] ?? `[${id}]`) }));
-  for (const [rule, samples] of Object.entries(tokens.rules)) for (const { lane, credit } of samples) lanes[lane].credit[rule] = unroll(credit);
+  const lanes = tokens.lanes.map((lane) => ({ ...lane, ...placesOf(lane), credit: {},
+    text: lane.ids.map((id) => data.texts[id] ?? `[${id}]`) }));
+  for (const [rule, samples] of Object.entries(tokens.rules))
+    for (const { lane, credit } of samples) lanes[lane].credit[rule] = unroll(credit);
   return lanes;
 }
 
@@ -33,15 +48,16 @@ function placesOf({ turn, origin }) {
     else turns.push({ said: [at, said], answered: [said, end] });
     at = end;
   }
-  return { prompt, turns: turns.length ? turns : [{ said: [0, origin.length], answered: [origin.length, origin.length] }] };
+  if (!turns.length) turns.push({ said: [0, origin.length], answered: [origin.length, origin.length] });
+  return { prompt, turns };
 }
 
-/** Let a block be rebuilt whenever the page changes between text and tokens. */
-function drawnBy(page, block, build) {
+/** Let a block be rebuilt when the page changes between text and tokens, or always. */
+function drawnBy(page, block, build, always = false) {
   let drawn = null;
   page.painters.push(() => {
     const kind = page.layer === "text" ? "text" : "tokens";
-    if (kind === drawn) return;
+    if (kind === drawn && !always) return;
     drawn = kind;
     block.replaceChildren();
     add(block, build());
@@ -77,16 +93,22 @@ function extraLanes(page) {
 
 function extraLane(page, lane, number) {
   const { said } = lane.turns.at(-1), body = h("div", {}), chip = h("span.chip");
-  const block = h("article.turn.stop", { tabindex: -1 }, h("h3", {}, h("span", {}, LANES[lane.kind] ?? lane.kind), chip), body);
+  const block = h("article.turn.stop", { tabindex: -1 },
+    h("h3", {}, h("span", {}, LANES[lane.kind] ?? lane.kind), chip), body);
   const context = () => {
-    const draw = () => { if (fold.children.length === 1) { fold.append(tokenRun(page, number, [0, said[0]])); repaint(); } };
-    const fold = h("details", { ontoggle: draw }, h("summary", {}, `${count(said[0], "token")} of context before it`));
-    if (wants(page, number, 0, said[0])) fold.append(tokenRun(page, number, [0, said[0]]));
+    const fold = h("details", {}, h("summary", {}, `${count(said[0], "token")} of context before it`));
+    const draw = () => fold.children.length === 1 && fold.append(tokenRun(page, number, [0, said[0]]));
+    fold.addEventListener("toggle", () => draw() ?? repaint());
     fold.open = wants(page, number, 0, said[0]);
+    if (fold.open) draw();
     return fold;
   };
-  drawnBy(page, body, () => (page.layer === "text" ? folded("pre.code", lane.text.slice(...said).join("")) : [said[0] > 0 && context(), tokenRun(page, number, said)]));
-  page.painters.push(() => { block.hidden = !lane.credit[page.rule]; chip.replaceChildren(pushOf(page, lane, said)); });
+  drawnBy(page, body, () => (page.layer === "text" ? folded("pre.code", lane.text.slice(...said).join(""))
+    : [said[0] > 0 && context(), tokenRun(page, number, said)]));
+  page.painters.push(() => {
+    block.hidden = !lane.credit[page.rule];
+    chip.replaceChildren(pushOf(page, lane, said));
+  });
   return block;
 }
 
@@ -107,8 +129,10 @@ function repaint() {
   page.scale = scaled ? scaleOf(page) : 1;
   for (const paint of page.painters) paint();
   for (const token of page.tokens) paintToken(page, token, scaled);
-  for (const button of main.querySelectorAll("[data-layer]")) button.setAttribute("aria-pressed", String(button.dataset.layer === page.layer));
-  for (const button of main.querySelectorAll("[data-rule]")) button.setAttribute("aria-pressed", String(button.dataset.rule === page.rule));
+  for (const button of main.querySelectorAll("[data-layer], [data-rule]")) {
+    const { layer, rule } = button.dataset;
+    button.setAttribute("aria-pressed", String(layer === page.layer || rule === page.rule));
+  }
   if (!state.token && page.tokens.length) page.tokens[0].tabIndex = 0;
   if (state.token) inspect(state.token);
 }
@@ -129,7 +153,9 @@ function paintToken(page, token, scaled) {
 /** The size of the tallest bar of a layer. */
 function scaleOf(page) {
   let most = 0;
-  for (const lane of page.lanes) for (let t = 0; t < lane.text.length; t++) most = Math.max(most, Math.abs(valueOf(page, lane, t, page.layer) ?? 0));
+  for (const lane of page.lanes)
+    for (let t = 0; t < lane.text.length; t++)
+      most = Math.max(most, Math.abs(valueOf(page, lane, t, page.layer) ?? 0));
   return most;
 }
 
@@ -138,11 +164,14 @@ function legendOf(page) {
   const key = (name, text) => h("span.nobreak", {}, h(`span.t.${name}`, { "--size": "1" }, "token"), ` ${text} `);
   const keys = {
     text: [],
-    origin: [key("origin.o-s", "the model, here"), key("origin.o-g", "grafted: the model, in its correction"), key("origin.o-e", "problem or tool")],
+    origin: [key("origin.o-s", "the model, here"), key("origin.o-g", "grafted: the model, in its correction"),
+      key("origin.o-e", "problem or tool")],
     loss: [key("trained", "trained"), key("o-e", "only read")],
-    advantage: [page.scale > 0 && [key("up", `+${number(page.scale)}`), key("down", `−${number(page.scale)}`)], key("o-s", "not in the loss"), key("none", "not computed")],
+    advantage: [page.scale > 0 && [key("up", `+${number(page.scale)}`), key("down", `−${number(page.scale)}`)],
+      key("o-s", "not in the loss"), key("none", "not computed")],
   };
-  return [`${says} `, keys[page.layer] ?? [page.scale > 0 && key("up.plain", tallest), key("none", "not computed")]];
+  const bars = [page.scale > 0 && key("up.plain", tallest), key("none", "not computed")];
+  return [`${says} `, keys[page.layer] ?? bars];
 }
 
 /** Why a token is in the loss, or not. */
@@ -150,21 +179,31 @@ function whyTrained(page, lane, t) {
   const origin = lane.origin[t], a = lane.credit[page.rule]?.[t];
   if (origin === "p" || origin === "e") return "No: only what the model writes is trained.";
   if (!page.rule) return "Not computed: the episode was not trained.";
-  if (known(a)) return a === 0 ? "Yes, but nothing pushes it: its advantage is 0." : a > 0 ? "Yes: it is made likelier." : "Yes: it is made less likely.";
+  if (a === 0) return "Yes, but nothing pushes it: its advantage is 0.";
+  if (known(a)) return a > 0 ? "Yes: it is made likelier." : "Yes: it is made less likely.";
   if (lane.kind !== "purified") return "No: here it is context for what follows.";
-  return origin === "g" ? `No: it is grafted, and “${page.rule}” leaves grafted tokens out here.` : "No: this turn is left out of the loss.";
+  return origin === "g" ? `No: it is grafted, and “${page.rule}” leaves grafted tokens out here.`
+    : "No: this turn is left out of the loss.";
 }
 
 /** Show a token's numbers. */
 function inspect(token) {
   const page = state.page, lane = page.lanes[token.dataset.lane], t = Number(token.dataset.t);
   const model = "sg".includes(lane.origin[t]), value = (layer) => valueOf(page, lane, t, layer);
-  const chance = (logprob) => (known(logprob) ? `${number(logprob, 4)} (${(100 * Math.exp(logprob)).toFixed(1)}%)` : number(logprob));
-  const rows = [["token", [h("code", {}, lane.text[t].slice(0, 200).replaceAll("\n", "⏎") || "∅"), h("small.quiet", {}, `, number ${t} of ${lane.text.length}`)]],
+  const percent = (logprob) => (known(logprob) ? ` (${(100 * Math.exp(logprob)).toFixed(1)}%)` : "");
+  const chance = (logprob) => number(logprob, 4) + percent(logprob);
+  const text = h("code", {}, lane.text[t].slice(0, 200).replaceAll("\n", "⏎") || "∅");
+  const rows = [["token", [text, h("small.quiet", {}, `, number ${t} of ${lane.text.length}`)]],
     ["written by", ORIGINS[lane.origin[t]]], ["trained?", whyTrained(page, lane, t)]];
-  if (model) rows.push(["advantage", value("advantage") === undefined ? "none" : signed(value("advantage"), 3)], ["log-prob, sampled", chance(lane.sampled[t])],
-    ["log-prob, training", chance(lane.recomputed?.[t])], ["gap", signed(value("gap"), 4)], ["entropy", number(value("entropy"), 3)]);
-  inspector.replaceChildren(h("dl", {}, rows.map(([name, text]) => h("div", {}, h("dt", {}, name), h("dd", {}, text)))));
+  if (model)
+    rows.push(
+      ["advantage", value("advantage") === undefined ? "none" : signed(value("advantage"), 3)],
+      ["log-prob, sampled", chance(lane.sampled[t])],
+      ["log-prob, training", chance(lane.recomputed?.[t])],
+      ["gap", signed(value("gap"), 4)],
+      ["entropy", number(value("entropy"), 3)]);
+  inspector.replaceChildren(h("dl", {},
+    rows.map(([name, text]) => h("div", {}, h("dt", {}, name), h("dd", {}, text)))));
   inspector.hidden = false;
 }
 
@@ -193,7 +232,8 @@ function openToken(name) {
 }
 
 function moveToken(by) {
-  const shown = state.page.tokens.filter((token) => token.offsetParent).sort((a, b) => (a.compareDocumentPosition(b) & 4 ? -1 : 1));
+  const shown = state.page.tokens.filter((token) => token.offsetParent)
+    .sort((a, b) => (a.compareDocumentPosition(b) & 4 ? -1 : 1));
   const next = shown[shown.indexOf(state.token) + by];
   if (next) selectToken(next);
 }
