@@ -13,20 +13,16 @@ from accelerate.utils import gather_object
 
 from cleaner_env.chat import ChatCodec
 from cleaner_env.faults import check_faults
-from cleaner_env.integrations.trl_tools import TrlTasks, environment_factory
+from cleaner_env.integrations.trl_tasks import TrlTasks
+from cleaner_env.integrations.trl_tools import environment_factory
 from cleaner_env.interpreter import Sandbox
 from cleaner_env.saar import SAARWrapper
 from cleaner_env.tasks.draw import Tasks
-from cleaner_env.token_episode import (
-    Grafted,
-    TokenEpisode,
-    TrainingRow,
-    check_grafted,
-    token_env,
-)
+from cleaner_env.token_episode import Grafted, TokenEpisode, check_grafted, token_env
 
 __all__ = ["Rollout", "environment_factory", "rollout_func"]
 
+_COLUMNS = ("prompt_ids", "completion_ids", "env_mask", "logprobs", "episode_reward")
 _OF_TOKEN_ENV = ("saar", "format", "max_calls", "strict")
 _OF_TRL = {"max_length": "GRPOConfig(max_completion_length=...)", "measure": "nothing in its place"}
 
@@ -69,14 +65,19 @@ class Rollout(TrlTasks):
             self._play(trainer, threads)
         faults = [one.fault for one in self.episodes if one.episode.faulted]
         check_faults(faults, len(self.episodes))
-        rows = [one.row(self._grafted) for one in self.episodes]
-        return {
-            "prompt_ids": [row.prompt_ids for row in rows],
-            "completion_ids": [row.response_ids for row in rows],
-            "logprobs": [_logprobs(row) for row in rows] if trainer.use_vllm else None,
-            "env_mask": [row.mask for row in rows],
-            "episode_reward": [row.reward for row in rows],
-        }
+        columns: dict[str, Any] = {name: [] for name in _COLUMNS}
+        for one in self.episodes:
+            row = one.row(self._grafted)
+            columns["prompt_ids"].append(row.prompt_ids)
+            # TRL wants at least a token, which an episode spoilt at its first turn does not have.
+            columns["completion_ids"].append(row.response_ids or [codec.stop_ids[0]])
+            columns["env_mask"].append(row.mask or [0])
+            # Grafted tokens were sampled in another context; None makes no correction for that.
+            pairs = zip(row.logprobs, row.grafted, strict=True)
+            known = [None if grafted else logprob for logprob, grafted in pairs]
+            columns["logprobs"].append(known or [0.0])
+            columns["episode_reward"].append(row.reward)
+        return columns if trainer.use_vllm else columns | {"logprobs": None}
 
     def reward(self, episode_reward: list[float | None], **others: Any) -> list[float | None]:
         """The reward function for GRPOTrainer: what the environment says, None for spoilt episodes.
@@ -143,13 +144,8 @@ def rollout_func(
     """GRPOTrainer's ``rollout_func``: it trains purified trajectories, whose tokens are exactly
     those that were sampled.
 
-        rollout = rollout_func("gsm8k:train.jsonl", max_turns=8, saar={"gamma": 0.5})
-        trainer = GRPOTrainer(
-            "Qwen/Qwen3-0.6B", rollout.reward, config, rollout.dataset(1000), rollout_func=rollout
-        )
-
-    TRL samples with whatever engine it is set to use. Every token of the model gets the episode's
-    advantage (``credit="purified"``). ``max_completion_length`` limits all tokens after the prompt.
+        rollout = rollout_func("gsm8k:train.jsonl", max_turns=8)
+        GRPOTrainer(model, rollout.reward, config, rollout.dataset(1000), rollout_func=rollout)
 
     Args:
         tasks: problems, as ``CodeToolEnv`` takes them.
@@ -160,12 +156,6 @@ def rollout_func(
             and of ``token_env`` (``saar``, ``format``, ``max_calls``, ``strict``).
     """
     return Rollout(tasks, grafted, workers, options)
-
-
-def _logprobs(row: TrainingRow) -> list[float | None]:
-    """None, which TRL reads as unknown, for tokens that were sampled in another context."""
-    pairs = zip(row.logprobs, row.grafted, strict=True)
-    return [None if grafted else logprob for logprob, grafted in pairs]
 
 
 def _context_length(trainer: trl.GRPOTrainer) -> int | None:

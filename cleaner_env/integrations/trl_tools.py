@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datasets import Dataset
 from trl.chat_template_utils import add_response_schema, qwen3_template
 
 from cleaner_env.chat import ChatCodec
@@ -16,8 +14,8 @@ from cleaner_env.completion import Completion
 from cleaner_env.env import CodeToolEnv
 from cleaner_env.faults import check_faults, try_step
 from cleaner_env.formats import choose_format
+from cleaner_env.integrations.trl_tasks import TrlTasks
 from cleaner_env.interpreter import Sandbox
-from cleaner_env.task import Task
 from cleaner_env.tasks.draw import Tasks
 
 _OF_TRL = {
@@ -28,48 +26,6 @@ _OF_TRL = {
     "saar": "rollout_func, because TRL owns the history here",
 }
 """Arguments of the environment that are TRL's own in this interface, and where they are set."""
-
-
-class TrlTasks:
-    """Problems as a data set for TRL, which hands only the prompt back."""
-
-    def __init__(
-        self, tasks: Tasks | None, options: Mapping[str, Any], of_trl: Mapping[str, str]
-    ) -> None:
-        for name in of_trl.keys() & options.keys():
-            raise ValueError(f"{name}= has no effect here; use {of_trl[name]}")
-        self._source = CodeToolEnv(tasks, **options)
-        self._tasks: dict[str, Task] = {}
-
-    def dataset(self, count: int, first: int = 0) -> Dataset:
-        """``count`` problems, from number ``first`` of the source on: for training or evaluation.
-
-        Raises:
-            ValueError: two problems with the same text differ in their answers.
-        """
-        rows = []
-        for index in range(first, first + count):
-            self._source.reset(options={"index": index})
-            task = self._source.episode.task
-            prompt = [{"role": "user", "content": task.prompt}]
-            known = self._tasks.setdefault(json.dumps(prompt), task)
-            if known.answer != task.answer:
-                raise ValueError(
-                    f"two problems ask {task.prompt!r}, with the answers {known.answer!r} and "
-                    f"{task.answer!r}; leave one of them out"
-                )
-            rows.append({"prompt": prompt})
-        return Dataset.from_list(rows)
-
-    def task(self, prompt: Any) -> Task:
-        """The problem behind a prompt."""
-        try:
-            return self._tasks[json.dumps(prompt)]
-        except KeyError:
-            raise ValueError(
-                f"no problem is known for the prompt {prompt!r}; give GRPOTrainer data sets that "
-                "the dataset() of this object made"
-            ) from None
 
 
 class CodeInterpreter:

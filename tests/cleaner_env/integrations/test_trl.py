@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -182,6 +184,43 @@ def test_the_glue_of_the_documentation_trains_in_at_most_five_lines(tmp_path, mo
     assert len(names["rollout"].episodes) == 4
 
 
+TWO_PROCESSES = """
+import os, sys, warnings
+warnings.simplefilter("ignore")
+from trl import GRPOConfig, GRPOTrainer
+from cleaner_env.integrations.trl import rollout_func
+from cleaner_rl.models.policy import load_policy
+
+policy = load_policy("bundled", "cpu")
+rollout = rollout_func("reasoning-gym:basic_arithmetic", system_prompt=None, max_turns=4)
+config = GRPOConfig(
+    output_dir=sys.argv[1], use_cpu=True, bf16=False, max_steps=2, num_generations=4,
+    per_device_train_batch_size=4, max_completion_length=256, save_strategy="no", report_to="none",
+    disable_tqdm=True, temperature=1.2, learning_rate=1e-3,
+)
+trainer = GRPOTrainer(
+    policy.model, rollout.reward, config, rollout.dataset(16),
+    processing_class=policy.tokenizer, rollout_func=rollout,
+)
+trainer.train()
+after = sum(float(p.double().sum()) for p in policy.model.parameters())
+text = f"{trainer.state.global_step} {len(rollout.episodes)} {after!r}"
+open(os.path.join(sys.argv[1], "rank" + os.environ["RANK"]), "w").write(text)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_the_same_weights(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(TWO_PROCESSES, encoding="utf-8")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, *launch, str(script), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = ((tmp_path / f"rank{rank}").read_text(encoding="utf-8") for rank in (0, 1))
+    assert first == second and first.startswith("2 4 ")
+
+
 def test_evaluations_have_no_rollback(make_trainer):
     rollout = rollout_func([TASK], sandbox=ScriptedSandbox(), system_prompt=None)
     trainer = make_trainer(rollout, kind=Scripted)
@@ -192,19 +231,32 @@ def test_evaluations_have_no_rollback(make_trainer):
     assert (len(episode.turns), episode.rollbacks, episode.rollback) == (3, [], False)
 
 
-def test_an_episode_that_the_sandbox_spoils_has_no_reward_and_many_stop_the_training(make_trainer):
-    class Broken(ScriptedSandbox):
-        def run(self, code):
-            raise SandboxError("no worker answers")
+class BrokenSandbox(ScriptedSandbox):
+    def run(self, code):
+        raise SandboxError("no worker answers")
 
-    rollout = rollout_func([TASK], sandbox=Broken(), system_prompt=None)
+
+def test_an_episode_that_the_sandbox_spoils_teaches_nothing(make_trainer):
+    rollout = rollout_func([TASK], sandbox=BrokenSandbox(), system_prompt=None)
+    trainer = make_trainer(rollout, kind=Scripted)
+    trainer.left = {i: turns(trainer._tokenizer, "no call") for i in range(4)}
+    trainer.left[0] = turns(trainer._tokenizer, "clean")[:1]
+    trainer.left[3] = [(ids[:-1], logprobs[:-1]) for ids, logprobs in trainer.left[3]]
+    inputs = [{**trainer.train_dataset[0]} for _ in range(4)]
+    output = trainer._generate_and_score_completions(inputs)
+    assert [one.row().reward for one in rollout.episodes] == [None, 1.0, 1.0, 0.0]
+    assert not any(output["tool_mask"][0][:1])
+    # The group's mean is that of the other three: 2 / 3.
+    advantages = output["advantages"].tolist()
+    assert advantages[0] == 0 and advantages[1] > 0 > advantages[3]
+    assert sum(advantages) == pytest.approx(0, abs=1e-5)
+
+
+def test_many_episodes_that_the_sandbox_spoils_stop_the_training(make_trainer):
+    rollout = rollout_func([TASK], sandbox=BrokenSandbox(), system_prompt=None)
     trainer = make_trainer(rollout, kind=Scripted)
     prompt = rollout.dataset(1)[0]["prompt"]
-    script = turns(trainer._tokenizer, "clean")
-    trainer.left = {0: script[:1]}
-    output = rollout([prompt], trainer)
-    assert output["episode_reward"] == [None] and not any(output["env_mask"][0])
-    trainer.left = {0: script[:1], 1: script[:1]}
+    trainer.left = {i: turns(trainer._tokenizer, "clean")[:1] for i in range(2)}
     with pytest.raises(SandboxError, match=r"spoilt 2 of 2 episodes \(no worker answers\)"):
         rollout([prompt] * 2, trainer)
 
