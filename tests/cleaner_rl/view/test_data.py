@@ -46,6 +46,11 @@ def log(run, rows):
     (run / "episodes" / "step-000007.jsonl").write_bytes(data)
 
 
+def logged(run):
+    lines = (run / "episodes" / "step-000007.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
 def data_of(path, step=None):
     top, chunks = page_data(find_source(path), step)
     return top, [json.loads(gzip.decompress(chunk)) for chunk in chunks]
@@ -105,11 +110,11 @@ def test_an_episode_of_the_list_leads_to_its_details(run):
 def test_tokens_have_an_origin_a_text_and_a_turn(run):
     top, chunks = data_of(run)
     lane, removed, *_ = chunks[0][1]["tokens"]["lanes"]
-    assert lane["origin"] == "p" + "g" * 12 + "eee" + "sss"
+    assert lane["origin"] == "p" + "s" + "g" * 11 + "eee" + "sss"
     assert "".join(top["texts"][str(one)] for one in lane["ids"][:12]) == "Qa[print(3)]"
     assert lane["turn"] == [[1, -1], [15, 0], [3, 1]]
     assert (removed["kind"], removed["rollback"]) == ("removed call", 0)
-    assert lane["sampled"][1] == -3.0 and lane["sampled"][0] is None
+    assert lane["sampled"][:3] == [None, -1.0, -3.0]
 
 
 def test_files_of_earlier_versions_are_shown_without_what_they_lack(group, tmp_path):
@@ -174,12 +179,10 @@ def test_an_evaluation_is_grouped_by_problem_whatever_order_its_episodes_ended_i
 
 
 def test_the_page_is_one_file_in_which_hostile_text_is_text(run):
-    rows = [json.loads(line) for line in (run / "episodes" / "step-000007.jsonl").open()]
+    rows = logged(run)
     rows[0]["turns"][0]["observation"] = rows[0]["task"]["prompt"] = HOSTILE
-    rows[0]["training"]["texts"]["81"] = "</script>"
     log(run, [{**rows[0], "rollbacks": [], "training": None}, rows[1]])
     page = html(*page_data(find_source(run)))
-    assert page.isascii() is (page.encode("ascii", "ignore").decode() == page)
     assert "alert(1)</script>" not in page and "<!--<script" not in page
     data = json.loads(re.search(r'id="data"[^>]*>(.*?)</script>', page, re.DOTALL)[1])
     (chunk,) = (json.loads(gzip.decompress(base64.b64decode(one))) for one in data["chunks"])
@@ -188,7 +191,7 @@ def test_the_page_is_one_file_in_which_hostile_text_is_text(run):
 
 @pytest.mark.parametrize("damage", [{"samples": [{}]}, {"texts": {}}, {"rule": "unheard-of"}])
 def test_a_damaged_record_is_named(run, damage):
-    rows = [json.loads(line) for line in (run / "episodes" / "step-000007.jsonl").open()]
+    rows = logged(run)
     log(run, [{**row, "training": row["training"] | damage} for row in rows])
     with pytest.raises(UserError, match=r"step 7 of run recorded.*damaged.*remove its file"):
         data_of(run)
