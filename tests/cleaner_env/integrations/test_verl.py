@@ -5,6 +5,7 @@ import re
 import shlex
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +18,7 @@ from scripted_rollouts import BUNDLED, MAX_LENGTH, SCRIPTS, TASK, ScriptedSandbo
 from transformers import AutoTokenizer
 from verl.experimental.agent_loop.agent_loop import AgentLoopWorker
 from verl.protocol import DataProto
+from verl.trainer.ppo.v1 import agent_loop_tq
 from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
 from verl.workers.rollout.replica import TokenOutput
 
@@ -62,7 +64,7 @@ def config(*overrides):
 def play(tmp_path, monkeypatch):
     """Plays one row with verl's worker, and returns what it makes of it."""
 
-    def play(server, row=None, overrides=(), sandbox=None, **settings):
+    def play(server, row=None, overrides=(), sandbox=None, how=old_trainer, **settings):
         monkeypatch.setattr(adapter, "_sandbox", lambda *_: sandbox or ScriptedSandbox())
         settings.setdefault("env", {"system_prompt": None})
         loop = "cleaner_env.integrations.verl.SaarAgentLoop"
@@ -80,12 +82,40 @@ def play(tmp_path, monkeypatch):
             f"+data.cache_dir={tmp_path}",
             *overrides,
         )
-        worker = AgentLoopWorker(verls, server)
-        data = RLHFDataset(str(tmp_path / "rows.parquet"), worker.tokenizer, verls.data)
-        batch = DataProto.from_single_dict(collate_fn([data[0]]))
-        return asyncio.run(worker.generate_sequences(batch))
+        data = RLHFDataset(str(tmp_path / "rows.parquet"), TOKENIZER, verls.data)
+        return how(verls, server, data[0])
 
     return play
+
+
+def old_trainer(verls, server, row):
+    """The batch that verl's worker makes of a row, with ``trainer.use_v1=false``."""
+    batch = DataProto.from_single_dict(collate_fn([row]))
+    return asyncio.run(AgentLoopWorker(verls, server).generate_sequences(batch))
+
+
+def new_trainer(verls, server, row):
+    """What verl's worker puts into the queue for a row, with ``trainer.use_v1=true``."""
+    put = []
+
+    async def async_kv_batch_put(fields, tags, **_):
+        put.extend(zip(fields, tags, strict=True))
+
+    async def async_kv_put(tag, **_):
+        assert tag["status"] in ("running", "finished"), tag
+
+    queue = SimpleNamespace(
+        init=lambda: None, async_kv_put=async_kv_put, async_kv_batch_put=async_kv_batch_put
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(agent_loop_tq, "tq", queue)
+        worker = agent_loop_tq.AgentLoopWorkerTQ.__ray_metadata__.modified_class(verls, server)
+        sampling = {"temperature": 1.0, "logprobs": True}
+        info = {"step": 0, "sample_index": 0, "rollout_n": 0, "validate": False}
+        prompt = row | {"uid": "u", "global_steps": 3, "__rollout_n__": 1}
+        asyncio.run(worker._run_prompt(prompt, sampling, info))
+    ((fields, tags),) = put
+    return fields, tags
 
 
 def without_padding(output):
@@ -114,6 +144,23 @@ def test_verls_batch_holds_what_the_trainers_rollout_gives(play, name):
         "logprobs": pytest.approx(wanted["logprobs"]),
         "rewarded": None,
     }
+
+
+@pytest.mark.parametrize("name", ["shallow", "deep", "exhausted", "cut off in a lookahead"])
+def test_verls_new_trainer_gets_the_same(play, name):
+    fields, tags = play(ScriptedServer(name), how=new_trainer)
+    wanted = expected()[name]
+    for key, field in [
+        ("prompt_ids", "prompts"),
+        ("response_ids", "responses"),
+        ("mask", "response_mask"),
+        ("mask", "loss_mask"),
+    ]:
+        assert fields[field].tolist() == wanted[key]
+    assert fields["rollout_log_probs"].tolist() == pytest.approx(wanted["logprobs"])
+    scores = [0.0] * (len(wanted["mask"]) - 1) + [wanted["reward"]]
+    assert fields["rm_scores"].tolist() == scores
+    assert (tags["min_global_steps"], tags["max_global_steps"]) == (11, 10 + len(SCRIPTS[name]))
 
 
 def test_grafted_tokens_can_be_left_out(play):
