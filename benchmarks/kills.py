@@ -49,7 +49,12 @@ class Training:
     def __init__(self, path: Path, processes: int) -> None:
         self.path = path
         self.log = path.with_name(f"{path.name}.log")
-        self._launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc={processes}"]
+        self._launcher = [
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={processes}",
+        ]
         if processes == 1:
             self._launcher = []
         self._main: psutil.Popen

@@ -90,10 +90,16 @@ class Ranks:
 
     @property
     def command(self) -> str:
-        """The beginning of a command that starts as many processes."""
+        """The beginning of a command that starts as many processes; for each machine, if there are
+        several."""
         if self.size == 1:
             return "python"
-        return f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', self.size)}"
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", self.size))
+        machines = ""
+        if here < self.size:
+            machines = f"--nnodes {self.size // here} --rdzv-backend c10d --rdzv-endpoint "
+            machines += f"{os.environ['MASTER_ADDR']}:29500 "
+        return f"torchrun {machines}--nproc-per-node {here}"
 
     def console(self) -> Console | None:
         """Where this rank shows its progress; None for standard output."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from collections.abc import Iterable
 
 from . import kernel
@@ -35,11 +36,6 @@ Rule = tuple[int, int]  # a descriptor of a path, and the rights beneath it
 
 class _Ruleset(ctypes.Structure):
     _fields_ = (("files", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64))
-
-
-class _PathBeneath(ctypes.Structure):
-    _pack_ = 1
-    _fields_ = (("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32))
 
 
 def abi() -> int:
@@ -77,7 +73,7 @@ def restrict(abi: int, allowed: Iterable[Rule]) -> None:
     kernel.check(fd, "landlock_create_ruleset")
     try:
         for parent, rights in allowed:
-            rule = ctypes.byref(_PathBeneath(rights & handled, parent))
+            rule = struct.pack("=Qi", rights & handled, parent)
             returned = kernel.libc.syscall(ADD_RULE, fd, RULE_PATH_BENEATH, rule, 0)
             kernel.check(returned, "landlock_add_rule")
         kernel.check(kernel.libc.syscall(RESTRICT_SELF, fd, 0), "landlock_restrict_self")
