@@ -32,6 +32,13 @@ COMMANDS = {
 The first module is imported in a moment; the second takes seconds.
 """
 
+_LAUNCHERS = {
+    "SLURM_STEP_NUM_TASKS": "srun",
+    "OMPI_COMM_WORLD_SIZE": "mpirun",
+    "PMI_SIZE": "mpiexec",
+}
+"""The variable in which a launcher that does not join its processes gives their number."""
+
 _EXTRA = ("torch", "transformers", "tyro", "rich", "matplotlib", "safetensors", "httpx2")
 """Packages of the extra ``train`` that the commands import."""
 
@@ -69,6 +76,7 @@ def run(name: str, arguments: Sequence[str], prog: str) -> int:
         signal.signal(signal.SIGINT, _leave)
     try:
         getattr(import_module(f"cleaner_rl.{settings}"), f"parse_{name}")(arguments, prog)
+        _require_one_training(name)
         # Only one of several processes speaks, and the viewer needs neither.
         if os.environ.get("RANK", "0") == "0" and name != "view":
             print("loading torch and transformers ...", file=sys.stderr, flush=True)
@@ -86,6 +94,20 @@ def run(name: str, arguments: Sequence[str], prog: str) -> int:
         signal.signal(signal.SIGINT, before)
     status: int = command.main(arguments)
     return status
+
+
+def _require_one_training(name: str) -> None:
+    """Check that the processes of a launcher do not all do the same work on their own."""
+    joined = os.environ.get("WORLD_SIZE", "")
+    if name != "train" and int(joined or 1) > 1:
+        raise UserError(f"only train runs in several processes; start {name} without torchrun")
+    for variable, launcher in () if joined else _LAUNCHERS.items():
+        if (count := os.environ.get(variable, "1")) != "1":
+            raise UserError(
+                f"{launcher} started {count} processes that do not know each other; let it start "
+                "one torchrun on each machine, which starts the processes (docs/scaling.md), or "
+                f"set WORLD_SIZE=1 if {count} independent ones are wanted"
+            )
 
 
 def _leave(*_: object) -> NoReturn:

@@ -79,6 +79,8 @@ def save_checkpoint(
     except _ERRORS as error:
         if ranks.first:
             shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, RuntimeError) and ranks.lost_another(error):
+            raise
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(
             f"cannot write the checkpoint {directory}: {reason[0]}; earlier checkpoints are "

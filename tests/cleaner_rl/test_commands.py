@@ -170,6 +170,31 @@ def test_a_command_says_what_it_loads_and_of_several_processes_one_does(
     assert capsys.readouterr() == ("", said)
 
 
+@pytest.mark.parametrize(
+    ("name", "variables", "message"),
+    [
+        ("train", {"SLURM_STEP_NUM_TASKS": "4"}, "srun started 4 processes"),
+        ("train", {"OMPI_COMM_WORLD_SIZE": "2"}, "mpirun started 2 processes"),
+        ("eval", {"PMI_SIZE": "2"}, "mpiexec started 2 processes"),
+        ("eval", {"WORLD_SIZE": "2"}, "start eval without torchrun"),
+        ("train", {"WORLD_SIZE": "1", "SLURM_STEP_NUM_TASKS": "4"}, ""),
+        ("train", {"WORLD_SIZE": "8", "SLURM_STEP_NUM_TASKS": "4"}, ""),
+        ("train", {"SLURM_STEP_NUM_TASKS": "1"}, ""),
+    ],
+)
+def test_processes_that_do_not_know_each_other_are_refused(name, variables, message, monkeypatch):
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(commands, "COMMANDS", {name: ("", "a", "b")})
+    module = SimpleNamespace(main=lambda _: 0, **{f"parse_{name}": lambda *_: None})
+    monkeypatch.setattr(commands, "import_module", lambda _: module)
+    if message:
+        with pytest.raises(UserError, match=message):
+            run(name, [], f"cleaner-rl {name}")
+    else:
+        assert run(name, [], f"cleaner-rl {name}") == 0
+
+
 def test_ctrl_c_during_an_import_that_hides_it_is_answered_in_a_word():
     hides = """
 import os, signal, sys

@@ -88,7 +88,9 @@ def test_every_way_to_start_processes(box: Sandbox, program: str, printed: str, 
 def test_without_a_guard_python_says_what_is_missing(box: Sandbox, way: str) -> None:
     code = EXECUTOR.replace("{way}", way).replace('if __name__ == "__main__":', "if True:")
     result = box.run(code, limits=LIMITS)
-    assert (result.status, result.error_class) == (Status.ERROR, "BrokenProcessPool")
+    # The second process is asked for before or after the fork server has ended over the first.
+    classes = {"BrokenProcessPool"} | ({"ConnectionResetError"} if way == "forkserver" else set())
+    assert result.status == Status.ERROR and result.error_class in classes
     assert "if __name__ == '__main__':" in result.stderr
 
 

@@ -194,6 +194,20 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _rank_1_dies_in_the_checkpoint_of_step_2() -> None:
+    import cleaner_rl.runs.checkpoint
+
+    save, saved = cleaner_rl.runs.checkpoint.save, []  # that of step 0 has no moments to save
+
+    def dying(*arguments: object, **named: object) -> object:
+        saved.append(arguments)
+        if len(saved) == 2 and os.environ["RANK"] == "1":
+            _die()
+        return save(*arguments, **named)
+
+    cleaner_rl.runs.checkpoint.save = dying
+
+
 def _ask_to_stop() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -228,6 +242,7 @@ SCRIPTS = {
     "rank 1 fails in evaluations": _rank_1_fails_in_evaluations,
     "rank 1 has no held-out tasks": _rank_1_has_no_held_out_tasks,
     "rank 1 dies in step 2": _at_step(2, _die, rank=1),
+    "rank 1 dies in the checkpoint of step 2": _rank_1_dies_in_the_checkpoint_of_step_2,
     "rank 1 is asked to stop in step 2": _at_step(2, _ask_to_stop, rank=1),
     "a sign takes two steps": _a_sign_takes_two_steps,
     "the disk is full from step 2": _at_step(2, _fill_disk),

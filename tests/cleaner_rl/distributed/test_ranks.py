@@ -227,13 +227,28 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step(train, tmp_path):
     assert (tmp_path / "run" / "checkpoints" / "step-000001" / "manifest.json").is_file()
 
 
-def test_a_rank_that_dies_leaves_none_hanging(train, tmp_path):
+@pytest.mark.parametrize(
+    ("script", "saved"),
+    [("rank 1 dies in step 2", 1), ("rank 1 dies in the checkpoint of step 2", 1)],
+)
+def test_a_rank_that_dies_leaves_none_hanging(script, saved, train, tmp_path):
     began = time.monotonic()
-    status = train("run", 2, 3, "rank 1 dies in step 2")
+    status = train("run", 2, 3, script)
     assert status == [2, -signal.SIGKILL]
     assert time.monotonic() - began < 60  # and not --rank-timeout, an hour
-    assert "rank 0 lost another one" in log(tmp_path, "run", 0)
-    assert "saved up to step 1. Resume: torchrun" in log(tmp_path, "run", 0)
+    assert "error: rank 0 lost another one" in log(tmp_path, "run", 0)
+    assert f"saved up to step {saved}. Resume: torchrun" in log(tmp_path, "run", 0)
+
+
+def test_the_command_for_several_machines_names_them(monkeypatch):
+    ranks = Ranks("cpu")
+    assert ranks.command == "python"
+    ranks.size = 16
+    assert ranks.command == "torchrun --nproc-per-node 16"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    monkeypatch.setenv("MASTER_ADDR", "node1")
+    machines = "--nnodes 2 --rdzv-backend c10d --rdzv-endpoint node1:29500"
+    assert ranks.command == f"torchrun {machines} --nproc-per-node 8"
 
 
 def test_shares_are_stretches_that_together_are_all():

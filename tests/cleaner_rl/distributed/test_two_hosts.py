@@ -34,7 +34,7 @@ class Host:
                 pytest.skip("namespaces are not permitted here")
             time.sleep(0.01)
         self.pid = children.read_text().strip()
-        self._network = open(f"/proc/{self.pid}/ns/net")
+        self._network = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY)
         self.run("hostname", name)
         self.run("mount", "--bind", hosts, "/etc/hosts")
         self.run("ip", "link", "set", "lo", "up")
@@ -57,7 +57,7 @@ class Host:
 
     def leave(self):
         self.die()
-        self._network.close()
+        os.close(self._network)
 
 
 @pytest.fixture
@@ -126,6 +126,7 @@ def test_a_host_that_dies_ends_the_training_on_the_other_and_both_resume(hosts, 
         training = Training(pair, tmp_path, *arguments)
         wait_for_step(run, 2 + 2 * number, training)
         pair[dying].die()
+        training.end(dying)
         status, said = training.end(1 - dying)
         assert status != 0
         assert f"error: rank {1 - dying} lost another one, whose own message says why" in said
