@@ -1,20 +1,7 @@
 """Trace: what a training step records with its logged episodes, for the page that shows them.
 
-An episode's line in ``episodes/step-000010.jsonl`` has the key ``training``::
-
-    step, group, member     its step, its group's number in the step, its place in the group
-    rewards, advantages     of all members, as trained; null for the advantage of a member that was
-                            not trained
-    branch_advantage        advantage of every call that a splice removed
-    branch_reward, scaled   what the advantages were computed with
-    rule, grafted           the credit rule, the treatment of grafted tokens
-    prompt_ids              token ids of the prompt
-    observation_ids         token ids of each answer of the tool, as ``tokens.observed`` lists them
-    texts                   the text of every token id of the episode
-    samples                 its training samples, in order; none if it was not trained. Each has
-                            ``credit``: run lengths of [count, advantage], null where a token is not
-                            in the loss; and ``logprobs``, ``entropies``: the values before the
-                            update of the tokens in the loss, or null if no pass computed them
+An episode's line in ``episodes/step-000010.jsonl`` has it as ``training``; docs/viewer.md has the
+format.
 """
 
 from __future__ import annotations
