@@ -232,10 +232,12 @@ function openToken(name) {
 }
 
 function moveToken(by) {
-  const shown = state.page.tokens.filter((token) => token.offsetParent)
-    .sort((a, b) => (a.compareDocumentPosition(b) & 4 ? -1 : 1));
-  const next = shown[shown.indexOf(state.token) + by];
-  if (next) selectToken(next);
+  const folded = by > 0 && state.token.nextElementSibling;
+  if (folded && folded.matches("button")) folded.click();
+  const tokens = [...main.querySelectorAll("[data-t]")];
+  let at = tokens.indexOf(state.token) + by;
+  while (tokens[at] && !tokens[at].offsetParent) at += by;
+  if (tokens[at]) selectToken(tokens[at]);
 }
 
 function setLayer(layer) {

@@ -1,5 +1,6 @@
 """The page in a real browser. ``.ci/integrations browser`` installs what it takes."""
 
+import gzip
 import json
 import shutil
 
@@ -220,6 +221,20 @@ def test_a_link_leads_to_a_token_and_the_arrows_move_on(open_page, address):
     assert f"#/episode/{REPAIRED}/token/2?" in page.url
     page.keyboard.press("u")
     assert panel.is_hidden() and "token" not in page.url
+
+
+def test_the_arrows_unfold_a_long_turn(open_page, run, tmp_path):
+    top, chunks = page_data(find_source(run), None)
+    details = json.loads(gzip.decompress(chunks[0]))
+    lane = details[0]["tokens"]["lanes"][0]
+    lane["ids"] = [ord("a")] * 5000
+    lane["origin"], lane["sampled"], lane["turn"] = "s" * 5000, [None] * 5000, [[5000, 0]]
+    (tmp_path / "long.html").write_text(html(top, [gzip.compress(json.dumps(details).encode())]))
+    page = open_page((tmp_path / "long.html").as_uri() + "#/episode/0/token/4000")
+    assert page.locator(".t.selected").get_attribute("data-t") == "4000"
+    assert page.locator(".tokens .t").count() == 4001
+    page.keyboard.press("ArrowRight")
+    assert page.locator(".t.selected").get_attribute("data-t") == "4001"
 
 
 def test_the_pointer_shows_the_numbers_of_a_token(open_page, address):
