@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from functools import lru_cache
 from typing import Any, Literal
 
 import verifiers.v1 as vf
@@ -22,8 +21,8 @@ from cleaner_env.episode_io import task_from_dict, task_to_dict
 from cleaner_env.faults import try_step
 from cleaner_env.formats import HermesFormat
 from cleaner_env.formats.protocol import system_prompt
+from cleaner_env.integrations import shared_sandbox
 from cleaner_env.integrations.verifiers_trace import PurifiedTrace
-from cleaner_env.interpreter import Limits, Sandbox
 from cleaner_env.rewards import Reward
 from cleaner_env.saar import SAARWrapper
 from cleaner_env.tasks.load import load_tasks
@@ -58,8 +57,9 @@ class SaarTask(vf.Task[SaarTaskData, vf.State, vf.TaskConfig]):
         if played is not None:
             return float(played["reward"])
         task = task_from_dict(self.data.cleaner_task)
-        judge = Reward().judge
-        _, score = await asyncio.to_thread(judge, trace.last_reply, task, _sandbox())
+        reward = Reward()
+        runner = shared_sandbox() if reward.runs_programs(task) else None
+        _, score = await asyncio.to_thread(reward.judge, trace.last_reply, task, runner)
         return float(score >= 1.0)
 
 
@@ -137,7 +137,7 @@ class SaarHarness(vf.Harness[SaarHarnessConfig]):
         rules, question = self.resolve_text_prompt(data)
         given = {
             "system_prompt": "\n\n".join(filter(None, [system_prompt(format), rules])),
-            "sandbox": _sandbox(config.workers, config.code_seconds, config.allow_weak),
+            "sandbox": shared_sandbox(config.workers, config.code_seconds, config.allow_weak),
             **config.env,
         }
         env = SAARWrapper(CodeToolEnv(format=format, **given), **config.saar)
@@ -164,11 +164,11 @@ class SaarHarness(vf.Harness[SaarHarnessConfig]):
             if trace.stop_condition is None:
                 raise
             env.get_wrapper_attr("truncate")()  # a limit of verifiers ended the episode
-        episode = env.episode
+        episode, counts = env.episode, asdict(env.episode.stats)
         trace.info[_PLAYED] = {
             **{name: float(getattr(episode, name)) for name in ("reward", "score", "truncated")},
+            **{name: counts[name] for name in counts if not name.startswith("tokens")},
             "splices_lost": shown.lost,
-            **asdict(episode.stats),
         }
         return vf.ProgramResult(exit_code=0, stdout="", stderr="")
 
@@ -177,10 +177,3 @@ class SaarHarness(vf.Harness[SaarHarnessConfig]):
         """The episode's counts."""
         played = trace.info.get(_PLAYED, {})  # empty when the agent ran out of time
         return {name: value for name, value in played.items() if name != "reward"}
-
-
-@lru_cache
-def _sandbox(workers: int = 8, code_seconds: float = 4.0, allow_weak: bool = False) -> Sandbox:
-    """The sandbox of all episodes in this process."""
-    limits = Limits(wall_s=code_seconds, cpu_s=code_seconds)
-    return Sandbox(workers, limits, allow_weak=allow_weak)

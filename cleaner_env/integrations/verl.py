@@ -22,7 +22,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutp
 from verl.utils.profiler import simple_timer
 
 from cleaner_env.chat import ChatCodec
-from cleaner_env.interpreter import Limits, Sandbox
+from cleaner_env.integrations import shared_sandbox
 from cleaner_env.rewards import FormatTerm, OverlongTerm, Reward, ToolTerm
 from cleaner_env.tasks.verl import AGENT_NAME, verl_task
 from cleaner_env.token_episode import Grafted, TokenEpisode, token_env
@@ -90,7 +90,7 @@ class SaarAgentLoop(AgentLoopBase):
             self.rollout_config.response_length,
             saar=settings.saar,
             reward=_reward(settings.reward),
-            sandbox=_sandbox(settings.workers, settings.code_seconds, settings.allow_weak),
+            sandbox=shared_sandbox(settings.workers, settings.code_seconds, settings.allow_weak),
             **settings.env,
         )
         played = TokenEpisode(env, self.codec, verl_task(row))
@@ -153,10 +153,3 @@ def _codec(tokenizer: Any) -> ChatCodec:
     """The codec of all loops in this process. Its tokenizer is a copy, because encoding without
     special tokens sets a flag, and verl encodes in other threads."""
     return ChatCodec(copy.deepcopy(tokenizer))
-
-
-@lru_cache
-def _sandbox(workers: int, code_seconds: float, allow_weak: bool) -> Sandbox:
-    """The sandbox of all loops in this process."""
-    limits = Limits(wall_s=code_seconds, cpu_s=code_seconds)
-    return Sandbox(workers, limits, allow_weak=allow_weak)

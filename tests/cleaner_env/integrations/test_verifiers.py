@@ -11,7 +11,7 @@ pytest.importorskip("verifiers", reason="needs an environment of its own: .ci/in
 
 import verifiers.v1 as vf
 from chat_server import completion, serve
-from renderers import DefaultRendererConfig
+from renderers import DefaultRendererConfig, Qwen3RendererConfig
 from scripted_rollouts import BUNDLED, MAX_LENGTH, SCRIPTS, TASK, ScriptedSandbox, expected, turns
 from transformers import AutoTokenizer
 
@@ -43,7 +43,7 @@ def play(taskset, monkeypatch):
     """Plays the task with a client and settings of the harness."""
 
     def play(client, sandbox=None, agent=None, **settings):
-        monkeypatch.setattr(adapter, "_sandbox", lambda *_: sandbox or ScriptedSandbox())
+        monkeypatch.setattr(adapter, "shared_sandbox", lambda *_: sandbox or ScriptedSandbox())
         config = vf.AgentConfig(
             model="scripted",
             client=client,
@@ -81,17 +81,21 @@ def generated(script):
     return answer
 
 
+def train_client(server, renderer=None, model=BUNDLED):
+    """Without a renderer, the tokenizer's chat template renders, and calls are text."""
+    return vf.TrainClientConfig(
+        base_url=server.url,
+        api_key_var="UNSET",
+        renderer=renderer or DefaultRendererConfig(),
+        renderer_model_name=str(model),
+    )
+
+
 def play_tokens(play, script, **settings):
-    """The trace of a script, played with verifiers' client for training; calls are text."""
+    """The trace of a script, played with verifiers' client for training."""
     with serve(generated(script)) as server:
-        client = vf.TrainClientConfig(
-            base_url=server.url,
-            api_key_var="UNSET",
-            renderer=DefaultRendererConfig(),
-            renderer_model_name=str(BUNDLED),
-        )
         settings.setdefault("env", {"system_prompt": None})
-        trace = play(client, tools=False, max_turn_tokens=MAX_LENGTH, **settings)
+        trace = play(train_client(server), tools=False, max_turn_tokens=MAX_LENGTH, **settings)
     assert not trace.errors, trace.errors
     return trace
 
@@ -110,6 +114,21 @@ def test_the_branch_that_is_trained_holds_what_the_trainers_rollout_gives(play, 
     rows = zip(branch.logprobs[start:end], wanted["logprobs"], wanted["grafted"], strict=True)
     assert all(got == pytest.approx(ours) for got, ours, grafted in rows if not grafted)
     assert trace.metrics["splices_lost"] == 0
+
+
+@pytest.mark.parametrize("name", ["clean", "shallow", "deep", "later", "exhausted", "gave up"])
+def test_a_renderer_that_reads_calls_trains_the_same_tokens(play, name, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(BUNDLED)
+    tokenizer.add_tokens(["<|endoftext|>", "</think>"], special_tokens=True)  # Qwen3 has them
+    tokenizer.save_pretrained(tmp_path / "model")
+    with serve(generated(name)) as server:
+        trace = play(train_client(server, Qwen3RendererConfig(), tmp_path / "model"))
+    assert (trace.errors, trace.metrics["splices_lost"]) == ([], 0)
+    assert trace.reward == expected()[name]["reward"]
+    (branch,) = [branch for branch in trace.branches if branch.trainable]
+    trained = zip(branch.token_ids, branch.sampled_mask, strict=True)
+    wanted = zip(expected()[name]["response_ids"], expected()[name]["mask"], strict=True)
+    assert [i for i, own in trained if own] == [i for i, own in wanted if own]
 
 
 @pytest.mark.parametrize("name", ["shallow", "later", "exhausted"])
@@ -157,13 +176,7 @@ def test_a_splice_that_the_renderer_writes_with_other_tokens_is_counted_and_not_
         return status, data
 
     with serve(answer) as server:
-        client = vf.TrainClientConfig(
-            base_url=server.url,
-            api_key_var="UNSET",
-            renderer=DefaultRendererConfig(),
-            renderer_model_name=str(BUNDLED),
-        )
-        trace = play(client, tools=False)
+        trace = play(train_client(server), tools=False)
     assert (trace.errors, trace.reward, trace.metrics["splices_lost"]) == ([], 1.0, 1)
     (branch,) = [branch for branch in trace.branches if branch.trainable]
     assert any(branch.sampled_mask)  # the final answer

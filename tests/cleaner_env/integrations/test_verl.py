@@ -65,7 +65,7 @@ def play(tmp_path, monkeypatch):
     """Plays one row with verl's worker, and returns what it makes of it."""
 
     def play(server, row=None, overrides=(), sandbox=None, how=old_trainer, **settings):
-        monkeypatch.setattr(adapter, "_sandbox", lambda *_: sandbox or ScriptedSandbox())
+        monkeypatch.setattr(adapter, "shared_sandbox", lambda *_: sandbox or ScriptedSandbox())
         settings.setdefault("env", {"system_prompt": None})
         loop = "cleaner_env.integrations.verl.SaarAgentLoop"
         loops = [{"name": "cleaner_saar", "_target_": loop, "settings": settings}]
