@@ -39,7 +39,9 @@ from cleaner_env.splicing import Splice, splice
 from cleaner_env.task import Task
 from cleaner_env.tasks.load import first_tasks, load_tasks
 from cleaner_env.tasks.sources import ReasoningGymTasks, TaskList, TaskSource
+from cleaner_env.tasks.verl import verl_rows
 from cleaner_env.text_space import TextSpace
+from cleaner_env.token_episode import TokenEpisode, TrainingRow, token_env
 from cleaner_env.token_samples import (
     TokenSample,
     call_sample,
@@ -73,9 +75,11 @@ __all__ = [
     "TaskList",
     "TaskSource",
     "TextSpace",
+    "TokenEpisode",
     "TokenSample",
     "Tokens",
     "ToolCallFormat",
+    "TrainingRow",
     "Turn",
     "TurnFormat",
     "call_sample",
@@ -90,8 +94,10 @@ __all__ = [
     "purified_sample",
     "read_episodes",
     "splice",
+    "token_env",
     "transcript",
     "turn_sample",
+    "verl_rows",
     "write_episodes",
 ]
 

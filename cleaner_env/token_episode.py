@@ -5,15 +5,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from cleaner_env.chat.codec import ChatCodec
 from cleaner_env.completion import Completion
 from cleaner_env.env import CodeToolEnv
 from cleaner_env.faults import try_step
 from cleaner_env.saar import SAARWrapper
 from cleaner_env.task import Task
 from cleaner_env.token_samples import context_ids, purified_sample
+
+if TYPE_CHECKING:  # which takes jinja2
+    from cleaner_env.chat.codec import ChatCodec
 
 Grafted = Literal["recompute", "mask"]
 """What a trainer does with grafted tokens: it trains them, with log-probabilities that it computes

@@ -17,8 +17,7 @@ from verl.protocol import DataProto
 from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
 from verl.workers.rollout.replica import TokenOutput
 
-from cleaner_env import HermesFormat, Task
-from cleaner_env.tasks.verl import verl_rows
+from cleaner_env import HermesFormat, Task, verl_rows
 
 LOOPS = Path(__file__).with_suffix(".yaml")
 MODEL = files("cleaner_rl") / "bundled"  # only its tokenizer is read

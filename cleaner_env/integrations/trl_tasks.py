@@ -41,7 +41,7 @@ class TrlTasks:
             self._source.reset(options={"index": index})
             task = self._source.episode.task
             prompt = [{"role": "user", "content": task.prompt}]
-            known = self._tasks.setdefault(json.dumps(prompt), task)
+            known = self._tasks.setdefault(json.dumps(prompt, sort_keys=True), task)
             if known.answer != task.answer:
                 raise ValueError(
                     f"two problems ask {task.prompt!r}, with the answers {known.answer!r} and "
@@ -53,7 +53,7 @@ class TrlTasks:
     def task(self, prompt: Any) -> Task:
         """The problem behind a prompt."""
         try:
-            return self._tasks[json.dumps(prompt)]
+            return self._tasks[json.dumps(prompt, sort_keys=True)]
         except KeyError:
             raise ValueError(
                 f"no problem is known for the prompt {prompt!r}; give GRPOTrainer data sets that "
