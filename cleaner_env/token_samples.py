@@ -79,6 +79,18 @@ def context_ids(
     return ids
 
 
+def observations(episode: Episode) -> list[tuple[str, int | None]]:
+    """The tool's answers of an episode that any sample may contain, each once, with the token that
+    ended the turn before it: the arguments of ``ObservationIds``."""
+    failed = (record.failed for record in episode.rollbacks)
+    pairs = {
+        (turn.observation, stop_id(turn.completion.tokens)): None
+        for turn in (*episode.turns, *failed)
+        if turn.observation is not None and turn.completion.tokens is not None
+    }
+    return list(pairs)
+
+
 def stop_id(tokens: Tokens) -> int | None:
     """The token that ended the turn; None if a length limit did."""
     return tokens.ids[-1] if tokens.stop_length else None

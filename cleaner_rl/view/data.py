@@ -148,9 +148,7 @@ def _episode(
         "score": number(episode.score),
         "correct": episode.correct,
         "advantage": None if training is None else number(training["advantages"][member]),
-        "turns": stats.turns,
-        "calls": stats.calls,
-        "failures": stats.failures,
+        **{name: getattr(stats, name) for name in ("turns", "calls", "failures")},
         "tokens": stats.tokens_sampled,
         "discarded": stats.tokens_discarded,
         "outcomes": [record.outcome for record in episode.rollbacks],
@@ -163,43 +161,33 @@ def _episode(
 
 
 def _details(episode: Episode, layer: Mapping[str, Any] | None) -> dict[str, Any]:
+    ending = {name: getattr(episode, name) for name in ("terminated", "truncated")}
     return {
         "prompt": episode.prompt,
         "turns": [_turn(turn) for turn in episode.turns],
         "raw_turns": [_turn(turn) for turn in episode.raw_turns],
         "rollbacks": [_rollback(record) for record in episode.rollbacks],
         "answer": episode.answer,
-        "final": {
-            "terminated": episode.terminated,
-            "truncated": episode.truncated,
-            "score": number(episode.score),
-        },
+        "final": {**ending, "score": number(episode.score)},
         "tokens": layer,
     }
 
 
 def _turn(turn: Turn) -> dict[str, Any]:
+    same = ("text", "code", "observation", "ok", "note", "masked", "retry")
     return {
-        "text": turn.text,
+        **{name: getattr(turn, name) for name in same},
         "reasoning": str(turn.reasoning),
-        "code": turn.code,
         "call": turn.parsed.call,
-        "observation": turn.observation,
-        "ok": turn.ok,
         "error": turn.error_class,
-        "note": turn.note,
-        "masked": turn.masked,
-        "retry": turn.retry,
         "tokens": turn.token_count,
     }
 
 
 def _rollback(record: RollbackRecord) -> dict[str, Any]:
+    same = ("position", "retry", "outcome", "decision")
     return {
-        "position": record.position,
-        "retry": record.retry,
-        "outcome": record.outcome,
-        "decision": record.decision,
+        **{name: getattr(record, name) for name in same},
         "similarity": number(record.similarity),
         "failed": _turn(record.failed),
         "answer": _turn(record.answer),

@@ -85,29 +85,27 @@ def find_source(path: Path) -> Source:
     """
     if not path.exists():
         raise UserError(f"there is no {path}; {_WANTED}")
-    name = path.resolve().name
+    name, parts = path.resolve().name, list[Part]()
+    kind: Kind = "run"
     if path.is_file():
         if not path.name.endswith((".jsonl", ".jsonl.gz")):
             raise UserError(f"{path} is no episode file; {_WANTED}")
         return Source(path.name, "episodes", [Part("", [(None, path)])])
-    if (path / "comparison.json").exists():
-        runs = sorted((path / "runs").glob("*/seed-*/config.json"))
-        parts = [_run(run.parent, f"{run.parts[-3]}, {run.parts[-2]}") for run in runs]
-        return _not_empty(Source(name, "comparison", parts), path)
-    if (path / "episodes").is_dir():
-        return _not_empty(Source(name, "run", [_run(path, "")]), path)
     if (path / _JOURNAL).exists():
         config = _json(path / "settings.json").get("config") or {}
         return Source(name, "evaluation", [Part("", [(None, path / _JOURNAL)], config)])
-    raise UserError(f"there is nothing to show in {path}; {_WANTED}")
-
-
-def _not_empty(source: Source, path: Path) -> Source:
-    if not any(part.files for part in source.parts):
+    if (path / "comparison.json").exists():
+        kind, runs = "comparison", sorted((path / "runs").glob("*/seed-*/config.json"))
+        parts = [_run(run.parent, f"{run.parts[-3]}, {run.parts[-2]}") for run in runs]
+    elif (path / "episodes").is_dir():
+        parts = [_run(path, "")]
+    else:
+        raise UserError(f"there is nothing to show in {path}; {_WANTED}")
+    if not any(part.files for part in parts):
         raise UserError(
             f"{path} has no episodes yet; wait for its first step, or train with --log-episodes"
         )
-    return source
+    return Source(name, kind, parts)
 
 
 def _run(path: Path, arm: str) -> Part:

@@ -13,7 +13,7 @@ from statistics import pstdev
 from typing import Any, get_args
 
 from cleaner_env.episode import Episode, Turn
-from cleaner_env.token_samples import ObservationIds, stop_id
+from cleaner_env.token_samples import ObservationIds, observations, stop_id
 from cleaner_rl.grpo.advantages import branched_advantages, group_advantages
 from cleaner_rl.grpo.credit import branches_join, episode_samples
 from cleaner_rl.grpo.samples import Sample
@@ -102,7 +102,7 @@ def token_layer(
             None,
             by_rule[rule]["branches"],
         )
-        credits = [_credit(sample) for sample in samples]
+        credits = [credit_of(sample) for sample in samples]
         if rule == training["rule"]:
             credits = [saved["credit"] for saved in training["samples"]] or credits
         rules[rule] = []
@@ -128,18 +128,8 @@ def gaps(layer: Mapping[str, Any] | None) -> dict[str, float | None]:
     return dict(zip(("gap", "grafted_gap"), worst, strict=True))
 
 
-def observed(episode: Episode) -> list[tuple[str, int | None]]:
-    """The tool's answers of an episode, each once, with the token that ended the turn before it."""
-    failed = (record.failed for record in episode.rollbacks)
-    pairs: dict[tuple[str, int | None], None] = {}
-    for turn in (*episode.turns, *failed):
-        if turn.observation is not None and turn.completion.tokens is not None:
-            pairs[turn.observation, stop_id(turn.completion.tokens)] = None
-    return list(pairs)
-
-
 def _saved_observations(episode: Episode, training: Mapping[str, Any]) -> ObservationIds:
-    known = dict(zip(observed(episode), training["observation_ids"], strict=True))
+    known = dict(zip(observations(episode), training["observation_ids"], strict=True))
 
     def observation_ids(text: str, stop: int | None = None) -> list[int]:
         return list(known[text, stop])
@@ -186,35 +176,24 @@ def _lane(
             sampled += [None] * len(more)
             length += len(more)
         of_turn.append([length, number])
-    return {
-        "kind": kind,
-        "rollback": rollback,
-        "ids": tuple(ids),
-        "origin": origin,
-        "turn": of_turn,
-        "sampled": sampled,
-        "recomputed": None,
-        "entropy": None,
-    }
+    computed = {"recomputed": None, "entropy": None}  # filled later, if a pass was made
+    known = {"kind": kind, "rollback": rollback, "ids": tuple(ids), "origin": origin}
+    return {**known, "turn": of_turn, "sampled": sampled, **computed}
 
 
 def _unknown_lane(sample: Sample) -> dict[str, Any]:
     """A sequence of a rule that trains on other contexts than the rules above."""
-    kinds = zip(sample.grafted, sample.mask, strict=True)
+    letters = zip(sample.grafted, sample.mask, strict=True)
     pairs = zip(sample.sampled_logprobs, sample.mask, strict=True)
     return {
-        "kind": "extra",
-        "rollback": None,
-        "ids": sample.ids,
-        "origin": "".join("g" if grafted else "s" if mask else "e" for grafted, mask in kinds),
+        **_lane("extra", None, sample.ids, (), lambda *_: []),
+        "origin": "".join("g" if grafted else "s" if mask else "e" for grafted, mask in letters),
         "turn": [],
         "sampled": nats([p if mask else None for p, mask in pairs]),
-        "recomputed": None,
-        "entropy": None,
     }
 
 
-def _credit(sample: Sample) -> Runs:
+def credit_of(sample: Sample) -> Runs:
     """The advantage of every token; None where it is not in the loss."""
     pairs = zip(sample.advantages, sample.mask, strict=True)
     return runs([number(a) if mask else None for a, mask in pairs])

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from cleaner_env.chat.token_texts import token_text
 from cleaner_env.episode import Episode
 from cleaner_env.episode_io import episode_to_dict
+from cleaner_env.token_samples import observations
 from cleaner_rl.grpo.samples import Sample
-from cleaner_rl.view.tokens import nats, number, observed, runs, spread
+from cleaner_rl.view.tokens import credit_of, nats, spread
 
 if TYPE_CHECKING:  # the reader of traces needs no torch
     from torch import Tensor
@@ -112,29 +114,21 @@ def logged_groups(groups: Sequence[Group], count: int) -> list[int]:
 
 
 def _recorded(sample: Sample, seen: tuple[Tensor, Tensor] | None) -> dict[str, Any]:
-    credit = runs(
-        [number(a) if m else None for a, m in zip(sample.advantages, sample.mask, strict=True)]
-    )
-    if seen is None:
-        return {"credit": credit, "logprobs": None, "entropies": None}
-    places = [place for place, mask in enumerate(sample.mask) if mask]
-    logprobs, entropies = (values.tolist() for values in seen)
-    return {
-        "credit": credit,
-        "logprobs": nats([logprobs[place] for place in places]),
-        "entropies": nats([entropies[place] for place in places]),
-    }
+    recorded: dict[str, Any] = {"credit": credit_of(sample), "logprobs": None, "entropies": None}
+    for name, values_T in zip(("logprobs", "entropies"), seen or (), strict=False):
+        recorded[name] = nats(list(compress(values_T.tolist(), sample.mask)))
+    return recorded
 
 
 def _ids(episode: Episode, rollout: Rollout) -> dict[str, Any]:
     """The ids of what the policy did not sample, and the texts of all ids."""
     prompt_ids = rollout.prompt_ids(episode)
-    observations = [list(rollout.observation_ids(*one)) for one in observed(episode)]
+    shown = [list(rollout.observation_ids(*one)) for one in observations(episode)]
     sampled = (turn.completion.tokens for turn in (*episode.turns, *episode.raw_turns))
-    parts = [prompt_ids, *observations, *(tokens.ids for tokens in sampled if tokens is not None)]
+    parts = [prompt_ids, *shown, *(tokens.ids for tokens in sampled if tokens is not None)]
     known = sorted({one for ids in parts for one in ids})
     return {
         "prompt_ids": list(prompt_ids),
-        "observation_ids": observations,
+        "observation_ids": shown,
         "texts": {one: token_text(rollout.policy.tokenizer, one) for one in known},
     }
