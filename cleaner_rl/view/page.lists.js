@@ -183,7 +183,7 @@ function groupPage(id, details) {
     h("p.facts", {}, fact("right answer", g.answer ?? "unknown"), fact("family", g.family),
       known(g.step) && fact("step", g.step), fact("spread of rewards", number(g.spread))),
     h("p.lead", {}, lesson,
-      branch ? `Calls that a rollback took away take part as failures, with the advantage ${signed(branch)} each.` : ""),
+      branch ? `${count(g.branches, "call")} that rollbacks took away take part as failures (advantage ${signed(branch)}).` : ""),
     h("div.members", {}, members.map((e, i) => memberCard(e, details[i], g.has_signal && e === most))),
     members.length < g.rewards.length
       && h("p.quiet", {}, `${g.rewards.length - members.length} more tries were played and are not kept.`),
