@@ -16,7 +16,7 @@ function episodePage(e, detail, query) {
   const lanes = lanesOf(detail.tokens);
   const rules = Object.keys(detail.tokens?.rules ?? {});
   const page = (state.page = { e, g: groupOf(e), detail, query, lanes, rules, painters: [], tokens: [] });
-  page.rule = [query.get("credit"), data.rule].find((rule) => rules.includes(rule)) ?? rules[0];
+  page.rule = [query.get("credit"), page.g.rule].find((rule) => rules.includes(rule)) ?? rules[0];
   page.layer = lanes && query.get("layer") in LAYERS ? query.get("layer") : "text";
   const both = h("div.lanes", {}, purifiedLane(page), rawLane(detail));
   both.classList.toggle("both", query.has("raw"));
@@ -42,7 +42,7 @@ function factsOf(page) {
 
 /** The advantage of the page's episode under the chosen rule. */
 const advantageOf = ({ e, g, rule }) =>
-  rule && rule !== data.rule ? g.advantages?.[rule]?.members[e.member] : e.advantage;
+  rule && rule !== g.rule ? g.advantages?.[rule]?.members[e.member] : e.advantage;
 
 /** What happened, in a few sentences. */
 function story(e) {
@@ -61,7 +61,7 @@ function controls(page) {
     h("button", { [`data-${kind}`]: name, onclick: () => act(name) }, text);
   const layers = Object.entries(LAYERS).map(([name, { label }]) => choice("layer", name, label, setLayer));
   const rules = page.rules.map((rule) => choice("rule", rule,
-    [rule, rule === data.rule && h("small", {}, " (this run)")], setCredit));
+    [rule, rule === page.g.rule && h("small", {}, " (this run)")], setCredit));
   const legend = h("p.legend.quiet", {}), credit = h("p.legend.quiet", {});
   drawnBy(page, legend, () => legendOf(page), true);
   drawnBy(page, credit, () => creditSummary(page), true);
@@ -174,7 +174,7 @@ function rollbackCard(page, record, stays) {
     sideTitle("2", `Shown the error, the model ${spliced ? "wrote this instead" : "said"}`, creditChip(page, record, "answer")),
     answer.reasoning.trim() && folded("div.prose.quiet", answer.reasoning.trim()),
     spliced ? diffSide(after, before) : answer.call && folded("pre.code", callOf(answer)));
-  const strip = h("p.facts.strip", {}, factsOfRollback(record));
+  const strip = h("p.facts.strip", {}, factsOfRollback(record, page.g.gamma));
   const onward = record.outcome === "retry"
     && h("p.strip", {}, "The correction took its place, ran, and failed too. The next card shows what followed.");
   return h("div.card.stop", { tabindex: -1 },
@@ -183,17 +183,16 @@ function rollbackCard(page, record, stays) {
 
 const sideTitle = (step, text, chip) => h("h4", {}, h("span", {}, h("span.step", {}, step), text), chip);
 
-function factsOfRollback(record) {
+function factsOfRollback(record, gamma) {
   const { similarity, decision, discarded } = record;
-  return [known(similarity) && meter(similarity),
+  return [known(similarity) && meter(similarity, gamma),
     decision ? h("span.fact", {}, h("b", {}, decision), h("span.quiet", {}, ` · ${DECISIONS[decision]}`))
     : h("span.fact", {}, "Nothing was replaced."),
     discarded > 0 && h("span.fact", {}, h("b", {}, count(discarded, "token")), h("span.quiet", {}, " thrown away"))];
 }
 
 /** A bar with the similarity of the two calls, and a tick at the threshold. */
-function meter(similarity) {
-  const { gamma } = data;
+function meter(similarity, gamma) {
   const than = known(gamma) ? (similarity >= gamma ? `, at least γ ${gamma}` : `, below γ ${gamma}`) : "";
   const title = "From 0 to 1. From the threshold γ on, only the call is replaced; below it, the whole turn.";
   const bar = { "aria-hidden": "true", "--size": similarity, "--gamma": gamma ?? 0 };

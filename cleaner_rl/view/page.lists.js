@@ -173,7 +173,7 @@ function groupPage(id, details) {
   const g = data.groups[id];
   const members = g.episodes.map((number) => data.episodes[number]);
   const most = members.reduce((a, b) => (pull(b) > pull(a) ? b : a));
-  const branch = g.advantages?.[data.rule]?.branches;
+  const branch = g.advantages?.[g.rule]?.branches;
   const lesson = !known(g.has_signal) ? "" : g.has_signal
     ? "Every try is compared with the others: what ended better than the mean is made likelier, what ended worse is made less likely. "
     : "All tries earned the same, so there is nothing to compare: this group teaches nothing. ";
