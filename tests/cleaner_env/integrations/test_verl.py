@@ -176,6 +176,14 @@ def test_settings_reach_saar_and_the_reward(play):
     assert without_padding(output)["reward"] == -1.0  # two failed calls
 
 
+def test_a_reward_of_ones_own_is_named_as_elsewhere(play, monkeypatch, tmp_path):
+    text = "from cleaner_env.rewards import Reward\nREWARD = Reward(wrong=-0.5)\n"
+    (tmp_path / "own_reward.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    row = without_padding(play(ScriptedServer("later"), reward="own_reward:REWARD"))
+    assert row["reward"] == -0.5
+
+
 def test_the_server_is_asked_for_one_episode_with_its_limits(play):
     server = ScriptedServer("shallow")
     play(server, max_turn_tokens=100, overrides=[f"{ROLLOUT}.temperature=0.7"])
