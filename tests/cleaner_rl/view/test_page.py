@@ -243,6 +243,14 @@ def test_the_pointer_shows_the_numbers_of_a_token(open_page, address):
     assert "No: only what the model writes is trained" in page.locator("#inspector").inner_text()
 
 
+def test_the_tab_key_reaches_the_tokens(open_page, address):
+    page = open_page(address + f"#/episode/{REPAIRED}?layer=loss")
+    page.locator("#raw").focus()
+    assert page.locator("#inspector").is_hidden()
+    page.keyboard.press("Tab")
+    assert "the problem" in page.locator("#inspector").inner_text()
+
+
 def test_the_credit_switch_recolours_the_episode(open_page, address):
     page = open_page(address + f"#/episode/{SLIPPED}/token/1?layer=loss")
     failed = page.locator(".side.failed h4").first
@@ -307,7 +315,8 @@ def test_keys_move_through_the_pages(open_page, address):
     page.wait_for_selector(".members")
     page.keyboard.press("?")
     assert page.locator("dialog").is_visible()
-    page.keyboard.press("Escape")
+    page.click("text=Close")
+    assert not page.locator("dialog").is_visible()
     page.keyboard.press("u")
     page.wait_for_selector("table.rows")
 
