@@ -96,6 +96,26 @@ def test_grafted_tokens_can_be_left_out(make_trainer):
         assert "logprobs" not in row
 
 
+def test_grafted_tokens_get_no_correction_for_the_context_in_which_vllm_sampled_them(make_trainer):
+    rollout = rollout_func([TASK], sandbox=ScriptedSandbox(), system_prompt=None)
+    trainer = make_trainer(rollout, kind=Scripted)
+    trainer.use_vllm, trainer.vllm_mode, trainer._last_loaded_step = True, "server", 0
+    trainer.vllm_importance_sampling_mode = "token_truncate"
+    trainer.model.train()
+    names = ("shallow", "deep", "clean", "exhausted")
+    trainer.left = {i: turns(trainer._tokenizer, name) for i, name in enumerate(names)}
+    inputs = [{**trainer.train_dataset[0]} for _ in names]
+    output = trainer._generate_and_score_completions(inputs)
+    for name, ratios in zip(names, output["importance_sampling_ratio"].tolist(), strict=True):
+        ours = expected()[name]
+        shown = zip(ratios, ours["mask"], ours["grafted"], strict=False)
+        corrected = [ratio != 1 for ratio, own, moved in shown if own and not moved]
+        grafted = [ratio for ratio, moved in zip(ratios, ours["grafted"], strict=False) if moved]
+        assert grafted == [1.0] * sum(ours["grafted"])
+        assert all(corrected) and len(corrected) == sum(ours["mask"]) - len(grafted)
+    assert torch.isfinite(output["importance_sampling_ratio"]).all()
+
+
 def test_two_steps_train_on_the_rewards_and_tokens_of_the_environment(make_trainer):
     """With TRL's default gradient checkpointing, under which a plain model.generate would fail."""
     reward = Reward(terms=(ToolTerm(failure=0.1),))  # so that members of a group differ
