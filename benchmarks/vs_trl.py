@@ -53,16 +53,16 @@ class _Gate:
     def __init__(self, args: Args, parent: Connection) -> None:
         self.args, self.parent, self.usage = args, parent, Usage()
 
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+    def __call__(self, step: int, values: Mapping[str, float], episodes: object = ()) -> None:
         self.parent.send(
             Step(
-                metrics["step_seconds"],
-                metrics["sample_seconds"],
-                metrics["reward"],
-                metrics["calls"],
-                metrics["failed_calls"],
-                metrics["answered"],
-                metrics["tokens_sampled"],
+                values["rollout/step_seconds"],
+                values["rollout/sample_seconds"],
+                values["rollout/reward"],
+                values["rollout/calls"],
+                values["rollout/failed_calls"],
+                values["rollout/answered"],
+                values["rollout/tokens_sampled"],
                 **self.usage.step(),
             )
         )
@@ -106,7 +106,8 @@ def _train(args: Args, parent: Connection, saar: Literal["on", "off"]) -> None:
             parent.send("ready")
             wait(parent)
             progress = TrainingProgress(0, args.steps, Console(file=StringIO()))
-            train(trainer, progress, _Gate(args, parent))
+            trainer.log = _Gate(args, parent)
+            train(trainer, progress)
 
 
 def run(args: Args, arms: Mapping[str, Arm]) -> dict[str, list[Step]]:

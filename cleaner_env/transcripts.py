@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 from cleaner_env.episode import Episode, RollbackRecord, Turn
 
 _RULE = "-" * 72
@@ -48,6 +50,19 @@ def describe(record: RollbackRecord) -> str:
         f"{head}lookahead {record.retry}: {record.decision} splice, "
         f"similarity {record.similarity:.2f}, {record.outcome}"
     )
+
+
+def in_one_line(record: RollbackRecord) -> str:
+    """The first line that a rollback changed, or the failed call's first, and what came of it."""
+    before, after = (
+        [] if turn is None else (turn.code or turn.text).strip().splitlines()
+        for turn in (record.failed, record.purified)
+    )
+    pairs = list(zip_longest(before, after, fillvalue=""))
+    old, new = next((pair for pair in pairs if pair[0] != pair[1]), ("", "")) if after else pairs[0]
+    splice = "" if record.decision is None else f" -> {new.strip()}  ({record.decision} splice)"
+    line = f"{record.error_class or 'failure'}: {old.strip()}{splice}: {record.outcome}"
+    return "".join(char if char.isprintable() else " " for char in line)
 
 
 def _result(episode: Episode) -> str:

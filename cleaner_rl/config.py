@@ -52,7 +52,7 @@ class MonitorConfig:
     log_episodes: CountOrNone = 8
     """Episodes of each step to log, in whole groups; two more groups follow; 0 for none."""
     logger: LoggerName = "none"
-    """Send metrics to tensorboard or wandb as well as to metrics.jsonl."""
+    """Send metrics and episodes to tensorboard, wandb or trackio as well."""
     stop_when: StopWhen = "never"
     """Sign of a lost run at which to stop; a warning is given of each (docs/training.md)."""
 

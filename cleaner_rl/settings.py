@@ -24,7 +24,7 @@ ToolFormat = Literal["auto", "hermes", "qwen3-coder", "llama3", "harmony", "fenc
 ToolRole = Literal["auto", "tool", "user"]
 Schedule = Literal["reproducible", "eager"]
 StopWhen = Literal["never", "no-signal", "no-calls", "no-answers", "low-entropy", "any"]
-LoggerName = Literal["none", "tensorboard", "wandb"]
+LoggerName = Literal["none", "tensorboard", "wandb", "trackio"]
 
 CREDIT_RULES: dict[CreditRule, str] = {
     "purified": "the purified trajectory takes the advantage, as published",

@@ -32,7 +32,7 @@ from cleaner_rl.grpo.groups import Group, minibatch_samples
 from cleaner_rl.grpo.loss import LOSSES
 from cleaner_rl.models.memory import memory_errors
 from cleaner_rl.rollout.rollout import Rollout
-from cleaner_rl.runs.loggers import LogStep
+from cleaner_rl.runs.loggers import in_groups
 from cleaner_rl.runs.metrics import episode_metrics
 from cleaner_rl.runs.progress import TrainingProgress
 from cleaner_rl.runs.report import write_report
@@ -45,7 +45,7 @@ _REFILL_START = 500_000_003
 """Index of the first problem that dynamic sampling draws to replace another."""
 
 
-def train(trainer: Trainer, progress: TrainingProgress, log: LogStep) -> None:
+def train(trainer: Trainer, progress: TrainingProgress) -> None:
     """Train from the trainer's step up to ``config.steps``.
 
     The seed and the number of a step determine its tasks and random numbers, so a resumed run
@@ -92,11 +92,12 @@ def train(trainer: Trainer, progress: TrainingProgress, log: LogStep) -> None:
                         "sample_seconds": sampled - began,
                         "step_seconds": ended - began,
                     }
-                    ranks.on_first(partial(_write, trainer, log, metrics, trace, seen))
+                    ranks.on_first(partial(_write, trainer, metrics, trace, seen))
                     ranks.together(trainer.updater.require_finite)
                     if step % config.monitor.save_every == 0 or step == config.steps:
                         trainer.save()
                 progress.step(step, metrics)
+                progress.rollback(episodes)
                 stop_when = config.monitor.stop_when
                 ranks.together(partial(trends.add, metrics, progress.say, stop_when))
                 evaluate_if_due(trainer, progress)
@@ -253,25 +254,20 @@ def _group_metrics(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def _write(
-    trainer: Trainer,
-    log: LogStep,
-    metrics: dict[str, Any],
-    trace: StepTrace,
-    seen: Sequence[Values],
+    trainer: Trainer, metrics: dict[str, Any], trace: StepTrace, seen: Sequence[Values]
 ) -> None:
     """Record a step; its checkpoint is written separately."""
-    trainer.run.log_metrics(metrics)
-    log(trainer.step, metrics)
-    config = trainer.config
+    config, run, step = trainer.config, trainer.run, trainer.step
+    run.log_metrics(metrics)
     settings = {
         "branch_reward": branch_reward(config),
         "scaled": LOSSES[config.update.loss].scaled,
         "rule": config.credit,
         "grafted": config.grafted,
     }
-    trainer.run.log_episodes(
-        trainer.step, trace.rows(trainer.step, trainer.rollout, seen, settings)
-    )
+    rows = list(trace.rows(step, trainer.rollout, seen, settings))
+    run.log_episodes(step, rows)
+    trainer.log(step, in_groups(metrics), rows)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -300,7 +296,7 @@ def run(trainer: Trainer, resume: str = "") -> int:
     with TrainingProgress(trainer.step, config.steps, ranks.console()) as progress:
         progress.say(f"run directory: {path}")
         try:
-            train(trainer, progress, trainer.log)
+            train(trainer, progress)
         except KeyboardInterrupt:
             progress.say(f"stopped after step {trainer.step}. {saved()}")
             return 130

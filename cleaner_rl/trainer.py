@@ -29,7 +29,7 @@ from cleaner_rl.rollout.environment import open_sandbox, reward_of
 from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.runs.checkpoint import load_state, load_tensors
 from cleaner_rl.runs.lock import reserved
-from cleaner_rl.runs.loggers import LogStep, check_logger, open_logger
+from cleaner_rl.runs.loggers import Log, check_logger, log_nothing, open_logger
 from cleaner_rl.runs.provenance import weights_fingerprint
 from cleaner_rl.runs.run_directory import RunDirectory
 from cleaner_rl.settings import EpisodeConfig, flat
@@ -47,7 +47,7 @@ class Trainer:
         base: fingerprint of the weights that a KL term or LoRA adapters refer to, or empty.
         step: the last finished step; the policy is the one after this step.
         saved_step: the step of the newest checkpoint.
-        log: logs the metrics of a step, on the first rank.
+        log: logs what is known of a step, on the first rank.
     """
 
     config: TrainConfig
@@ -60,7 +60,7 @@ class Trainer:
     base: str
     step: int
     saved_step: int = -1
-    log: LogStep = lambda step, metrics: None
+    log: Log = log_nothing
 
     @classmethod
     @contextmanager

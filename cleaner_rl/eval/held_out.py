@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from cleaner_rl.eval.evaluate import Evaluation, evaluate
 from cleaner_rl.models.policy import Policy
 from cleaner_rl.runs.evaluations import MODES, evaluated_steps, read_evaluation, write_evaluation
 from cleaner_rl.runs.files import read_json
+from cleaner_rl.runs.loggers import held_out
 from cleaner_rl.runs.progress import TrainingProgress
 from cleaner_rl.settings import EpisodeConfig
 from cleaner_rl.trainer import Trainer, held_out_tasks
@@ -29,7 +29,9 @@ def evaluate_if_due(trainer: Trainer, progress: TrainingProgress) -> None:
     config, path, step, ranks = trainer.config, trainer.run.path, trainer.step, trainer.ranks
     if is_due(config, step) and ranks.on_first(lambda: step not in evaluated_steps(path)):
         trainer.save()
-        evaluate_step(trainer.policy, config, path, step, progress, ranks)
+        results = evaluate_step(trainer.policy, config, path, step, progress, ranks)
+        for mode, result in results.items():
+            trainer.log(step, held_out(result.metrics, mode))
 
 
 def evaluate_once(trainer: Trainer, progress: TrainingProgress, when: str) -> None:
@@ -57,6 +59,8 @@ def evaluate_once(trainer: Trainer, progress: TrainingProgress, when: str) -> No
             read_evaluation(run.path, step, "off"), config.monitor.eval_samples, config.seed
         )
         run.write_json(name, {"step": step, **result.summary()})
+        if played is not None:
+            trainer.log(step, held_out(result.metrics))
         progress.say(_line(f"held-out {when}, rollback off", result))
 
     ranks.on_first(record)
@@ -75,20 +79,22 @@ def evaluate_step(
     step: int,
     progress: TrainingProgress,
     ranks: Ranks | None = None,
-) -> None:
+) -> dict[str, Evaluation]:
     """Evaluate the policy of a step with rollback off and on; the first rank writes the files."""
     ranks = ranks or Ranks()
-    rows: dict[str, Sequence[Mapping[str, Any]]] = {}
+    results: dict[str, Evaluation] = {}
     summary: dict[str, Any] = {"step": step}
     for mode in MODES:
         began = time.monotonic()
         label = f"evaluating step {step}, rollback {mode}"
         result = _play(policy, config, _episodes(config, mode), progress, label, ranks)
-        rows[mode] = result.rows
+        results[mode] = result
         seconds = round(time.monotonic() - began, 3)
         summary[mode] = {**result.summary(), "wall_seconds": seconds}
         progress.say(_line(f"held-out, step {step}, rollback {mode}", result))
+    rows = {mode: result.rows for mode, result in results.items()}
     ranks.on_first(lambda: write_evaluation(path, step, rows, summary))
+    return results
 
 
 def _episodes(config: TrainConfig, mode: str) -> EpisodeConfig:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+from cleaner_env.episode import Episode
+from cleaner_env.transcripts import in_one_line
 
 
 class Display(Progress):
@@ -37,6 +41,7 @@ class TrainingProgress(Display):
     """One bar for all steps, of which ``first`` were done before a resumption; a line per step."""
 
     def __init__(self, first: int, steps: int, console: Console | None = None) -> None:
+        self._rollback = Text()
         super().__init__(console)
         self._first, self._steps = first, steps
         self._seconds = 0.0
@@ -61,6 +66,19 @@ class TrainingProgress(Display):
             f"{metrics['step_seconds']:.1f} s/step  {self._left}"
         )
         self.update(self._bar, completed=step)
+
+    def rollback(self, episodes: Sequence[Episode]) -> None:
+        """Show the last rollback of these episodes, on a terminal."""
+        records = [record for episode in episodes for record in episode.rollbacks]
+        if records:
+            text = f"last rollback: {in_one_line(records[-1])}"
+            self._rollback = Text(text, style="dim", no_wrap=True, overflow="ellipsis")
+            self.refresh()
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bar, and the last rollback below it."""
+        yield from super().get_renderables()
+        yield self._rollback
 
 
 class CountProgress(Display):

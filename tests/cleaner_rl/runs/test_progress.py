@@ -2,8 +2,12 @@
 
 import io
 
+import pytest
 from rich.console import Console
+from scripted import call
 
+from cleaner_env import Completion, Episode, HermesFormat, RollbackRecord, Task, Turn
+from cleaner_env.transcripts import in_one_line
 from cleaner_rl.runs.progress import CountProgress, TrainingProgress, format_seconds
 
 METRICS = {
@@ -14,6 +18,11 @@ METRICS = {
     "tokens_per_second": 1000.0,
     "step_seconds": 2.0,
 }
+
+
+def parse_turn(program):
+    text = call(program)
+    return Turn(Completion(text), HermesFormat().parse(text), "...", False, "NameError")
 
 
 def test_plain_lines_where_there_is_no_terminal():
@@ -33,6 +42,36 @@ def test_terminal_shows_the_phase():
         progress.phase("playing", 1, 2)
         progress.step(1, METRICS)
     assert "playing 1/2" in stream.getvalue()
+
+
+def test_terminal_shows_the_last_rollback_in_one_line():
+    stream = io.StringIO()
+    failed = parse_turn("import maht\nprint(maht.pi)")
+    spliced = parse_turn("import math\nprint('\x1b[2J\u202e', math.pi)")
+    record = RollbackRecord(0, 1, failed, spliced, "recovered", spliced, "shallow", 0.9)
+    episode = Episode(Task("?", "1"), [], rollbacks=[record])
+    with TrainingProgress(0, 4, Console(file=stream, width=120, force_terminal=True)) as progress:
+        progress.rollback([episode, Episode(Task("?", "1"), [])])
+    line = "last rollback: NameError: import maht -> import math  (shallow splice): recovered"
+    assert line in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("failed", "spliced", "line"),
+    [
+        ("a = 1\nb = x", "a = 1\nb = 2", "NameError: b = x -> b = 2  (shallow splice): recovered"),
+        ("b = x", "b = 2\nc = 3", "NameError: b = x -> b = 2  (shallow splice): recovered"),
+        ("b = x", None, "NameError: b = x: gave_up"),
+        ("b = '\x1b\u202e\ud800'", None, "NameError: b = '   ': gave_up"),
+    ],
+)
+def test_a_rollback_in_one_line_shows_what_was_changed(failed, spliced, line):
+    turn = parse_turn(failed)
+    record = RollbackRecord(0, 1, turn, turn, "gave_up")
+    if spliced is not None:
+        new = parse_turn(spliced)
+        record = RollbackRecord(0, 1, turn, new, "recovered", new, "shallow", 0.9)
+    assert in_one_line(record) == line
 
 
 def test_time_left_counts_this_sessions_steps_only():
