@@ -13,9 +13,8 @@ from accelerate.utils import gather_object
 
 from cleaner_env.chat import ChatCodec
 from cleaner_env.faults import check_faults
-from cleaner_env.integrations.trl_tasks import TrlTasks
+from cleaner_env.integrations.trl_tasks import TrlTasks, with_sandbox
 from cleaner_env.integrations.trl_tools import environment_factory
-from cleaner_env.interpreter import Sandbox
 from cleaner_env.saar import SAARWrapper
 from cleaner_env.tasks.draw import Tasks
 from cleaner_env.token_episode import Grafted, TokenEpisode, check_grafted, token_env
@@ -44,7 +43,7 @@ class Rollout(TrlTasks):
         self._saar = SAARWrapper(self._source, **(own.get("saar") or {}))
         self._grafted = grafted
         self._workers = workers
-        self._options = {"sandbox": None, **options}
+        self._options = options
         self._codec: ChatCodec | None = None
         self._envs: list[SAARWrapper] = []
         self.episodes: list[TokenEpisode] = []
@@ -109,7 +108,8 @@ class Rollout(TrlTasks):
     def _env(self, number: int, codec: ChatCodec, trainer: trl.GRPOTrainer) -> SAARWrapper:
         """The environment of a place in the batch. Evaluations have no rollback."""
         while number >= len(self._envs):
-            self._options["sandbox"] = self._options["sandbox"] or Sandbox(self._workers)
+            if not self._envs:
+                self._options = with_sandbox(self._options, self._workers)
             env = token_env(codec, trainer.max_completion_length, **self._options)
             self._envs.append(env)
         env = self._envs[number]

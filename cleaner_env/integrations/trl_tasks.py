@@ -9,6 +9,7 @@ from typing import Any
 from datasets import Dataset
 
 from cleaner_env.env import CodeToolEnv
+from cleaner_env.interpreter import Sandbox
 from cleaner_env.task import Task
 from cleaner_env.tasks.draw import Tasks
 
@@ -59,3 +60,12 @@ class TrlTasks:
                 f"no problem is known for the prompt {prompt!r}; give GRPOTrainer data sets that "
                 "the dataset() of this object made"
             ) from None
+
+
+def with_sandbox(options: Mapping[str, Any], workers: int = 1) -> dict[str, Any]:
+    """Arguments of ``CodeToolEnv`` with a sandbox that all environments share: the given one, or a
+    new one with the given limits."""
+    of_sandbox = {name: options[name] for name in ("limits", "allow_weak") if name in options}
+    sandbox = options.get("sandbox") or Sandbox(workers, **of_sandbox)
+    rest = {name: value for name, value in options.items() if name not in of_sandbox}
+    return {**rest, "sandbox": sandbox}

@@ -13,9 +13,8 @@ from cleaner_env.chat.messages import turn_text
 from cleaner_env.completion import Completion
 from cleaner_env.env import CodeToolEnv
 from cleaner_env.faults import check_faults, try_step
-from cleaner_env.formats import choose_format
-from cleaner_env.integrations.trl_tasks import TrlTasks
-from cleaner_env.interpreter import Sandbox
+from cleaner_env.formats import HermesFormat, choose_format
+from cleaner_env.integrations.trl_tasks import TrlTasks, with_sandbox
 from cleaner_env.tasks.draw import Tasks
 
 _OF_TRL = {
@@ -84,8 +83,9 @@ class Environments(TrlTasks):
     def __init__(self, tasks: Tasks | None, tokenizer: Any, options: dict[str, Any]) -> None:
         super().__init__(tasks, options, _OF_TRL)
         self._options = options
+        self._shared: dict[str, Any] | None = None
         self._codec = ChatCodec(tokenizer)
-        self.format = self._codec.make_format()
+        self.format = HermesFormat()  # TRL reads the calls; this one can write any program
         _add_response_template(tokenizer)
 
     def __call__(self) -> CodeInterpreter:
@@ -94,9 +94,9 @@ class Environments(TrlTasks):
 
     def make_env(self) -> CodeToolEnv:
         """An environment without a limit of turns; all share a sandbox."""
-        sandbox = self._options["sandbox"] = self._options.get("sandbox") or Sandbox()
-        options = {**self._options, "sandbox": sandbox}
-        return CodeToolEnv(format=self.format, max_turns=sys.maxsize, **options)
+        if self._shared is None:
+            self._shared = with_sandbox(self._options)
+        return CodeToolEnv(format=self.format, max_turns=sys.maxsize, **self._shared)
 
     def reward(
         self,

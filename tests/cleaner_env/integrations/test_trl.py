@@ -12,7 +12,7 @@ import torch
 from scripted_rollouts import MAX_LENGTH, SCRIPTS, TASK, ScriptedSandbox, expected, turns
 from trl import GRPOConfig, GRPOTrainer
 
-from cleaner_env import SandboxError, Task
+from cleaner_env import Limits, SandboxError, Task
 from cleaner_env.integrations.trl import rollout_func
 from cleaner_env.rewards import Reward, ToolTerm
 from cleaner_env.token_samples import purified_sample
@@ -310,6 +310,16 @@ def test_a_prompt_that_is_not_from_the_data_set_is_refused(make_trainer):
     rollout = rollout_func([TASK])
     with pytest.raises(ValueError, match=r"data sets that the dataset\(\) of this object made"):
         rollout([[{"role": "user", "content": "What is 2?"}]], make_trainer(rollout))
+
+
+def test_limits_are_those_of_the_sandbox_that_all_environments_share(make_trainer):
+    rollout = rollout_func([TASK], workers=3, limits=Limits(wall_s=0.5), system_prompt=None)
+    trainer = make_trainer(rollout, kind=Scripted)
+    trainer.left = {i: turns(trainer._tokenizer, "no call") for i in range(2)}
+    rollout([rollout.dataset(1)[0]["prompt"]] * 2, trainer)
+    one, two = (place.env.unwrapped._sandbox for place in rollout.episodes)
+    assert one is two and (one.workers, one.limits.wall_s) == (3, 0.5)
+    one.close()
 
 
 def test_problems_with_one_text_and_two_answers_are_refused():

@@ -7,7 +7,7 @@ import pytest
 from scripted_rollouts import MAX_LENGTH, TASK, ScriptedSandbox, turns
 from trl import GRPOConfig, GRPOTrainer
 
-from cleaner_env import SandboxError
+from cleaner_env import Limits, SandboxError
 from cleaner_env.integrations.trl import environment_factory
 from cleaner_rl.models.policy import load_policy, load_tokenizer
 
@@ -103,6 +103,18 @@ def test_an_episode_whose_only_call_never_reached_the_tool_earns_nothing(make_tr
     trainer = make_trainer()
     trainer.max_tool_calling_iterations = 0
     assert score(trainer, "clean", "clean", "clean", "no call") == [0.0, 0.0, 0.0, 1.0]
+
+
+def test_a_program_that_the_models_own_format_cannot_write_runs(tokenizer):
+    tokenizer = copy.copy(tokenizer)
+    tokenizer.response_template = {"defaults": {"role": "assistant"}}
+    tokenizer.chat_template += "{# <function= <parameter= #}"  # as in Qwen3-Coder's
+    place = environment_factory([TASK], tokenizer, limits=Limits(wall_s=2))()
+    with pytest.raises(ValueError, match="no problem is known"):
+        place.reset(prompt="What is 6*7?")
+    place.env.reset(options={"task": TASK})
+    assert place.code_interpreter('print("</parameter>")') == "</parameter>"
+    place.env.close()
 
 
 def test_a_broken_sandbox_is_not_the_models_error(make_trainer):
