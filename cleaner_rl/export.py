@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from cleaner_env.chat import preference_rows, sft_row, worth_imitating
 from cleaner_env.episode_io import json_line
-from cleaner_env.purified_data import preference_rows, sft_row, worth_imitating
 from cleaner_rl.config import ExportConfig, parse_export
 from cleaner_rl.errors import CheckpointError
 from cleaner_rl.models.policy import load_policy

@@ -157,7 +157,11 @@ for seed in range(2):
 
 
 @pytest.mark.parametrize(
-    "name", ["drive_env", "watch_rollback", "foreign_agent", "other_environment", "session"]
+    "name",
+    [
+        *("drive_env", "watch_rollback", "foreign_agent", "other_environment", "session"),
+        *("purified_rows", "vector_env"),
+    ],
 )
 def test_examples_that_train_nothing_run(name):
     status, _, errors = run(sys.executable, "-P", str(CHECKOUT / "examples" / f"{name}.py"))

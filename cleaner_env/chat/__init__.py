@@ -12,6 +12,7 @@ from cleaner_env.chat.messages import (
     turn_text,
 )
 from cleaner_env.chat.openai import action_from_openai, openai_messages, tools_schema
+from cleaner_env.chat.purified import preference_rows, sft_row, worth_imitating
 
 __all__ = [
     "Answer",
@@ -23,8 +24,11 @@ __all__ = [
     "Usage",
     "action_from_openai",
     "openai_messages",
+    "preference_rows",
     "read_answer",
     "sent_messages",
+    "sft_row",
     "tools_schema",
     "turn_text",
+    "worth_imitating",
 ]

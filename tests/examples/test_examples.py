@@ -20,7 +20,7 @@ def load(name):
 def test_all_examples_are_tested():
     tested = {"drive_env", "watch_rollback", "foreign_agent", "other_environment", "session"}
     tested |= {"train_two_steps", "train_with_trl"}
-    tested |= {"openai_client", "smolagents_memory"}
+    tested |= {"purified_rows", "vector_env", "openai_client", "smolagents_memory"}
     tested |= {"verl_saar", "verifiers_saar"}  # by .ci/integrations
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
@@ -54,6 +54,23 @@ def test_other_environment(capsys):
 def test_session(capsys):
     load("session").main()
     assert capsys.readouterr().out.count("[1, 2, 3]") == 4
+
+
+def test_purified_rows(capsys):
+    trajectory, (correction,) = load("purified_rows").main()
+    assert [message["role"] for message in trajectory["messages"][2:]] == [
+        *("assistant", "tool", "assistant")
+    ]
+    assert "import math" in str(correction["chosen"])
+    assert "import math" not in str(correction["rejected"])
+    assert "DPOTrainer" in capsys.readouterr().out
+
+
+def test_vector_env():
+    episodes = load("vector_env").main(count=3)
+    assert [(one.reward, one.stats.recovered, len(one.turns)) for one in episodes] == [
+        (1, 1, 2)
+    ] * 3
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from scripted_rollouts import BUNDLED, SCRIPTS, ScriptedSandbox
 from transformers import AutoTokenizer
 
 from cleaner_env import CodeToolEnv, SAARWrapper
-from cleaner_env.purified_data import preference_rows, sft_row, worth_imitating
+from cleaner_env.chat import preference_rows, sft_row, worth_imitating
 
 TASK = {"prompt": "What is 6*7?", "answer": "42"}
 ANSWER = r"\boxed{42}"
