@@ -50,7 +50,7 @@ class MonitorConfig:
     keep_checkpoints: Count = 2
     """Number of checkpoints to keep; older ones are removed."""
     log_episodes: CountOrNone = 8
-    """Episodes of each step to log, in whole groups; two more groups follow; 0 for none."""
+    """Episodes of each step to log, in whole groups, and two groups more; 0 for none."""
     logger: LoggerName = "none"
     """Send metrics and episodes to tensorboard, wandb or trackio as well."""
     stop_when: StopWhen = "never"

@@ -178,6 +178,11 @@ class EpisodeConfig(EpisodeRules):
         if self.overlong_buffer > self.max_response_tokens:
             raise UserError("--overlong-buffer must not exceed --max-response-tokens")
 
+    @property
+    def failure_reward(self) -> float:
+        """The reward of a call that a splice removed, if it joins its group."""
+        return self.wrong_reward - self.failure_penalty
+
 
 @dataclass(frozen=True, slots=True)
 class UpdateConfig:

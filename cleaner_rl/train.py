@@ -215,13 +215,8 @@ def collect_episodes(
 
 def compared(episodes: list[Episode], rewards: list[float], config: TrainConfig) -> Group:
     """The episodes of a problem with their advantages."""
-    joined = branch_reward(config) if branches_join(config.credit) else None
+    joined = config.episode.failure_reward if branches_join(config.credit) else None
     return Group.of(episodes, rewards, LOSSES[config.update.loss].scaled, joined)
-
-
-def branch_reward(config: TrainConfig) -> float:
-    """The reward of a call that a splice removed, where these join their group: a failure's."""
-    return config.episode.wrong_reward - config.episode.failure_penalty
 
 
 def resampled(group: Group, config: TrainConfig) -> Group:
@@ -257,15 +252,9 @@ def _write(
     trainer: Trainer, metrics: dict[str, Any], trace: StepTrace, seen: Sequence[Values]
 ) -> None:
     """Record a step; its checkpoint is written separately."""
-    config, run, step = trainer.config, trainer.run, trainer.step
+    run, step = trainer.run, trainer.step
     run.log_metrics(metrics)
-    settings = {
-        "branch_reward": branch_reward(config),
-        "scaled": LOSSES[config.update.loss].scaled,
-        "rule": config.credit,
-        "grafted": config.grafted,
-    }
-    rows = list(trace.rows(step, trainer.rollout, seen, settings))
+    rows = list(trace.rows(step, trainer.rollout, trainer.config, seen))
     run.log_episodes(step, rows)
     trainer.log(step, in_groups(metrics), rows)
 

@@ -39,7 +39,8 @@ def printer() -> Callable[[str], None]:
         style = ""
         for line in transcript.split("\n"):
             head = _HEAD.match(line)
-            style = _STYLES.get(head[1], "") if head else style
+            if head is not None or not line.startswith(" "):
+                style = _STYLES.get(head[1], "") if head else ""
             console.print(Text(line, style))
 
     return show

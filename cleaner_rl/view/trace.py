@@ -9,21 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from cleaner_env.chat.token_texts import token_text
 from cleaner_env.episode import Episode
 from cleaner_env.episode_io import episode_to_dict
 from cleaner_env.token_samples import observations
+from cleaner_rl.config import TrainConfig
+from cleaner_rl.grpo.groups import Group
+from cleaner_rl.grpo.loss import LOSSES
 from cleaner_rl.grpo.samples import Sample
+from cleaner_rl.learner.packing import Pack
+from cleaner_rl.rollout.rollout import Rollout
 from cleaner_rl.view.tokens import credit_of, nats, spread
-
-if TYPE_CHECKING:  # the reader of traces needs no torch
-    from torch import Tensor
-
-    from cleaner_rl.grpo.groups import Group
-    from cleaner_rl.learner.packing import Pack
-    from cleaner_rl.rollout.rollout import Rollout
 
 Values = dict[int, list[dict[str, Any]]]
 """What was recorded of the samples of each episode, by its number among those trained together."""
@@ -77,7 +77,7 @@ class StepTrace:
         return found
 
     def rows(
-        self, step: int, rollout: Rollout, values: Sequence[Values], settings: dict[str, Any]
+        self, step: int, rollout: Rollout, config: TrainConfig, values: Sequence[Values]
     ) -> Iterator[dict[str, Any]]:
         """The lines of the episode file, given the values of all ranks."""
         known = {key: samples for part in values for key, samples in part.items()}
@@ -89,7 +89,10 @@ class StepTrace:
                 "rewards": group.rewards,
                 "advantages": [None if one is None else one[1] for one in trained],
                 "branch_advantage": group.branch_advantage,
-                **settings,
+                "branch_reward": config.episode.failure_reward,
+                "scaled": LOSSES[config.update.loss].scaled,
+                "rule": config.credit,
+                "grafted": config.grafted,
             }
             for member, (episode, one) in enumerate(zip(group.episodes, trained, strict=True)):
                 samples = [] if one is None else known.get(one[0], [])

@@ -6,6 +6,7 @@ Ids are characters, the prompt is ``Q`` and a result is written in braces.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
@@ -13,6 +14,7 @@ from scripted import decode, sampled
 
 from cleaner_env import CodeToolEnv, Episode, SAARWrapper, Sandbox
 from cleaner_env.formats.protocol import ParsedTurn
+from cleaner_rl.config import TrainConfig
 from cleaner_rl.distributed.ranks import Ranks
 from cleaner_rl.grpo.groups import Group, minibatch_samples
 from cleaner_rl.learner.packing import Pack
@@ -78,5 +80,5 @@ def rows_of(
         trace.see(
             row, torch.full_like(row.advantages_T, -0.5), torch.full_like(row.weights_T, 0.25)
         )
-    settings = {"branch_reward": 0.0, "scaled": True, "rule": rule, "grafted": "recompute"}
-    return list(trace.rows(7, ROLLOUT, [trace.values(minibatches)], settings))
+    config = replace(TrainConfig(), credit=rule)
+    return list(trace.rows(7, ROLLOUT, config, [trace.values(minibatches)]))
