@@ -72,4 +72,11 @@ def _result(episode: Episode) -> str:
 
 
 def _block(role: str, text: str) -> str:
-    return "\n".join([f"[{role}]", *(f"  {line}" for line in text.strip().splitlines())])
+    return "\n".join([f"[{role}]", *(f"  {printable(line)}" for line in text.strip().splitlines())])
+
+
+def printable(line: str) -> str:
+    r"""A line in which characters that would steer a terminal, or that cannot be encoded, are
+    written as ``\x1b``."""
+    letters = (c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in line)
+    return "".join(letters)

@@ -66,7 +66,8 @@ class Pack:
 
     def by_sample(self, *rows_T: Tensor) -> Iterator[tuple[Any, ...]]:
         """Each sample with its part of every row of numbers: one number for each of its tokens."""
-        return zip(self.samples, *(row_T.split(self.lengths) for row_T in rows_T), strict=True)
+        lengths = [len(sample) for sample in self.samples]
+        return zip(self.samples, *(row_T.split(lengths) for row_T in rows_T), strict=True)
 
     @classmethod
     def idle(cls, device: torch.device | str = "cpu") -> Pack:

@@ -27,20 +27,13 @@ def parse_view(arguments: Sequence[str], prog: str = "cleaner-rl view") -> ViewC
         description="Show episodes with their rollbacks, tokens and credit on a page of its own.",
     )
     add = parser.add_argument
-    add(
-        "path",
-        type=Path,
-        help="a run, an episode file, the --out directory of an evaluation, or a comparison",
-    )
+    shown = "a run, an episode file, the --out directory of an evaluation, or a comparison"
+    add("path", type=Path, help=shown)
     add("--out", type=Path, help="file to write the page to (view.html in the directory shown)")
     add("--step", type=int, help="show the episodes of this step only")
     add("--text", action="store_true", help="print transcripts in the terminal instead")
     add("--open", action="store_true", help="open the page in a browser")
-    add(
-        "--serve",
-        action="store_true",
-        help="serve the page from this machine, which a large one without --out does anyway",
-    )
+    add("--serve", action="store_true", help="serve the page, as a large one without --out is")
     options = parser.parse_args(arguments)
     if options.text and (options.out or options.open or options.serve):
         parser.error("--text makes no page: leave out --out, --open and --serve")

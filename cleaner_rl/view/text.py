@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cleaner_env.transcripts import transcript
+from cleaner_env.transcripts import printable, transcript
 from cleaner_rl.view.source import Logged
 
 _STYLES = {
@@ -20,10 +20,6 @@ _STYLES = {
 }
 """The style of a block, by its head."""
 _HEAD = re.compile(r"^\[(.+)\]$")
-_UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
-"""Whatever would move the cursor, change the direction of writing, or cannot be encoded."""
 
 
 def printer() -> Callable[[str], None]:
@@ -56,10 +52,5 @@ def describe(logged: Logged) -> str:
         where = f"step {logged.step}, group {training['group']}, member {training['member']}"
         facts = [where, f"reward {training['rewards'][training['member']]:g}", shown]
     elif logged.mode:
-        facts.insert(0, f"rollback {logged.mode}")
-    return printable(f"\n{', '.join(facts)}\n{transcript(logged.episode)}")
-
-
-def printable(text: str) -> str:
-    r"""The text with control characters, such as those that colour a terminal, as ``\x1b``."""
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+        facts.insert(0, printable(f"rollback {logged.mode}"))
+    return f"\n{', '.join(facts)}\n{transcript(logged.episode)}"
