@@ -139,7 +139,7 @@ class ExportConfig:
     purified: bool = False
     """Write the logged episodes instead of the model, as sft.jsonl and preference.jsonl."""
     all_episodes: bool = False
-    """With --purified: sft.jsonl also gets wrong answers and failed calls."""
+    """With --purified, write episodes with wrong answers too, and failed calls to sft.jsonl."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,8 @@ def export_purified(config: ExportConfig) -> dict[str, int]:
             if worth_imitating(logged.episode) or config.all_episodes:
                 counts["sft"] += 1
                 trajectories.write(json_line(sft_row(logged.episode)) + "\n")
-            for row in preference_rows(logged.episode):
+            wanted = logged.episode.correct or config.all_episodes
+            for row in preference_rows(logged.episode) if wanted else ():
                 counts["preference"] += 1
                 corrections.write(json_line(row) + "\n")
     return counts
@@ -79,6 +80,6 @@ def main(arguments: Sequence[str]) -> int:
     counts = export_purified(config)
     print(
         f"{config.out} has {counts['sft']} of {counts['episodes']} episodes in sft.jsonl, "
-        f"{counts['preference']} corrections in preference.jsonl"
+        f"and corrections of failed calls in preference.jsonl: {counts['preference']}"
     )
     return 0

@@ -39,14 +39,19 @@ def rows(path):
 def test_trajectories_and_corrections_are_written(episodes, tmp_path, capsys):
     out = tmp_path / "rows"
     assert main([episodes, "--out", str(out), "--purified"]) == 0
-    assert len(rows(out / "sft.jsonl")) == len(rows(out / "preference.jsonl")) == 2
-    assert "2 of 4 episodes in sft.jsonl, 2 corrections" in capsys.readouterr().out
+    assert len(rows(out / "sft.jsonl")) == 2
+    assert len(rows(out / "preference.jsonl")) == 1  # the other correction led to a wrong answer
+    assert (
+        "2 of 4 episodes in sft.jsonl, and corrections of failed calls in preference.jsonl: 1\n"
+        in capsys.readouterr().out
+    )
 
 
 def test_all_episodes_may_be_written(episodes, tmp_path):
     out = tmp_path / "rows"
     main([episodes, "--out", str(out), "--purified", "--all-episodes"])
     assert len(rows(out / "sft.jsonl")) == 4
+    assert len(rows(out / "preference.jsonl")) == 2
 
 
 def test_nothing_is_overwritten(episodes, tmp_path):
