@@ -83,7 +83,11 @@ def token_layer(
     """
     if any(turn.completion.tokens is None for turn in episode.raw_turns):
         return None
-    observation_ids = _saved_observations(episode, training)
+    known = dict(zip(observations(episode), training["observation_ids"], strict=True))
+
+    def observation_ids(text: str, stop: int | None = None) -> list[int]:
+        return list(known[text, stop])
+
     lanes = _lanes(episode, training["prompt_ids"], observation_ids)
     # The first sample is the purified trajectory, even if another lane has the same tokens.
     places = {lane["ids"]: number for number, lane in enumerate(lanes) if number > 0}
@@ -122,19 +126,10 @@ def gaps(layer: Mapping[str, Any] | None) -> dict[str, float | None]:
     for lane in [] if layer is None else layer["lanes"]:
         values = zip(lane["origin"], lane["sampled"], lane["recomputed"] or (), strict=False)
         for origin, then, now in values:
-            if origin in found and now is not None:
+            if origin in found and then is not None and now is not None:
                 found[origin].append(abs(now - then))
     worst = nats([max(of, default=None) for of in found.values()])
     return dict(zip(("gap", "grafted_gap"), worst, strict=True))
-
-
-def _saved_observations(episode: Episode, training: Mapping[str, Any]) -> ObservationIds:
-    known = dict(zip(observations(episode), training["observation_ids"], strict=True))
-
-    def observation_ids(text: str, stop: int | None = None) -> list[int]:
-        return list(known[text, stop])
-
-    return observation_ids
 
 
 def _lanes(

@@ -48,6 +48,16 @@ def episodes(run):
     return [json.loads(line) for line in lines]
 
 
+def layers_of(run):
+    """The tokens of all logged episodes, as the viewer shows them."""
+    files = sorted((run / "episodes").iterdir())
+    logged = [one for file in files for one in read_logged(file)]
+    return [
+        token_layer(one.episode, one.training, advantages_by_rule(one.training, 0))
+        for one in logged
+    ]
+
+
 TIMED = {"tokens_per_second", "sample_seconds", "step_seconds"}
 
 
@@ -94,13 +104,7 @@ def test_a_run_writes_all_its_files(run):
 
 
 def test_recorded_logprobs_are_those_of_the_sampler_in_the_context_where_it_sampled(run):
-    files = sorted((run / "episodes").iterdir())
-    logged = [one for file in files for one in read_logged(file)]
-    layers = [
-        token_layer(one.episode, one.training, advantages_by_rule(one.training, 0))
-        for one in logged
-    ]
-    worst = [gaps(layer)["gap"] for layer in layers]
+    worst = [gaps(layer)["gap"] for layer in layers_of(run)]
     assert any(gap is not None for gap in worst)
     assert max(gap for gap in worst if gap is not None) < 1e-3
 
@@ -209,6 +213,10 @@ def test_branched_trains_more_than_the_purified_trajectories(tmp_path):
     (row,) = metrics(run)
     purified = 16 * (row["tokens_sampled"] - row["tokens_discarded"])
     assert row["counted_tokens"] > purified + 0.5
+    # Removed calls and lookaheads are trained where they were sampled, and recorded there.
+    layers = layers_of(run)
+    lanes = [lane for layer in layers for lane in layer["lanes"][1:] if lane["recomputed"]]
+    assert lanes and all(gaps({"lanes": [lane]})["gap"] < 1e-3 for lane in lanes)
     assert "join their group as failures" in (run / "report.md").read_text()
 
 
