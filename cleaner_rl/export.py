@@ -14,8 +14,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from cleaner_env.chat import preference_rows, sft_row, worth_imitating
-from cleaner_env.episode_io import json_line
+from cleaner_env.chat import write_rows
 from cleaner_rl.config import ExportConfig, parse_export
 from cleaner_rl.errors import CheckpointError
 from cleaner_rl.models.policy import load_policy
@@ -51,23 +50,9 @@ def export(config: ExportConfig) -> Path:
 def export_purified(config: ExportConfig) -> dict[str, int]:
     """Write episodes as rows; returns the number of episodes, and of rows in each file."""
     parts = find_source(config.run).parts
-    counts = {"episodes": 0, "sft": 0, "preference": 0}
-    with (
-        reserved(config.out, beside=True),
-        whole_directory(config.out) as partial,
-        (partial / "sft.jsonl").open("w", encoding="utf-8") as trajectories,
-        (partial / "preference.jsonl").open("w", encoding="utf-8") as corrections,
-    ):
-        for logged in (one for part in parts for one in part.episodes(config.step or None)):
-            counts["episodes"] += 1
-            if worth_imitating(logged.episode) or config.all_episodes:
-                counts["sft"] += 1
-                trajectories.write(json_line(sft_row(logged.episode)) + "\n")
-            wanted = logged.episode.correct or config.all_episodes
-            for row in preference_rows(logged.episode) if wanted else ():
-                counts["preference"] += 1
-                corrections.write(json_line(row) + "\n")
-    return counts
+    episodes = (one.episode for part in parts for one in part.episodes(config.step or None))
+    with reserved(config.out, beside=True), whole_directory(config.out) as partial:
+        return write_rows(partial, episodes, all_episodes=config.all_episodes)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -12,7 +12,7 @@ from cleaner_env.chat.messages import (
     turn_text,
 )
 from cleaner_env.chat.openai import action_from_openai, openai_messages, tools_schema
-from cleaner_env.chat.purified import preference_rows, sft_row, worth_imitating
+from cleaner_env.chat.purified import preference_rows, sft_row, worth_imitating, write_rows
 
 __all__ = [
     "Answer",
@@ -31,4 +31,5 @@ __all__ = [
     "tools_schema",
     "turn_text",
     "worth_imitating",
+    "write_rows",
 ]

@@ -7,15 +7,44 @@ interpreter to it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from cleaner_env.chat.codec import tool_message
 from cleaner_env.chat.messages import OUTPUT_BELOW
 from cleaner_env.chat.openai import tools_schema
 from cleaner_env.episode import Episode, Turn
+from cleaner_env.episode_io import json_line
 from cleaner_env.formats.protocol import TOOL_NAME
 
 Message = dict[str, Any]
+
+
+def write_rows(
+    directory: Path, episodes: Iterable[Episode], *, all_episodes: bool = False
+) -> dict[str, int]:
+    """Write ``sft.jsonl`` and ``preference.jsonl``; returns the numbers of episodes and rows.
+
+    The first has the episodes that are worth imitating, the second the corrections in those with
+    full marks; with ``all_episodes`` they have everything but spoilt episodes.
+    """
+    counts = {"episodes": 0, "sft": 0, "preference": 0}
+    with (
+        (directory / "sft.jsonl").open("w", encoding="utf-8") as trajectories,
+        (directory / "preference.jsonl").open("w", encoding="utf-8") as corrections,
+    ):
+        for episode in episodes:
+            counts["episodes"] += 1
+            wanted = all_episodes and not episode.faulted
+            if wanted or worth_imitating(episode):
+                counts["sft"] += 1
+                trajectories.write(json_line(sft_row(episode)) + "\n")
+            wanted |= episode.correct and not episode.faulted
+            for row in preference_rows(episode) if wanted else ():
+                counts["preference"] += 1
+                corrections.write(json_line(row) + "\n")
+    return counts
 
 
 def worth_imitating(episode: Episode) -> bool:

@@ -10,6 +10,7 @@ from scripted import call
 from scripted_rollouts import ScriptedSandbox
 
 from cleaner_env import CodeToolEnv, SAARWrapper, write_episodes
+from cleaner_env.chat import write_rows
 from cleaner_rl.errors import CheckpointError, UserError
 from cleaner_rl.export import main
 
@@ -52,6 +53,16 @@ def test_all_episodes_may_be_written(episodes, tmp_path):
     main([episodes, "--out", str(out), "--purified", "--all-episodes"])
     assert len(rows(out / "sft.jsonl")) == 4
     assert len(rows(out / "preference.jsonl")) == 2
+
+
+def test_spoilt_episodes_are_never_written(tmp_path):
+    env = SAARWrapper(CodeToolEnv([TASK], sandbox=ScriptedSandbox()))
+    env.reset()
+    for turn in (BUG, FIX, ANSWER):
+        env.step(turn)
+    env.episode.faulted = True
+    counts = write_rows(tmp_path, [env.episode], all_episodes=True)
+    assert counts == {"episodes": 1, "sft": 0, "preference": 0}
 
 
 def test_nothing_is_overwritten(episodes, tmp_path):
