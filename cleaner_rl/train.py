@@ -24,7 +24,7 @@ from cleaner_env.task import Task
 from cleaner_rl.config import TrainConfig, parse_train
 from cleaner_rl.distributed.interrupt import Interrupt
 from cleaner_rl.distributed.ranks import Ranks, open_ranks
-from cleaner_rl.errors import RankError, UserError
+from cleaner_rl.errors import UserError
 from cleaner_rl.eval.held_out import evaluate_if_due, evaluate_once
 from cleaner_rl.grpo.advantages import error_ratio, resample_on_correct
 from cleaner_rl.grpo.credit import branches_join
@@ -291,12 +291,6 @@ def run(trainer: Trainer, resume: str = "") -> int:
             return 130
         except UserError as error:
             raise type(error)(f"{error}\n{saved()}") from error
-        except RuntimeError as error:
-            if not ranks.lost_another(error):
-                raise
-            raise RankError(
-                f"rank {ranks.rank} lost another one, whose own message says why.\n{saved()}"
-            ) from error
         progress.say(f"report: {path / 'report.md'}")
     return 0
 

@@ -243,7 +243,7 @@ def _models(config: TrainConfig, saved: _Saved | None, ranks: Ranks) -> tuple[Po
     )
     if saved:
         updater.load_state(saved.state["updater"])
-        load_tensors(saved.directory, updater.tensors())
+        load_tensors(saved.directory, updater.tensors(), ranks)
         if policy.model is not model:
             copy_weights(policy.model, model)
     return policy, updater, base

@@ -173,10 +173,21 @@ class Ranks:
             dist.all_reduce(largest, dist.ReduceOp.MAX)
         return int(largest)
 
-    def lost_another(self, error: RuntimeError) -> bool:
+    def lost_another(self, error: BaseException) -> bool:
         """Whether the error means that another rank ended or did not answer."""
         lost = isinstance(error, dist.DistError) or "gloo" in str(error).lower()
-        return self.size > 1 and lost
+        return self.size > 1 and isinstance(error, RuntimeError) and lost
+
+    @contextmanager
+    def naming_the_lost(self) -> Iterator[None]:
+        """A block in which the loss of another rank is a ``RankError``."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not self.lost_another(error):
+                raise
+            reason = f"rank {self.rank} lost another one, whose own message says why"
+            raise RankError(reason) from error
 
     @contextmanager
     def guarded(self, interrupt: Interrupt) -> Iterator[None]:
@@ -187,7 +198,7 @@ class Ranks:
             return
         self._interrupt = interrupt
         try:
-            with interrupt.protected():
+            with interrupt.protected(), self.naming_the_lost():
                 yield
         finally:
             self._interrupt = None
@@ -230,8 +241,9 @@ def open_ranks(device: str, patience: float) -> Iterator[Ranks]:
     if mine.type == "cuda":
         torch.cuda.set_device(mine)
     ranks = Ranks.join(mine, patience)
-    yield ranks
-    ranks.leave()
+    with ranks.naming_the_lost():
+        yield ranks
+        ranks.leave()
 
 
 def _own_device(device: str) -> torch.device:

@@ -79,7 +79,7 @@ def save_checkpoint(
     except _ERRORS as error:
         if ranks.first:
             shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, RuntimeError) and ranks.lost_another(error):
+        if ranks.lost_another(error):
             raise
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(
@@ -102,7 +102,9 @@ def load_state(directory: Path) -> dict[str, Any]:
     return _read(directory, STATE)
 
 
-def load_tensors(directory: Path, tensors: Mapping[str, Tensor]) -> None:
+def load_tensors(
+    directory: Path, tensors: Mapping[str, Tensor], ranks: Ranks | None = None
+) -> None:
     """Fill tensors, sharded or whole, from a checkpoint's tensors of the same names.
 
     In a process group, every rank has to call this; without one, a process reads everything.
@@ -113,6 +115,8 @@ def load_tensors(directory: Path, tensors: Mapping[str, Tensor]) -> None:
         with _without_warning():
             load(dict(tensors), checkpoint_id=directory / TRAINER)
     except _ERRORS as error:
+        if ranks and ranks.lost_another(error):
+            raise
         raise CheckpointError(
             f"cannot continue from {directory}: {error}; was it written by a run of the same model "
             "and --lora-rank?"

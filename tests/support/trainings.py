@@ -208,6 +208,13 @@ def _rank_1_dies_in_the_checkpoint_of_step_2() -> None:
     cleaner_rl.runs.checkpoint.save = dying
 
 
+def _rank_1_dies_before_it_loads() -> None:
+    import cleaner_rl.trainer
+
+    if os.environ["RANK"] == "1":
+        cleaner_rl.trainer.load_policy = lambda *_: _die()
+
+
 def _ask_to_stop() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -242,6 +249,7 @@ SCRIPTS = {
     "rank 1 fails in evaluations": _rank_1_fails_in_evaluations,
     "rank 1 has no held-out tasks": _rank_1_has_no_held_out_tasks,
     "rank 1 dies in step 2": _at_step(2, _die, rank=1),
+    "rank 1 dies before it loads": _rank_1_dies_before_it_loads,
     "rank 1 dies in the checkpoint of step 2": _rank_1_dies_in_the_checkpoint_of_step_2,
     "rank 1 is asked to stop in step 2": _at_step(2, _ask_to_stop, rank=1),
     "a sign takes two steps": _a_sign_takes_two_steps,

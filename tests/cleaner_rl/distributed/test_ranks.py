@@ -240,6 +240,13 @@ def test_a_rank_that_dies_leaves_none_hanging(script, saved, train, tmp_path):
     assert f"saved up to step {saved}. Resume: torchrun" in log(tmp_path, "run", 0)
 
 
+def test_a_rank_that_dies_at_the_start_is_missed_in_a_sentence(train, tmp_path):
+    assert train("run", 2, 1, "rank 1 dies before it loads") == [2, -signal.SIGKILL]
+    said = log(tmp_path, "run", 0)
+    assert said.splitlines()[-1] == "error: rank 0 lost another one, whose own message says why"
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_command_for_several_machines_names_them(monkeypatch):
     ranks = Ranks("cpu")
     assert ranks.command == "python"
