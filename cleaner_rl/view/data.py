@@ -49,7 +49,7 @@ def page_data(source: Source, step: int | None = None) -> tuple[dict[str, Any], 
                 details = _add(top, part, chunk, len(chunks))
             except (KeyError, IndexError, ValueError, TypeError) as error:
                 raise UserError(
-                    f"what step {chunk[0].step} of {source.title} recorded with its episodes is "
+                    f"what step {chunk[0][0].step} of {source.title} recorded with its episodes is "
                     f"damaged, or of another version of cleaner-rl ({error!r}); remove its file, "
                     "or use that version"
                 ) from error
@@ -72,11 +72,12 @@ def _curves(part: Part) -> dict[str, Any]:
     }
 
 
-def _chunked(logged: Iterable[Logged]) -> Iterator[list[Logged]]:
-    chunk: list[Logged] = []
-    for _, same in groupby(logged, key=lambda one: one.group):
-        chunk += same
-        if len(chunk) >= _CHUNK:
+def _chunked(logged: Iterable[Logged]) -> Iterator[list[list[Logged]]]:
+    """The groups, as many at a time as make a chunk."""
+    chunk: list[list[Logged]] = []
+    for _, members in groupby(logged, key=lambda one: one.group):
+        chunk.append(list(members))
+        if sum(map(len, chunk)) >= _CHUNK:
             yield chunk
             chunk = []
     if chunk:
@@ -84,12 +85,11 @@ def _chunked(logged: Iterable[Logged]) -> Iterator[list[Logged]]:
 
 
 def _add(
-    top: dict[str, Any], part: Part, logged: Sequence[Logged], place: int
+    top: dict[str, Any], part: Part, groups: Sequence[Sequence[Logged]], place: int
 ) -> list[dict[str, Any]]:
     """Add the groups and episodes of a chunk to the page data; returns the chunk."""
     chunk: list[dict[str, Any]] = []
-    for _, same in groupby(logged, key=lambda one: one.group):
-        members = list(same)
+    for members in groups:
         group = _group(part, members)
         for index, one in enumerate(members):
             layer = None

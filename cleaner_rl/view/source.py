@@ -47,8 +47,9 @@ class Part:
     def episodes(self, only: int | None = None) -> Iterator[Logged]:
         """The episodes of all files, or of one step only."""
         for step, path in self.files:
-            if only is None or step == only:
-                yield from read_logged(path, step)
+            if only is None or step in (None, only):
+                logged = read_logged(path, step)
+                yield from (one for one in logged if only is None or one.step == only)
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,6 +146,8 @@ def test_numbers_that_are_not_finite_are_null(sandbox, run):
 def test_only_the_episodes_of_one_step(run):
     assert len(data_of(run, 7)[0]["episodes"]) == 2
     assert data_of(run, 6)[0]["episodes"] == []
+    file = run / "episodes" / "step-000007.jsonl"
+    assert [len(data_of(file, step)[0]["episodes"]) for step in (7, 6)] == [2, 0]
 
 
 def test_a_comparison_has_the_groups_of_all_runs(run, tmp_path):
