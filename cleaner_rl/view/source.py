@@ -147,10 +147,10 @@ def read_logged(path: Path, step: int | None = None) -> Iterator[Logged]:
         rows = sorted(rows, key=lambda row: (row[1].get("mode", ""), row[1].get("index", 0)))
     count, before = 0, None
     for line, row in rows:
-        data = row.get("episode", row)
-        training, facts, mode = data.get("training"), data.get("evaluation", row), row.get("mode")
         group: tuple[Any, ...]
         try:
+            data, mode = row.get("episode", row), row.get("mode")
+            training, facts = data.get("training"), data.get("evaluation", row)
             episode = episode_from_dict(data, _decoder(training))
             if training is not None:
                 step, group = training["step"], (training["group"],)

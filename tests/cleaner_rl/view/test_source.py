@@ -41,7 +41,9 @@ def test_a_line_that_is_still_being_written_is_left_out(file):
     assert len(list(read_logged(file))) == 1
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"version": 9}', "{}"])
+@pytest.mark.parametrize(
+    "line", ["{", "[]", '{"version": 9}', "{}", '{"episode": 3}', '{"training": 3}']
+)
 def test_a_damaged_line_is_named(file, line):
     file.write_text(f"{line}\n" + file.read_text())
     with pytest.raises(UserError, match=r"some\.jsonl.*"):
