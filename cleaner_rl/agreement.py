@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,18 +31,26 @@ _LENGTHS = (
 """Lengths, in configurations and modules, beyond which a model may compute something else."""
 _SHORT, _SAMPLES = 5, (4, 9, 14)
 """What stands in for such a length, and the lengths of samples on both sides of it."""
+_OTHER_MODEL = "; use a Qwen2.5, Qwen3, Llama or similar model"
 
 
-def check_agreement(policy: Policy, longest: int, trained: bool = True) -> None:
-    """Check that sequences of up to ``longest`` tokens are sampled, and trained, as the model says.
+def check_agreement(
+    policy: Policy, longest: int, trained: bool = True, shared: bool = False
+) -> None:
+    """Check that sequences of up to ``longest`` tokens are sampled, and trained, as the model says;
+    ``shared``: also with prefixes that are computed once for several samples.
 
     Raises:
         PolicyError: the model is not computed right here.
     """
-    errors = {"sampled": _sampling_error} | ({"trained": _packing_error} if trained else {})
-    for done, error in errors.items():
-        refused = f"{policy.name} (a {type(policy.model).__name__}) cannot be {done} here: "
-        remedy = "; use a Qwen2.5, Qwen3, Llama or similar model"
+    checks = [("be sampled here", _sampling_error, _OTHER_MODEL)]
+    if trained:
+        checks.append(("be trained here", partial(_packing_error, share=False), _OTHER_MODEL))
+    if shared:
+        remedy = "; use --no-share-prefixes"
+        checks.append(("share prefixes", partial(_packing_error, share=True), remedy))
+    for done, error, remedy in checks:
+        refused = f"{policy.name} (a {type(policy.model).__name__}) cannot {done}: "
         for limit in (0, longest):
             try:
                 with torch.no_grad(), _shortened(policy.model, limit) as lengths:
@@ -78,15 +87,20 @@ def _shortened(model: Any, longest: int) -> Iterator[list[int]]:
             place[name] = length
 
 
-def _packing_error(policy: Policy) -> float:
-    """Largest difference, in nats, of log-probabilities of packed samples."""
+def _packing_error(policy: Policy, share: bool) -> float:
+    """Largest difference, in nats, of log-probabilities of packed samples, which form trees."""
+    short, middle, long = (tuple(_ids(policy, count)) for count in _SAMPLES)
+    branches = [long[:3] + middle, long[:8] + short, long[:8] + short[1:]]
     samples = [
-        Sample(tuple(_ids(policy, n)), (False,) * n, (0.0,) * n, (0.0,) * n, (False,) * n)
-        for n in _SAMPLES
+        Sample(ids, (False,) * len(ids), *[(0.0,) * len(ids)] * 2, (False,) * len(ids))
+        for ids in (short, middle, long, *branches)
     ]
-    logprobs_T, _ = token_logprobs(policy.model, Pack.of(samples, policy.device))
-    parts = zip(logprobs_T.split(_SAMPLES), samples, strict=True)
-    return max(_difference(policy, part_T[1:], sample.ids) for part_T, sample in parts)
+    row = Pack.of(samples, policy.device, share=share)
+    parts = token_logprobs(policy.model, row)[0].split([len(sample) for sample in samples])
+    return max(
+        _difference(policy, part_T[1:], sample.ids)
+        for part_T, sample in zip(parts, samples, strict=True)
+    )
 
 
 def _sampling_error(policy: Policy) -> float:

@@ -185,6 +185,7 @@ MAY_CHANGE = (
     *("steps", "device", "workers", "allow_weak", "max_prompt_tokens", "pack_tokens"),
     *("sample_batch", "save_every", "keep_checkpoints", "log_episodes", "logger", "resume"),
     *("gradient_checkpointing", "rank_timeout", "cache_tokens", "schedule", "stop_when"),
+    "share_prefixes",
 )
 """Settings that may differ when a run is resumed, as they do not affect what is learned."""
 

@@ -210,6 +210,8 @@ class UpdateConfig:
     """Cap on the importance weights of sampled tokens; 2 is usual, 0 uses no weights."""
     pack_tokens: Count = 8192
     """Number of tokens in one packed forward and backward pass."""
+    share_prefixes: bool = True
+    """Compute prefixes that samples have in common once."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more work."""
 

@@ -182,7 +182,7 @@ def check_policy(policy: Policy, config: TrainConfig) -> None:
             f"--cache-tokens {cells} cannot hold a whole episode: prompt and response may "
             f"have {wanted}; give {wanted + SPARE_CELLS} or more, or 0 for a quarter of the memory"
         )
-    check_agreement(policy, wanted)
+    check_agreement(policy, wanted, shared=config.update.share_prefixes)
 
 
 def _require_agreement(policy: Policy, ranks: Ranks) -> None:

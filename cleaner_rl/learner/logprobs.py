@@ -52,47 +52,53 @@ def token_logprobs(
 def _token_logprobs(
     model: Any, pack: Pack, temperature: float, chunk: int | None, wanted_T: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    hidden_TD = _hidden_states(model, pack)
+    hidden_UD = _hidden_states(model, pack)
     head = model.get_output_embeddings()
     if chunk is None:
         vocabulary = model.config.get_text_config().vocab_size
-        chunk = logit_chunk(vocabulary, has_triton(hidden_TD.device))
-    predicted_T = torch.ones_like(pack.mask_T) if wanted_T is None else wanted_T.clone()
-    predicted_T[pack.boundaries_S1[:-1].long()] = False
-    target_N = predicted_T.nonzero().squeeze(1)
-    zeros_T = torch.zeros(len(pack.ids_T), dtype=torch.float32, device=hidden_TD.device)
+        chunk = logit_chunk(vocabulary, has_triton(hidden_UD.device))
+    predicted_T = pack.parents_U[pack.slots_T] >= 0
+    if wanted_T is not None:
+        predicted_T &= wanted_T
+    place_M = predicted_T.nonzero().squeeze(1)
+    # A token that several samples share is a single target.
+    target_N, of_target_M = pack.slots_T[place_M].unique(return_inverse=True)
+    zeros_T = torch.zeros(len(pack.slots_T), dtype=torch.float32, device=hidden_UD.device)
     if len(target_N) == 0:
         # A head that took no part would leave this rank fewer gradients to reduce than others.
-        return zeros_T + 0.0 * head(hidden_TD[:1])[0, 0], zeros_T
+        return zeros_T + 0.0 * head(hidden_UD[:1])[0, 0], zeros_T
     pieces = [
         checkpoint(
             _chunk_logprobs,
             head,
-            hidden_TD[index_N - 1],
-            pack.ids_T[index_N],
+            hidden_UD[pack.parents_U[index_N]],
+            pack.ids_U[index_N],
             temperature,
             use_reentrant=False,
         )
         for index_N in target_N.split(chunk)
     ]
     logprobs_N, entropies_N = map(torch.cat, zip(*pieces, strict=True))
-    return zeros_T.index_put((target_N,), logprobs_N), zeros_T.index_put((target_N,), entropies_N)
+    places = (place_M,)
+    return (
+        zeros_T.index_put(places, logprobs_N[of_target_M]),
+        zeros_T.index_put(places, entropies_N[of_target_M]),
+    )
 
 
 def _hidden_states(model: Any, pack: Pack) -> Tensor:
-    """[T, D] last hidden states of the packed row."""
-    embedded_1TD = model.get_input_embeddings()(pack.ids_T[None])
-    if torch.is_autocast_enabled(embedded_1TD.device.type):
+    """[U, D] last hidden states of the row."""
+    embedded_1UD = model.get_input_embeddings()(pack.ids_U[None])
+    if torch.is_autocast_enabled(embedded_1UD.device.type):
         # Layers add to this residual. In float32, the output of each would be converted, and the
         # numbers would differ from the sampler's.
-        embedded_1TD = embedded_1TD.to(torch.get_autocast_dtype(embedded_1TD.device.type))
+        embedded_1UD = embedded_1UD.to(torch.get_autocast_dtype(embedded_1UD.device.type))
     with packed(model):
         output = model.base_model(
-            inputs_embeds=embedded_1TD,
-            position_ids=pack.positions_T[None],
+            inputs_embeds=embedded_1UD,
+            position_ids=pack.positions_U[None],
             use_cache=False,
-            boundaries_S1=pack.boundaries_S1,
-            lengths=pack.lengths,
+            segments=pack.segments,
         )
     hidden: Tensor = output.last_hidden_state[0]
     return hidden

@@ -160,6 +160,7 @@ class Updater:
             config.pack_tokens,
             self.model.device,
             [weights[i] for i in used],
+            config.share_prefixes,
         )
         idle = self.ranks.max(len(packs)) - len(packs)
         packs += [Pack.idle(self.model.device) for _ in range(idle)]
