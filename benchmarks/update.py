@@ -3,6 +3,8 @@
     python benchmarks/update.py              the bundled policy on this machine
     python benchmarks/update.py --shape qwen3-0.6b --dtype bfloat16 --peak-tflops 989
     python benchmarks/update.py memory       log-probabilities with a large vocabulary
+    python benchmarks/update.py tree         prefixes shared or not, on the samples of real steps
+    python benchmarks/update.py shapes       the same by length of prompt, episodes and branches
 
 The bare pass shows what the hardware allows: the same packed rows and attention, all logits at
 once, their mean log-probability and its gradient; no loss, no optimiser, no metrics. Runs
@@ -100,6 +102,10 @@ def main(arguments: list[str]) -> None:
     """Run the benchmark and print its table."""
     if arguments[:1] == ["memory"]:
         memory(tyro.cli(Memory, args=arguments[1:]))
+    elif arguments[:1] in (["tree"], ["shapes"]):
+        from shared_prefixes import run
+
+        run(arguments)
     else:
         speed(tyro.cli(Speed, args=arguments))
 
@@ -110,7 +116,7 @@ def speed(options: Speed) -> None:
     model = model_of(options.shape, device, options.fused)
     samples = random_samples(options, model.config.vocab_size)
     rows = pack(samples, options.pack_tokens, device)
-    tokens = sum(len(row.ids_T) for row in rows)
+    tokens = sum(len(row.ids_U) for row in rows)
     if options.lora_rank:
         add_lora(model, options.lora_rank, 2.0 * options.lora_rank)
 
@@ -216,16 +222,15 @@ def bare(
     for row in rows:
         with packed(model), autocast(device, dtype):
             logits_TV = model(
-                input_ids=row.ids_T[None],
-                position_ids=row.positions_T[None],
+                input_ids=row.ids_U[None],
+                position_ids=row.positions_U[None],
                 use_cache=False,
-                boundaries_S1=row.boundaries_S1,
-                lengths=row.lengths,
+                segments=row.segments,
             ).logits[0, :-1]
             all_TV = logits_TV.float().log_softmax(-1)
             if entropy:
                 (all_TV.detach().exp() * all_TV.detach()).sum(-1)
-            all_TV.gather(1, row.ids_T[1:, None]).mean().backward()
+            all_TV.gather(1, row.ids_U[1:, None]).mean().backward()
 
 
 def random_samples(options: Speed, vocabulary: int) -> list[Sample]:

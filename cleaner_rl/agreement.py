@@ -91,10 +91,10 @@ def _packing_error(policy: Policy, share: bool) -> float:
     """Largest difference, in nats, of log-probabilities of packed samples, which form trees."""
     short, middle, long = (tuple(_ids(policy, count)) for count in _SAMPLES)
     branches = [long[:3] + middle, long[:8] + short, long[:8] + short[1:]]
-    samples = [
-        Sample(ids, (False,) * len(ids), *[(0.0,) * len(ids)] * 2, (False,) * len(ids))
-        for ids in (short, middle, long, *branches)
-    ]
+    samples = []
+    for ids in (short, middle, long, *branches):
+        zeros, nothing = (0.0,) * len(ids), (False,) * len(ids)
+        samples.append(Sample(ids, nothing, zeros, zeros, nothing))
     row = Pack.of(samples, policy.device, share=share)
     parts = token_logprobs(policy.model, row)[0].split([len(sample) for sample in samples])
     return max(

@@ -64,18 +64,26 @@ def minibatch_samples(
 ) -> list[list[Sample]]:
     """This rank's samples of each minibatch, that is of ``size`` groups; see ``episode_samples``.
 
-    The ranks share the episodes of a minibatch so that each has about as many tokens.
+    The ranks share a minibatch so that each has about as many tokens to compute: whole groups,
+    whose prompt is computed once, or episodes if there are more ranks than groups.
     """
     numbers = count()
     minibatches = []
     for begin in range(0, len(groups), size):
-        members = [
-            (episode, advantage, group.branch_advantage, next(numbers))
-            for group in groups[begin : begin + size]
-            for episode, advantage in zip(group.episodes, group.advantages, strict=True)
+        batch = groups[begin : begin + size]
+        units = []
+        for group in batch:
+            members = [
+                (episode, advantage, group.branch_advantage, next(numbers))
+                for episode, advantage in zip(group.episodes, group.advantages, strict=True)
+            ]
+            whole = len(batch) >= ranks.size
+            units += [members] if whole else [[member] for member in members]
+        lengths = [
+            len(prompt_ids(unit[0][0])) + sum(e.stats.tokens_sampled for e, *_ in unit)
+            for unit in units
         ]
-        lengths = [episode.stats.tokens_sampled for episode, *_ in members]
-        mine = [members[i] for i in partition(lengths, ranks.size)[ranks.rank]]
+        mine = [member for i in partition(lengths, ranks.size)[ranks.rank] for member in units[i]]
         minibatches.append(
             [
                 sample

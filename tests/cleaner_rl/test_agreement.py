@@ -39,7 +39,15 @@ def policy_of(toy_policy):
     ],
 )
 def test_models_that_are_computed_right_pass(policy_of, kind, more):
-    check_agreement(policy_of(kind, **more), 400)
+    check_agreement(policy_of(kind, **more), 400, shared=True)
+
+
+def test_prefixes_that_would_be_shared_wrong_are_refused_with_the_remedy(policy_of, monkeypatch):
+    monkeypatch.setattr("cleaner_rl.learner.attention._masked", lambda *_: False)
+    policy = policy_of("llama")
+    check_agreement(policy, 400)
+    with pytest.raises(PolicyError, match=r"cannot share prefixes: .* --no-share-prefixes"):
+        check_agreement(policy, 400, shared=True)
 
 
 def test_a_window_that_stands_in_the_mask_alone_is_refused(policy_of):

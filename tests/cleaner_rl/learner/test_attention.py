@@ -10,9 +10,11 @@ import torch
 
 from cleaner_rl.learner.attention import backend, packed, packed_attention
 from cleaner_rl.learner.logprobs import token_logprobs
-from cleaner_rl.learner.packing import Pack
+from cleaner_rl.learner.packing import Pack, Segments
 
 LENGTHS = (3, 1, 9, 6)
+PATHS = ((0, 1, 2), (0, 1, 3), (0, 1, 3, *range(4, 13)), (0, 1, 3, 4, 5, *range(13, 19)))
+"""Of a tree of as many tokens in segments of these lengths."""
 CPU = torch.device("cpu")
 
 
@@ -24,48 +26,59 @@ def random_heads(device="cpu", dtype=torch.float32, head_dim=16):
     ]
 
 
-def boundaries(device="cpu"):
-    return torch.tensor([0, *LENGTHS]).cumsum(0).to(device, torch.int32)
+def ends_of(lengths, device):
+    return torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
 
 
-def by_formula(query, key, value, window=None):
-    """softmax(q k / sqrt(d)) v over the tokens of the own sample that are not later."""
+def by_formula(query, key, value, window=None, paths=None):
+    """softmax(q k / sqrt(d)) v over the tokens of the own path that are not later."""
     key, value = (x.repeat_interleave(2, dim=1) for x in (key, value))
-    sample = torch.arange(len(LENGTHS)).repeat_interleave(torch.tensor(LENGTHS))
-    position = torch.arange(sum(LENGTHS))
-    seen = (sample[:, None] == sample) & (position[:, None] >= position)
-    if window is not None:
-        seen &= position[:, None] - position < window
+    ends = [sum(LENGTHS[: i + 1]) for i in range(len(LENGTHS))]
+    own = [range(end - length, end) for end, length in zip(ends, LENGTHS, strict=True)]
+    seen = torch.zeros(sum(LENGTHS), sum(LENGTHS), dtype=torch.bool)
+    for path in paths or own:
+        for place, token in enumerate(path):
+            begin = 0 if window is None else max(0, place + 1 - window)
+            seen[token, list(path[begin : place + 1])] = True
     scores = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5
     weights = scores.masked_fill(~seen.to(query.device), float("-inf")).softmax(-1)
     return (weights @ value).transpose(1, 2)
 
 
-def attend(query, key, value, window=None):
+def attend(query, key, value, window=None, paths=None):
+    keys, path_P = LENGTHS, None
+    if paths:
+        keys = tuple(map(len, paths))
+        path_P = torch.tensor([token for path in paths for token in path], device=query.device)
+    ends = (ends_of(lengths, query.device) for lengths in (LENGTHS, keys))
+    segments = Segments(LENGTHS, keys, *ends, path_P)
     return packed_attention(
         torch.nn.Identity(),
-        query,
-        key,
-        value,
-        None,
-        boundaries_S1=boundaries(query.device),
-        lengths=LENGTHS,
+        *(query, key, value, None),
+        segments=segments,
         sliding_window=window,
     )[0]
 
 
+@pytest.mark.parametrize("paths", [None, PATHS])
 @pytest.mark.parametrize("window", [None, 1, 4, 9, 100])
-def test_samples_see_their_own_earlier_tokens_only(window):
+def test_samples_see_their_own_earlier_tokens_only(window, paths):
     torch.testing.assert_close(
-        attend(*random_heads(), window), by_formula(*random_heads(), window), atol=1e-5, rtol=1e-4
+        attend(*random_heads(), window, paths),
+        by_formula(*random_heads(), window, paths),
+        atol=1e-5,
+        rtol=1e-4,
     )
 
 
-def test_gradients_are_those_of_the_formula():
+@pytest.mark.parametrize("paths", [None, PATHS])
+@pytest.mark.parametrize("kept", [0, 4])
+def test_gradients_are_those_of_the_formula(paths, kept, monkeypatch):
+    monkeypatch.setattr("cleaner_rl.learner.attention._KEPT_KEYS", kept)  # or computed again
     gradients = []
     for function in (attend, by_formula):
         inputs = [x.requires_grad_() for x in random_heads()]
-        function(*inputs).square().sum().backward()
+        function(*inputs, None, paths).square().sum().backward()
         gradients.append([x.grad for x in inputs])
     torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
 
@@ -74,10 +87,11 @@ def test_gradients_are_those_of_the_formula():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 @pytest.mark.parametrize("window", [None, 4])
-def test_the_backend_of_this_gpu_gives_the_same_numbers(dtype, window):
+@pytest.mark.parametrize("paths", [None, PATHS])
+def test_the_backend_of_this_gpu_gives_the_same_numbers(dtype, window, paths):
     inputs = [x.requires_grad_() for x in random_heads("cuda", dtype, head_dim=64)]
     expected = [x.detach().float().requires_grad_() for x in inputs]
-    got, wanted = attend(*inputs, window), by_formula(*expected, window)
+    got, wanted = attend(*inputs, window, paths), by_formula(*expected, window, paths)
     torch.testing.assert_close(got.float(), wanted, atol=2e-2, rtol=2e-2)
     got.float().square().sum().backward()
     wanted.square().sum().backward()
@@ -118,17 +132,19 @@ def test_heads_that_varlen_attn_cannot_take_go_to_sdpa(monkeypatch):
 
 
 def flash_by_formula(q, k, v, ends, longest, scale, window):
-    """What every version's kernel computes when ``causal`` is set, a sample at a time."""
-    assert ends[0].dtype == ends[1].dtype == torch.int32 and torch.equal(*ends)
-    assert longest == (int(ends[0].diff().max()),) * 2
-    left = len(q) if window[0] in (-1, None) else window[0]
+    """What every version's kernel computes when ``causal`` is set, a sequence at a time: the last
+    query sees the last key."""
+    assert ends[0].dtype == ends[1].dtype == torch.int32
+    assert longest == tuple(int(of_all.diff().max()) for of_all in ends)
+    left = len(k) if window[0] in (-1, None) else window[0]
     pieces = []
-    for begin, end in pairwise(ends[0].tolist()):
+    for (begin, end), (first, last) in zip(*(pairwise(e.tolist()) for e in ends), strict=True):
         keys, values = (
-            x[begin:end].repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v)
+            x[first:last].repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v)
         )
-        at = torch.arange(end - begin)
-        seen = (at[:, None] >= at) & (at[:, None] - at <= left)
+        at = torch.arange(last - first)
+        own = at[-(end - begin) :, None]
+        seen = (own >= at) & (own - at <= left)
         scores = torch.einsum("qhd,khd->hqk", q[begin:end], keys) * (scale or q.shape[-1] ** -0.5)
         weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
         pieces.append(torch.einsum("hqk,khd->qhd", weights, values))
@@ -246,19 +262,24 @@ def flash(request, monkeypatch):
     return calls
 
 
+@pytest.mark.parametrize("paths", [None, PATHS])
 @pytest.mark.parametrize("window", [None, 1, 4, 9, 100])
-def test_every_flash_attn_is_told_the_samples(flash, window):
+def test_every_flash_attn_is_told_the_samples(flash, window, paths):
     torch.testing.assert_close(
-        attend(*random_heads(), window), by_formula(*random_heads(), window), atol=1e-5, rtol=1e-4
+        attend(*random_heads(), window, paths),
+        by_formula(*random_heads(), window, paths),
+        atol=1e-5,
+        rtol=1e-4,
     )
     assert len(flash) == 1
 
 
-def test_gradients_through_the_dispatch_are_those_of_the_formula(flash):
+@pytest.mark.parametrize("paths", [None, PATHS])
+def test_gradients_through_the_dispatch_are_those_of_the_formula(flash, paths):
     gradients = []
     for function in (attend, by_formula):
         inputs = [x.requires_grad_() for x in random_heads()]
-        function(*inputs).square().sum().backward()
+        function(*inputs, None, paths).square().sum().backward()
         gradients.append([x.grad for x in inputs])
     torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
 

@@ -64,8 +64,8 @@ def test_gradients_of_the_model_are_those_of_the_plain_formula(toy_policy, sampl
     (logprobs * row.advantages_T).sum().backward()
     chunked = [p.grad for p in model.parameters()]
     model.zero_grad()
-    logits = model(input_ids=row.ids_T[None], use_cache=False).logits[0, :-1]
-    (plain(logits, row.ids_T[1:], 0.8)[0] * row.advantages_T[1:]).sum().backward()
+    logits = model(input_ids=row.ids_U[None], use_cache=False).logits[0, :-1]
+    (plain(logits, row.ids_U[1:], 0.8)[0] * row.advantages_T[1:]).sum().backward()
     torch.testing.assert_close(chunked, [p.grad for p in model.parameters()], atol=1e-4, rtol=1e-3)
 
 
@@ -85,8 +85,8 @@ def test_no_token_wanted_still_gives_a_gradient_of_zero(toy_policy, samples):
 
 
 def test_no_tensor_of_all_tokens_times_the_vocabulary_is_made(toy_policy, samples):
-    model, row = toy_policy.model, Pack.of(samples * 4)
-    vocabulary, tokens, chunk = model.config.vocab_size, len(row.ids_T), 8
+    model, row = toy_policy.model, Pack.of(samples * 4, share=False)
+    vocabulary, tokens, chunk = model.config.vocab_size, len(row.ids_U), 8
     with Largest() as largest:
         logprobs, _ = token_logprobs(model, row, chunk=chunk)
         logprobs.sum().backward()

@@ -1,4 +1,4 @@
-"""Packing, and the numbers that come out of a packed row."""
+"""Packing: rows, the trees of samples in them, and the numbers that come out of a packed row."""
 
 from dataclasses import replace
 
@@ -10,28 +10,91 @@ from cleaner_rl.learner.logprobs import token_logprobs
 from cleaner_rl.learner.packing import Pack, pack
 
 
-def test_every_sample_is_packed_once(samples):
-    packs = pack(samples, max_tokens=40)
-    rows = [
-        tuple(row.ids_T[begin:end].tolist())
-        for row in packs
-        for begin, end in zip(row.boundaries_S1, row.boundaries_S1[1:], strict=False)
+@pytest.fixture
+def branching(samples):
+    """Samples that share prefixes of many lengths, in no order; two are equal."""
+    first, second, third = samples[:3]
+    parts = [
+        (first, 99, second),
+        (first, 99, third),
+        (first, 2, third),
+        (first, 5, second),
+        (second, 99, first),
+        (first, 99, second),
+        (second, 4, third),
     ]
-    assert sorted(rows) == sorted(sample.ids for sample in samples)
+    return [*samples, *(joined(*part) for part in parts)]
 
 
-def test_rows_keep_to_the_budget(samples):
-    assert all(len(row.ids_T) <= 40 for row in pack(samples, max_tokens=40))
+def joined(one, count, other):
+    """A sample that begins as another does; the values of its tokens are its own."""
+    fields = ("ids", "mask", "advantages", "sampled_logprobs", "grafted")
+    sample = Sample(*(getattr(one, name)[:count] + getattr(other, name) for name in fields))
+    scale = 1.0 + 0.1 * count
+    return replace(sample, advantages=tuple(scale * a for a in sample.advantages))
+
+
+def unique_tokens(samples):
+    return len({sample.ids[: i + 1] for sample in samples for i in range(len(sample))})
+
+
+def ids_of_samples(row):
+    lengths = [len(sample) for sample in row.samples]
+    return [tuple(ids.tolist()) for ids in row.ids_U[row.slots_T].split(lengths)]
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_every_sample_is_packed_once(branching, share):
+    packs = pack(branching, max_tokens=60, share=share)
+    rows = [ids for row in packs for ids in ids_of_samples(row)]
+    assert sorted(rows) == sorted(sample.ids for sample in branching)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_rows_keep_to_the_budget(branching, share):
+    rows = pack(branching, max_tokens=60, share=share)
+    assert all(len(row.ids_U) <= 60 for row in rows) and len(rows) > 2
 
 
 def test_a_sample_beyond_the_budget_is_not_truncated(samples):
     longest = max(samples, key=len)
-    assert len(pack([longest], max_tokens=5)[0].ids_T) == len(longest)
+    assert len(pack([longest], max_tokens=5)[0].ids_U) == len(longest)
 
 
-def test_positions_restart_in_each_sample(samples):
-    row = Pack.of(samples[:2])
-    assert row.positions_T.tolist() == [*range(len(samples[0])), *range(len(samples[1]))]
+def test_positions_restart_in_each_sample_that_shares_nothing(samples):
+    row = Pack.of(samples[:2], share=False)
+    assert row.positions_U.tolist() == [*range(len(samples[0])), *range(len(samples[1]))]
+
+
+def test_a_row_by_hand():
+    """Samples abc, abd, ab and xy make the row xy ab d c or, walked from the other end, another."""
+    row = Pack.of([of_ids(*ids) for ids in ((1, 2, 3), (1, 2, 4), (1, 2), (8, 9))])
+    assert row.ids_U.tolist() == [8, 9, 1, 2, 4, 3]
+    assert row.positions_U.tolist() == [0, 1, 0, 1, 2, 2]
+    assert row.parents_U.tolist() == [-1, 0, -1, 2, 3, 3]
+    assert row.slots_T.tolist() == [2, 3, 5, 2, 3, 4, 2, 3, 0, 1]
+    assert row.segments.queries == (2, 3, 1)
+    assert row.segments.keys == (2, 3, 3)
+    assert row.segments.path_P.tolist() == [0, 1, 2, 3, 4, 2, 3, 5]
+
+
+def test_every_token_of_a_tree_that_fits_is_computed_once(branching):
+    (row,) = pack(branching, max_tokens=10_000)
+    assert len(row.ids_U) == unique_tokens(branching)
+
+
+def of_ids(*ids):
+    return Sample(ids, (False,) * len(ids), *[(0.0,) * len(ids)] * 2, (False,) * len(ids))
+
+
+def test_a_tree_that_does_not_fit_is_cut_near_its_root():
+    """Two pairs that share ten tokens, of a tree whose samples all share two."""
+    root, left, right = (1, 2), tuple(range(10, 18)), tuple(range(20, 28))
+    branches = [root + side + (end,) * 4 for side in (left, right) for end in (50, 51)]
+    samples = [of_ids(*ids) for ids in branches]
+    rows = pack(samples, max_tokens=20)
+    assert sorted(sorted(ids_of_samples(row)) for row in rows) == [branches[:2], branches[2:]]
+    assert sum(len(row.ids_U) for row in rows) == unique_tokens(samples) + len(root)
 
 
 def plain_logprobs(model, ids, temperature):
@@ -40,11 +103,14 @@ def plain_logprobs(model, ids, temperature):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_packed_logprobs_equal_those_of_each_sample_alone(toy_policy, samples, temperature):
+@pytest.mark.parametrize("share", [True, False])
+def test_packed_logprobs_equal_those_of_each_sample_alone(
+    toy_policy, branching, temperature, share
+):
     model = toy_policy.model
-    packed, _ = token_logprobs(model, Pack.of(samples), temperature)
+    packed, _ = token_logprobs(model, Pack.of(branching, share=share), temperature)
     begin = 0
-    for sample in samples:
+    for sample in branching:
         mine = packed[begin : begin + len(sample)]
         assert mine[0] == 0
         torch.testing.assert_close(mine[1:], plain_logprobs(model, sample.ids, temperature))
@@ -76,35 +142,16 @@ def test_first_fit_decreasing_by_hand():
         return Sample((length,) * length, (False,) * length, *[(0.0,) * length] * 3)
 
     rows = pack([of(n) for n in (2, 6, 4, 5, 3)], max_tokens=10)
-    assert [row.lengths for row in rows] == [(6, 4), (5, 3, 2)]
+    assert [sorted(map(len, row.samples)) for row in rows] == [[4, 6], [2, 3, 5]]
 
 
-def test_packing_the_same_samples_gives_the_same_rows(samples):
-    once, again = (pack(samples, max_tokens=40) for _ in range(2))
-    assert [row.ids_T.tolist() for row in once] == [row.ids_T.tolist() for row in again]
-
-
-def test_samples_of_an_episode_stay_together(samples):
-    paired = [replace(sample, episode=i % 4) for i, sample in enumerate(samples)]
-    rows = pack(paired, max_tokens=60)
-    order = [[paired.index(s) % 4 for s in row_samples(row, paired)] for row in rows]
-    for episodes in order:
-        assert all(episodes.count(e) == 2 for e in episodes)
-        assert episodes == [e for pair in episodes[::2] for e in (pair, pair)]
-
-
-def row_samples(row, samples):
-    by_ids = {sample.ids: sample for sample in samples}
-    return [by_ids[tuple(ids.tolist())] for ids in row.ids_T.split(list(row.lengths))]
-
-
-def test_an_episode_beyond_the_budget_is_split(samples):
-    together = [replace(sample, episode=0) for sample in samples]
-    assert len(pack(together, max_tokens=max(map(len, samples)))) > 1
+def test_packing_the_same_samples_gives_the_same_rows(branching):
+    once, again = (pack(branching, max_tokens=60) for _ in range(2))
+    assert [row.ids_U.tolist() for row in once] == [row.ids_U.tolist() for row in again]
 
 
 def test_weights_follow_their_samples(samples):
     rows = pack(samples, 40, weights=[float(len(sample)) for sample in samples])
     for row in rows:
-        lengths = torch.tensor(row.lengths, dtype=torch.float32)
+        lengths = torch.tensor([float(len(sample)) for sample in row.samples])
         assert torch.equal(row.weights_T, lengths[row.sample_T])

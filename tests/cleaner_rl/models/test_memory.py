@@ -34,7 +34,7 @@ def kept_bytes(model, precision):
     """Bytes that one forward pass keeps for the backward pass, parameters not counted."""
     length = TOKENS // 4
     ids, mask, zeros = (1,) * length, (False, *[True] * (length - 1)), (0.0,) * length
-    pack = Pack.of([Sample(ids, mask, zeros, zeros, (False,) * length)] * 4)
+    pack = Pack.of([Sample(ids, mask, zeros, zeros, (False,) * length)] * 4, share=False)
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
     shapes = {p.shape for p in model.parameters()} | {
         p.t().shape for p in model.parameters() if p.dim() == 2
