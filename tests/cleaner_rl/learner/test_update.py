@@ -431,8 +431,9 @@ def test_shared_prefixes_change_no_number(fresh, samples, loss, window, pack_tok
         updated(fresh(), [samples], window, share_prefixes=share, **settled)
         for share in (True, False)
     )
-    assert alone[0] == pytest.approx(others[0], rel=1e-5, abs=1e-6)
-    assert (alone[1] - others[1]).norm() <= 1e-5 * others[1].norm() + 1e-7
+    # The absolute part is for gradients of several samples that cancel: those of one are about 1.
+    assert alone[0] == pytest.approx(others[0], rel=1e-5, abs=3e-5)
+    assert (alone[1] - others[1]).norm() <= 1e-5 * others[1].norm() + 3e-5
     # In the second of two updates, ratios differ from 1. Adam's first step enlarges rounding.
     (metrics, _), (plain, _) = (
         updated(fresh(), [samples, samples[::-1]], window, share_prefixes=share, **settled)
