@@ -84,7 +84,7 @@ def test_wandb_run_is_the_same_one_after_a_resumption(tmp_path, monkeypatch, row
     assert logged[0] == (1, VALUES)
     (shown,) = logged[1][1]["rollout/transcripts"]
     assert (shown["reward"], shown["advantage"], shown["rollbacks"]) == (1.0, 1, 1)
-    assert "[rollback]" in shown["transcript"] and "? \\boxed{42}" in shown["transcript"]
+    assert "[rollback]" in shown["transcript"] and r"\ud800 \boxed{42}" in shown["transcript"]
 
 
 def test_wandb_without_a_key_is_refused_before_any_work(monkeypatch):
