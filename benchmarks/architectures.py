@@ -1,8 +1,8 @@
 """Which architectures of transformers can be sampled and trained here: a small model of each.
 
 ``python benchmarks/architectures.py`` builds every causal language model that transformers knows
-with random weights and small sizes, and prints the tables of docs/training.md. Windows are shorter
-than the sequences, so that they matter. ``--only qwen3 gemma2`` tries some.
+with random weights and small sizes, and prints the tables of docs/training-reference.md. Windows
+are shorter than the sequences, so that they matter. ``--only qwen3 gemma2`` tries some.
 """
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ class UpdateConfig:
     grad_clip: Annotated[float, ABOVE_0] = 1.0
     """Maximum norm of the gradient; inf for none."""
     loss: LossName = "dapo"
-    """Loss function; docs/training.md has the formulas."""
+    """Loss function; docs/training-reference.md has the formulas."""
     clip_low: Annotated[float | None, BETWEEN_0_AND_1] = None
     """How far a probability ratio may fall below 1; None uses the loss's own bound."""
     clip_high: Annotated[float | None, NOT_NEGATIVE] = None

@@ -175,7 +175,7 @@ def check_policy(policy: Policy, config: TrainConfig) -> None:
         raise PolicyError(
             f"{policy.name} attends to {policy.context_length} tokens, but prompt and response may "
             f"have {wanted}; lower --max-response-tokens or --max-prompt-tokens (with longrope, "
-            "the original length counts: docs/training.md#architectures)"
+            "the original length counts: docs/training-reference.md#architectures)"
         )
     if 0 < cells < wanted + SPARE_CELLS:
         raise PolicyError(

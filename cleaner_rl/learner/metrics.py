@@ -62,7 +62,7 @@ class UpdateMetrics:
         self._updates += 1
 
     def means(self, ranks: Ranks) -> dict[str, float]:
-        """The metrics over all ranks; docs/training.md explains each."""
+        """The metrics over all ranks; docs/training-reference.md explains each."""
         sums = ranks.sum([0.0] * len(_SUMS) if self._sums is None else self._sums.tolist())
         total = dict(zip(_SUMS, sums, strict=True))
         updates, trained = max(1, self._updates), max(1.0, total["trained"])

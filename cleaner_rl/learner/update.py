@@ -126,7 +126,7 @@ class Updater:
             see: is shown the values that are computed anyway; see ``See``.
 
         Returns:
-            Means over updates or trained tokens; docs/training.md explains the names.
+            Means over updates or trained tokens; docs/training-reference.md explains the names.
         """
         alone = len(minibatches) == 1
         self._see = see
