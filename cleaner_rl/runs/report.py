@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from shlex import quote
 from statistics import fmean
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+from cleaner_env.episode import RollbackRecord
+from cleaner_env.episode_io import episode_from_dict
 from cleaner_rl.config import TrainConfig, train_command
 from cleaner_rl.models.policy import resolve_device
-from cleaner_rl.runs.files import read_json, write_whole
+from cleaner_rl.runs.evaluations import evaluated_steps, summary_path
+from cleaner_rl.runs.files import read_json, read_rows, write_whole
 from cleaner_rl.runs.markdown import table
 from cleaner_rl.runs.metrics import LABELS
 from cleaner_rl.runs.provenance import made_with
@@ -27,6 +33,8 @@ _CURVES = (
 )
 _SMOOTHING = 5
 """A point of a curve is the mean of this many steps."""
+_SHOWN = 2
+"""Rollbacks that are shown as text."""
 _ROWS = (
     *("accuracy", "failed_calls", "first_call_failed", "recovery"),
     *("calls", "answered", "tokens_sampled"),
@@ -42,8 +50,10 @@ def write_report(directory: Path, config: TrainConfig) -> Path:
         parts += ["## Held-out tasks, rollback off\n", _evaluation_table(before, after)]
         parts += ["## By family\n", _family_table(before, after)]
     if metrics:
-        _plot(metrics, directory / "curves.png")
+        _plot(metrics, held_out(directory), directory / "curves.png")
         parts += ["## Training\n", "![curves](curves.png)\n", _rollback_line(metrics)]
+        parts += [f"### {head}\n\n{text}\n" for head, text in _rollbacks(directory)]
+        parts += [f"All episodes that were logged, on one page:\n\n```\n{_view(directory)}\n```\n"]
     versions = "; ".join(f"{name} {version}" for name, version in made_with().items())
     parts += [f"## Made with\n\n{versions}; device {resolve_device(config.device)}.\n"]
     parts += [f"```\n{train_command(config)}\n```\n"]
@@ -106,18 +116,69 @@ def _rollback_line(metrics: list[dict[str, Any]]) -> str:
     )
 
 
-def _plot(metrics: list[dict[str, Any]], path: Path) -> None:
+def _rollbacks(directory: Path) -> Iterator[tuple[str, str]]:
+    """The last two rollbacks that were logged, of two episodes: a headline, and what happened."""
+    found = 0
+    for file in sorted((directory / "episodes").glob("step-*.jsonl"), reverse=True):
+        for row in read_rows(file):
+            splices = [r for r in episode_from_dict(row).rollbacks if r.purified is not None]
+            if splices and found < _SHOWN:
+                found += 1
+                step = int(file.stem.removeprefix("step-"))
+                yield f"A rollback of step {step}: {splices[0].error_class}", _shown(splices[0])
+
+
+def _shown(record: RollbackRecord) -> str:
+    """The failed call with its error, the answer to it, and what became of the two."""
+    assert record.purified is not None
+    blocks = [
+        ("The model called", record.failed.code or record.failed.text),
+        ("and Python answered", record.failed.observation or ""),
+        ("Shown the error, it wrote", record.answer.code or record.answer.text),
+    ]
+    lines = [f"{name}\n\n{textwrap.indent(text, '    ').rstrip()}\n" for name, text in blocks]
+    kept = "this call took the place of the first one; the reasoning before it stayed"
+    if record.decision == "deep":
+        kept = "this turn took the place of the whole first one"
+    return "\n".join([*lines, f"Similarity {record.similarity:.2f}, {record.decision}: {kept}."])
+
+
+def _view(directory: Path) -> str:
+    return f"python -m cleaner_rl.view {quote(str(directory))} --open"
+
+
+def held_out(directory: Path) -> list[tuple[int, dict[str, float]]]:
+    """The evaluated steps of a run in order, with their figures, rollback off."""
+    found = {}
+    for step in evaluated_steps(directory):
+        found[step] = read_json(summary_path(directory, step))["off"]["metrics"]
+    for when in ("before", "after"):
+        if (summary := read_json(directory / f"evaluation-{when}.json")) is not None:
+            found[summary["step"]] = summary["metrics"]
+    return sorted(found.items())
+
+
+def _plot(
+    metrics: list[dict[str, Any]], evaluations: list[tuple[int, dict[str, float]]], path: Path
+) -> None:
     figure = Figure(figsize=(11, 6))
     # Margins are set by hand because matplotlib's own layouts draw everything twice.
     figure.subplots_adjust(0.05, 0.09, 0.99, 0.95, wspace=0.17, hspace=0.36)
     steps = [m["step"] for m in metrics]
     for axes, name in zip(figure.subplots(2, 3).flat, _CURVES, strict=True):
         values = [m[name] for m in metrics]
-        axes.plot(steps, values, color="tab:blue", alpha=0.3)
-        axes.plot(steps, smooth(values), color="tab:blue")
+        axes.plot(steps, values, color="tab:blue", alpha=0.3, label="training, each step")
+        smoothed = f"training, mean of {_SMOOTHING} steps"
+        axes.plot(steps, smooth(values), color="tab:blue", label=smoothed)
+        points = [(step, of[name]) for step, of in evaluations if name in of]
+        if points and name != "triggered":  # nothing is rolled back there
+            label = "held-out problems, rollback off"
+            axes.plot(*zip(*points, strict=True), "s--", color="tab:orange", label=label)
         axes.set_title(LABELS[name][0], fontsize=10)
         axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
     figure.savefig(path, dpi=110)
 
 

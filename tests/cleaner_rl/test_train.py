@@ -12,7 +12,7 @@ import torch
 import trainings
 from safetensors.torch import load_file
 
-from cleaner_env import Episode, SandboxError, Task, episode_to_dict
+from cleaner_env import Episode, SandboxError, Task, episode_to_dict, read_episodes
 from cleaner_env.rewards import Reward
 from cleaner_rl.config import PRESETS, parse_train
 from cleaner_rl.distributed.ranks import Ranks
@@ -113,6 +113,22 @@ def test_the_curves_are_drawn(run, tmp_path, drawing):
     copy = shutil.copytree(run, tmp_path / "copy")
     write_report(copy, parse_train(["--resume", str(copy)]))
     assert (copy / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_report_shows_rollbacks_as_they_happened_and_how_to_see_more(run):
+    page = (run / "report.md").read_text()
+    file = max((run / "episodes").iterdir())
+    splices = [
+        record
+        for episode in read_episodes(file)
+        for record in episode.rollbacks[:1]
+        if record.purified is not None
+    ]
+    assert 0 < page.count("### A rollback of step ") <= 2
+    for record in splices[:2]:
+        assert record.failed.code.splitlines()[0] in page
+        assert record.failed.observation.splitlines()[-1] in page
+    assert f"python -m cleaner_rl.view {run} --open" in page
 
 
 def test_training_changes_the_policy(run):
