@@ -243,6 +243,27 @@ def test_a_later_turn_prefills_only_what_is_new(toy_policy):
     assert sampler.stats.prefilled - before == 1 + 3 - 1
 
 
+@pytest.mark.parametrize("kept", [3, 0], ids=["shallow", "deep"])
+def test_a_rollback_prefills_only_what_it_changes(toy_policy, kept):
+    """Of a lookahead the error alone; after the splice the new call and its output alone. Deep
+    splices keep none of the failed turn, shallow ones its reasoning."""
+    sampler = Sampler(toy_policy)
+    prompt, error, output = [5, 6, 7, 8], [21, 22, 23], [31, 32]
+
+    def sampled(context):
+        before = sampler.stats.prefilled
+        ids = turns_of(sampler, [Request("episode", context, 6, (len(context),))])["episode"]
+        return list(ids), sampler.stats.prefilled - before
+
+    failed, _ = sampled(prompt)
+    _, computed = sampled([*prompt, *failed, *error])
+    # The last token of a turn is computed with what follows; the last of a context when decoding.
+    assert computed == 1 + len(error) - 1
+    call = [id_ + 1 for id_ in failed[kept:]]  # differs from its first token on
+    _, computed = sampled([*prompt, *failed[:kept], *call, *output])
+    assert computed == len(call) + len(output) - 1
+
+
 def test_a_cropped_cache_gives_the_logits_of_a_fresh_one(toy_policy):
     first = conversation(0)
     spliced = Request(0, [*first.ids, 50, 51, 52], 10, (1,))
