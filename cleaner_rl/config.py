@@ -54,7 +54,7 @@ class MonitorConfig:
     logger: LoggerName = "none"
     """Send metrics and episodes to tensorboard, wandb or trackio as well."""
     stop_when: StopWhen = "never"
-    """Sign of a lost run at which to stop (docs/training-reference.md); a warning comes anyway."""
+    """Sign of a lost run at which to stop (docs/training-reference.md)."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
