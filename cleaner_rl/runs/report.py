@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from shlex import quote
 from statistics import fmean
@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cleaner_env.episode import RollbackRecord
 from cleaner_env.episode_io import episode_from_dict
+from cleaner_env.transcripts import printable
 from cleaner_rl.config import TrainConfig, train_command
 from cleaner_rl.models.policy import resolve_device
 from cleaner_rl.runs.evaluations import evaluated_steps, summary_path
@@ -52,7 +53,7 @@ def write_report(directory: Path, config: TrainConfig) -> Path:
     if metrics:
         _plot(metrics, held_out(directory), directory / "curves.png")
         parts += ["## Training\n", "![curves](curves.png)\n", _rollback_line(metrics)]
-        parts += [f"### {head}\n\n{text}\n" for head, text in _rollbacks(directory)]
+        parts += [f"### {head}\n\n{text}\n" for head, text in islice(_rollbacks(directory), _SHOWN)]
         parts += [f"All episodes that were logged, on one page:\n\n```\n{_view(directory)}\n```\n"]
     versions = "; ".join(f"{name} {version}" for name, version in made_with().items())
     parts += [f"## Made with\n\n{versions}; device {resolve_device(config.device)}.\n"]
@@ -117,13 +118,11 @@ def _rollback_line(metrics: list[dict[str, Any]]) -> str:
 
 
 def _rollbacks(directory: Path) -> Iterator[tuple[str, str]]:
-    """The last two rollbacks that were logged, of two episodes: a headline, and what happened."""
-    found = 0
+    """Logged rollbacks, the latest steps first, one an episode: a headline, and what happened."""
     for file in sorted((directory / "episodes").glob("step-*.jsonl"), reverse=True):
         for row in read_rows(file):
             splices = [r for r in episode_from_dict(row).rollbacks if r.purified is not None]
-            if splices and found < _SHOWN:
-                found += 1
+            if splices:
                 step = int(file.stem.removeprefix("step-"))
                 yield f"A rollback of step {step}: {splices[0].error_class}", _shown(splices[0])
 
@@ -136,7 +135,10 @@ def _shown(record: RollbackRecord) -> str:
         ("and Python answered", record.failed.observation or ""),
         ("Shown the error, it wrote", record.answer.code or record.answer.text),
     ]
-    lines = [f"{name}\n\n{textwrap.indent(text, '    ').rstrip()}\n" for name, text in blocks]
+    lines = [
+        "\n".join([f"{name}\n", *(f"    {printable(line)}" for line in text.split("\n")), ""])
+        for name, text in blocks
+    ]
     kept = "this call took the place of the first one; the reasoning before it stayed"
     if record.decision == "deep":
         kept = "this turn took the place of the whole first one"

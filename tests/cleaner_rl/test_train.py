@@ -131,6 +131,25 @@ def test_the_report_shows_rollbacks_as_they_happened_and_how_to_see_more(run):
     assert f"python -m cleaner_rl.view {run} --open" in page
 
 
+def test_what_a_program_wrote_is_only_text_in_the_report_and_older_steps_are_not_read(
+    run, tmp_path
+):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    *older, last = sorted((copy / "episodes").iterdir())
+    for file in older:
+        file.write_text("not read\n")
+    spliced = next(
+        json.loads(line)
+        for line in last.read_text().splitlines()
+        if any(record["purified"] for record in json.loads(line)["rollbacks"])
+    )
+    for record in spliced["rollbacks"]:
+        record["failed"]["observation"] = "\x1b[2J\u202e\n\n# No heading"
+    last.write_text(f"{json.dumps(spliced)}\n" * 2)
+    page = write_report(copy, parse_train(["--resume", str(copy)])).read_text()
+    assert page.count("    \\x1b[2J\\u202e\n    \n    # No heading") == 2
+
+
 def test_training_changes_the_policy(run):
     first, last = weights(run, 1), weights(run, 3)
     assert any(not torch.equal(first[name], last[name]) for name in first)
