@@ -142,7 +142,9 @@ def _shown(record: RollbackRecord) -> str:
     kept = "this call took the place of the first one; the reasoning before it stayed"
     if record.decision == "deep":
         kept = "this turn took the place of the whole first one"
-    return "\n".join([*lines, f"Similarity {record.similarity:.2f}, {record.decision}: {kept}."])
+    ended = "It worked." if record.outcome == "recovered" else "It failed as well."
+    lines.append(f"Similarity {record.similarity:.2f}, {record.decision}: {kept}. {ended}")
+    return "\n".join(lines)
 
 
 def _view(directory: Path) -> str:
