@@ -24,6 +24,7 @@ def parse_view(arguments: Sequence[str], prog: str = "cleaner-rl view") -> ViewC
     """The settings that arguments give."""
     parser = ArgumentParser(
         prog=prog,
+        allow_abbrev=False,
         description="Show episodes with their rollbacks, tokens and credit on a page of its own.",
     )
     add = parser.add_argument

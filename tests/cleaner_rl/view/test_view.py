@@ -13,6 +13,7 @@ from cleaner_env.episode_io import json_line
 from cleaner_rl.errors import UserError
 from cleaner_rl.grpo.groups import Group
 from cleaner_rl.view import __main__ as command
+from cleaner_rl.view.config import parse_view
 from cleaner_rl.view.data import page_data
 from cleaner_rl.view.page import served
 from cleaner_rl.view.source import find_source
@@ -147,3 +148,9 @@ def test_a_program_cannot_steer_the_terminal(run):
     logged.episode.turns[0] = hostile
     shown = describe(logged)
     assert r"\x1b]0;title\x07\u202eabc\ud800" in shown and "\x1b" not in shown
+
+
+def test_a_flag_cut_short_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        parse_view(["--tex", "run"])
+    assert "unrecognized arguments: --tex" in capsys.readouterr().err
