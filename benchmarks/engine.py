@@ -55,6 +55,8 @@ class Episodes:
     """Programs that run at the same time."""
     threads: int = 0
     """Number of torch threads; 0 keeps torch's own choice."""
+    saar: Literal["on", "off"] = "on"
+    """Whether failed calls are rolled back."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ def episodes(options: Episodes) -> None:
     sampler = Sampler(policy, max_batch=options.batch)
     clocks = {"wrapper": Clock(SAARWrapper), "env": Clock(CodeToolEnv)}
     rows: list[dict[str, float]] = []
-    with Rollout(policy, sampler, replace(config.episode, workers=options.workers)) as rollout:
+    settings = replace(config.episode, workers=options.workers, saar=options.saar)
+    with Rollout(policy, sampler, settings) as rollout:
         for number in range(options.rounds + 1):
             waited, before = rollout.tool_wait_seconds, replace(sampler.stats)
             for clock in clocks.values():

@@ -8,11 +8,17 @@ export PYTHONPATH=$PWD
 python=${PYTHON:-python}
 peak=${PEAK_TFLOPS:-989}  # dense bfloat16 of an H100 or H200
 
-step() {
+failed=0
+
+step() {  # at most 120 s each and 580 s in all
+    local began=$SECONDS left=$((580 - SECONDS)) status=124
     echo "== $*"
-    SECONDS=0
-    timeout "${LIMIT:-120}" "$python" "$@"
-    echo "== status $?, $SECONDS s"
+    if ((left > 0)); then
+        timeout $((left < 120 ? left : 120)) "$python" "$@"
+        status=$?
+    fi
+    ((status == 0)) || failed=1
+    echo "== status $status, $((SECONDS - began)) s"
 }
 
 step -m pytest -q -m gpu -p no:cacheprovider
@@ -28,3 +34,4 @@ step benchmarks/on_gpu.py uneven
 step benchmarks/engine.py decode --shape qwen3-0.6b --dtype bfloat16 --batch 128 --context 896 \
     --tokens 256 --rounds 1
 step benchmarks/engine.py --episodes 512 --batch 256 --rounds 1 --workers 8
+exit $failed

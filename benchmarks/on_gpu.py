@@ -103,7 +103,8 @@ class Uneven:
 
 
 def attention(options: Attention) -> None:
-    """Print milliseconds and tokens/s of each backend, and how far it is from SDPA in float32."""
+    """Print milliseconds and tokens/s of each backend, and how far its output and its gradients are
+    from those of SDPA in float32, relative to the largest of these."""
     device = resolve_device(options.device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     draw = random.Random(0)
@@ -120,9 +121,8 @@ def attention(options: Attention) -> None:
         backends += ["flash_attention_2"] * is_flash_attn_2_available()
         backends += ["flash_attention_3"] * is_flash_attn_3_available()
         backends += ["flash_attention_4"] * is_flash_attn_4_available()
-    print(
-        f"{'backend':18} {'shared':>6} {'window':>6} {'ms':>8} {'tokens/s':>10} {'worst error':>12}"
-    )
+    columns = f"{'ms':>8} {'tokens/s':>10} {'output':>8} {'gradients':>9}"
+    print(f"{'backend':18} {'shared':>6} {'window':>6} {columns}")
     for share, window, name in (
         (share, window, name)
         for share in (False, True)
@@ -135,15 +135,14 @@ def attention(options: Attention) -> None:
             inputs = _heads(options, row, device, dtype)
             synchronize(device)
             began = time.perf_counter()
-            out = _attend(inputs, row, window, name)
-            out.float().square().sum().backward()
+            passed = _passes(inputs, row, window, name)
             synchronize(device)
             times.append(time.perf_counter() - began)
-        exact = _attend([x.detach().float() for x in inputs], row, window, "sdpa")
-        error = float((out.detach().float() - exact).abs().max())
+        exact = _passes([x.detach().float().requires_grad_() for x in inputs], row, window, "sdpa")
+        errors = [_error(*pair) for pair in zip(passed, exact, strict=True)]
         seconds = statistics.median(times[2:])
         rate = len(row.slots_T) / seconds
-        figures = f"{seconds * 1e3:8.2f} {rate:10.0f} {error:12.4f}"
+        figures = f"{seconds * 1e3:8.2f} {rate:10.0f} {errors[0]:8.1e} {max(errors[1:]):9.1e}"
         print(f"{name:18} {share!s:>6} {window or '-':>6} {figures}")
 
 
@@ -159,11 +158,19 @@ def _heads(
     ]
 
 
-def _attend(inputs: list[Any], row: Pack, window: int | None, name: str) -> torch.Tensor:
+def _passes(inputs: list[Any], row: Pack, window: int | None, name: str) -> list[torch.Tensor]:
+    """The output of attention and the gradients of its inputs."""
+    # The backward pass may compute attention again, and must do so with the same backend.
     with patch("cleaner_rl.learner.attention.backend", lambda *_: name):
-        return packed_attention(
+        out = packed_attention(
             torch.nn.Identity(), *inputs, None, segments=row.segments, sliding_window=window
         )[0]
+        out.float().square().sum().backward()
+    return [out.detach(), *(x.grad for x in inputs)]
+
+
+def _error(found: torch.Tensor, exact: torch.Tensor) -> float:
+    return float((found.float() - exact).abs().max() / exact.abs().max())
 
 
 def profile_update(options: Profile) -> None:
