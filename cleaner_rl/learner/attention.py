@@ -46,6 +46,7 @@ def packed(model: Any) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(before)
+        _mask.cache_clear()  # a mask of long paths is large
 
 
 Backend = Literal[

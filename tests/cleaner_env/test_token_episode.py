@@ -9,13 +9,13 @@ from scripted_rollouts import (
     SCRIPTS,
     SYSTEM_PROMPT,
     TASK,
+    BrokenSandbox,
     ScriptedSandbox,
     expected,
     turns,
 )
 from transformers import AutoTokenizer
 
-from cleaner_env import SandboxError
 from cleaner_env.chat import ChatCodec
 from cleaner_env.token_episode import TokenEpisode, token_env
 
@@ -71,6 +71,13 @@ def test_the_context_is_the_prompt_and_in_a_lookahead_the_failed_turn_with_its_e
     assert "NameError: name 'y' is not defined" in shown
 
 
+def test_what_an_engine_sampled_after_the_end_of_a_turn_is_dropped(begin):
+    episode = begin()
+    for ids, logprobs in turns(episode.codec.tokenizer, "clean"):
+        episode.step([*ids, 7, 8], [*logprobs, -1.0, -1.0])
+    assert episode.row().response_ids == expected()["clean"]["response_ids"]
+
+
 def test_a_turn_beyond_the_room_is_cut_and_truncates_the_episode(begin):
     episode = begin(max_length=12)
     (ids, logprobs), *_ = turns(episode.codec.tokenizer, "clean")
@@ -98,17 +105,6 @@ def test_a_program_whose_output_fills_the_models_context_ends_the_episode(begin)
 def test_a_prompt_that_fills_the_models_context_is_refused(begin):
     with pytest.raises(ValueError, match="22 tokens leaves no room in a context of 20"):
         begin(max_context=20)
-
-
-class BrokenSandbox(ScriptedSandbox):
-    def __init__(self, faults):
-        self.faults = faults
-
-    def run(self, code):
-        self.faults -= 1
-        if self.faults >= 0:
-            raise SandboxError("no worker answers")
-        return super().run(code)
 
 
 def test_a_broken_sandbox_is_tried_again(begin):

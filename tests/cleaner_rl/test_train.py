@@ -128,6 +128,11 @@ def test_the_report_shows_rollbacks_as_they_happened_and_how_to_see_more(run):
     for record in splices[:2]:
         assert record.failed.code.splitlines()[0] in page
         assert record.failed.observation.splitlines()[-1] in page
+    shown = [record.outcome == "recovered" for record in splices[:2]]
+    assert (page.count(" It worked."), page.count(" It failed as well.")) == (
+        sum(shown),
+        len(shown) - sum(shown),
+    )
     assert f"python -m cleaner_rl.view {run} --open" in page
 
 

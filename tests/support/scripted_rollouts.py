@@ -9,11 +9,12 @@ run as a program, it writes the file anew.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from cleaner_env import HermesFormat, Task
-from sandbox import Result, Status
+from sandbox import Result, SandboxError, Status
 
 FILE = Path(__file__).with_suffix(".json")
 BUNDLED = Path(__file__).parents[2] / "cleaner_rl" / "bundled"
@@ -58,6 +59,19 @@ class ScriptedSandbox:
 
     def close(self) -> None:
         pass
+
+
+class BrokenSandbox(ScriptedSandbox):
+    """Breaks at the first programs, or at all of them."""
+
+    def __init__(self, faults: float = math.inf) -> None:
+        self.faults = faults
+
+    def run(self, code: str) -> Result:
+        self.faults -= 1
+        if self.faults >= 0:
+            raise SandboxError("no worker answers")
+        return super().run(code)
 
 
 def turns(tokenizer: Any, name: str) -> list[tuple[list[int], list[float]]]:

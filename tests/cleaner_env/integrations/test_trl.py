@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from scripted_rollouts import MAX_LENGTH, SCRIPTS, TASK, ScriptedSandbox, expected, turns
+from scripted_rollouts import (
+    MAX_LENGTH,
+    SCRIPTS,
+    TASK,
+    BrokenSandbox,
+    ScriptedSandbox,
+    expected,
+    turns,
+)
 from trl import GRPOConfig, GRPOTrainer
 
 from cleaner_env import Limits, SandboxError, Task
@@ -249,11 +257,6 @@ def test_evaluations_have_no_rollback(make_trainer):
     rollout([rollout.dataset(1)[0]["prompt"]], trainer)
     episode = rollout.episodes[0].episode
     assert (len(episode.turns), episode.rollbacks, episode.rollback) == (3, [], False)
-
-
-class BrokenSandbox(ScriptedSandbox):
-    def run(self, code):
-        raise SandboxError("no worker answers")
 
 
 def test_an_episode_that_the_sandbox_spoils_teaches_nothing(make_trainer):

@@ -12,10 +12,19 @@ pytest.importorskip("verifiers", reason="needs an environment of its own: .ci/in
 import verifiers.v1 as vf
 from chat_server import completion, serve
 from renderers import DefaultRendererConfig, Qwen3RendererConfig
-from scripted_rollouts import BUNDLED, MAX_LENGTH, SCRIPTS, TASK, ScriptedSandbox, expected, turns
+from scripted_rollouts import (
+    BUNDLED,
+    MAX_LENGTH,
+    SCRIPTS,
+    TASK,
+    BrokenSandbox,
+    ScriptedSandbox,
+    expected,
+    turns,
+)
 from transformers import AutoTokenizer
 
-from cleaner_env import HermesFormat, SandboxError
+from cleaner_env import HermesFormat
 from cleaner_env.integrations import verifiers as adapter
 
 ID = "verifiers_saar"
@@ -335,11 +344,6 @@ def test_an_episode_that_a_limit_of_verifiers_ends_after_a_splice_is_no_training
     trace, _ = play_text(play, message("1.", BUG), message("2.", FIX), agent={"max_turns": 2})
     assert (trace.ok, trace.reward, trace.metrics["recovered"]) == (True, 0.0, 1)
     assert [branch.trainable for branch in trace.branches] == [False]
-
-
-class BrokenSandbox(ScriptedSandbox):
-    def run(self, code):
-        raise SandboxError("no worker answers")
 
 
 def test_a_broken_sandbox_is_an_error_of_the_trace_and_no_failed_call(play):

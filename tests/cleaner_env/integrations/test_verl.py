@@ -14,7 +14,16 @@ pytest.importorskip("verl", reason="needs an environment of its own: .ci/integra
 import datasets
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from scripted_rollouts import BUNDLED, MAX_LENGTH, SCRIPTS, TASK, ScriptedSandbox, expected, turns
+from scripted_rollouts import (
+    BUNDLED,
+    MAX_LENGTH,
+    SCRIPTS,
+    TASK,
+    BrokenSandbox,
+    ScriptedSandbox,
+    expected,
+    turns,
+)
 from transformers import AutoTokenizer
 from verl.experimental.agent_loop.agent_loop import AgentLoopWorker
 from verl.protocol import DataProto
@@ -208,17 +217,6 @@ def test_counts_and_versions_go_to_verls_batch(play):
 
 def test_without_logprobs_of_the_server_the_batch_has_none(play):
     assert "rollout_log_probs" not in play(ScriptedServer("shallow", logprobs=False)).batch
-
-
-class BrokenSandbox(ScriptedSandbox):
-    def __init__(self, faults):
-        self.faults = faults
-
-    def run(self, code):
-        self.faults -= 1
-        if self.faults >= 0:
-            raise SandboxError("no worker answers")
-        return super().run(code)
 
 
 def test_an_episode_that_the_sandbox_spoils_is_played_again(play):

@@ -34,10 +34,6 @@ def joined(one, count, other):
     return replace(sample, advantages=tuple(scale * a for a in sample.advantages))
 
 
-def unique_tokens(samples):
-    return len({sample.ids[: i + 1] for sample in samples for i in range(len(sample))})
-
-
 def ids_of_samples(row):
     lengths = [len(sample) for sample in row.samples]
     return [tuple(ids.tolist()) for ids in row.ids_U[row.slots_T].split(lengths)]
@@ -78,23 +74,8 @@ def test_a_row_by_hand():
     assert row.segments.path_P.tolist() == [0, 1, 2, 3, 4, 2, 3, 5]
 
 
-def test_every_token_of_a_tree_that_fits_is_computed_once(branching):
-    (row,) = pack(branching, max_tokens=10_000)
-    assert len(row.ids_U) == unique_tokens(branching)
-
-
 def of_ids(*ids):
     return Sample(ids, (False,) * len(ids), *[(0.0,) * len(ids)] * 2, (False,) * len(ids))
-
-
-def test_a_tree_that_does_not_fit_is_cut_near_its_root():
-    """Two pairs that share ten tokens, of a tree whose samples all share two."""
-    root, left, right = (1, 2), tuple(range(10, 18)), tuple(range(20, 28))
-    branches = [root + side + (end,) * 4 for side in (left, right) for end in (50, 51)]
-    samples = [of_ids(*ids) for ids in branches]
-    rows = pack(samples, max_tokens=20)
-    assert sorted(sorted(ids_of_samples(row)) for row in rows) == [branches[:2], branches[2:]]
-    assert sum(len(row.ids_U) for row in rows) == unique_tokens(samples) + len(root)
 
 
 def plain_logprobs(model, ids, temperature):

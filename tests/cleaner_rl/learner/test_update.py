@@ -6,8 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from cleaner_rl.errors import UserError
 from cleaner_rl.grpo.loss import LOSSES
@@ -379,81 +377,3 @@ def test_bfloat16_forward_trains(fresh, samples):
     _, metrics = weights_after(fresh(), [samples], dtype="bfloat16")
     _, exact = weights_after(fresh(), [samples])
     assert metrics["loss"] == pytest.approx(exact["loss"], abs=0.05)
-
-
-def test_logprobs_of_shared_prefixes_take_the_gradients_of_all_samples(fresh, samples):
-    """A token that two samples share is computed once, and learns what both teach."""
-    first, second = samples[-2:]
-    both = [first, replace(first, advantages=tuple(-3.0 * a for a in first.advantages)), second]
-    shared, one = weights_after(fresh(), [both], pack_tokens=10_000)
-    unshared, other = weights_after(fresh(), [both], share_prefixes=False)
-    torch.testing.assert_close(shared, unshared, rtol=1e-5, atol=1e-6)
-    assert one == pytest.approx(other, rel=1e-5, abs=1e-7)
-
-
-@st.composite
-def trees(draw, vocabulary=60):
-    """Samples that share prefixes, each with advantages of its own, some of them in episodes."""
-    stems: list[tuple[int, ...]] = [()]
-    samples = []
-    values = st.sampled_from([-1.5, -0.5, 0.0, 0.75, 2.0])
-    for number in range(draw(st.integers(1, 8))):
-        stem = draw(st.sampled_from(stems))
-        stem = stem[: draw(st.integers(0, len(stem)))]
-        tail = draw(st.lists(st.integers(4, vocabulary - 1), min_size=2, max_size=12))
-        ids = (*stem, *tail)
-        stems.append(ids)
-        mask = [False, *draw(st.lists(st.booleans(), min_size=len(ids) - 1, max_size=len(ids) - 1))]
-        advantage, grafted = draw(values), draw(values)
-        marks = [m and draw(st.booleans()) for m in mask]
-        advantages = [(grafted if g else advantage) * m for m, g in zip(mask, marks, strict=True)]
-        samples.append(
-            Sample(
-                ids,
-                tuple(mask),
-                tuple(advantages),
-                tuple(-0.1 * (i % 7) * m for i, m in enumerate(mask)),
-                tuple(marks),
-                draw(st.sampled_from([None, number // 2])),
-            )
-        )
-    return samples
-
-
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(trees(), st.sampled_from(list(LOSSES)), st.booleans(), st.sampled_from([20, 40, 10_000]))
-def test_shared_prefixes_change_no_number(fresh, samples, loss, window, pack_tokens):
-    """Loss, gradient and metrics of the shared and the unshared path are the same."""
-    settled = {"loss": loss, "tis_cap": 1.5, "kl_coefficient": 0.1, "pack_tokens": pack_tokens}
-    alone, others = (
-        updated(fresh(), [samples], window, share_prefixes=share, **settled)
-        for share in (True, False)
-    )
-    # The absolute part is for gradients of several samples that cancel: those of one are about 1.
-    assert alone[0] == pytest.approx(others[0], rel=1e-5, abs=3e-5)
-    assert (alone[1] - others[1]).norm() <= 1e-5 * others[1].norm() + 3e-5
-    # In the second of two updates, ratios differ from 1. Adam's first step enlarges rounding.
-    (metrics, _), (plain, _) = (
-        updated(fresh(), [samples, samples[::-1]], window, share_prefixes=share, **settled)
-        for share in (True, False)
-    )
-    assert metrics == pytest.approx(plain, rel=1e-3, abs=1e-5)
-
-
-def updated(policy, minibatches, window, **changes):
-    """The metrics of updates against a reference that differs, and the last gradient."""
-    reference = copy.deepcopy(policy.model)
-    with torch.no_grad():
-        reference.lm_head.weight *= 1.1
-    layers = [*policy.model.model.layers, *reference.model.layers]
-    for layer in layers:
-        layer.self_attn.sliding_window = 6 if window else None
-    config = UpdateConfig(learning_rate=1e-4, warmup_steps=0, grad_clip=1e9, **changes)
-    metrics = Updater(policy.model, config, reference).update(minibatches)
-    for layer in layers:
-        layer.self_attn.sliding_window = None
-    gradients = [p.grad for p in policy.model.parameters()]
-    zeros = torch.zeros(1)
-    return metrics, torch.cat([zeros if g is None else g.flatten() for g in gradients])
