@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from threading import Lock
 from typing import Any, Literal
 
@@ -20,6 +21,10 @@ _FALLBACK = "hermes"
 """Format for templates that show no format."""
 _OF_A_CALL = {"tool_call_id": "call00001", "name": TOOL_NAME}
 """What some templates want of a tool's message; Mistral's ids have nine letters and digits."""
+
+_KEPT_TEXTS = 16384
+"""Texts whose ids are kept: a prompt serves a whole group, an output all later turns of its
+episode."""
 
 ToolRole = Literal["auto", "tool", "user"]
 """Whose message a program's output is; auto means the tool's, if the template takes that."""
@@ -57,6 +62,7 @@ class ChatCodec:
         self.tokenizer = tokenizer
         # Encoding without special tokens sets a flag of the tokenizer that all threads share.
         self._lock = Lock()
+        self._ids = lru_cache(_KEPT_TEXTS)(self._tokenize)
         if not tokenizer.chat_template:
             raise TemplateError(
                 f"the tokenizer of {tokenizer.name_or_path!r} has no chat template; "
@@ -207,16 +213,18 @@ class ChatCodec:
             ) from error
         return text
 
+    def _tokenize(self, text: str, plain: bool) -> tuple[int, ...]:
+        with self._lock:
+            encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=plain)
+            return tuple(encoded["input_ids"])
+
     def _special(self, text: str) -> list[int]:
         """Ids of the template's own text, in which special tokens are special."""
-        with self._lock:
-            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self._ids(text, False))
 
     def plain_ids(self, text: str) -> list[int]:
         """Ids of foreign text, in which special tokens are ordinary characters."""
-        with self._lock:
-            encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)
-            return list(encoded["input_ids"])
+        return list(self._ids(text, True))
 
     def output_message(self, output: str) -> dict[str, str]:
         """A program's output as a message that the template takes."""

@@ -95,17 +95,24 @@ class RowCache(Cache):  # type: ignore[misc]
         for stored in (*self._keys, *self._values):
             stored[target, :, :length] = stored[source, :, :length]
 
-    def _new(self, states: Tensor, dtype: torch.dtype) -> Tensor:
+    def _new(self, states: Tensor, dtype: torch.dtype, rows: int = 0, cells: int = 0) -> Tensor:
+        """Cells without entries, zero but for the first ``cells`` of the first ``rows`` rows. Even
+        what no query attends to has to be a number."""
         # Rotary embeddings may leave keys in float32.
         heads, size = states.shape[1], states.shape[3]
         if states.device.type != "cuda":
-            return states.new_zeros((self.rows, heads, self.cells, size), dtype=dtype)
-        # Flash attention needs the heads of a cell next to each other in memory.
-        return states.new_zeros((self.rows, self.cells, heads, size), dtype=dtype).transpose(1, 2)
+            new = states.new_empty((self.rows, heads, self.cells, size), dtype=dtype)
+        else:
+            # Flash attention needs the heads of a cell next to each other in memory.
+            new = states.new_empty((self.rows, self.cells, heads, size), dtype=dtype)
+            new = new.transpose(1, 2)
+        new[rows:] = 0
+        new[:rows, :, cells:] = 0
+        return new
 
     def _resized(self, stored: Tensor) -> Tensor:
-        new = self._new(stored, stored.dtype)
-        rows, cells = min(len(new), len(stored)), min(new.shape[2], stored.shape[2])
+        rows, cells = min(self.rows, len(stored)), min(self.cells, stored.shape[2])
+        new = self._new(stored, stored.dtype, rows, cells)
         new[:rows, :, :cells] = stored[:rows, :, :cells]
         return new
 

@@ -25,6 +25,7 @@ from cleaner_rl.distributed.fsdp import copy_weights, sharing_copy, whole_copy
 from cleaner_rl.errors import PolicyError
 from cleaner_rl.inference.attention import ROWS, BatchLayout, PrefillSegment, has_decode_kernel
 from cleaner_rl.inference.cuda_graphs import DecodeGraphs
+from cleaner_rl.inference.onednn import onednn_is_faster, use_onednn
 from cleaner_rl.inference.sampling import Request, TokenSequence, sample_tokens
 from cleaner_rl.inference.scheduler import SamplerStats, Scheduler
 from cleaner_rl.models.memory import tokens_in_memory
@@ -261,6 +262,8 @@ class DecodingModel:
         self.model = sharing_copy(model) if self._shares else whole_copy(model, dtype)
         # Switching the policy's own model back and forth would traverse it for every token.
         self.model.set_attn_implementation(ROWS)
+        if wanted == torch.float32 and model.device.type == "cpu" and onednn_is_faster():
+            use_onednn(self.model)
 
     def refresh(self) -> None:
         """Copy the policy's weights, which may have changed."""

@@ -183,10 +183,10 @@ class Scheduler:
         return self._padded_rows(count, self.cache.cells) * self.cache.cells <= self.budget
 
     def _roomy(self, rows: int, cells: int) -> int:
-        """The length that rows grow to: half their present length more than needed where passes
-        are captured by shape and the budget allows."""
+        """The length that rows grow to: half their present length more than needed where the
+        budget allows. Growing copies everything, and passes are captured by shape."""
         wide = _round_up(cells + self.cache.cells // 2, self._graphs.cell_step)
-        return wide if self._graphs.padded and rows * wide <= self.budget else cells
+        return wide if rows * wide <= self.budget else cells
 
     def _cells_in_rows(self) -> int:
         return self.cache.rows * self.cache.cells

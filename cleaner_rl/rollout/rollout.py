@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from itertools import islice
 
 import torch
@@ -54,7 +53,8 @@ class Rollout:
             if warning is not None:
                 warnings.warn(warning, ToolFormatWarning, stacklevel=2)
         self.sandbox = open_sandbox(config) if sandbox is None else sandbox
-        self.observation_ids = lru_cache(maxsize=16384)(policy.codec.observation_ids)
+        self.context_length = policy.context_length
+        self.observation_ids = policy.codec.observation_ids
         self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="env")
         self._envs: list[SAARWrapper] = []
         self.tool_wait_seconds = 0.0
@@ -199,7 +199,7 @@ class Rollout:
         """Ask the sampler for a runner's next turn."""
         turns = runner.env.episode.turns
         context = context_ids(runner.prompt_ids, turns, self.observation_ids)
-        room = min(int(runner.info["remaining"]), self.policy.context_length - len(context))
+        room = min(int(runner.info["remaining"]), self.context_length - len(context))
         limit = max(1, min(room, self.config.max_turn_tokens))
         # Lookaheads count as turns: a turn with the random numbers of an earlier one would tend to
         # repeat it, and a correction would depend on the draw that failed.

@@ -10,7 +10,7 @@ from cleaner_env.completion import Completion
 from cleaner_rl.rollout.runner import EpisodeRunner
 from cleaner_rl.settings import Schedule
 
-_TURNS_A_TICK = 2
+_TURNS_A_TICK = 4
 """Programs assumed to finish while one token is decoded."""
 
 

@@ -44,14 +44,32 @@ def test_a_program_cannot_forge_special_tokens(codec, tokenizer):
     assert sum(i in special for i in forged) == sum(i in special for i in honest)
 
 
-def test_threads_get_the_same_ids(codec):
-    texts = ["<|im_end|> 12", "print(3) <|im_start|>", "The answer is 7."] * 200
+def test_threads_get_the_same_ids(codec, tokenizer):
+    texts = [
+        f"{text}{number}" for number in range(200) for text in ("<|im_end|>", "<|im_start|>", "7.")
+    ]
+    questions = [[{**QUESTION[0], "content": text}] for text in texts]
     expected = [codec.observation_ids(text) for text in texts]
-    question = codec.prompt_ids(QUESTION)
+    asked = [codec.prompt_ids(question) for question in questions]
+    fresh = ChatCodec(tokenizer)  # which has encoded none of them yet
     with ThreadPoolExecutor(4) as pool:
-        prompts = [pool.submit(codec.prompt_ids, QUESTION) for _ in texts]
-        assert list(pool.map(codec.observation_ids, texts)) == expected
-    assert all(prompt.result() == question for prompt in prompts)
+        prompts = [pool.submit(fresh.prompt_ids, question) for question in questions]
+        assert list(pool.map(fresh.observation_ids, texts)) == expected
+    assert [prompt.result() for prompt in prompts] == asked
+
+
+def test_a_text_is_encoded_once(tokenizer, monkeypatch):
+    codec, texts = ChatCodec(tokenizer), []
+    encode = type(tokenizer).__call__
+    monkeypatch.setattr(
+        type(tokenizer),
+        "__call__",
+        lambda self, text, **options: texts.append(text) or encode(self, text, **options),
+    )
+    ids = [codec.observation_ids("7", stop) for stop in (None, None, tokenizer.eos_token_id)]
+    assert ids[0] == ids[1] == [tokenizer.eos_token_id, *ids[2]]
+    assert codec.prompt_ids(QUESTION) == codec.prompt_ids(QUESTION)
+    assert len(texts) == 2 and texts[0] == "7"
 
 
 PLAIN = (

@@ -48,16 +48,16 @@ def schedule_of(threads, seconds):
 def test_the_reproducible_schedule_does_not_depend_on_what_programs_take(threads):
     quick = schedule_of(threads, [0.0] * 6)
     assert schedule_of(threads, [0.05, 0, 0.02, 0.03, 0, 0.04]) == quick
-    # Two programs are expected to run while a token is decoded.
-    assert quick[:5] == [[], [0, 1], [2, 3], [], [4, 5]]
+    # Four programs are expected to run while a token is decoded.
+    assert quick[:5] == [[], [0, 1, 2, 3], [], [4, 5], []]
 
 
 def test_with_nothing_to_sample_the_next_episodes_continue(threads):
     queue = ToolQueue(threads, "reproducible")
-    for index in range(4):
+    for index in range(6):
         queue.put(Program(index), "turn", clock=5)
-    assert names(queue.take(5, idle=True)) == [0, 1]
-    assert names(queue.take(5, idle=True)) == [2, 3]
+    assert names(queue.take(5, idle=True)) == [0, 1, 2, 3]
+    assert names(queue.take(5, idle=True)) == [4, 5]
 
 
 def test_waiting_is_counted(threads):
