@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isfinite, nan
-from statistics import fmean, pstdev
+from statistics import fmean, stdev
 
 
 def group_advantages(
     rewards_G: Sequence[float], epsilon: float = 1e-6, scaled: bool = True
 ) -> list[float]:
-    """[G] rewards minus their mean, divided by their standard deviation (GRPO, 2402.03300).
+    """[G] rewards minus their mean, divided by their standard deviation, the sample's (GRPO,
+    2402.03300).
 
     They sum to zero. All are exactly zero if all rewards are equal, and NaN if a reward is not
     finite.
@@ -29,7 +30,7 @@ def group_advantages(
     mean = fmean(rewards_G)
     if not scaled:
         return [reward - mean for reward in rewards_G]
-    deviation = pstdev(rewards_G)
+    deviation = stdev(rewards_G)
     return [(reward - mean) / (deviation + epsilon) for reward in rewards_G]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from math import inf, isfinite
-from statistics import pstdev
+from statistics import stdev
 from typing import Any, get_args
 
 from cleaner_env.episode import Episode, Turn
@@ -48,7 +48,9 @@ def nats(values: Sequence[float | None]) -> list[float | None]:
 
 def spread(rewards: Sequence[float]) -> float:
     """The standard deviation of a group's rewards; infinite if one of them is not finite."""
-    return pstdev(rewards) if all(map(isfinite, rewards)) else inf
+    if not all(map(isfinite, rewards)):
+        return inf
+    return stdev(rewards) if len(rewards) > 1 else 0.0
 
 
 def advantages_by_rule(training: Mapping[str, Any], branches: int) -> dict[str, Any]:

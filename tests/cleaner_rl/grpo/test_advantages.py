@@ -10,7 +10,8 @@ from cleaner_rl.grpo.advantages import branched_advantages, group_advantages
 
 
 def test_better_than_the_mean_is_positive():
-    assert group_advantages([1, 0, 0, 0], epsilon=0) == pytest.approx([3**0.5, *[-(3**-0.5)] * 3])
+    # Their deviation is 1/2: the sample's, as torch.std's.
+    assert group_advantages([1, 0, 0, 0], epsilon=0) == pytest.approx([1.5, -0.5, -0.5, -0.5])
 
 
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=32))

@@ -120,7 +120,7 @@ def test_the_server_answers_no_page_of_another_name(server):
 def test_transcripts_say_where_an_episode_belongs(run, capsys):
     assert command.main([str(run), "--text"]) == 0
     shown = capsys.readouterr().out
-    assert "step 7, group 0, member 0, reward 0, advantage -1.000\n" in shown
+    assert "step 7, group 0, member 0, reward 0, advantage -0.707\n" in shown
     assert "lookahead 2: shallow splice, similarity 1.00, recovered" in shown
     assert "\x1b" not in shown
 
