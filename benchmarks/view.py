@@ -97,7 +97,7 @@ def take_pictures(browser: Browser, address: str, top: dict, chunks: list, folde
         page.wait_for_selector("table.rows, .lanes")
         return page
 
-    opened("#/", 800, 1100).screenshot(path=folder / "view-run.png")
+    opened("#/?sort=taught", 1280, 1100).screenshot(path=folder / "view-run.png")
     page = opened(f"#/episode/{episode}", 900)
     page.locator(".card").first.screenshot(path=folder / "view-rollback.png")
     page = opened(f"#/episode/{episode}?layer=origin", 860)

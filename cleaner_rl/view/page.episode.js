@@ -188,7 +188,8 @@ function factsOfRollback(record, gamma) {
   return [known(similarity) && meter(similarity, gamma),
     decision ? h("span.fact", {}, h("b", {}, decision), h("span.quiet", {}, ` · ${DECISIONS[decision]}`))
     : h("span.fact", {}, "Nothing was replaced."),
-    discarded > 0 && h("span.fact", {}, h("b", {}, count(discarded, "token")), h("span.quiet", {}, " thrown away"))];
+    discarded > 0 && h("span.fact", { title: "What the splice replaced, and what of the answer it did not use." },
+      h("b", {}, count(discarded, "token")), h("span.quiet", {}, " thrown away"))];
 }
 
 /** A bar with the similarity of the two calls, and a tick at the threshold. */
@@ -220,7 +221,8 @@ function pushOf(page, lane, [from, to]) {
   const trained = (lane.credit[page.rule] ?? []).slice(from, to).filter((a) => a !== null);
   if (!trained.length) return push("flat", page.rule ? "not trained" : "not computed");
   const low = trained.reduce((a, b) => Math.min(a, b)), high = trained.reduce((a, b) => Math.max(a, b)),
-    share = `${trained.length} of ${count(to - from, "token")}`;
+    tokens = count(to - from, "token"),
+    share = trained.length < to - from ? `${trained.length} of these ${tokens}` : tokens;
   if (low !== high) return push(high > 0 ? "up" : "down", `${signed(low)} to ${signed(high)} on ${share}`);
   const way = high > 0 ? "up" : high < 0 ? "down" : "flat";
   return push(way, way === "flat" ? COUNTED.flat : `${COUNTED[way]} (${signed(high)} on ${share})`);

@@ -48,7 +48,7 @@ const pull = (e) => Math.abs(e.advantage ?? 0) * (e.tokens - e.discarded);
 const link = (hash, ...text) => h("a", { href: hash }, text);
 const verdict = (e) => h(e.correct ? "span.good" : "span.bad", {}, e.correct ? "✓ right" : "✗ wrong");
 const smallNumber = (value) => (known(value) && value < 0.00005 ? "< 0.0001" : number(value, 4));
-const thrownAway = (e) => e.discarded > 0 && h("small.quiet", {}, `${e.discarded} thrown away`);
+const thrownAway = (e) => e.discarded > 0 && h("small.quiet", {}, `${e.discarded} of them thrown away`);
 
 /** The episodes that the filters of an address let through, in their order. */
 function chosen(query) {
