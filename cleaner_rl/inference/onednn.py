@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_WORTH = 1 << 20
-"""Multiplications from which oneDNN is faster; its kernels take longer to be called."""
+_LEAST_ROWS = 4
+_LEAST_PRODUCTS = 1 << 20
+"""Rows and multiplications from which oneDNN is faster. Its kernels take longer to be called, and
+MKL has one of its own for a single row."""
 
 _PROCESSORS = Path("/proc/cpuinfo")
 
@@ -30,8 +32,8 @@ def onednn_is_faster() -> bool:
 
 
 def use_onednn(model: Any) -> None:
-    """Let the linear layers of a float32 model on a CPU call oneDNN. They have no gradients then,
-    and the same values up to rounding."""
+    """Let the linear layers of a float32 model on a CPU call oneDNN where no gradient is wanted.
+    Their values are the same up to rounding."""
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = OneDNNLinear
@@ -45,12 +47,13 @@ class OneDNNLinear(nn.Linear):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        *shape, size = input.shape
-        rows = input.numel() // size
-        if rows * self.weight.numel() < _WORTH:
+        shape = input.shape[:-1]
+        rows = shape.numel()
+        large = rows >= _LEAST_ROWS and rows * self.weight.numel() >= _LEAST_PRODUCTS
+        if torch.is_grad_enabled() or not large:
             return super().forward(input)
         step = max(8, 1 << rows.bit_length() >> 4)
-        padded = F.pad(input.reshape(rows, size), (0, 0, 0, -rows % step))
+        padded = F.pad(input.reshape(rows, -1), (0, 0, 0, -rows % step))
         output: Tensor = torch.ops.mkldnn._linear_pointwise(
             padded, self.weight, self.bias, "none", [], ""
         )

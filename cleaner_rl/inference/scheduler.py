@@ -184,9 +184,11 @@ class Scheduler:
 
     def _roomy(self, rows: int, cells: int) -> int:
         """The length that rows grow to: half their present length more than needed where the
-        budget allows. Growing copies everything, and passes are captured by shape."""
+        budget allows. Growing copies everything, and passes are captured by shape. Without graphs,
+        no prefix is evicted for it, and rows are left for as many sequences again."""
         wide = _round_up(cells + self.cache.cells // 2, self._graphs.cell_step)
-        return wide if rows * wide <= self.budget else cells
+        wanted = rows * wide if self._graphs.padded else 2 * rows * wide + self.prefixes.tokens
+        return wide if wanted <= self.budget else cells
 
     def _cells_in_rows(self) -> int:
         return self.cache.rows * self.cache.cells

@@ -28,12 +28,25 @@ def test_large_products_equal_those_of_torch(shape, bias, monkeypatch):
         torch.testing.assert_close(fast(input), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_small_products_are_those_of_torch_to_the_bit():
-    plain = nn.Linear(16, 8)
+@pytest.mark.parametrize("rows, size", [(40, 16), (2, 2048)])
+def test_small_products_and_few_rows_are_left_to_torch(rows, size, monkeypatch):
+    plain = nn.Linear(size, size)
     fast = copy.deepcopy(plain)
     use_onednn(fast)
-    input = torch.randn(3, 16)
-    assert torch.equal(fast(input), plain(input))
+    monkeypatch.setattr(onednn.F, "pad", None)  # it must not come to oneDNN
+    with torch.inference_mode():
+        input = torch.randn(rows, size)
+        assert torch.equal(fast(input), plain(input))
+
+
+def test_gradients_are_those_of_torch():
+    plain = nn.Linear(128, 192)
+    fast = copy.deepcopy(plain)
+    use_onednn(fast)
+    input = torch.randn(64, 128)
+    for layer in (plain, fast):
+        layer(input).square().sum().backward()
+    assert torch.equal(fast.weight.grad, plain.weight.grad)
 
 
 def test_layers_that_do_more_than_a_linear_layer_stay_as_they_are():
